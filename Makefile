@@ -1,0 +1,40 @@
+# make serve   serve the embedded model at http://127.0.0.1:8000 (PORT=, HOST=)
+# make test    lint, types and every test
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: serve test check train-shapes clean
+
+serve: .venv/serve.stamp
+	$(BIN)/python -m service --host $(HOST) --port $(PORT)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/all.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+train-shapes: .venv/all.stamp
+	$(BIN)/python -m training.train
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The kernels are compiled once here, so that no start and no request waits for it.
+.venv/serve.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m model.runtime.compiled
+	touch $@
+
+.venv/all.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,test]'
+	$(BIN)/python -m model.runtime.compiled
+	touch $@ .venv/serve.stamp
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache

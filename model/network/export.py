@@ -1,0 +1,162 @@
+"""A trained torchvision model -> model.onnx and model.torchscript.pt, both the inference graph with every size dynamic.
+
+ONNX comes from torch's current exporter (`dynamo=True`). It needs three things that the graph and this file give it:
+no `//` or `%` on a size, height and width declared as multiples of 32, and sizes of data-dependent tensors that never
+steer Python code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.export import Dim
+from torchvision.models.detection import FasterRCNN
+
+from model.network.inference import SIZE_DIVISOR, InferenceGraph, evaluating
+from model.network.nms import ONNX, TORCH, onnx_grouped_nms
+from model.runtime.engines import INPUTS
+
+OPSET = 18
+"""ONNX operator set: 16 has RoIAlign with `output_half_pixel`, which is torchvision's `aligned=False`."""
+
+HALF_SUFFIX = ".float32"
+"""Added to a half-stored weight's name for the tensor that the graph computes with."""
+
+SMALLEST_HALF_STORED = 1024
+"""Weights of fewer elements stay float32: they save nothing."""
+
+
+def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = False) -> None:
+    """Write the model's inference graph as ONNX.
+
+    Inputs `images` [batch, height, width, 3], `sizes` [batch, 2] and `score_threshold` [batch] and outputs as in
+    `InferenceGraph`; batch, height and width are dynamic. Weights are initializers under their state_dict names.
+
+    `half_storage` keeps convolution and linear weights as float16 in the file, under the same names, which halves it.
+    The runtime casts them to float32 once, when it loads the file: computing stays float32. A weight beyond float16's
+    range stays float32.
+    """
+    graph = InferenceGraph(model, ONNX)
+    batch, rows, columns = Dim("batch", min=1), Dim("rows", min=1), Dim("columns", min=1)
+    shapes = (
+        {0: batch, 1: SIZE_DIVISOR * rows, 2: SIZE_DIVISOR * columns},
+        {0: Dim.AUTO},
+        {0: Dim.AUTO},
+    )
+    with evaluating(graph), torch.no_grad():
+        program = torch.onnx.export(
+            graph,
+            _example(graph),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=INPUTS,
+            output_names=graph.output_names,
+            opset_version=OPSET,
+            custom_translation_table={
+                torch.ops.maskserve.grouped_nms.default: onnx_grouped_nms,
+                torch.ops.aten.conv2d.default: _onnx_conv2d,
+            },
+            # It would take minutes to fold batch norm into renamed weights; the runtime does so in a second at load.
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None, "torch.onnx.export returns the program when it is given no file"
+    proto: ModelProto = program.model_proto
+    _strip(proto)
+    if half_storage:
+        _store_in_half(proto)
+    onnx.save(proto, path)
+
+
+def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
+    """Write the model's inference graph as TorchScript; it can be loaded onto another device than the model's.
+
+    The file needs `import torchvision` before it is loaded. TorchScript is deprecated upstream without a successor that
+    runs dynamic sizes from one file; the warnings about that end here.
+    """
+    graph = InferenceGraph(model, TORCH)
+    with evaluating(graph), torch.no_grad(), warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
+        # torchvision's roi_align asserts the shape of its RoIs, which a trace evaluates once.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        # The checker runs the graph twice more, on the same input.
+        traced = torch.jit.trace(graph, _example(graph), check_trace=False)
+        torch.jit.save(traced, str(path))
+
+
+def _example(graph: InferenceGraph) -> tuple[Tensor, Tensor, Tensor]:
+    # Each dimension has its own size, and none is 0 or 1: the exporter would take equal sizes for one, and 1 for fixed.
+    device = next(graph.parameters()).device
+    images = torch.arange(2 * 96 * 160 * 3, device=device).remainder(251).to(torch.uint8).reshape(2, 96, 160, 3)
+    sizes = torch.tensor([[96, 150], [90, 160]], device=device)
+    return images, sizes, torch.full((2,), 0.5, device=device)
+
+
+def _onnx_conv2d(
+    features: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Any:
+    """aten::conv2d in ONNX.
+
+    The exporter's own adds a computed bias of zeros where there is none, which keeps ONNX Runtime from folding the
+    batch norm that follows into the convolution: 7 % of a ResNet-50's time.
+    """
+    from onnxscript import opset18 as op
+
+    inputs = (features, weight) if bias is None else (features, weight, bias)
+    pads = [*padding, *padding]
+    return op.Conv(*inputs, strides=[*stride], pads=pads, dilations=[*dilation], group=groups)
+
+
+def _strip(proto: ModelProto) -> None:
+    """Remove what the exporter notes about its own run: stack traces with local paths, twice the graph's own size."""
+    proto.ClearField("metadata_props")
+    proto.graph.ClearField("metadata_props")
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for initializer in proto.graph.initializer:
+        initializer.ClearField("metadata_props")
+
+
+def is_half_storable(values: NDArray[np.generic]) -> bool:
+    """Whether `half_storage` keeps this weight as float16."""
+    if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST_HALF_STORED:
+        return False
+    return bool(np.abs(values).max() <= np.finfo(np.float16).max)
+
+
+def _store_in_half(proto: ModelProto) -> None:
+    casts, renamed = [], {}
+    for initializer in proto.graph.initializer:
+        values = numpy_helper.to_array(initializer)
+        if not is_half_storable(values):
+            continue
+        renamed[initializer.name] = initializer.name + HALF_SUFFIX
+        initializer.CopyFrom(numpy_helper.from_array(values.astype(np.float16), initializer.name))
+        casts.append(helper.make_node("Cast", [initializer.name], [renamed[initializer.name]], to=TensorProto.FLOAT))
+    nodes = list(proto.graph.node)
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    proto.graph.ClearField("node")
+    proto.graph.node.extend([*casts, *nodes])
+    # Shapes recorded for the weights named the old type.
+    kept = [info for info in proto.graph.value_info if info.name not in renamed]
+    proto.graph.ClearField("value_info")
+    proto.graph.value_info.extend(kept)

@@ -1,0 +1,378 @@
+"""A trained torchvision detection model as one graph over a whole batch, made to be exported.
+
+torchvision's own forward loops over images in Python, so it cannot be exported with a dynamic batch
+(pytorch/vision#2311, #9321, #9462). Here the batch is a tensor dimension, no size is ever a Python number, and the
+weights stay where they were: the graph holds the model's own submodules, so its state_dict has the model's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops.poolers import LevelMapper
+
+from model.network.nms import SUPPRESSED, TORCH, Lowering
+
+SIZE_DIVISOR = 32
+"""Height and width of the input are multiples of this many pixels."""
+
+MIN_DETECTION_SIDE = 1e-2
+"""Detections with a side below this many pixels are dropped, as in torchvision's RoIHeads."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A MultiScaleRoIAlign with everything fixed that torchvision infers from its first batch.
+
+    levels: (name, stride in pixels) of the levels that boxes can land on, finest first.
+    bounds: sqrt(area) in pixels from which on a box belongs to the next coarser level, one fewer than levels.
+    """
+
+    levels: tuple[tuple[str, int], ...]
+    bounds: tuple[float, ...]
+    output_size: tuple[int, int]
+    sampling_ratio: int
+
+
+class Pooled(NamedTuple):
+    """RoI features of the slots that hold a box. A slot is a place for one; many are empty.
+
+    features: float32 [R, C, h, w], grouped by pyramid level.
+    slots: int64 [R], the slot that each row belongs to.
+    row_of_slot: int64 [S], the inverse; 0 for an empty slot.
+    """
+
+    features: Tensor
+    slots: Tensor
+    row_of_slot: Tensor
+
+
+class InferenceGraph(nn.Module):
+    """The whole-batch detector over a torchvision FasterRCNN, MaskRCNN or KeypointRCNN with an FPN backbone.
+
+    forward(images, sizes, score_threshold):
+        images: uint8 [B, H, W, 3] RGB, H and W multiples of 32, each image in the top-left corner.
+        sizes: int64 [B, 2], the valid (height, width) of each image in pixels; what lies outside is not looked at.
+        score_threshold: float32 [B]; an image's detections score strictly above it. It replaces the model's own.
+
+    Returns, for the N detections of the batch, image 0's first and by falling score inside an image:
+        boxes float32 [N, 4] as (x1, y1, x2, y2) in pixels of the padded input, scores float32 [N], labels int64 [N],
+        image_index int64 [N]; for a MaskRCNN also the probabilities of the own class float32 [N, M, M], for a
+        KeypointRCNN the heatmap logits float32 [N, K, S, S].
+
+    The graph shares the model's modules, and with them their training mode: call `eval()` before use.
+    Raises TypeError for a model with another backbone or mask predictor than torchvision's own.
+    """
+
+    def __init__(self, model: FasterRCNN, lowering: Lowering = TORCH) -> None:
+        super().__init__()
+        if not isinstance(model.backbone, BackboneWithFPN):
+            raise TypeError(f"the inference graph needs a BackboneWithFPN, got {type(model.backbone).__name__}")
+        if model.roi_heads.has_mask() and not isinstance(model.roi_heads.mask_predictor, MaskRCNNPredictor):
+            raise TypeError(
+                f"the inference graph needs a MaskRCNNPredictor, got {type(model.roi_heads.mask_predictor).__name__}"
+            )
+        self.lowering = lowering
+        self.backbone: BackboneWithFPN = model.backbone
+        self.rpn: RegionProposalNetwork = model.rpn
+        self.roi_heads: RoIHeads = model.roi_heads
+        self.has_masks = bool(model.roi_heads.has_mask())
+        self.has_keypoints = bool(model.roi_heads.has_keypoint())
+
+        device = next(model.parameters()).device
+        for name, values in (("mean", model.transform.image_mean), ("std", model.transform.image_std)):
+            self.register_buffer(name, torch.tensor(values, device=device)[None, :, None, None], persistent=False)
+        for level, cell in enumerate(model.rpn.anchor_generator.cell_anchors):
+            self.register_buffer(f"cell_anchors_{level}", cell.to(device, torch.float32), persistent=False)
+        self.pre_nms: int = model.rpn._pre_nms_top_n["testing"]
+        self.proposals_per_image = min(
+            model.rpn._post_nms_top_n["testing"], self.pre_nms * len(model.rpn.anchor_generator.cell_anchors)
+        )
+        self.classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
+        self.detections_per_image = min(model.roi_heads.detections_per_img, self.proposals_per_image * self.classes)
+        strides = _strides(model.backbone, device)
+        lateral = list(strides.values())[: len(model.backbone.fpn.inner_blocks)]
+        self.fpn_factors = [coarse // fine for fine, coarse in pairwise(lateral)]
+        self.box_pool = _pool_plan(model.roi_heads.box_roi_pool, strides)
+        self.mask_pool = _pool_plan(model.roi_heads.mask_roi_pool, strides) if self.has_masks else None
+        self.keypoint_pool = _pool_plan(model.roi_heads.keypoint_roi_pool, strides) if self.has_keypoints else None
+
+    @property
+    def output_names(self) -> list[str]:
+        names = ["boxes", "scores", "labels", "image_index"]
+        if self.has_masks:
+            names.append("masks")
+        if self.has_keypoints:
+            names.append("keypoint_heatmaps")
+        return names
+
+    def forward(self, images: Tensor, sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
+        pixels = self._normalize(images, sizes)
+        pyramid = self._pyramid(pixels)
+        height, width = sizes.to(torch.float32).unbind(1)
+        limits = torch.stack((width, height, width, height), dim=1)
+        proposals, is_proposal = self._proposals(pixels, pyramid, limits)
+        boxes, scores, labels = self._detections(pyramid, proposals, is_proposal, limits, score_threshold)
+
+        image_of_slot = _image_of_slot(scores)
+        boxes, scores, labels = boxes.flatten(0, 1), scores.flatten(), labels.flatten()
+        is_detection = scores >= 0
+        found = _true_rows(is_detection)
+        outputs = [_rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
+        if self.mask_pool is not None:
+            pooled = _pool(self.mask_pool, pyramid, boxes, image_of_slot, is_detection)
+            masks = self._masks(pooled.features, _rows(labels, pooled.slots))
+            outputs.append(_rows(masks, _rows(pooled.row_of_slot, found)))
+        if self.keypoint_pool is not None:
+            pooled = _pool(self.keypoint_pool, pyramid, boxes, image_of_slot, is_detection)
+            heatmaps = self.roi_heads.keypoint_predictor(self.roi_heads.keypoint_head(pooled.features))
+            outputs.append(_rows(heatmaps, _rows(pooled.row_of_slot, found)))
+        return tuple(outputs)
+
+    def _normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], zero outside the valid sizes: first normalized, then padded."""
+        rows = _positions(images, 1)[None] < sizes[:, :1]
+        columns = _positions(images, 2)[None] < sizes[:, 1:]
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        return torch.where(inside, (pixels - self.mean) / self.std, 0.0)
+
+    def _pyramid(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The backbone's feature levels by name, finest first (FPN, Lin et al., sec. 3).
+
+        torchvision upsamples to the next level's size; with a constant factor instead, ONNX Runtime keeps the whole FPN
+        in its blocked layout.
+        """
+        body, fpn = self.backbone.body, self.backbone.fpn
+        maps = body(pixels)
+        names, maps = list(maps.keys()), list(maps.values())
+        top = fpn.inner_blocks[-1](maps[-1])
+        levels = [fpn.layer_blocks[-1](top)]
+        for i in range(len(maps) - 2, -1, -1):
+            factor = self.fpn_factors[i]
+            if factor > 1:
+                top = F.interpolate(top, scale_factor=float(factor), mode="nearest")
+            top = fpn.inner_blocks[i](maps[i]) + top
+            levels.insert(0, fpn.layer_blocks[i](top))
+        if fpn.extra_blocks is not None:
+            levels, names = fpn.extra_blocks(levels, maps, names)
+        return dict(zip(names, levels, strict=True))
+
+    def _proposals(self, pixels: Tensor, pyramid: dict[str, Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
+        """The RPN's boxes float32 [B, P, 4] by falling objectness, and which of the P places hold one, bool [B, P]."""
+        all_boxes, all_scores = [], []
+        logits_of_levels, deltas_of_levels = self.rpn.head(list(pyramid.values()))
+        for level, (logits, deltas) in enumerate(zip(logits_of_levels, deltas_of_levels, strict=True)):
+            anchors = self._anchors(level, pixels, logits)
+            # Positions count rows, then columns, then a cell's anchors. Padding lets k be the same for every size.
+            padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=-torch.inf)
+            best, position = self.lowering.top_k(padded, self.pre_nms)
+            exists = best > -torch.inf
+            position = torch.where(exists, position, 0)
+            deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+            deltas = deltas.gather(1, position[:, :, None].expand(-1, -1, 4))
+            boxes = _clip(
+                _decode(deltas, _rows(anchors, position.flatten()).view_as(deltas), self.rpn.box_coder), limits[:, None]
+            )
+            scores = best.sigmoid()
+            takes_part = exists & _has_sides(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
+            all_boxes.append(boxes)
+            all_scores.append(torch.where(takes_part, scores, SUPPRESSED))
+        boxes, scores = torch.stack(all_boxes, dim=1), torch.stack(all_scores, dim=1)
+
+        post_nms = self.proposals_per_image
+        kept = self.lowering.grouped_nms(boxes.flatten(0, 1), scores.flatten(0, 1), self.rpn.nms_thresh, post_nms)
+        scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), post_nms)
+        boxes = boxes.flatten(1, 2).gather(1, position[:, :, None].expand(-1, -1, 4))
+        return boxes, scores >= 0
+
+    def _anchors(self, level: int, pixels: Tensor, level_map: Tensor) -> Tensor:
+        """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""
+        # The stride is not a constant: the coarsest level of an 800 px side has 13 cells, 61 px apart.
+        x, y = (
+            _positions(level_map, dim)
+            * torch.div(
+                torch.scalar_tensor(pixels.shape[dim], dtype=torch.int64),
+                torch.scalar_tensor(level_map.shape[dim], dtype=torch.int64),
+                rounding_mode="floor",
+            )
+            for dim in (3, 2)
+        )
+        x, y = torch.broadcast_tensors(x[None, :], y[:, None])
+        shifts = torch.stack((x, y, x, y), dim=2)[:, :, None].to(torch.float32)
+        return (shifts + self.get_buffer(f"cell_anchors_{level}")).flatten(0, 2)
+
+    def _detections(
+        self,
+        pyramid: dict[str, Tensor],
+        proposals: Tensor,
+        is_proposal: Tensor,
+        limits: Tensor,
+        score_threshold: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [B, D, 4], scores [B, D] falling and SUPPRESSED where there is none, labels [B, D]."""
+        heads = self.roi_heads
+        image_of_slot = _image_of_slot(is_proposal)
+        pooled = _pool(self.box_pool, pyramid, proposals.flatten(0, 1), image_of_slot, is_proposal.flatten())
+        class_logits, deltas = heads.box_predictor(heads.box_head(pooled.features))
+        # Class 0 is the background.
+        scores = _rows(class_logits.softmax(1)[:, 1:], pooled.row_of_slot).unflatten(0, (-1, self.proposals_per_image))
+        deltas = (
+            _rows(deltas[:, 4:], pooled.row_of_slot).unflatten(1, (-1, 4)).unflatten(0, (-1, self.proposals_per_image))
+        )
+        boxes = _clip(_decode(deltas, proposals[:, :, None], heads.box_coder), limits[:, None, None])
+        takes_part = (
+            is_proposal[:, :, None] & (scores > score_threshold[:, None, None]) & _has_sides(boxes, MIN_DETECTION_SIDE)
+        )
+        scores = torch.where(takes_part, scores, SUPPRESSED)
+
+        by_class = scores.transpose(1, 2)
+        kept = self.lowering.grouped_nms(
+            boxes.transpose(1, 2).flatten(0, 1), by_class.flatten(0, 1), heads.nms_thresh, self.detections_per_image
+        )
+        # Ranked proposal by proposal again, so that equal scores fall in torchvision's order.
+        ranked = _keep(by_class, kept).transpose(1, 2).flatten(1)
+        scores, position = self.lowering.top_k(ranked, self.detections_per_image)
+        boxes = boxes.flatten(1, 2).gather(1, position[:, :, None].expand(-1, -1, 4))
+        return boxes, scores, position.remainder(self.classes) + 1
+
+    def _masks(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities float32 [R, M, M] of each row's own class.
+
+        torchvision's MaskRCNNPredictor, rearranged. Its 2x2 deconvolution of stride 2 never overlaps, so it is a 1x1
+        convolution with a set of channels for each of the four pixels. And only the own class's logits are computed.
+        """
+        features = self.roi_heads.mask_head(features)
+        deconvolution = self.roi_heads.mask_predictor.conv5_mask
+        classifier = self.roi_heads.mask_predictor.mask_fcn_logits
+        weight = deconvolution.weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
+        hidden = F.conv2d(features, weight, deconvolution.bias.repeat(4)).relu()
+        hidden = hidden.unflatten(1, (4, -1)).flatten(3)
+        own_class = _rows(classifier.weight.flatten(1), labels)[:, None, None]
+        logits = (own_class @ hidden).squeeze(2) + _rows(classifier.bias, labels)[:, None, None]
+        # [R, 4, s * s] -> [R, row, its half, column, its half]
+        logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
+        return logits.flatten(3).flatten(1, 2).sigmoid()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every submodule has its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@torch.jit.script_if_tracing
+def _positions(x: Tensor, dim: int) -> Tensor:
+    # Scripted because a trace would write the tracing device into the graph, which could then not move to another one.
+    return torch.arange(x.size(dim), device=x.device)
+
+
+def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tensor, holds_box: Tensor) -> Pooled:
+    """RoIAlign of boxes [S, 4] of images [S], each on its own level, for the slots that hold one."""
+    # Slot 0 is always computed: no operator then ever sees an empty tensor, on which runtimes disagree.
+    computed = holds_box | (_positions(holds_box, 0) == 0)
+    side = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
+    features, slots = [], []
+    for i, (name, stride) in enumerate(plan.levels):
+        here = computed
+        if i > 0:
+            here = here & (side >= plan.bounds[i - 1])
+        if i < len(plan.bounds):
+            here = here & ~(side >= plan.bounds[i])
+        rows = _true_rows(here)
+        features.append(roi_align(pyramid[name], _rows(rois, rows), plan.output_size, 1 / stride, plan.sampling_ratio))
+        slots.append(rows)
+    order = torch.cat(slots)
+    row_of_slot = torch.zeros_like(image).scatter(0, order, _positions(order, 0))
+    return Pooled(torch.cat(features), order, row_of_slot)
+
+
+def _true_rows(mask: Tensor) -> Tensor:
+    return torch.nonzero(mask).squeeze(1)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    # Indexing with [] exports as a transposition and GatherND, this as one Gather.
+    return x.index_select(0, index)
+
+
+def _image_of_slot(slots: Tensor) -> Tensor:
+    return _positions(slots, 0)[:, None].expand(-1, slots.shape[1]).flatten()
+
+
+def _keep(scores: Tensor, kept: Tensor) -> Tensor:
+    """`scores` with every position that is not in `kept` (of the flat tensor) SUPPRESSED."""
+    flat = scores.flatten()
+    return torch.full_like(flat, SUPPRESSED).scatter(0, kept, _rows(flat, kept)).view_as(scores)
+
+
+def _decode(deltas: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
+    """Boxes [..., 4] moved and scaled by (dx, dy, dw, dh) deltas [..., 4] (R-CNN, Girshick et al., appendix C)."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), coder.weights, strict=True))
+    width, height = x2 - x1, y2 - y1
+    center_x = dx * width + (x1 + 0.5 * width)
+    center_y = dy * height + (y1 + 0.5 * height)
+    half_width = 0.5 * (torch.exp(dw.clamp(max=coder.bbox_xform_clip)) * width)
+    half_height = 0.5 * (torch.exp(dh.clamp(max=coder.bbox_xform_clip)) * height)
+    corners = (center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height)
+    return torch.stack(corners, dim=-1)
+
+
+def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def _has_sides(boxes: Tensor, least: float) -> Tensor:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x2 - x1 >= least) & (y2 - y1 >= least)
+
+
+def _strides(backbone: BackboneWithFPN, device: torch.device) -> dict[str, int]:
+    """Pixels between two cells of each level, by name. torchvision guesses them from the first image it ever sees."""
+    side = 2 * SIZE_DIVISOR
+    with evaluating(backbone), torch.no_grad():
+        levels = backbone(torch.zeros(1, 3, side, side, device=device))
+    return {name: side // level.shape[-1] for name, level in levels.items()}
+
+
+def _pool_plan(pooler: MultiScaleRoIAlign, strides: dict[str, int]) -> PoolPlan:
+    """Which level each box size is pooled from (FPN, eq. 1).
+
+    The bounds are the very float32 numbers at which torchvision's LevelMapper steps: no runtime's logarithm decides.
+    """
+    levels = [(name, stride) for name, stride in strides.items() if name in pooler.featmap_names]
+    k_min, k_max = (stride.bit_length() - 1 for stride in (levels[0][1], levels[-1][1]))
+    mapper = LevelMapper(k_min, k_max, pooler.canonical_scale, pooler.canonical_level)
+    bounds = []
+    for level in range(k_min + 1, k_max + 1):
+        sides = (
+            pooler.canonical_scale * 2.0 ** (level - pooler.canonical_level) * (1 + torch.arange(-64, 65) * 2.0**-23)
+        )
+        # Boxes one pixel high: their area is their width, so that only the mapper's own square root rounds.
+        boxes = torch.stack((0 * sides, 0 * sides, sides.square(), 0 * sides + 1), dim=1)
+        above = mapper([boxes]) + k_min >= level
+        bounds.append(float(boxes[above][0, 2].sqrt()))
+    used = levels[: len(bounds) + 1]
+    return PoolPlan(tuple(used), tuple(bounds), tuple(pooler.output_size), pooler.sampling_ratio)

@@ -1,0 +1,111 @@
+"""ONNX Runtime: the engine that serves, on a CPU or an NVIDIA GPU. It needs no torch."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model.architecture import Task
+from model.runtime.detections import RawDetections
+from model.runtime.engines import INPUTS, DeviceChoice, EngineError, output_names
+from model.runtime.engines.cores import usable_cores
+
+_ERRORS_ONLY: Final = 3
+
+_CUDA_OPTIONS: Final = {
+    # The default, EXHAUSTIVE, tunes every convolution anew for each new input shape: 634 ms against 1.9.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # The default doubles its reserve at every growth and keeps it.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+class OnnxEngine:
+    """`model.onnx` in ONNX Runtime. `run` is safe from several threads; it releases the GIL."""
+
+    name = "onnx"
+
+    def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
+        """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network of `task`."""
+        self._outputs = output_names(task)
+        self.device = _choose_device(device)
+        session = _start(file, self.device, threads)
+        if self.device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+            # ONNX Runtime falls back to the CPU by itself when it misses a CUDA library.
+            if device == "cuda":
+                raise EngineError(
+                    "ONNX Runtime could not use the GPU: its CUDA or cuDNN libraries are missing or too old; "
+                    "install onnxruntime-gpu[cuda,cudnn], or choose device 'cpu'"
+                )
+            self.device = "cpu"
+        found = (
+            tuple(value.name for value in session.get_inputs()),
+            tuple(value.name for value in session.get_outputs()),
+        )
+        if found != (INPUTS, self._outputs):
+            raise EngineError(
+                f"{file} has inputs {', '.join(found[0])} and outputs {', '.join(found[1])}; a model for {task} has "
+                f"inputs {', '.join(INPUTS)} and outputs {', '.join(self._outputs)}. Export it again"
+            )
+        self._session: onnxruntime.InferenceSession | None = session
+
+    def run(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """See `Engine.run`."""
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        feeds = dict(zip(INPUTS, (images, sizes, score_threshold), strict=True))
+        return RawDetections(**dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True)))
+
+    def close(self) -> None:
+        """Free the network and its memory. Runs that have begun still end."""
+        self._session = None
+
+
+def _choose_device(device: DeviceChoice) -> str:
+    if device == "cpu":
+        return "cpu"
+    missing = _why_no_gpu()
+    if device == "cuda" and missing is not None:
+        raise EngineError(f"device 'cuda' was asked for, but {missing}; choose 'cpu' or 'auto'")
+    return "cpu" if missing is not None else "cuda"
+
+
+def _why_no_gpu() -> str | None:
+    """None when there is a GPU and an ONNX Runtime built for it. A session without one would only log errors."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver sees no GPU"
+    return None
+
+
+def _start(file: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = usable_cores() if threads is None else threads
+    options.inter_op_num_threads = 1
+    # Idle threads would burn the cores that decode the next image and answer health checks.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        # Finds the CUDA libraries that came as Python packages; elsewhere the loader's own path counts.
+        onnxruntime.preload_dlls()
+        providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no base class besides it
+        raise EngineError(f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}") from error

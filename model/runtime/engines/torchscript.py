@@ -1,0 +1,64 @@
+"""TorchScript: the same network in libtorch, for those who have torch. No other module of the runtime imports torch.
+
+Upstream has deprecated TorchScript, so nothing else may come to depend on this file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision  # noqa: F401  the network uses its operators
+from numpy.typing import NDArray
+
+from model.architecture import Task
+from model.runtime.detections import RawDetections
+from model.runtime.engines import DeviceChoice, EngineError, output_names
+from model.runtime.engines.cores import usable_cores
+
+
+class TorchScriptEngine:
+    """`model.torchscript.pt` in libtorch."""
+
+    name = "torchscript"
+
+    def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
+        """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network."""
+        self._outputs = output_names(task)
+        has_gpu = torch.cuda.is_available()
+        if device == "cuda" and not has_gpu:
+            raise EngineError("device 'cuda' was asked for, but torch sees no GPU; choose 'cpu' or 'auto'")
+        self.device = "cuda" if has_gpu and device != "cpu" else "cpu"
+        # One setting for the whole process: torch has no threads of a model's own.
+        torch.set_num_threads(usable_cores() if threads is None else threads)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is")  # its class differs between releases
+            try:
+                network = torch.jit.load(str(file), map_location=self.device)  # type: ignore[no-untyped-call]
+            except (RuntimeError, ValueError, OSError) as error:
+                raise EngineError(f"{file} cannot be loaded by torch {torch.__version__}: {error}") from error
+        self._network: torch.jit.ScriptModule | None = network.eval()
+
+    def run(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """See `Engine.run`."""
+        if self._network is None:
+            raise EngineError("the engine is closed")
+        arrays = (images, sizes, score_threshold)
+        # The profiling executor would compile anew for every input shape.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            outputs = self._network(*(_tensor(array).to(self.device) for array in arrays))
+        values = (output.cpu().numpy() for output in outputs)
+        return RawDetections(**dict(zip(self._outputs, values, strict=True)))
+
+    def close(self) -> None:
+        """Free the network and its memory. Runs that have begun still end."""
+        self._network = None
+
+
+def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
+    # torch has no read-only tensors and warns of one; a decoded image may be read-only.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

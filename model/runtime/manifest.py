@@ -1,0 +1,118 @@
+"""`manifest.json`: everything that is known of one version of one model, checked when it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
+
+from model.architecture import ArchitectureConfig
+from model.runtime.preprocess import Preprocessing
+
+FORMAT: Final = 1
+"""The newest manifest format that this release reads, and the one that it writes."""
+
+NETWORK_FILE: Final = "model.onnx"
+"""The file that every bundle has."""
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServingDefaults(_Record):
+    """What a request that does not say otherwise gets."""
+
+    score_threshold: float = Field(0.5, ge=0, lt=1, description="detections must score more")
+    max_detections: int = Field(100, ge=1, description="most detections of an image")
+
+
+class Provenance(_Record):
+    """Where the weights come from."""
+
+    dataset: str = Field(min_length=1, description="what it was trained on")
+    license: str = Field(min_length=1, description="license of that data, and so of the weights")
+    images: int | None = Field(None, ge=0, description="training images")
+    instances: int | None = Field(None, ge=0, description="annotated objects in them")
+    recipe: str | None = Field(None, description="training recipe")
+    iterations: int | None = Field(None, ge=0, description="optimizer steps")
+    seed: int | None = None
+    initial_weights: str | None = Field(None, description="published weights that the training began from")
+    versions: Mapping[str, str] = Field(default_factory=dict, description="library -> version that trained it")
+
+
+class Evaluation(_Record):
+    """Figures of one evaluation, with the command that gives them again."""
+
+    dataset: str
+    images: int = Field(ge=0)
+    command: str
+    engine: str
+    metrics: Mapping[str, FiniteFloat]
+
+
+class ExportCheck(_Record):
+    """How far the exported file is from the trained network, measured before the bundle was published."""
+
+    images: int = Field(ge=1)
+    batch_sizes: tuple[int, ...]
+    max_box_error: FiniteFloat = Field(ge=0, description="pixels of the network input")
+    max_score_error: FiniteFloat = Field(ge=0)
+    max_mask_error: FiniteFloat | None = Field(None, ge=0, description="of a probability")
+    max_keypoint_error: FiniteFloat | None = Field(None, ge=0, description="of a heatmap logit")
+    ap_deltas: Mapping[str, FiniteFloat] = Field(default_factory=dict, description="metric -> exported minus trained")
+
+
+class FileRecord(_Record):
+    """What a published file must be."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class ManifestDraft(_Record):
+    """What the exporter knows of a model; publishing adds the rest."""
+
+    architecture: ArchitectureConfig
+    class_names: tuple[str, ...] = Field(description="names of the labels 1, 2, ...: index i is label i + 1")
+    keypoint_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing
+    defaults: ServingDefaults = ServingDefaults()
+    provenance: Provenance
+    evaluation: tuple[Evaluation, ...] = ()
+    export_check: ExportCheck | None = None
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        classes = self.architecture.num_classes - 1
+        if len(self.class_names) != classes:
+            raise ValueError(
+                f"class_names has {len(self.class_names)} names, but the architecture has {classes} classes besides "
+                f"the background; give one name for each"
+            )
+        keypoints = self.architecture.num_keypoints if self.architecture.task == "keypoints" else 0
+        if len(self.keypoint_names) != keypoints:
+            raise ValueError(
+                f"keypoint_names has {len(self.keypoint_names)} names, but the model predicts {keypoints} keypoints"
+            )
+        return self
+
+
+class Manifest(ManifestDraft):
+    """`manifest.json`. A file's name is a plain name: nothing outside the bundle's folder can be named."""
+
+    format: int = Field(FORMAT, ge=1)
+    name: ModelName
+    version: int = Field(ge=1)
+    created: AwareDatetime
+    files: Mapping[FileName, FileRecord]
+
+    @model_validator(mode="after")
+    def _has_network(self) -> Self:
+        if NETWORK_FILE not in self.files:
+            raise ValueError(f"files has no {NETWORK_FILE}, which every bundle needs")
+        return self

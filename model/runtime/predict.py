@@ -1,0 +1,92 @@
+"""Offline prediction: the service's preprocessing, engine and postprocessing in one call, without HTTP and a queue."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime import keypoints, masks
+from model.runtime.bundle import Bundle
+from model.runtime.detections import Detections
+from model.runtime.engines import DeviceChoice, Engine, EngineKind, load_engine
+from model.runtime.preprocess import Preprocessing, Size, prepare, stack, to_original
+
+
+class Predictor:
+    """Images in, detections out. The evaluation, the export gate and the benchmarks run this."""
+
+    def __init__(self, engine: Engine, preprocessing: Preprocessing, batch_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; a batch has at least one image")
+        self.engine = engine
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        kind: EngineKind = "onnx",
+        device: DeviceChoice = "auto",
+        threads: int | None = None,
+        batch_size: int = 1,
+    ) -> Self:
+        """Start the bundle's engine. Raises EngineError as `load_engine` does."""
+        return cls(load_engine(bundle, kind, device, threads), bundle.manifest.preprocessing, batch_size)
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        score_threshold: float,
+        max_detections: int | None = None,
+        *,
+        labels: Collection[int] | None = None,
+        want_masks: bool = True,
+    ) -> list[Detections]:
+        """Detect in images, uint8 [H, W, 3] RGB. The answers stand in the images' order.
+
+        Images of one bucket share batches of up to `batch_size`. `max_detections`, `labels` and `want_masks` are those
+        of `to_original`; the score of a detection is strictly more than `score_threshold`.
+        """
+        buckets: dict[Size, list[int]] = defaultdict(list)
+        for position, image in enumerate(images):
+            buckets[self.preprocessing.bucket((image.shape[0], image.shape[1]))].append(position)
+        answers: dict[int, Detections] = {}
+        for positions in buckets.values():
+            for start in range(0, len(positions), self.batch_size):
+                chosen = positions[start : start + self.batch_size]
+                batch = [prepare(images[position], self.preprocessing) for position in chosen]
+                pixels, sizes = stack(batch)
+                raw = self.engine.run(pixels, sizes, np.full(len(batch), score_threshold, np.float32))
+                for index, position in enumerate(chosen):
+                    answers[position] = to_original(
+                        raw.of_image(index),
+                        batch[index],
+                        max_detections=max_detections,
+                        labels=labels,
+                        want_masks=want_masks,
+                    )
+        return [answers[position] for position in range(len(images))]
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+
+def warm_up(engine: Engine, preprocessing: Preprocessing) -> None:
+    """Run everything once, so that the first request does not pay for compiling and allocating.
+
+    The image is the smallest that the network takes, for what costs at first is the same at any size. It is noise, and
+    the score threshold is zero, so that the heads behind the box head run too.
+    """
+    side = preprocessing.bucket_step
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+    raw = engine.run(image, np.array([[side, side]], np.int64), np.zeros(1, np.float32))
+    if raw.masks is not None:
+        masks.warm_up()
+    if raw.keypoint_heatmaps is not None:
+        keypoints.warm_up()

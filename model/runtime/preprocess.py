@@ -1,0 +1,146 @@
+"""From an image to the network's input and from the network's answer back to the image.
+
+An image is resized, then placed in the top left corner of a bucket: a canvas whose sides are multiples of `bucket_step`
+and depend on that image alone. Only images of one bucket share a batch, so an answer never depends on its neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.architecture import ArchitectureConfig
+from model.runtime.detections import Detections, RawDetections
+from model.runtime.keypoints import decode_keypoints
+from model.runtime.masks import encode_masks
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class Preprocessing(BaseModel):
+    """How images become network input; sizes in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_size: int = Field(800, ge=1, description="shorter side after resizing")
+    max_size: int = Field(1333, ge=1, description="longest side after resizing; wins over min_size")
+    allow_downscale: bool = Field(True, description="shrink images whose shorter side exceeds min_size")
+    bucket_step: int = Field(32, ge=32, multiple_of=32, description="the padded sides are multiples of this")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size ({self.max_size}) is smaller than min_size ({self.min_size})")
+        return self
+
+    @classmethod
+    def from_architecture(cls, config: ArchitectureConfig) -> Self:
+        """What the network was built for."""
+        return cls(min_size=config.min_size, max_size=config.max_size, allow_downscale=config.allow_downscale)
+
+    def resized(self, size: Size) -> Size:
+        """The size that an image of `size` is resized to: at least one pixel a side, the aspect ratio kept."""
+        height, width = size
+        scale = self.min_size / min(size)
+        if not self.allow_downscale:
+            scale = max(1.0, scale)
+        scale = min(scale, self.max_size / max(size))
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def bucket(self, size: Size) -> Size:
+        """The padded size of an image of `size`."""
+        height, width = self.resized(size)
+        step = self.bucket_step
+        return -(-height // step) * step, -(-width // step) * step
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image as the network takes it.
+
+    pixels: uint8 [Hb, Wb, 3] RGB, zero outside the valid part in the top left corner. May share the image's memory.
+    valid: (height, width) of that part; original: (height, width) of the image as seen.
+    """
+
+    pixels: NDArray[np.uint8]
+    valid: Size
+    original: Size
+
+    @property
+    def bucket(self) -> Size:
+        """(height, width) of `pixels`; only images of one bucket share a batch."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> Prepared:
+    """Resize an image, uint8 [H, W, 3] RGB, into its bucket. Releases the GIL while resampling.
+
+    Raises:
+        ValueError: the image has another shape or type, or no pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"an image is uint8 [H, W, 3] with at least one pixel, not {image.dtype} {list(image.shape)}")
+    original = (image.shape[0], image.shape[1])
+    valid, bucket = preprocessing.resized(original), preprocessing.bucket(original)
+    if valid != original:
+        resized = Image.fromarray(image).resize((valid[1], valid[0]), Image.Resampling.BILINEAR)
+        image = np.asarray(resized)
+    if valid == bucket:
+        return Prepared(image, valid, original)
+    pixels = np.zeros((*bucket, 3), np.uint8)
+    pixels[: valid[0], : valid[1]] = image
+    return Prepared(pixels, valid, original)
+
+
+def stack(batch: Sequence[Prepared]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """One batch for an engine: images uint8 [B, Hb, Wb, 3] and their valid sizes int64 [B, 2].
+
+    Raises:
+        ValueError: the batch is empty or mixes buckets.
+    """
+    buckets = {image.bucket for image in batch}
+    if len(buckets) != 1:
+        raise ValueError(f"a batch holds images of one bucket, not of {sorted(buckets) or 'none'}")
+    sizes = np.array([image.valid for image in batch], np.int64)
+    if len(batch) == 1:
+        return batch[0].pixels[None], sizes
+    return np.stack([image.pixels for image in batch]), sizes
+
+
+def to_original(
+    raw: RawDetections,
+    prepared: Prepared,
+    *,
+    max_detections: int | None = None,
+    labels: Collection[int] | None = None,
+    want_masks: bool = True,
+) -> Detections:
+    """One image's raw detections (`RawDetections.of_image`) in pixels of the original image.
+
+    `max_detections` keeps the best, `labels` only those label ids; `want_masks=False` leaves the masks out. All of it
+    happens before any mask is encoded, so what is not asked for costs nothing.
+    """
+    rows = np.arange(len(raw.scores)) if labels is None else np.flatnonzero(np.isin(raw.labels, list(labels)))
+    rows = rows[:max_detections]
+    height, width = prepared.original
+    x_scale = np.float32(width) / np.float32(prepared.valid[1])
+    y_scale = np.float32(height) / np.float32(prepared.valid[0])
+    boxes = raw.boxes[rows]
+    keypoints = None
+    if raw.keypoint_heatmaps is not None:
+        # A keypoint's precision is that of the box in the network's input, as in torchvision: decode there, then scale.
+        keypoints = decode_keypoints(raw.keypoint_heatmaps[rows], boxes)
+        keypoints[..., :2] *= np.array([x_scale, y_scale])
+    boxes = boxes * np.array([x_scale, y_scale, x_scale, y_scale])
+    boxes = np.clip(boxes, np.float32(0), np.array([width, height, width, height], np.float32))
+    masks = None
+    if want_masks and raw.masks is not None:
+        masks = encode_masks(raw.masks[rows], boxes, prepared.original)
+    return Detections(boxes, raw.scores[rows], raw.labels[rows], masks, keypoints)

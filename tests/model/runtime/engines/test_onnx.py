@@ -1,0 +1,133 @@
+"""ONNX Runtime runs a real (tiny) network of each kind, from any thread, and says why it cannot start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.architecture import Task
+from model.runtime.bundle import Bundle
+from model.runtime.engines import EngineError, load_engine
+from model.runtime.engines.onnx import OnnxEngine
+
+Publish = Callable[[Task], Bundle]
+Feeds = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]
+
+
+def batch(*brightness: int, thresholds: float = 0.3) -> Feeds:
+    """One gray 64x96 image for each brightness."""
+    images = np.stack([np.full((64, 96, 3), value, np.uint8) for value in brightness])
+    return images, np.array([[64, 96]] * len(images)), np.full(len(images), thresholds, np.float32)
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks", "keypoints"])
+def test_runs_each_task(task: Task, publish: Publish) -> None:
+    engine = load_engine(publish(task), device="cpu", threads=1)
+    assert (engine.name, engine.device) == ("onnx", "cpu")
+    raw = engine.run(*batch(255, 51, 102))
+    np.testing.assert_allclose(raw.scores, [1.0, 0.4], rtol=1e-6)  # 51 / 255 is below the threshold
+    assert raw.image_index.tolist() == [0, 2]
+    assert raw.labels.tolist() == [1, 1]
+    assert raw.boxes.tolist() == [[0, 0, 48, 64]] * 2
+    assert [values.dtype for values in (raw.boxes, raw.scores, raw.labels)] == [np.float32, np.float32, np.int64]
+    assert (raw.masks is not None) == (task == "masks")
+    assert (raw.keypoint_heatmaps is not None) == (task == "keypoints")
+    assert raw.of_image(1).scores.size == 0
+
+
+def test_thresholds_are_of_each_image_and_strict(publish: Publish) -> None:
+    engine = load_engine(publish("masks"), device="cpu", threads=1)
+    images, sizes, _ = batch(255, 255, 255)
+    raw = engine.run(images, sizes, np.array([0.5, 1.0, 0.999], np.float32))
+    assert raw.image_index.tolist() == [0, 2]
+
+
+def test_nothing_found(publish: Publish) -> None:
+    raw = load_engine(publish("masks"), device="cpu", threads=1).run(*batch(0, 0))
+    assert raw.boxes.shape == (0, 4)
+    assert raw.masks is not None
+    assert raw.masks.shape == (0, 28, 28)
+
+
+def test_several_threads_share_an_engine(publish: Publish) -> None:
+    engine = load_engine(publish("masks"), device="cpu", threads=1)
+    start = threading.Barrier(4)
+
+    def run(brightness: int) -> list[float]:
+        start.wait()
+        return [float(engine.run(*batch(brightness)).scores[0]) for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for brightness, scores in zip((100, 150, 200, 250), pool.map(run, (100, 150, 200, 250)), strict=True):
+            np.testing.assert_allclose(scores, brightness / 255, rtol=1e-6)
+
+
+def test_closed_engine(publish: Publish) -> None:
+    engine = load_engine(publish("boxes"), device="cpu", threads=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(*batch(255))
+
+
+def test_wrong_task(publish: Publish) -> None:
+    file = publish("boxes").path / "model.onnx"
+    with pytest.raises(EngineError, match=r"outputs boxes, scores, labels, image_index; a model for masks has "):
+        OnnxEngine(file, "masks", "cpu", 1)
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"not a network")
+    with pytest.raises(EngineError, match=r"model\.onnx cannot be loaded by ONNX Runtime \d"):
+        OnnxEngine(file, "masks", "cpu", 1)
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        OnnxEngine(tmp_path / "absent.onnx", "masks", "cpu", 1)
+
+
+def test_missing_file_of_another_engine(publish: Publish) -> None:
+    with pytest.raises(EngineError, match=r"has no model\.torchscript\.pt, which the torchscript engine runs"):
+        load_engine(publish("masks"), "torchscript", "cpu")
+    with pytest.raises(EngineError, match="there is no engine 'tensorrt'; choose one of onnx, torchscript"):
+        load_engine(publish("boxes"), "tensorrt")  # type: ignore[arg-type]
+
+
+def has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+def test_without_a_gpu(publish: Publish) -> None:
+    bundle = publish("masks")
+    assert load_engine(bundle, device="auto", threads=1).device == "cpu"
+    with pytest.raises(EngineError, match=r"device 'cuda' was asked for, but .*; choose 'cpu' or 'auto'"):
+        load_engine(bundle, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
+def test_gpu_equals_cpu(publish: Publish) -> None:
+    bundle = publish("masks")
+    cpu, gpu = load_engine(bundle, device="cpu"), load_engine(bundle, device="cuda")
+    assert gpu.device == "cuda"
+    one, other = cpu.run(*batch(255, 51, 102)), gpu.run(*batch(255, 51, 102))
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+    np.testing.assert_allclose(one.boxes, other.boxes, rtol=1e-5)
+
+
+def test_starting_says_nothing(publish: Publish) -> None:
+    """ONNX Runtime warns on stderr of what a server's operator can do nothing about."""
+    program = (
+        "import sys; from pathlib import Path; from model.runtime.bundle import open_bundle;"
+        "from model.runtime.engines import load_engine; load_engine(open_bundle(Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, publish("masks").path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,44 @@
+"""AP of a bundle: the same for every engine, and errors that say what to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.runtime.repository import Repository
+from training.data.shapes import write_shapes
+from training.evaluate import main
+
+
+def test_engines_agree(finished_run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Repository(finished_run / "models").latest("shapes")
+    figures = {}
+    for engine in ("onnx", "torchscript", "eager"):
+        file = tmp_path / f"{engine}.json"
+        arguments = [f"--model={bundle.path}", f"--data={shapes}", "--engine", engine, "--score_threshold=0"]
+        assert main([*arguments, f"--json={file}"]) == 0
+        figures[engine] = json.loads(file.read_text())
+    assert "AP50" in capsys.readouterr().out
+    for engine in ("torchscript", "eager"):
+        for kind in ("box", "mask"):
+            assert figures[engine][kind]["AP"] == pytest.approx(figures["onnx"][kind]["AP"], abs=1e-3)
+
+
+def test_other_classes_are_refused(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shapes(tmp_path / "data", train=1, val=1, seed=0)
+    file = tmp_path / "data" / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    document["categories"][0]["name"] = "blob"
+    file.write_text(json.dumps(document))
+    bundle = Repository(finished_run / "models").latest("shapes")
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--model={bundle.path}", f"--data={tmp_path / 'data'}"])
+    assert stopped.value.code == 2
+    assert "blob" in capsys.readouterr().err
+
+
+def test_no_bundle(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--model={tmp_path / 'nothing'}", f"--data={shapes}"])
+    assert stopped.value.code == 2
+    assert "nothing" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""Learning rates over time, and what decays."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.config import OptimizerConfig, ScheduleConfig
+from training.optimization import make_optimizer, make_scheduler, rate_factor
+
+STEP = ScheduleConfig(iterations=100, warmup=10, warmup_factor=0.1, decay="step", milestones=(60, 80), gamma=0.1)
+COSINE = ScheduleConfig(iterations=110, warmup=10, warmup_factor=0.1, decay="cosine")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "iteration", "factor"),
+    [
+        pytest.param(STEP, 0, 0.1, id="warm-up starts low"),
+        pytest.param(STEP, 5, 0.55, id="half way up"),
+        pytest.param(STEP, 10, 1.0, id="warmed up"),
+        pytest.param(STEP, 59, 1.0, id="before the first step"),
+        pytest.param(STEP, 60, 0.1, id="first step"),
+        pytest.param(STEP, 99, 0.01, id="second step"),
+        pytest.param(COSINE, 10, 1.0, id="cosine starts at the peak"),
+        pytest.param(COSINE, 60, 0.5, id="cosine half way"),
+        pytest.param(COSINE, 110, 0.0, id="cosine ends at zero"),
+    ],
+)
+def test_rate(schedule: ScheduleConfig, iteration: int, factor: float) -> None:
+    assert rate_factor(schedule, iteration) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_only_weights_decay(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    model[3].requires_grad_(False)
+    optimizer = make_optimizer(model, OptimizerConfig.model_validate({"name": name, "rate": 0.1, "weight_decay": 0.5}))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {
+        id(model[0].weight): 0.5,
+        **{id(p): 0.0 for p in (model[0].bias, *model[1].parameters(), *model[2].parameters())},
+    }
+
+
+def test_scheduler_continues_from_its_state() -> None:
+    def rates(
+        scheduler: torch.optim.lr_scheduler.LambdaLR, optimizer: torch.optim.Optimizer, count: int
+    ) -> list[float]:
+        seen = []
+        for _ in range(count):
+            seen.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            scheduler.step()
+        return seen
+
+    def pair() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(rate=0.1))
+        return optimizer, make_scheduler(optimizer, COSINE)
+
+    optimizer, scheduler = pair()
+    everything = rates(scheduler, optimizer, 30)
+    first, first_scheduler = pair()
+    start = rates(first_scheduler, first, 12)
+    second, second_scheduler = pair()
+    second.load_state_dict(first.state_dict())
+    second_scheduler.load_state_dict(first_scheduler.state_dict())
+    assert start + rates(second_scheduler, second, 18) == everything

@@ -1,0 +1,202 @@
+"""Real training runs, tiny: what they leave, how they resume, how they fail."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import training.publish
+from model.runtime.bundle import open_bundle
+from model.runtime.predict import Predictor
+from model.runtime.repository import Repository
+from training.checkpoint import load_checkpoint
+from training.command_line import parse_train_config
+from training.data.coco import find_splits, load_coco
+from training.data.loader import load_stored
+from training.run_log import RunLog, read_metrics
+from training.train import fit, main, setup, start
+
+from .conftest import TINY
+
+
+def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
+    assert parse_train_config(["--recipe", str(finished_run / "config.yaml")]).architecture.num_classes == 5
+    curves = read_metrics(finished_run / "metrics.csv")
+    assert [iteration for iteration, _ in curves["loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [iteration for iteration, _ in curves["val/mask/AP"]] == [3, 6]
+    with Image.open(finished_run / "curves.png") as curves_picture:
+        assert curves_picture.width > 500
+    samples = sorted((finished_run / "samples" / "0000006").glob("*.png"))
+    assert len(samples) == 2
+    assert list((finished_run / "tensorboard").glob("events.*"))
+    assert (finished_run / "checkpoints" / "last.pt").is_file()
+    assert (finished_run / "checkpoints" / "best.pt").is_file()
+
+
+def test_a_run_ends_in_a_bundle(finished_run: Path, shapes: Path) -> None:
+    bundle = Repository(finished_run / "models").latest("shapes")
+    manifest = bundle.manifest
+    assert set(manifest.files) == {"model.onnx", "model.torchscript.pt", "weights.pth"}
+    assert manifest.export_check is not None
+    assert set(manifest.export_check.ap_deltas) == {"box/AP", "mask/AP"}
+    assert {evaluation.engine for evaluation in manifest.evaluation} == {"onnx", "torchscript"}
+    data = load_coco(*find_splits(shapes, "masks").train)
+    assert manifest.class_names == data.class_names
+    predictor = Predictor.of_bundle(bundle, threads=1)
+    [answer] = predictor.predict([load_stored(data.images[0])], score_threshold=0.0)
+    assert len(answer) > 0
+
+
+def test_weights_load_strictly_into_torchvision_alone(finished_run: Path) -> None:
+    """The published weights.pth in torchvision's class, built without a line of ours."""
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+    bundle = Repository(finished_run / "models").latest("shapes")
+    layers = {f"layer{level}": str(level - 1) for level in (1, 2, 3, 4)}
+    backbone = BackboneWithFPN(
+        torchvision.models.resnet18(weights=None), layers, [64, 128, 256, 512], 16, extra_blocks=LastLevelMaxPool()
+    )
+    model = MaskRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (96,), (128,)), ((0.5, 1.0, 2.0),) * 5),
+        rpn_head=RPNHead(16, 3),
+        box_head=TwoMLPHead(16 * 49, 32),
+        box_predictor=FastRCNNPredictor(32, 5),
+        mask_head=MaskRCNNHeads(16, [16], 1),
+        mask_predictor=MaskRCNNPredictor(16, 16, 5),
+    )
+    state = torch.load(bundle.file("weights.pth"), weights_only=True)
+    model.load_state_dict(state, strict=True)
+    assert type(model).__name__ == bundle.manifest.architecture.torchvision_class
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptingLog(RunLog):
+    """Stops the run in the middle of iteration `at`, after its optimizer step and before any checkpoint of it."""
+
+    at = 5
+
+    def step(self, iteration: int, figures: Mapping[str, float]) -> None:
+        if iteration == self.at:
+            raise Interrupted
+        super().step(iteration, figures)
+
+
+def train_until_done_or_interrupted(arguments: list[str], log_class: type[RunLog]) -> None:
+    config, data, device = setup(arguments)
+    state = start(config, data.train, device)
+    with log_class(config.run_folder, config.schedule.iterations, state.iteration, 1) as log:
+        fit(config, data, state, device, log)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(shapes: Path, finished_run: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, f"--data={shapes}", f"--output={tmp_path}"]
+    with pytest.raises(Interrupted):
+        train_until_done_or_interrupted(arguments, InterruptingLog)
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt").iteration == 4
+    train_until_done_or_interrupted(arguments, RunLog)
+    resumed = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    whole = load_checkpoint(finished_run / "checkpoints" / "last.pt")
+    assert resumed.iteration == whole.iteration == 6
+    assert resumed.best == whole.best
+    assert all(torch.equal(value, whole.model[name]) for name, value in resumed.model.items())
+    assert read_metrics(tmp_path / "metrics.csv")["loss"] == read_metrics(finished_run / "metrics.csv")["loss"]
+
+
+def test_another_model_s_checkpoint_is_refused(
+    shapes: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*TINY, f"--data={shapes}", f"--output={finished_run}", "--architecture.fpn_channels=8"])
+    assert stopped.value.code == 2
+    assert "--resume never" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TINY, f"--data={shapes}", f"--output={tmp_path}", "--optimizer.rate=1e30", "--schedule.warmup=0"]
+    assert main(arguments) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "the loss is not finite at iteration" in printed
+    assert ".png" in printed
+    assert "--optimizer.clip_norm" in printed
+    assert not (tmp_path / "models").exists()
+
+
+def test_broken_data_stops_before_training_or_is_skipped(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    file = broken / "annotations" / "instances_train.json"
+    document = json.loads(file.read_text())
+    document["annotations"][0]["bbox"][2] = 0
+    (broken / "images" / document["images"][5]["file_name"]).unlink()
+    file.write_text(json.dumps(document))
+    arguments = [*TINY, f"--data={broken}", f"--output={tmp_path / 'run'}"]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert document["images"][5]["file_name"] in printed
+    assert f"annotation {document['annotations'][0]['id']}" in printed
+    assert "--on_broken skip" in printed
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    _, data, _ = setup([*arguments, "--on_broken=skip"])
+    assert len(data.train) == 7
+
+
+def test_a_wrong_export_publishes_nothing(
+    shapes: Path,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The exporter is made to write a network whose box head is slightly off."""
+    from training.export import main as export
+
+    real = training.publish.export_onnx
+
+    def spoiled(model: torch.nn.Module, path: Path, **options: object) -> None:
+        weight = model.get_parameter("roi_heads.box_predictor.bbox_pred.bias")
+        with torch.no_grad():
+            weight += 0.5
+            real(model, path, **options)  # type: ignore[arg-type]
+            weight -= 0.5
+
+    monkeypatch.setattr(training.publish, "export_onnx", spoiled)
+    checkpoint = finished_run / "checkpoints" / "last.pt"
+    status = export([f"--checkpoint={checkpoint}", f"--output={tmp_path}", f"--data={shapes}"])
+    assert status == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "nothing was published" in printed
+    assert "differ" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_without_data_publishes_the_next_version(finished_run: Path, tmp_path: Path) -> None:
+    from training.export import main as export
+
+    checkpoint = finished_run / "checkpoints" / "best.pt"
+    for version in (1, 2):
+        assert export([f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--name=again", "--half"]) == 0
+        bundle = open_bundle(tmp_path / "again" / str(version))
+        assert bundle.manifest.evaluation == ()
+        assert bundle.manifest.export_check is not None
+    full = Repository(finished_run / "models").latest("shapes")
+    assert bundle.manifest.files["model.onnx"].bytes < 0.6 * full.manifest.files["model.onnx"].bytes

@@ -1,0 +1,131 @@
+"""What a training run is, as data: a recipe file, flags, and the `config.yaml` that every run saves are all this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.architecture import ArchitectureConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AugmentConfig(_Group):
+    """What happens to a training image. Sizes are in pixels of the network input."""
+
+    crop: int | None = Field(None, ge=32, description="train on square windows of this side; none: whole images")
+    scale: tuple[float, float] = Field((1.0, 1.0), description="random scale of a window, log-uniform in this range")
+    min_sizes: tuple[int, ...] = Field((), description="shorter sides drawn for whole images; empty: the served size")
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
+    transpose: float = Field(0.0, ge=0, le=1, description="probability of swapping x and y (with flips: all rotations)")
+    invert: float = Field(0.0, ge=0, le=1, description="probability of inverting the intensities")
+    grayscale: float = Field(0.0, ge=0, le=1, description="probability of dropping the colour")
+    brightness: float = Field(0.0, ge=0, lt=1, description="brightness factor drawn from 1 - this to 1 + this")
+    contrast: float = Field(0.0, ge=0, lt=1, description="contrast factor drawn from 1 - this to 1 + this")
+    saturation: float = Field(0.0, ge=0, lt=1, description="saturation factor drawn from 1 - this to 1 + this")
+    hue: float = Field(0.0, ge=0, le=0.5, description="hue shift drawn from -this to this, of a full turn")
+
+
+class OptimizerConfig(_Group):
+    """Gradient descent. `rate` is the peak learning rate."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
+    rate: float = Field(0.02, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum, or AdamW's first beta")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay, not applied to biases and normalization")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: no clipping")
+
+
+class ScheduleConfig(_Group):
+    """How long, and how the learning rate moves. Everything is counted in iterations."""
+
+    iterations: int = Field(90_000, ge=1, description="optimizer steps")
+    warmup: int = Field(500, ge=0, description="iterations of linear warm-up")
+    warmup_factor: float = Field(0.001, gt=0, le=1, description="share of the rate that warm-up starts from")
+    decay: Literal["step", "cosine"] = Field("step", description="step: times gamma at each milestone; cosine: to zero")
+    milestones: tuple[int, ...] = Field((60_000, 80_000), description="iterations at which the rate falls (step)")
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor at each milestone (step)")
+
+
+class ValidationConfig(_Group):
+    """What is measured on the validation split, and what is kept for people to look at."""
+
+    every: int = Field(0, ge=0, description="iterations between evaluations; 0: only at the end")
+    max_detections: int = Field(100, ge=1, description="detections an image that COCO AP counts")
+    samples: int = Field(4, ge=0, description="validation images drawn with their predictions")
+
+
+class TrainConfig(_Group):
+    """One training run. Every field is a key of a recipe and a flag."""
+
+    name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name of the published model")
+    data: Path | None = Field(None, description="COCO dataset folder; none: generated shapes")
+    on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
+    workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
+    license: str = Field("", description="license of the data, copied into the manifest")
+    output: Path | None = Field(None, description="the run's folder; default runs/NAME")
+    repository: Path | None = Field(None, description="model repository to publish into; default OUTPUT/models")
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="auto: go on from OUTPUT's last checkpoint if there is one"
+    )
+    seed: int = Field(0, ge=0, description="seed of weights, sampling and augmentation")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads; none: torch's default")
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision")
+    channels_last: bool = Field(False, description="store activations channels-last, faster on most hardware")
+    batch_size: int = Field(4, ge=1, description="images an iteration")
+    checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
+    log_every: int = Field(10, ge=1, description="iterations between rows of metrics.csv")
+    start_from: Literal["random", "imagenet", "coco"] = Field("random", description="torchvision weights to start from")
+    trainable_backbone_layers: int | None = Field(None, ge=0, description="backbone stages that learn; none: all")
+    export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
+    architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.augment.scale
+        if not 0 < low <= high:
+            raise ValueError(f"augment.scale must be two rising positive numbers, got {low} and {high}")
+        if self.amp == "fp16" and self.device == "cpu":
+            raise ValueError("amp fp16 needs a GPU: use bf16 or none on a CPU")
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run writes: `output`, or runs/NAME."""
+        return self.output or Path("runs") / self.name
+
+    @property
+    def model_repository(self) -> Path:
+        """Where the finished bundle is published: `repository`, or models/ in the run's folder."""
+        return self.repository or self.run_folder / "models"
+
+
+def recipe_names() -> list[str]:
+    """Names that `--recipe` knows."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a recipe's name, or of a path to one. Raises ValueError naming the known recipes."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no recipe {name!r}; known: {', '.join(recipe_names())}, or the path of a .yaml file")
+    return path
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Writes `config` as YAML that `--recipe PATH` reads back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,68 @@
+"""A run's data: found or generated, checked, and split into training and validation."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from training.config import TrainConfig
+from training.data.check import check, drop_broken, report
+from training.data.coco import CocoData, Split, find_splits, load_coco
+from training.data.shapes import write_shapes
+
+
+class DataStop(Exception):
+    """The data has broken records and the run was told to stop at them; the message is the whole report."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """val is None where the dataset has no validation split."""
+
+    train: CocoData
+    val: CocoData | None
+
+
+def load_training_data(config: TrainConfig) -> TrainingData:
+    """The splits of `config.data`, or generated shapes; every record checked before training starts.
+
+    Raises CocoError when there is no dataset, DataStop when records are broken and `on_broken` is "stop".
+    """
+    directory = config.data
+    if directory is None:
+        directory = config.run_folder / "data"
+        write_shapes(directory, seed=config.seed)
+    splits = find_splits(directory, config.architecture.task)
+    train = _checked(splits.train, config)
+    val = None if splits.val is None else _checked(splits.val, config)
+    if val is not None and val.class_names != train.class_names:
+        raise DataStop(
+            f"the splits have different classes: {', '.join(train.class_names)} to train, "
+            f"{', '.join(val.class_names)} to validate; give both files the same categories"
+        )
+    return TrainingData(train, val)
+
+
+def keypoint_names(data: CocoData) -> tuple[str, ...]:
+    """Names of the K keypoints, "keypoint 1" and so on where the dataset has none; empty without keypoints."""
+    unnamed = tuple(f"keypoint {number + 1}" for number in range(data.num_keypoints))
+    return next((category.keypoints for category in data.categories if category.keypoints), unnamed)
+
+
+def flip_pairs(data: CocoData) -> tuple[tuple[int, int], ...]:
+    """Indices of keypoints called left_X and right_X, which change places in a mirror image."""
+    index = {name: position for position, name in enumerate(keypoint_names(data))}
+    pairs = ((position, index.get(name.replace("left", "right"))) for name, position in index.items() if "left" in name)
+    return tuple((left, right) for left, right in pairs if right is not None)
+
+
+def _checked(split: Split, config: TrainConfig) -> CocoData:
+    data = load_coco(split.annotations, split.images)
+    problems = check(data, config.architecture.task)
+    if not problems:
+        return data
+    text = f"{split.annotations}:\n{report(problems)}"
+    if config.on_broken == "stop":
+        raise DataStop(f"{text}\nMend them, or train without them: --on_broken skip")
+    print(text, file=sys.stderr)
+    return drop_broken(data, problems)

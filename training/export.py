@@ -1,0 +1,95 @@
+"""Checkpoint to bundle: export, compare with the trained network, publish.
+
+python -m training.export --checkpoint runs/nuclei/checkpoints/best.pt --output models
+python -m training.export --torchvision maskrcnn_resnet50_fpn_v2:COCO_V1 --output models
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+from rich.console import Console
+
+from model.network.build import published_model
+from model.runtime.bundle import BundleError
+from model.runtime.manifest import Provenance
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.command_line import stop
+from training.data.coco import CocoError
+from training.data.source import DataStop, load_training_data
+from training.publish import Export, GateError, generated_images, publish, publish_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publishes one bundle; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+
+    def say(message: str) -> None:
+        console.print(message, highlight=False, soft_wrap=True)
+
+    try:
+        if options.torchvision is None:
+            config = load_checkpoint(options.checkpoint).train_config()
+            changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
+            config = config.model_copy(update=changes | ({"export_half": True} if options.half else {}))
+            data = None if options.data is None else load_training_data(config)
+            bundle = publish_run(config, data, options.checkpoint, say)
+        else:
+            model, _, _ = options.torchvision.partition(":")
+            name = options.name or model.replace("_", "-")
+            bundle = publish(_published(options.torchvision, options.half), options.output, name, say)
+    except (CheckpointError, CocoError, DataStop, BundleError, ValueError) as error:
+        stop(str(error))
+    except URLError as error:
+        stop(f"torchvision's weights could not be downloaded ({error.reason}); put the file into torch's hub cache")
+    except GateError as error:
+        say(f"error: {error}")
+        return 1
+    say(f"published {bundle.path}")
+    return 0
+
+
+def _published(source: str, half: bool) -> Export:
+    """torchvision's published model `NAME:WEIGHTS` (weights default to COCO_V1)."""
+    name, _, weights = source.partition(":")
+    published = published_model(name, weights or "COCO_V1")
+    return Export(
+        model=published.model,
+        architecture=published.architecture,
+        class_names=published.class_names,
+        keypoint_names=published.keypoint_names,
+        provenance=Provenance(
+            dataset="COCO 2017",
+            license="torchvision's weights, BSD-3-Clause; COCO annotations, CC BY 4.0",
+            initial_weights=f"torchvision {name}:{weights or 'COCO_V1'}",
+        ),
+        images=generated_images(),
+        half=half,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export", description="Export, compare with the trained network, publish a bundle."
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a training run's checkpoint")
+    source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")
+    parser.add_argument("--name", help="model name; default: the run's or torchvision's")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="COCO folder: its images pass the gate, its AP is compared"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="store model.onnx's weights as fp16; computation stays fp32"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Checkpoint -> staged files -> gate -> bundle. A failed gate publishes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+
+from model.architecture import ArchitectureConfig
+from model.network.build import Detector, build_model
+from model.network.engine import EagerEngine
+from model.network.export import export_onnx, export_torchscript, is_half_storable
+from model.runtime.bundle import Bundle, publish_bundle
+from model.runtime.engines import MODEL_FILES, Engine
+from model.runtime.engines.onnx import OnnxEngine
+from model.runtime.engines.torchscript import TorchScriptEngine
+from model.runtime.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
+from model.runtime.predict import Predictor
+from model.runtime.preprocess import Preprocessing
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig
+from training.data.coco import CocoData
+from training.data.loader import load_stored
+from training.data.source import TrainingData
+from training.gate import AP_TOLERANCE, TOLERANCE, Difference, Tolerance, ap_differences, compare_engines, export_check
+from training.validation import Outcome, validate
+
+WEIGHTS_FILE = "weights.pth"
+GATE_IMAGES = 8
+GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
+"""(height, width) of the gate's generated images where a model comes without data."""
+
+
+class GateError(Exception):
+    """The exported files do not answer as the trained network does; the message says what differed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on."""
+
+    model: Detector
+    architecture: ArchitectureConfig
+    class_names: tuple[str, ...]
+    provenance: Provenance
+    images: Sequence[NDArray[np.uint8]]
+    keypoint_names: tuple[str, ...] = ()
+    val: CocoData | None = None
+    max_detections: int = 100
+    half: bool = False
+    torchscript: bool = True
+
+
+def publish_run(
+    config: TrainConfig, data: TrainingData | None, checkpoint: Path, say: Callable[[str], object]
+) -> Bundle:
+    """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
+
+    Raises GateError, and CheckpointError when the checkpoint cannot be read.
+    """
+    loaded = load_checkpoint(checkpoint)
+    model = build_model(config.architecture)
+    model.load_state_dict(loaded.model)
+    images = generated_images()
+    if data is not None:
+        source = data.train if data.val is None else data.val
+        images = [load_stored(record) for record in source.images[:GATE_IMAGES]]
+    export = Export(
+        model=model.eval(),
+        architecture=config.architecture,
+        class_names=loaded.class_names,
+        provenance=provenance(config, None if data is None else data.train, loaded.iteration),
+        images=images,
+        keypoint_names=loaded.keypoint_names,
+        val=None if data is None else data.val,
+        max_detections=config.validation.max_detections,
+        half=config.export_half,
+    )
+    return publish(export, config.model_repository, config.name, say)
+
+
+def publish(export: Export, repository: Path, name: str, say: Callable[[str], object]) -> Bundle:
+    """Exports, checks and publishes as the next version of `name` in `repository`.
+
+    Raises GateError when an exported file differs from the network; then nothing is published.
+    """
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
+        staging = Path(folder)
+        trained = EagerEngine(export.model)
+        trained_outcome = _measure(trained, preprocessing, export, "trained network", say)
+        if export.half:
+            round_to_half(export.model)
+        say("exporting ONNX")
+        export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=export.half)
+        if export.torchscript:
+            say("exporting TorchScript")
+            export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
+        torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
+
+        reference = EagerEngine(export.model)
+        task = export.architecture.task
+        engines: list[Engine] = [OnnxEngine(staging / MODEL_FILES["onnx"], task, "cpu", None)]
+        if export.torchscript:
+            engines.append(TorchScriptEngine(staging / MODEL_FILES["torchscript"], task, "cpu", None))
+        checks: dict[str, ExportCheck] = {}
+        evaluations: list[Evaluation] = []
+        for engine in engines:
+            difference = compare_engines(reference, engine, export.images, preprocessing)
+            say(f"{engine.name} against eager: {difference}")
+            outcome = _measure(engine, preprocessing, export, engine.name, say)
+            deltas = {}
+            if outcome is not None and trained_outcome is not None:
+                deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
+                evaluations.append(_evaluation(export, outcome, engine.name))
+            require(engine.name, difference, deltas)
+            checks[engine.name] = export_check(difference, len(export.images), deltas, task)
+            engine.close()
+        draft = ManifestDraft(
+            architecture=export.architecture,
+            class_names=export.class_names,
+            keypoint_names=export.keypoint_names if task == "keypoints" else (),
+            preprocessing=preprocessing,
+            defaults=ServingDefaults(max_detections=export.architecture.detections_per_image),
+            provenance=export.provenance,
+            evaluation=tuple(evaluations),
+            export_check=checks["onnx"],
+        )
+        return publish_bundle(staging, draft, repository, name)
+
+
+def require(
+    engine: str, difference: Difference, ap_deltas: Mapping[str, float], tolerance: Tolerance = TOLERANCE
+) -> None:
+    """Raises GateError, saying what differed, unless the differences are within `tolerance` and 0.1 point of AP."""
+    wrong = difference.exceeds(tolerance)
+    wrong += [
+        f"{name} changes by {100 * delta:+.2f} points (allowed {100 * AP_TOLERANCE:g})"
+        for name, delta in ap_deltas.items()
+        if abs(delta) > AP_TOLERANCE
+    ]
+    if wrong:
+        raise GateError(f"the {engine} export is not the trained network, nothing was published: {'; '.join(wrong)}")
+
+
+def round_to_half(model: Detector) -> None:
+    """Rounds what `export_onnx` stores as fp16, in place, so that all files of a bundle hold the same numbers."""
+    for tensor in model.state_dict().values():
+        if is_half_storable(tensor.detach().cpu().numpy()):
+            tensor.copy_(tensor.half())
+
+
+def provenance(config: TrainConfig, data: CocoData | None, iterations: int) -> Provenance:
+    """What the manifest says about where a run's weights come from; counts are left out where `data` is not at hand."""
+    return Provenance(
+        dataset=config.data.name if config.data else "generated shapes",
+        license=config.license or ("unstated" if config.data else "generated, none needed"),
+        images=None if data is None else len(data),
+        instances=None if data is None else sum(len(annotations) for annotations in data.annotations),
+        recipe=config.name,
+        iterations=iterations,
+        seed=config.seed,
+        initial_weights=None if config.start_from == "random" else f"torchvision {config.start_from}",
+        versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
+    )
+
+
+def generated_images(seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Images for the gate where a model comes without data: smooth blobs over noise, uint8 [H, W, 3], several sizes."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for number in range(GATE_IMAGES):
+        height, width = GENERATED_SIDES[number % len(GENERATED_SIDES)]
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        picture = rng.normal(110, 12, (height, width, 3)).astype(np.float32)
+        for _ in range(6):
+            center, radius = rng.uniform(0, (height, width)), rng.uniform(15, 90)
+            blob = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * radius**2))
+            picture += blob[..., None] * rng.uniform(-140, 140, 3).astype(np.float32)
+        images.append(picture.clip(0, 255).astype(np.uint8))
+    return images
+
+
+def _measure(
+    engine: Engine, preprocessing: Preprocessing, export: Export, what: str, say: Callable[[str], object]
+) -> Outcome | None:
+    if export.val is None:
+        return None
+    outcome = validate(
+        Predictor(engine, preprocessing), export.val, export.architecture.task, max_detections=export.max_detections
+    )
+    figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
+    say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return outcome
+
+
+def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:
+    assert export.val is not None
+    return Evaluation(
+        dataset=export.val.name,
+        images=len(export.val),
+        command=f"python -m training.evaluate --model BUNDLE --data DIR --engine {engine} "
+        f"--max_detections {export.max_detections}",
+        engine=engine,
+        metrics=outcome.metrics.headline(),
+    )

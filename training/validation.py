@@ -1,0 +1,56 @@
+"""Detections of a whole dataset and their COCO figures, through the serving runtime's pre- and postprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.architecture import ArchitectureConfig, Task
+from model.network.build import Detector
+from model.network.engine import EagerEngine
+from model.runtime.detections import Detections
+from model.runtime.predict import Predictor
+from model.runtime.preprocess import Preprocessing
+from training.data.coco import CocoData
+from training.data.loader import load_stored
+from training.evaluation import KINDS, Kind, Metrics, evaluate_detections
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass over a dataset gave: the figures, and each image's detections in the dataset's order."""
+
+    metrics: Metrics
+    detections: list[Detections]
+
+
+def main_kind(task: Task) -> Kind:
+    """The kind of AP by which a model of this task is chosen."""
+    return KINDS[task][-1]
+
+
+def eager_predictor(model: Detector, architecture: ArchitectureConfig) -> Predictor:
+    """A model in training, behind the interface that serves it."""
+    return Predictor(EagerEngine(model), Preprocessing.from_architecture(architecture))
+
+
+def validate(
+    predictor: Predictor,
+    data: CocoData,
+    task: Task,
+    *,
+    max_detections: int = 100,
+    score_threshold: float = 0.05,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """COCO figures of `predictor` on `data`, counting up to `max_detections` an image above `score_threshold`.
+
+    `progress` is called after each image with the number done.
+    """
+    detections: list[Detections] = []
+    for record in data.images:
+        detections += predictor.predict([load_stored(record)], score_threshold, max_detections)
+        if progress is not None:
+            progress(len(detections))
+    limits = tuple(sorted({1, 10, max_detections}))
+    return Outcome(evaluate_detections(data, detections, KINDS[task], limits), detections)

@@ -1,0 +1,73 @@
+"""The query parameters of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.models import ServedModel
+from service.problems import INVALID_PARAMETER, Problem
+
+MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One request's wishes, checked against the model: score_threshold in [0, 1], label ids or None for all."""
+
+    score_threshold: float
+    max_detections: int
+    label_ids: frozenset[int] | None
+    masks: MaskFormat
+
+
+class PredictParameters(BaseModel):
+    """`POST /predict?...`. Unknown names are refused: a misspelled threshold must not silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="Detections must score more than this. Default: the model's."
+    )
+    max_detections: int | None = Field(
+        None, ge=1, le=100_000, description="At most this many, the best. Default: the model's."
+    )
+    labels: list[str] = Field(
+        [], description="Keep only these labels, by name: repeated or separated by commas.", examples=[["nucleus"]]
+    )
+    masks: MaskFormat = Field(
+        "rle",
+        description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: COCO "
+        "polygons, `none`: leave masks out, which saves their time.",
+    )
+    model: str | None = Field(None, description="Model name. Default: the server's.")
+    version: int | None = Field(None, ge=1, description="Model version. Default: the one that is served.")
+
+    def options(self, model: ServedModel) -> Options:
+        """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
+        defaults = model.manifest.defaults
+        return Options(
+            defaults.score_threshold if self.score_threshold is None else self.score_threshold,
+            defaults.max_detections if self.max_detections is None else self.max_detections,
+            self._label_ids(model),
+            self.masks,
+        )
+
+    def _label_ids(self, model: ServedModel) -> frozenset[int] | None:
+        if not self.labels:
+            return None
+        names: list[str] = []
+        for value in self.labels:  # a label's own name may hold a comma
+            names += [value] if value in model.label_ids else [part.strip() for part in value.split(",")]
+        unknown = sorted({name for name in names if name not in model.label_ids})
+        if unknown:
+            known = list(model.label_ids)
+            raise Problem(
+                INVALID_PARAMETER,
+                f"labels: {model.manifest.name} has no label {', '.join(map(repr, unknown))}; "
+                f"it knows {', '.join(map(repr, known[:20]))}{' and more (GET /models)' if len(known) > 20 else ''}.",
+                extra={"unknown_labels": unknown, "known_labels": known},
+            )
+        return frozenset(label_id for name in names for label_id in model.label_ids[name])

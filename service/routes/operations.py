@@ -1,0 +1,37 @@
+"""GET /healthz, /readyz and /metrics: for whoever runs the server."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from service.gate import Phase
+from service.lifecycle import lifecycle_of
+from service.metrics import MEDIA_TYPE
+from service.openapi import problem_responses
+from service.schemas import Health
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> Health:
+    return Health(status="alive")
+
+
+@router.get("/readyz", summary="Is a model loaded and warm?", responses=problem_responses(503))
+async def readyz(request: Request) -> Health:
+    """A full queue is no reason to answer 503 here: the server is working."""
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    return Health(status=Phase.READY.value, models=[str(model) for model in lifecycle.pipeline.models.served])
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    return Response(lifecycle_of(request).metrics.render(), media_type=MEDIA_TYPE)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("docs")

@@ -1,0 +1,123 @@
+"""The process around the application: its socket, its signals, its ready line and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.lifecycle import Lifecycle
+from service.listen import address
+from service.models import Models
+from service.settings import InvalidSettingsError, Settings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FLUSH_SECONDS = 5
+"""How long clients may take to read their last answer after everything accepted is answered."""
+
+
+def run(app: FastAPI, settings: Settings, listener: socket.socket, started: float) -> int:
+    """Serve until told to stop; returns the exit code. `started` is when the process began (`time.perf_counter()`)."""
+    _configure_logging(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+    server = _Server(config, app.state.lifecycle, address(listener), started)
+    server.run(sockets=[listener])
+    return server.exit_code
+
+
+class _Server(uvicorn.Server):
+    """uvicorn stops listening as soon as a signal comes; this one first answers what it has accepted.
+
+    While it drains it still listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer.
+    A second signal stops it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self._lifecycle = lifecycle
+        self._url = url
+        self._started_at = started
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again at the end, and the process would not exit with 0.
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._spawn(self._announce())
+
+    def _on_signal(self) -> None:
+        if self._lifecycle.gate.is_draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._spawn(self._drain())
+
+    async def _drain(self) -> None:
+        await self._lifecycle.drain()
+        self.should_exit = True
+
+    async def _announce(self) -> None:
+        try:
+            models = await self._lifecycle.ready()
+        except Exception as error:
+            print(f"maskserve: {_reason(error)}", file=sys.stderr, flush=True)
+            self.exit_code = 2 if isinstance(error, InvalidSettingsError) else 1
+            self.should_exit = True
+        else:
+            print(self._ready_line(models), file=sys.stderr, flush=True)
+
+    def _ready_line(self, models: Models) -> str:
+        names = ", ".join(map(str, models.served))
+        engine = models.default.engine
+        seconds = time.perf_counter() - self._started_at
+        return f"maskserve: {names} ready at {self._url} ({engine.name}, {engine.device}, {seconds:.1f} s)"
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._tasks.discard)
+
+
+def _reason(error: Exception) -> str:
+    """One line for the operator: the message of an error that was foreseen, the type too of one that was not."""
+    message = " ".join(str(error).split())
+    foreseen = type(error).__module__.startswith(("service.", "model."))
+    return message if foreseen else f"cannot load the models: {type(error).__name__}: {message}"
+
+
+def _configure_logging(settings: Settings) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # uvicorn's own account of starting and stopping adds nothing to the ready line.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # A client's bad body is the client's business, and gets its 400.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.harness import Server, publish_probe
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository that holds the probe."""
+    folder = tmp_path_factory.mktemp("models")
+    publish_probe(tmp_path_factory.mktemp("staging"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """A server with small limits, for every test that leaves it running."""
+    flags = "--max-body-bytes 200000 --max-pixels 1000000 --max-batch-size 4 --max-queue-size 32 --decode-threads 2"
+    server = Server.start(repository, *flags.split(), "--engine-threads", "1")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_server(repository: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of the test's own with the given flags, and ends them."""
+    started: list[Server] = []
+
+    def start(*flags: str) -> Server:
+        started.append(Server.start(repository, "--engine-threads", "1", *flags))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

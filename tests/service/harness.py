@@ -1,0 +1,266 @@
+"""What the tests of the service share: a small model whose answers are known, and a real server process in front of it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.architecture import ArchitectureConfig
+from model.runtime.bundle import Bundle, publish_bundle
+from model.runtime.manifest import ManifestDraft, Provenance, ServingDefaults
+from model.runtime.preprocess import Preprocessing
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT = 120.0
+"""Seconds; a first start compiles the mask kernels."""
+
+LABELS = ("circle", "ring, broken", "square")
+SIDE = 64
+"""Side in pixels of an image that the probe takes without resampling."""
+
+# The probe's six candidates: score in a white image, label id, box in shares of the image's width and height.
+CANDIDATES: tuple[tuple[float, int, tuple[float, float, float, float]], ...] = (
+    (0.95, 1, (0.1, 0.1, 0.5, 0.5)),
+    (0.85, 2, (0.4, 0.4, 0.9, 0.8)),
+    (0.75, 3, (0.0, 0.0, 1.0, 1.0)),
+    (0.60, 1, (0.6, 0.05, 0.95, 0.3)),
+    (0.40, 2, (0.05, 0.6, 0.3, 0.95)),
+    (0.20, 1, (0.3, 0.3, 0.45, 0.6)),
+)
+
+
+def candidate_masks() -> NDArray[np.float32]:
+    """float32 [6, 28, 28]: smooth discs and rings, the rings with a hole."""
+    y, x = np.mgrid[:28, :28]
+    radius = np.hypot(y - 13.5, x - 13.5)
+    rings = [np.clip((12 - k - np.abs(radius - 2 * k / 3)) / 4 + 0.5, 0, 1) for k in range(len(CANDIDATES))]
+    rings[1] = np.clip(4 - np.abs(radius - 9), 0, 1)
+    return np.stack(rings).astype(np.float32)
+
+
+def build_probe(path: Path) -> None:
+    """Write a small ONNX graph with a network's inputs and outputs that can be steered through the image.
+
+    An image's scores are the candidates' times (0.5 + 0.5 x its mean brightness). Two pixels of the top row steer it:
+    pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250 makes it fail.
+    """
+    constants = {
+        "base": np.array([c[0] for c in CANDIDATES], np.float32),
+        "label": np.array([c[1] for c in CANDIDATES], np.int64),
+        "box": np.array([c[2] for c in CANDIDATES], np.float32),
+        "mask": candidate_masks(),
+        "height_width_channel": np.array([1, 2, 3], np.int64),
+        "per_level": np.float32(0.5 / 255),
+        "half": np.float32(0.5),
+        "axis1": np.array([1], np.int64),
+        "whwh": np.array([1, 0, 1, 0], np.int64),
+        "0": np.int64(0),
+        "1": np.int64(1),
+        "slow_at": np.array([0, 0, 0], np.int64),
+        "fail_at": np.array([0, 1, 1], np.int64),
+        "steps_a_level": np.float32(8),
+        "limit": np.float32(250),
+        "two": np.zeros(2, np.float32),
+        "matrix": np.eye(32, dtype=np.float32),
+        "yes": np.bool_(True),
+    }
+    node = helper.make_node
+    step = helper.make_graph(
+        [node("MatMul", ["state", "matrix"], ["next"]), node("Identity", ["go"], ["go_on"])],
+        "step",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [32, 32]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [32, 32]),
+        ],
+    )
+    nodes = [
+        node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        # Slowness: the batch takes as long as its slowest image.
+        node("Transpose", ["pixels"], ["hwcb"], perm=[1, 2, 3, 0]),
+        node("GatherND", ["hwcb", "slow_at"], ["reds"]),
+        node("ReduceMax", ["reds"], ["red"], keepdims=0),
+        node("Mul", ["red", "red"], ["red2"]),
+        node("Mul", ["red2", "steps_a_level"], ["steps_float"]),
+        node("Cast", ["steps_float"], ["steps"], to=TensorProto.INT64),
+        node("Loop", ["steps", "yes", "matrix"], ["spun"], body=step),
+        node("ReduceMin", ["spun"], ["zero"], keepdims=0),
+        # Failure: an index of 2 into two values.
+        node("GatherND", ["hwcb", "fail_at"], ["greens"]),
+        node("ReduceMax", ["greens"], ["green"], keepdims=0),
+        node("Greater", ["green", "limit"], ["fails"]),
+        node("Cast", ["fails"], ["fails_index"], to=TensorProto.INT64),
+        node("Add", ["fails_index", "1"], ["index"]),
+        node("Gather", ["two", "index"], ["also_zero"]),
+        node("Add", ["zero", "also_zero"], ["nothing"]),
+        # Detections.
+        node("ReduceMean", ["pixels", "height_width_channel"], ["mean"], keepdims=0),
+        node("Mul", ["mean", "per_level"], ["brightness"]),
+        node("Add", ["brightness", "half"], ["factor"]),
+        node("Add", ["factor", "nothing"], ["factor_after"]),
+        node("Unsqueeze", ["factor_after", "axis1"], ["factors"]),
+        node("Mul", ["factors", "base"], ["all_scores"]),
+        node("Unsqueeze", ["score_threshold", "axis1"], ["thresholds"]),
+        node("Greater", ["all_scores", "thresholds"], ["kept"]),
+        node("NonZero", ["kept"], ["where"]),
+        node("Gather", ["where", "0"], ["image_index"], axis=0),
+        node("Gather", ["where", "1"], ["candidate"], axis=0),
+        node("Transpose", ["where"], ["pairs"], perm=[1, 0]),
+        node("GatherND", ["all_scores", "pairs"], ["scores"]),
+        node("Gather", ["label", "candidate"], ["labels"]),
+        node("Gather", ["mask", "candidate"], ["masks"]),
+        node("Cast", ["sizes"], ["sizes_float"], to=TensorProto.FLOAT),
+        node("Gather", ["sizes_float", "whwh"], ["scale"], axis=1),
+        node("Gather", ["scale", "image_index"], ["scales"]),
+        node("Gather", ["box", "candidate"], ["shares"]),
+        node("Mul", ["scales", "shares"], ["boxes"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [
+            value("images", TensorProto.UINT8, ["B", "H", "W", 3]),
+            value("sizes", TensorProto.INT64, ["B", 2]),
+            value("score_threshold", TensorProto.FLOAT, ["B"]),
+        ],
+        [
+            value("boxes", TensorProto.FLOAT, ["N", 4]),
+            value("scores", TensorProto.FLOAT, ["N"]),
+            value("labels", TensorProto.INT64, ["N"]),
+            value("image_index", TensorProto.INT64, ["N"]),
+            value("masks", TensorProto.FLOAT, ["N", 28, 28]),
+        ],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def publish_probe(staging: Path, repository: Path, name: str = "probe") -> Bundle:
+    """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3."""
+    staging.mkdir(exist_ok=True)
+    build_probe(staging / "model.onnx")
+    draft = ManifestDraft(
+        architecture=ArchitectureConfig(num_classes=len(LABELS) + 1, min_size=SIDE, max_size=2 * SIDE),
+        class_names=LABELS,
+        preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE),
+        provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
+        defaults=ServingDefaults(score_threshold=0.3),
+    )
+    return publish_bundle(staging, draft, repository, name)
+
+
+def picture(
+    seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), *, slow: int = 0, fail: bool = False
+) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] noise as bright as `seed` makes it, black along the edges; `slow` and `fail` steer the probe."""
+    generator = np.random.default_rng(seed)
+    image = generator.integers(0, generator.integers(60, 250), (*size, 3), np.uint8)
+    edge = max(2, min(size) // 16)
+    for border in (image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]):
+        border[...] = 0
+    image[0, 0, 0] = slow
+    if fail:
+        image[0, 1, 1] = 255
+    return image
+
+
+def encode(image: NDArray[np.uint8], format: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class Server:
+    """A `python -m service` process and a client for it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    errors: list[str] = field(default_factory=list)
+    """Its lines on stderr so far."""
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    @classmethod
+    def start(cls, repository: Path, *flags: str) -> Server:
+        """Start one on a free port and wait for its ready line."""
+        process = launch("--models", str(repository), *flags)
+        assert process.stderr is not None
+        lines: queue.Queue[str] = queue.Queue()
+        stderr = process.stderr
+        threading.Thread(target=lambda: [lines.put(line) for line in stderr], daemon=True).start()
+        errors: list[str] = []
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                errors.append(lines.get(timeout=0.1))
+            except queue.Empty:
+                assert process.poll() is None, f"the server ended with {process.returncode}: {''.join(errors)}"
+                assert time.monotonic() < deadline, f"no ready line: {''.join(errors)}"
+            else:
+                ready = re.match(r"maskserve: .* ready at (http://\S+) \(", errors[-1])
+                if ready:
+                    threading.Thread(target=lambda: [errors.append(lines.get()) for _ in iter(int, 1)], daemon=True).start()
+                    return cls(process, ready[1], errors)
+
+    def predict(self, data: bytes, content_type: str = "image/png", **parameters: Any) -> httpx.Response:
+        return self.client.post("/predict", content=data, headers={"Content-Type": content_type}, params=parameters)
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name and labels, such as `maskserve_requests_total{route="/predict",status="200"}`."""
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        return {_sample_name(sample.name, sample.labels): sample.value for family in families for sample in family.samples}
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+def launch(*flags: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m service` on a free port, stderr captured."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", "--port", "0", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _sample_name(name: str, labels: dict[str, str]) -> str:
+    return name + ("{" + ",".join(f'{key}="{labels[key]}"' for key in sorted(labels)) + "}" if labels else "")

@@ -1,0 +1,186 @@
+"""The process: its start, its errors, its signals and its exit codes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, launch, picture, publish_probe
+
+QUICK = encode(picture(1))
+SLOW = encode(picture(slow=70))
+
+
+def ends(*flags: str, **environment: str) -> tuple[int, str]:
+    """Exit code and stderr of a server that cannot start."""
+    process = launch(*flags, **environment)
+    _, errors = process.communicate(timeout=START_TIMEOUT)
+    return process.returncode, errors
+
+
+def until_in_flight(server: Server, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while server.metrics()["maskserve_requests_in_flight"] != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_ready_line_and_a_quiet_end(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    assert re.fullmatch(r"maskserve: probe/1 ready at http://127\.0\.0\.1:\d+ \(onnx, cpu, \d+\.\d s\)\n", server.errors[0])
+    assert server.predict(QUICK).status_code == 200
+    assert server.stop() == 0
+    assert len(server.errors) == 1, "an ordinary life needs no other line"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_a_signal_lets_accepted_requests_finish_and_refuses_new_ones(
+    start_server: Callable[..., Server], number: signal.Signals
+) -> None:
+    server = start_server("--max-batch-size", "1")
+    with ThreadPoolExecutor(8) as pool:
+        accepted = [pool.submit(server.predict, SLOW), *(pool.submit(server.predict, QUICK) for _ in range(5))]
+        until_in_flight(server, 6)
+        server.process.send_signal(number)
+        deadline = time.monotonic() + 10
+        while (ready := httpx.get(server.url + "/readyz")).status_code == 200:
+            assert time.monotonic() < deadline
+        refused = httpx.post(server.url + "/predict", content=QUICK, headers={"Content-Type": "image/png"})
+        for answer in (ready, refused):
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:maskserve:problem:draining"
+            assert int(answer.headers["retry-after"]) >= 1
+        assert httpx.get(server.url + "/healthz").status_code == 200
+        assert [one.result().status_code for one in accepted] == [200] * 6
+    assert server.process.wait(20) == 0
+
+
+def test_an_upload_that_never_ends_does_not_delay_the_end(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 4
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+
+
+def test_draining_ends_even_if_the_engine_does_not(start_server: Callable[..., Server]) -> None:
+    server = start_server("--drain-timeout-ms", "50")
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(server.predict, SLOW)
+        until_in_flight(server, 1)
+        assert server.stop() == 0
+        assert slow.result().status_code == 503
+    assert any("not answered within the drain timeout" in line for line in server.errors)
+
+
+def test_before_it_is_ready_it_is_alive_and_says_so(repository: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = launch("--models", str(repository), "--port", str(port))
+    try:
+        seen = set()
+        deadline = time.monotonic() + START_TIMEOUT
+        while 200 not in seen:
+            assert time.monotonic() < deadline
+            try:
+                answer = httpx.get(url + "/readyz")
+            except httpx.TransportError:  # the socket listens before anybody accepts
+                continue
+            if answer.status_code == 503:
+                assert answer.headers["retry-after"] == "1"
+                assert answer.json()["type"] == "urn:maskserve:problem:starting"
+                assert httpx.get(url + "/healthz").status_code == 200
+            seen.add(answer.status_code)
+        assert seen <= {200, 503}
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.2, 0.5, 0.8], ids=str)
+def test_a_signal_while_starting_is_no_error(repository: Path, delay: float) -> None:
+    process = launch("--models", str(repository))
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (0, -signal.SIGTERM)  # the interpreter itself may not have started yet
+    assert "Traceback" not in errors
+
+
+def test_a_taken_port_is_one_clear_line(server: Server, repository: Path) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    code, errors = ends("--models", str(repository), "--port", port)
+    assert code == 2
+    assert errors == (
+        f"maskserve: cannot listen at 127.0.0.1:{port}: Address already in use; choose another --host or --port\n"
+    )
+
+
+def test_wrong_settings_are_one_clear_line(tmp_path: Path, repository: Path) -> None:
+    for flags, environment, message in [
+        (["--port", "x"], {}, "--port x: should be a valid integer"),
+        (["--bogus"], {}, "unrecognized arguments: --bogus"),
+        ([], {"MASKSERVE_BOGUS": "1"}, "unknown setting MASKSERVE_BOGUS"),
+        (["--host", "no.such.host.invalid"], {}, "cannot listen at no.such.host.invalid"),
+        (["--models", str(tmp_path / "none")], {}, "is not a folder"),
+        (["--models", str(tmp_path)], {}, "holds no bundle"),
+        (["--models", str(repository), "--model", "nuclei"], {}, "it has probe"),
+    ]:
+        code, errors = ends(*(flags if "--models" in flags else [*flags, "--models", str(repository)]), **environment)
+        assert (code, errors.count("\n")) == (2, 1), errors
+        assert errors.startswith("maskserve: ")
+        assert message in errors
+
+
+def test_a_damaged_bundle_is_one_clear_line(tmp_path: Path, repository: Path) -> None:
+    shutil.copytree(repository, tmp_path / "models")
+    network = tmp_path / "models" / "probe" / "1" / "model.onnx"
+    data = bytearray(network.read_bytes())
+    data[len(data) // 2] ^= 1
+    network.write_bytes(data)
+    code, errors = ends("--models", str(tmp_path / "models"))
+    assert (code, errors.count("\n")) == (1, 1), errors
+    assert errors.startswith("maskserve: ")
+    assert str(network) in errors
+
+
+def test_several_models_need_a_default_and_are_all_served(tmp_path: Path, start_server: Callable[..., Server]) -> None:
+    models = tmp_path / "models"
+    for name in ("one", "two"):
+        publish_probe(tmp_path / "staging", models, name)
+    code, errors = ends("--models", str(models))
+    assert code == 2
+    assert "say which of one, two" in errors
+    server = start_server("--models", str(models), "--model", "two")
+    assert server.predict(QUICK).json()["model"] == {"name": "two", "version": 1}
+    assert server.predict(QUICK, model="one").json()["model"] == {"name": "one", "version": 1}
+    assert [model["name"] for model in server.client.get("/models").json()["models"]] == ["one", "two"]
+
+
+def test_importing_and_building_the_application_never_imports_torch(repository: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from service.app import create_app; from service.models import load_models;"
+        "from service.settings import Settings; settings = Settings(models=Path(sys.argv[1]));"
+        "load_models(settings); create_app(settings); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(repository)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT)
+    assert done.stdout == "False\n", done.stderr

@@ -4,7 +4,7 @@
     print(table(comparison))
     write_json(path, comparison, packages=("numba", "torch"))
 
-Contenders run in turn inside every round, in an order that rotates, so what drifts (clock, caches, neighbours) meets all
+Contenders run in turn inside every round, in an order that rotates, so what drifts (clock, caches, neighbors) meets all
 of them. Ratios are taken round by round too: their spread says how far the ratio of medians can be believed. Processor
 time that anything else on the machine used meanwhile is measured, and above 5 % of all cores the run is marked invalid.
 """
@@ -90,10 +90,10 @@ class OtherLoad:
         self._pids = tuple(pids)
         self._start = time.perf_counter()
         self._busy = _busy_seconds()
-        self._own = _own_seconds(self._pids)
+        self._own = own_seconds(self._pids)
 
     def share(self) -> float | None:
-        busy, own = _busy_seconds(), _own_seconds(self._pids)
+        busy, own = _busy_seconds(), own_seconds(self._pids)
         if busy is None or self._busy is None:
             return None
         other = busy - self._busy - sum(max(0.0, own[key] - self._own[key]) for key in own.keys() & self._own.keys())
@@ -111,7 +111,7 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _own_seconds(pids: Sequence[int]) -> dict[int, float]:
+def own_seconds(pids: Sequence[int]) -> dict[int, float]:
     """Seconds used so far by process id; 0 stands for this process. One that has ended is left out."""
     times = os.times()
     seconds = {0: times.user + times.system + times.children_user + times.children_system}

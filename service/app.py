@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service import problems
+from service import VERSION, problems
 from service.background import in_background
 from service.lifecycle import Lifecycle
 from service.models import Models, load_models
@@ -31,7 +31,7 @@ def create_app(settings: Settings, loading: Future[Models] | None = None) -> Fas
         yield
         await lifecycle.close()
 
-    app = FastAPI(title="maskserve", version="0.1.0", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="maskserve", version=VERSION, lifespan=lifespan, redoc_url=None)
     app.state.lifecycle = lifecycle
     app.add_middleware(Observe, metrics=lifecycle.metrics)
     problems.install(app)

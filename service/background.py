@@ -14,6 +14,9 @@ def in_background(work: Callable[[], Result]) -> Future[Result]:
     """Run `work` on a daemon thread: unlike a pool's, it does not keep a process alive that was told to stop."""
     future: Future[Result] = Future()
 
+    # From here on it cannot be cancelled: the thread would have nowhere to put its result.
+    future.set_running_or_notify_cancel()
+
     def run() -> None:
         try:
             future.set_result(work())

@@ -77,8 +77,6 @@ class Batcher(Generic[In, Out]):
         self._alone: deque[_Job[In, Out]] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.seconds_per_item = 0.0
         """Running mean of engine time an item, 0 before the first batch."""
@@ -97,7 +95,6 @@ class Batcher(Generic[In, Out]):
         future: asyncio.Future[Computed[Out]] = asyncio.get_running_loop().create_future()
         job: _Job[In, Out] = _Job(item, group, deadline, now, future)
         self._groups.setdefault(group, deque()).append(job)
-        self._idle.clear()
         self._dispatch()
         try:
             return await job.future
@@ -105,11 +102,10 @@ class Batcher(Generic[In, Out]):
             self._forget(job)
             raise
 
-    async def drain(self) -> None:
-        """Stop waiting for fuller batches and return when nothing is queued or running."""
+    def hurry(self) -> None:
+        """From now on, don't wait for fuller batches: nothing more will come."""
         self._max_delay = 0.0
         self._dispatch()
-        await self._idle.wait()
 
     def close(self) -> None:
         """Let the engine thread end. A batch that runs is finished first; its answers go nowhere."""
@@ -127,8 +123,6 @@ class Batcher(Generic[In, Out]):
             self._start(batch, now)
         elif self._groups:
             self._wake_at(min(jobs[0].arrived for jobs in self._groups.values()) + self._max_delay, now)
-        else:
-            self._idle.set()
 
     def _next_batch(self, now: float) -> list[_Job[In, Out]]:
         """The due batch whose oldest item is the oldest of all, without cancelled and expired items; empty if none."""

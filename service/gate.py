@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from enum import Enum
 
@@ -56,6 +56,7 @@ class Gate:
         self._max_queue_size = max_queue_size
         self._uploads: set[asyncio.Timeout] = set()
         self._accepted: set[asyncio.Timeout] = set()
+        self._patience: asyncio.Timeout | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -107,17 +108,29 @@ class Gate:
             if not self._accepted:
                 self._empty.set()
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse everything new; return when every accepted request is answered, after `timeout` seconds by force."""
+    async def drain(self, timeout: float) -> bool:
+        """Refuse everything new and return when nothing is in flight; False if `timeout` seconds were not enough.
+
+        What is then still in flight is answered with 503.
+        """
         self.phase = Phase.DRAINING
-        self._cut_off(self._uploads)
+        _cut_off(self._uploads)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as self._patience:
                 await self._empty.wait()
+            return True
         except TimeoutError:
-            logger.warning("%d requests were not answered within the drain timeout and are dropped", self.in_flight)
-            self._cut_off(self._accepted)
+            logger.warning("%d requests were not answered in time and are dropped", self.in_flight)
+            _cut_off(self._accepted)
             await self._empty.wait()
+            return False
+        finally:
+            self._patience = None
+
+    def give_up(self) -> None:
+        """Let `drain` wait no longer."""
+        if self._patience is not None:
+            _cut_off([self._patience])
 
     @asynccontextmanager
     async def _stay(self, stays: set[asyncio.Timeout], timeout: float | None) -> AsyncIterator[None]:
@@ -133,7 +146,8 @@ class Gate:
         finally:
             stays.discard(limit)
 
-    def _cut_off(self, stays: set[asyncio.Timeout]) -> None:
-        for limit in stays:
-            if not limit.expired():
-                limit.reschedule(_CUT_OFF)
+
+def _cut_off(limits: Iterable[asyncio.Timeout]) -> None:
+    for limit in limits:
+        if not limit.expired():
+            limit.reschedule(_CUT_OFF)

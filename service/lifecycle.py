@@ -41,13 +41,11 @@ class Lifecycle:
         assert self._loading is not None, "start first"
         return await asyncio.shield(self._loading)
 
-    async def drain(self) -> None:
-        """Refuse new requests and return when every accepted one is answered, or the drain timeout has passed."""
-        drained = self.gate.drain(self.settings.drain_timeout_ms / 1e3)
-        if self._pipeline is None:
-            await drained
-        else:
-            await asyncio.gather(drained, self._pipeline.drain())
+    async def drain(self) -> bool:
+        """Refuse new requests and return when the accepted ones are answered; False if some were cut off."""
+        if self._pipeline is not None:
+            self._pipeline.hurry()
+        return await self.gate.drain(self.settings.drain_timeout_ms / 1e3)
 
     async def close(self) -> None:
         """Free threads and models."""

@@ -99,8 +99,9 @@ class Pipeline:
         self._metrics.detections(model.manifest.name, counts)
         return body
 
-    async def drain(self) -> None:
-        await self.batcher.drain()
+    def hurry(self) -> None:
+        """Nothing more will come: don't wait for fuller batches."""
+        self.batcher.hurry()
 
     def close(self) -> None:
         self._decode_pool.shutdown(wait=False, cancel_futures=True)

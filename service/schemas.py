@@ -102,7 +102,7 @@ class Prediction(BaseModel):
                 "labels": ["nucleus"],
                 "label_ids": [1],
                 "scores": [0.98],
-                "masks": [{"size": [4, 8], "counts": "52220N2T1"}],
+                "masks": [{"size": [4, 8], "counts": "522000?"}],
                 "timing_ms": {"decode": 1.2, "queue": 0.4, "inference": 31.0, "postprocess": 0.8},
             }
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,8 @@ from service.models import Models
 from service.settings import InvalidSettingsError, Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the usual proxies' 60 s, so that none sends a request into a connection that just closed."""
 FLUSH_SECONDS = 5
 """How long clients may take to read their last answer after everything accepted is answered."""
 
@@ -36,10 +39,15 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, started: floa
         log_config=None,
         access_log=settings.access_log,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     server = _Server(config, app.state.lifecycle, address(listener), started)
     server.run(sockets=[listener])
+    if server.left_work:
+        # Python waits for its threads before it ends, and one of them still computes what nobody waits for.
+        logging.shutdown()
+        os._exit(server.exit_code)
     return server.exit_code
 
 
@@ -47,12 +55,13 @@ class _Server(uvicorn.Server):
     """uvicorn stops listening as soon as a signal comes; this one first answers what it has accepted.
 
     While it drains it still listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer.
-    A second signal stops it at once.
+    At a second signal it waits no longer.
     """
 
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
         super().__init__(config)
         self.exit_code = 0
+        self.left_work = False
         self._lifecycle = lifecycle
         self._url = url
         self._started_at = started
@@ -76,12 +85,12 @@ class _Server(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._lifecycle.gate.is_draining:
-            self.should_exit = self.force_exit = True
+            self._lifecycle.gate.give_up()
         else:
             self._spawn(self._drain())
 
     async def _drain(self) -> None:
-        await self._lifecycle.drain()
+        self.left_work = not await self._lifecycle.drain()
         self.should_exit = True
 
     async def _announce(self) -> None:

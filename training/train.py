@@ -10,6 +10,7 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -154,11 +155,12 @@ def step(state: State, batch: Batch, device: torch.device, config: TrainConfig) 
     with torch.autocast(device.type, precision, enabled=config.amp != "none"):
         losses: dict[str, Tensor] = state.model(images, targets)
     total = torch.stack([value.float() for value in losses.values()]).sum()
-    if not torch.isfinite(total):
-        parts = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+    figures = {"loss": float(total.detach()), **{name: float(value.detach()) for name, value in losses.items()}}
+    if not math.isfinite(figures["loss"]):
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         raise TrainingError(
-            f"the loss is not finite at iteration {state.iteration + 1} ({parts}) on {', '.join(batch.names)}; the "
-            f"last checkpoint is untouched: look at these images, lower --optimizer.rate, or set --optimizer.clip_norm"
+            f"not finite at iteration {state.iteration + 1}: {parts}, on {', '.join(batch.names)}; the last checkpoint "
+            f"is untouched: look at these images, lower --optimizer.rate, or set --optimizer.clip_norm"
         )
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(state.scaler.scale(total))
@@ -168,7 +170,7 @@ def step(state: State, batch: Batch, device: torch.device, config: TrainConfig) 
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.scheduler.step()
-    return {"loss": float(total.detach()), **{name: float(value.detach()) for name, value in losses.items()}}
+    return figures
 
 
 def evaluate(config: TrainConfig, data: CocoData, val: CocoData, state: State, log: RunLog) -> None:

@@ -145,9 +145,9 @@ class InferenceGraph(nn.Module):
 
     def _normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], zero outside the valid sizes: first normalized, then padded."""
-        rows = _positions(images, 1)[None] < sizes[:, :1]
-        columns = _positions(images, 2)[None] < sizes[:, 1:]
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        height, width = sizes.unflatten(0, (-1, 1)).split(1, dim=2)
+        rows, columns = _positions(images, 1) < height, _positions(images, 2) < width
+        inside = rows.unsqueeze(3) & columns.unsqueeze(2)
         pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         return torch.where(inside, (pixels - self.mean) / self.std, 0.0)
 
@@ -174,31 +174,26 @@ class InferenceGraph(nn.Module):
 
     def _proposals(self, pixels: Tensor, pyramid: dict[str, Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
         """The RPN's boxes float32 [B, P, 4] by falling objectness, and which of the P places hold one, bool [B, P]."""
-        all_boxes, all_scores = [], []
-        logits_of_levels, deltas_of_levels = self.rpn.head(list(pyramid.values()))
-        for level, (logits, deltas) in enumerate(zip(logits_of_levels, deltas_of_levels, strict=True)):
-            anchors = self._anchors(level, pixels, logits)
+        found = []
+        for level, (logits, deltas) in enumerate(zip(*self.rpn.head(list(pyramid.values())), strict=True)):
             # Positions count rows, then columns, then a cell's anchors. Padding lets k be the same for every size.
             padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=-torch.inf)
             best, position = self.lowering.top_k(padded, self.pre_nms)
-            exists = best > -torch.inf
-            position = torch.where(exists, position, 0)
-            deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
-            deltas = deltas.gather(1, position[:, :, None].expand(-1, -1, 4))
-            boxes = _clip(
-                _decode(deltas, _rows(anchors, position.flatten()).view_as(deltas), self.rpn.box_coder), limits[:, None]
-            )
-            scores = best.sigmoid()
-            takes_part = exists & _has_sides(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
-            all_boxes.append(boxes)
-            all_scores.append(torch.where(takes_part, scores, SUPPRESSED))
-        boxes, scores = torch.stack(all_boxes, dim=1), torch.stack(all_scores, dim=1)
+            position = torch.where(best > -torch.inf, position, 0)
+            deltas = _pick(deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3), position)
+            anchors = _rows(self._anchors(level, pixels, logits), position.flatten()).view_as(deltas)
+            found.append((best, deltas, anchors))
+        logits, deltas, anchors = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
 
-        post_nms = self.proposals_per_image
-        kept = self.lowering.grouped_nms(boxes.flatten(0, 1), scores.flatten(0, 1), self.rpn.nms_thresh, post_nms)
-        scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), post_nms)
-        boxes = boxes.flatten(1, 2).gather(1, position[:, :, None].expand(-1, -1, 4))
-        return boxes, scores >= 0
+        boxes = _clip(_decode(deltas, anchors, self.rpn.box_coder), limits.unflatten(0, (-1, 1, 1)))
+        scores = logits.sigmoid()
+        takes_part = (logits > -torch.inf) & _has_sides(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
+        scores = torch.where(takes_part, scores, SUPPRESSED)
+        kept = self.lowering.grouped_nms(
+            boxes.flatten(0, 1), scores.flatten(0, 1), self.rpn.nms_thresh, self.proposals_per_image
+        )
+        scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), self.proposals_per_image)
+        return _pick(boxes.flatten(1, 2), position), scores >= 0
 
     def _anchors(self, level: int, pixels: Tensor, level_map: Tensor) -> Tensor:
         """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""
@@ -212,8 +207,8 @@ class InferenceGraph(nn.Module):
             )
             for dim in (3, 2)
         )
-        x, y = torch.broadcast_tensors(x[None, :], y[:, None])
-        shifts = torch.stack((x, y, x, y), dim=2)[:, :, None].to(torch.float32)
+        x, y = torch.broadcast_tensors(x.unsqueeze(0), y.unsqueeze(1))
+        shifts = torch.stack((x, y, x, y), dim=2).unsqueeze(2).to(torch.float32)
         return (shifts + self.get_buffer(f"cell_anchors_{level}")).flatten(0, 2)
 
     def _detections(
@@ -230,13 +225,19 @@ class InferenceGraph(nn.Module):
         pooled = _pool(self.box_pool, pyramid, proposals.flatten(0, 1), image_of_slot, is_proposal.flatten())
         class_logits, deltas = heads.box_predictor(heads.box_head(pooled.features))
         # Class 0 is the background.
-        scores = _rows(class_logits.softmax(1)[:, 1:], pooled.row_of_slot).unflatten(0, (-1, self.proposals_per_image))
-        deltas = (
-            _rows(deltas[:, 4:], pooled.row_of_slot).unflatten(1, (-1, 4)).unflatten(0, (-1, self.proposals_per_image))
+        scores = _rows(class_logits.softmax(1).narrow(1, 1, self.classes), pooled.row_of_slot).unflatten(
+            0, (-1, self.proposals_per_image)
         )
-        boxes = _clip(_decode(deltas, proposals[:, :, None], heads.box_coder), limits[:, None, None])
+        deltas = (
+            _rows(deltas.narrow(1, 4, 4 * self.classes), pooled.row_of_slot)
+            .unflatten(1, (-1, 4))
+            .unflatten(0, (-1, self.proposals_per_image))
+        )
+        boxes = _clip(_decode(deltas, proposals.unsqueeze(2), heads.box_coder), limits.unflatten(0, (-1, 1, 1)))
         takes_part = (
-            is_proposal[:, :, None] & (scores > score_threshold[:, None, None]) & _has_sides(boxes, MIN_DETECTION_SIDE)
+            is_proposal.unsqueeze(2)
+            & (scores > score_threshold.unflatten(0, (-1, 1, 1)))
+            & _has_sides(boxes, MIN_DETECTION_SIDE)
         )
         scores = torch.where(takes_part, scores, SUPPRESSED)
 
@@ -247,7 +248,7 @@ class InferenceGraph(nn.Module):
         # Ranked proposal by proposal again, so that equal scores fall in torchvision's order.
         ranked = _keep(by_class, kept).transpose(1, 2).flatten(1)
         scores, position = self.lowering.top_k(ranked, self.detections_per_image)
-        boxes = boxes.flatten(1, 2).gather(1, position[:, :, None].expand(-1, -1, 4))
+        boxes = _pick(boxes.flatten(1, 2), position)
         return boxes, scores, position.remainder(self.classes) + 1
 
     def _masks(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -259,11 +260,11 @@ class InferenceGraph(nn.Module):
         features = self.roi_heads.mask_head(features)
         deconvolution = self.roi_heads.mask_predictor.conv5_mask
         classifier = self.roi_heads.mask_predictor.mask_fcn_logits
-        weight = deconvolution.weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
+        weight = deconvolution.weight.permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (-1, 1, 1))
         hidden = F.conv2d(features, weight, deconvolution.bias.repeat(4)).relu()
         hidden = hidden.unflatten(1, (4, -1)).flatten(3)
-        own_class = _rows(classifier.weight.flatten(1), labels)[:, None, None]
-        logits = (own_class @ hidden).squeeze(2) + _rows(classifier.bias, labels)[:, None, None]
+        own_class = _rows(classifier.weight.flatten(1), labels).unflatten(0, (-1, 1, 1))
+        logits = (own_class @ hidden).squeeze(2) + _rows(classifier.bias, labels).unflatten(0, (-1, 1, 1))
         # [R, 4, s * s] -> [R, row, its half, column, its half]
         logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
         return logits.flatten(3).flatten(1, 2).sigmoid()
@@ -291,8 +292,9 @@ def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tens
     """RoIAlign of boxes [S, 4] of images [S], each on its own level, for the slots that hold one."""
     # Slot 0 is always computed: no operator then ever sees an empty tensor, on which runtimes disagree.
     computed = holds_box | (_positions(holds_box, 0) == 0)
-    side = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
+    x1, y1, x2, y2 = boxes.unbind(1)
+    side = torch.sqrt((x2 - x1) * (y2 - y1))
+    rois = torch.cat((image.unsqueeze(1).to(boxes.dtype), boxes), dim=1)
     features, slots = [], []
     for i, (name, stride) in enumerate(plan.levels):
         here = computed
@@ -317,8 +319,13 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index)
 
 
+def _pick(boxes: Tensor, position: Tensor) -> Tensor:
+    """boxes [B, N, 4], positions int64 [B, k] -> [B, k, 4]."""
+    return boxes.gather(1, position.unsqueeze(2).expand(-1, -1, 4))
+
+
 def _image_of_slot(slots: Tensor) -> Tensor:
-    return _positions(slots, 0)[:, None].expand(-1, slots.shape[1]).flatten()
+    return _positions(slots, 0).unsqueeze(1).expand(-1, slots.shape[1]).flatten()
 
 
 def _keep(scores: Tensor, kept: Tensor) -> Tensor:
@@ -367,9 +374,8 @@ def _pool_plan(pooler: MultiScaleRoIAlign, strides: dict[str, int]) -> PoolPlan:
     mapper = LevelMapper(k_min, k_max, pooler.canonical_scale, pooler.canonical_level)
     bounds = []
     for level in range(k_min + 1, k_max + 1):
-        sides = (
-            pooler.canonical_scale * 2.0 ** (level - pooler.canonical_level) * (1 + torch.arange(-64, 65) * 2.0**-23)
-        )
+        nominal = torch.tensor([pooler.canonical_scale * 2.0 ** (level - pooler.canonical_level)])
+        sides = (nominal.view(torch.int32) + torch.arange(-64, 64, dtype=torch.int32)).view(torch.float32)
         # Boxes one pixel high: their area is their width, so that only the mapper's own square root rounds.
         boxes = torch.stack((0 * sides, 0 * sides, sides.square(), 0 * sides + 1), dim=1)
         above = mapper([boxes]) + k_min >= level

@@ -170,17 +170,18 @@ def _open(data: bytes, limits: ImageLimits) -> tuple[ImageFile.ImageFile, ImageF
         _check_pixels(_webp_size(data), limits)
     try:
         image = _PLUGINS[format](BytesIO(data))
+        _check_pixels(image.size, limits)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # A tile is decoded whole, however small the image is that it belongs to.
+            tags = image.tag_v2
+            tile = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
+            _check_pixels((int(tile[0]), int(tile[1])), limits)
+    except (ImageError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
         raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
-    except MemoryError:
-        raise
     except Exception as error:  # see decode_image
         raise DamagedImage(f"the {format} image's header cannot be read: {error}") from error
-    _check_pixels(image.size, limits)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # One tile is decoded at a time, whole, however small the image is that it belongs to.
-        tile = (image.tag_v2.get(TiffImagePlugin.TILEWIDTH, 0), image.tag_v2.get(TiffImagePlugin.TILELENGTH, 0))
-        _check_pixels(tile, limits)
     return image, format
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the service share: a small model whose answers are known, and a real server process in front of it."""
+"""What the tests of the service share: a small model whose answers are known, and a real server process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from model.architecture import ArchitectureConfig
 from model.runtime.bundle import Bundle, publish_bundle
 from model.runtime.manifest import ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
+from service.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0
@@ -212,21 +214,25 @@ class Server:
         """Start one on a free port and wait for its ready line."""
         process = launch("--models", str(repository), *flags)
         assert process.stderr is not None
-        lines: queue.Queue[str] = queue.Queue()
         stderr = process.stderr
-        threading.Thread(target=lambda: [lines.put(line) for line in stderr], daemon=True).start()
         errors: list[str] = []
+        lines: queue.Queue[str] = queue.Queue()
+
+        def read() -> None:
+            for line in stderr:
+                errors.append(line)
+                lines.put(line)
+
+        threading.Thread(target=read, daemon=True).start()
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
-                errors.append(lines.get(timeout=0.1))
+                line = lines.get(timeout=0.1)
             except queue.Empty:
                 assert process.poll() is None, f"the server ended with {process.returncode}: {''.join(errors)}"
                 assert time.monotonic() < deadline, f"no ready line: {''.join(errors)}"
             else:
-                ready = re.match(r"maskserve: .* ready at (http://\S+) \(", errors[-1])
-                if ready:
-                    threading.Thread(target=lambda: [errors.append(lines.get()) for _ in iter(int, 1)], daemon=True).start()
+                if ready := re.match(r"maskserve: .* ready at (http://\S+) \(", line):
                     return cls(process, ready[1], errors)
 
     def predict(self, data: bytes, content_type: str = "image/png", **parameters: Any) -> httpx.Response:
@@ -235,7 +241,13 @@ class Server:
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, such as `maskserve_requests_total{route="/predict",status="200"}`."""
         families = text_string_to_metric_families(self.client.get("/metrics").text)
-        return {_sample_name(sample.name, sample.labels): sample.value for family in families for sample in family.samples}
+        samples = (sample for family in families for sample in family.samples)
+        return {_sample_name(sample.name, sample.labels): sample.value for sample in samples}
+
+    def connect(self) -> socket.socket:
+        """A bare connection, for clients that httpx does not play."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=20)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
         self.process.send_signal(number)
@@ -250,12 +262,18 @@ class Server:
             self.process.stderr.close()
 
 
+def head(*headers: str) -> bytes:
+    """The head of a request to predict a PNG, to be sent through `Server.connect`."""
+    lines = ("POST /predict HTTP/1.1", "Host: x", "Content-Type: image/png", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
 def launch(*flags: str, **environment: str) -> subprocess.Popen[str]:
     """`python -m service` on a free port, stderr captured."""
     return subprocess.Popen(
         [sys.executable, "-m", "service", "--port", "0", *flags],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -187,13 +187,13 @@ def test_a_cancelled_item_is_never_computed() -> None:
 def test_cancelling_the_item_that_the_timer_waits_for_does_not_strand_the_next() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=0.05)
+        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=0.3)
         (cancelled,) = start(batcher.submit("gone", "g"))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
         (kept,) = start(batcher.submit("b", "g"))
         await asyncio.sleep(0)
         cancelled.cancel()
-        assert (await kept).queue_seconds >= 0.045
+        assert (await kept).queue_seconds >= 0.29
         assert engine.batches == [["b"]]
         batcher.close()
 
@@ -248,7 +248,8 @@ def test_one_bad_item_fails_alone() -> None:
         answers = await asyncio.gather(*first, *others, return_exceptions=True)
         assert engine.batches == [["a"], ["b", "bad", "c"], ["b"], ["bad"], ["c"], ["later"]]
         assert isinstance(answers[2], ValueError)
-        assert [answer.value for answer in answers if not isinstance(answer, ValueError)] == ["A", "B", "C", "LATER"]
+        good = [answer.value for answer in answers if not isinstance(answer, BaseException)]
+        assert good == ["A", "B", "C", "LATER"]
         batcher.close()
 
     run(scenario)
@@ -288,16 +289,16 @@ def test_the_engine_runs_one_batch_at_a_time_on_one_thread() -> None:
     assert threading.current_thread().name not in threads
 
 
-def test_draining_answers_what_waits_without_waiting_for_the_delay() -> None:
+def test_in_a_hurry_nothing_waits_for_the_delay() -> None:
     async def scenario() -> None:
         engine = Engine()
         batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=PATIENCE)
         work = start(*(batcher.submit(item, item) for item in "ab"))
         await until(lambda: batcher.depth == 2)
         assert engine.batches == []
-        await batcher.drain()
-        assert engine.batches == [["a"], ["b"]]
+        batcher.hurry()
         assert [answer.value for answer in await asyncio.gather(*work)] == ["A", "B"]
+        assert engine.batches == [["a"], ["b"]]
         batcher.close()
 
     run(scenario)
@@ -306,8 +307,13 @@ def test_draining_answers_what_waits_without_waiting_for_the_delay() -> None:
 def test_every_batch_is_reported_and_throughput_is_measured() -> None:
     async def scenario() -> None:
         sizes: list[int] = []
+
+        def engine(items: Sequence[int]) -> Sequence[int]:
+            time.sleep(0.02)
+            return items
+
         batcher = Batcher[int, int](
-            lambda items: (time.sleep(0.02), items)[1],
+            engine,
             max_batch_size=2,
             max_delay=PATIENCE,
             on_batch=lambda size, seconds: sizes.append(size),

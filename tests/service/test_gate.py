@@ -123,7 +123,7 @@ def test_draining_waits_for_what_is_in_and_refuses_the_rest() -> None:
             await stay(gate)
         assert caught.value.kind == DRAINING
         assert not draining.done()
-        await draining
+        assert await draining
         assert accepted.done()
         await accepted
 
@@ -140,7 +140,7 @@ def test_draining_cuts_off_uploads_at_once() -> None:
 
         uploading = asyncio.create_task(upload())
         await asyncio.sleep(0)
-        await gate.drain(LONG)
+        assert await gate.drain(LONG)
         with pytest.raises(Problem) as caught:
             await uploading
         assert caught.value.kind == DRAINING
@@ -153,7 +153,7 @@ def test_draining_drops_what_takes_too_long(caplog: pytest.LogCaptureFixture) ->
         gate = ready()
         slow = asyncio.create_task(stay(gate))
         await asyncio.sleep(0)
-        await gate.drain(0.01)
+        assert not await gate.drain(0.01)
         with pytest.raises(Problem) as caught:
             await slow
         assert caught.value.kind == DRAINING
@@ -161,3 +161,21 @@ def test_draining_drops_what_takes_too_long(caplog: pytest.LogCaptureFixture) ->
 
     run(scenario)
     assert "1 requests were not answered" in caplog.text
+
+
+def test_draining_can_be_told_to_give_up() -> None:
+    async def scenario() -> None:
+        gate = ready()
+        gate.give_up()  # nothing drains yet: no effect
+        slow = asyncio.create_task(stay(gate))
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(gate.drain(LONG))
+        await asyncio.sleep(0)
+        gate.give_up()
+        gate.give_up()
+        assert not await draining
+        with pytest.raises(Problem):
+            await slow
+        gate.give_up()  # it is over: no effect
+
+    run(scenario)

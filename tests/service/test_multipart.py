@@ -24,7 +24,9 @@ GOOD = [
     pytest.param(body(HEAD + CONTENT, end=b"--xyz--"), CONTENT, id="nothing after the last boundary"),
     pytest.param(body(HEAD.lower() + CONTENT), CONTENT, id="header names in small letters"),
     pytest.param(body(b'Content-Disposition: form-data; name="file"\r\n\r\n' + CONTENT), CONTENT, id="no file name"),
-    pytest.param(body(b"Content-Disposition: form-data; name=file\r\n\r\n" + CONTENT), CONTENT, id="name without quotes"),
+    pytest.param(
+        body(b"Content-Disposition: form-data; name=file\r\n\r\n" + CONTENT), CONTENT, id="name without quotes"
+    ),
     pytest.param(body(HEAD + b"\r\n--xy"), b"\r\n--xy", id="content that begins like the boundary"),
     pytest.param(body(HEAD + b"\r\n\r\n"), b"\r\n\r\n", id="content of line ends"),
 ]

@@ -81,7 +81,8 @@ def test_multipart_and_raw_bodies_answer_the_same(server: Server) -> None:
 def test_score_threshold(server: Server, threshold: float | None, count: int) -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
     white[0, :2] = 0  # the pixels that steer the probe
-    found = answer(server.predict(encode(white), **({} if threshold is None else {"score_threshold": threshold})))
+    parameters: dict[str, Any] = {} if threshold is None else {"score_threshold": threshold}
+    found = answer(server.predict(encode(white), **parameters))
     assert np.allclose(found["scores"], [c[0] for c in CANDIDATES[:count]], atol=0.01)
     assert len(found["masks"]) == len(found["boxes"]) == count
 
@@ -108,7 +109,6 @@ def test_filters(server: Server, parameters: dict[str, Any], label_ids: list[int
 
 def filled(rings: list[list[float]], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels whose center lies in an odd number of the rings."""
-    height, width = size
     inside = np.zeros(size, bool)
     for ring in rings:
         points = np.reshape(ring, (-1, 2))
@@ -123,7 +123,7 @@ def filled(rings: list[list[float]], size: tuple[int, int]) -> NDArray[np.bool_]
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 def test_every_mask_format_is_the_same_mask(server: Server) -> None:
     data, size = encode(picture(2, (64, 90))), (64, 90)
-    masks = {
+    masks: dict[str, Any] = {
         name: answer(server.predict(data, masks=name, score_threshold=0)).get("masks")
         for name in ("rle", "rle_uncompressed", "polygon", "none")
     }
@@ -139,12 +139,26 @@ def test_every_mask_format_is_the_same_mask(server: Server) -> None:
     assert holes > 0
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+# Orientation -> whether the picture as seen is (flipped top to bottom, flipped left to right) after swapping its axes.
+ORIENTATIONS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (True, True, False),
+    4: (True, False, False),
+    5: (False, False, True),
+    6: (False, True, True),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_exif_orientation_is_applied(server: Server, orientation: int) -> None:
     stored = picture(4, (64, 100))
     stored[5:25, 5:45] = 255
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # EXIF 2.32, table 6 -> Pillow's Transpose
-    seen = np.asarray(Image.fromarray(stored) if turn is None else Image.fromarray(stored).transpose(turn))
+    upside_down, mirrored, transposed = ORIENTATIONS[orientation]
+    seen = np.swapaxes(stored, 0, 1) if transposed else stored
+    seen = seen[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = answer(server.predict(encode(stored, exif=exif)))

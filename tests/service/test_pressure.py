@@ -1,20 +1,20 @@
-"""Overload, deadlines, clients that leave, and a busy engine: at real servers, with images that take long by themselves."""
+"""Overload, deadlines, clients that leave and a busy engine: real servers, images that take long by themselves."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 
-from tests.service.harness import Server, encode, picture
+from tests.service.harness import Server, encode, head, picture
 
 QUICK = encode(picture(1))
-SLOW = encode(picture(slow=70))
-"""Half a second or more on the engine."""
+SLOW = encode(picture(slow=110))
+"""A second or more on the engine."""
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -70,19 +70,18 @@ def test_a_request_past_its_deadline_gets_504_and_is_never_computed(start_server
     assert [answer.status_code for answer in answers] == [504] * 4
     assert all(answer.json()["type"] == "urn:maskserve:problem:deadline-passed" for answer in answers)
     until(lambda: engine_runs(server) == 1)
-    assert server.predict(QUICK).status_code == 200
-    assert images_run(server) == 2  # the blocker and the last one
+    # The blocker and nothing else: the engine is free and took none of those that waited.
+    assert images_run(server) == 1
+    assert server.metrics()["maskserve_queue_depth"] == 0
 
 
 def test_a_client_that_leaves_is_never_computed(server: Server) -> None:
     before = Counter(server.metrics())
-    host, port = server.url.removeprefix("http://").split(":")
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(QUICK)}\r\n\r\n"
     with ThreadPoolExecutor(1) as pool:
         blocker = pool.submit(server.predict, SLOW)
         until(lambda: in_flight(server) == 1)
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(head.encode() + QUICK)
+        with server.connect() as connection:
+            connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
             until(lambda: server.metrics()["maskserve_queue_depth"] == 1)
         until(lambda: server.metrics()["maskserve_queue_depth"] == 0)
         assert in_flight(server) == 1
@@ -94,11 +93,10 @@ def test_a_client_that_leaves_is_never_computed(server: Server) -> None:
 
 
 def test_a_client_that_leaves_while_uploading_is_forgotten(server: Server) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
     left = 'maskserve_requests_total{route="/predict",status="499"}'
     before = Counter(server.metrics())[left]
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
+    with server.connect() as connection:
+        connection.sendall(head("Content-Length: 1000") + b"abc")
     until(lambda: Counter(server.metrics())[left] == before + 1)
     assert in_flight(server) == 0
 
@@ -119,14 +117,17 @@ def test_one_bad_image_in_a_batch_fails_alone(server: Server) -> None:
 
 
 def test_health_answers_while_the_engine_and_the_decoders_are_busy(server: Server) -> None:
-    big = encode(picture(9, (900, 1000)), "JPEG")
-    slowest = 0.0
+    big = encode(np.zeros((1000, 1000, 3), np.uint8))
+    waits: list[float] = []
     with ThreadPoolExecutor(12) as pool, httpx.Client(base_url=server.url) as client:
         client.get("/healthz")
-        work = [pool.submit(server.predict, SLOW)] + [pool.submit(server.predict, big) for _ in range(20)]
+        work = [pool.submit(server.predict, SLOW)] + [pool.submit(server.predict, big) for _ in range(25)]
         while not all(one.done() for one in work):
             began = time.monotonic()
             assert client.get("/healthz").status_code == 200
-            slowest = max(slowest, time.monotonic() - began)
+            waits.append(time.monotonic() - began)
         assert {one.result().status_code for one in work} == {200}
-    assert slowest < 0.5  # the machine may be busy with more than this test
+        engine = work[0].result().json()["timing_ms"]["inference"] / 1e3
+    # The machine may be busy with more than this test, so no single wait is held to 100 ms.
+    assert sorted(waits)[len(waits) // 2] < 0.1
+    assert max(waits) < engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.harness import LABELS, Server, encode, picture
+from tests.service.harness import LABELS, Server, encode, head, picture
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
@@ -37,9 +36,9 @@ def goes_on(server: Server) -> Iterator[None]:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that announces a size and has no pixels: its data begin and then the file ends."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + head
-    begin = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(head)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + fields
+    begin = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(fields)) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return begin + struct.pack(">I", 1000) + b"IDAT"
 
 
@@ -81,7 +80,9 @@ def test_as_many_bytes_as_allowed_are_read(server: Server) -> None:
     ("content_type", "body", "status", "slug"),
     [
         pytest.param("application/json", b"{}", 415, "unsupported-content-type", id="JSON"),
-        pytest.param("application/x-www-form-urlencoded", PNG, 415, "unsupported-content-type", id="curl --data-binary"),
+        pytest.param(
+            "application/x-www-form-urlencoded", PNG, 415, "unsupported-content-type", id="curl --data-binary"
+        ),
         pytest.param("", PNG, 415, "unsupported-content-type", id="none"),
         pytest.param("imaginary/png", PNG, 415, "unsupported-content-type", id="almost image/"),
         pytest.param("multipart/mixed; boundary=x", b"--x--", 415, "unsupported-content-type", id="other multipart"),
@@ -104,10 +105,8 @@ def test_the_field_must_be_named_file(server: Server) -> None:
 
 def test_a_chunked_body_is_cut_off_at_the_limit(server: Server) -> None:
     """No Content-Length warns of it, and the client never ends it."""
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
-        connection.sendall(head)
+    with server.connect() as connection:
+        connection.sendall(head("Transfer-Encoding: chunked"))
         for _ in range(5):
             connection.sendall(b"c350\r\n" + bytes(50_000) + b"\r\n")
         answer = b""
@@ -118,9 +117,8 @@ def test_a_chunked_body_is_cut_off_at_the_limit(server: Server) -> None:
 
 
 def test_a_declared_length_is_refused_before_the_body_arrives(server: Server) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n")
+    with server.connect() as connection:
+        connection.sendall(head("Content-Length: 99999999"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 

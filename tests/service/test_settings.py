@@ -36,7 +36,9 @@ def test_without_a_word_the_embedded_model_is_served(monkeypatch: pytest.MonkeyP
     [
         pytest.param(["--port", "70000"], r"^--port 70000: should be less than or equal to 65535$", id="out of range"),
         pytest.param(["--port", "x"], r"^--port x: should be a valid integer", id="not a number"),
-        pytest.param(["--engine", "tensorrt"], "--engine tensorrt: should be 'onnx' or 'torchscript'", id="unknown word"),
+        pytest.param(
+            ["--engine", "tensorrt"], "--engine tensorrt: should be 'onnx' or 'torchscript'", id="unknown word"
+        ),
         pytest.param(["--max-batch-size", "0"], "greater than or equal to 1 or should be 'auto'", id="number or word"),
         pytest.param(["--timeout-ms", "0"], "--timeout-ms 0: should be greater than 0", id="no time at all"),
         pytest.param(["--nope", "1"], "unrecognized arguments: --nope 1; see --help", id="unknown flag"),
@@ -56,7 +58,9 @@ def test_a_wrong_flag_is_one_clear_line(arguments: list[str], message: str) -> N
     ("variable", "value", "message"),
     [
         pytest.param("MASKSERVE_PORT", "x", "--port x: should be a valid integer", id="wrong value"),
-        pytest.param("MASKSERVE_PROT", "1", "unknown setting MASKSERVE_PROT .* did you mean MASKSERVE_PORT", id="misspelled"),
+        pytest.param(
+            "MASKSERVE_PROT", "1", "unknown setting MASKSERVE_PROT .* did you mean MASKSERVE_PORT", id="misspelled"
+        ),
         pytest.param("MASKSERVE_ZZZ", "1", "unknown setting MASKSERVE_ZZZ .* see --help", id="like nothing known"),
     ],
 )

@@ -16,7 +16,7 @@ def test_recipes_are_valid_and_survive_saving(name: str, tmp_path: Path) -> None
 
 
 def test_the_paper_s_schedule() -> None:
-    """Mask R-CNN sec. 3.1: 16 images, 0.02, divided by 10; 90k iterations with steps at 60k and 80k is the 1x schedule."""
+    """Mask R-CNN sec. 3.1: 16 images, rate 0.02, divided by 10; 1x is 90k iterations with steps at 60k and 80k."""
     config = parse_train_config(["--recipe", "coco-r50-fpn-1x"])
     assert (config.batch_size, config.optimizer.rate, config.optimizer.weight_decay) == (16, 0.02, 1e-4)
     assert (config.schedule.iterations, config.schedule.milestones) == (90_000, (60_000, 80_000))

@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_names_the_batch(
     arguments = [*TINY, f"--data={shapes}", f"--output={tmp_path}", "--optimizer.rate=1e30", "--schedule.warmup=0"]
     assert main(arguments) == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert "the loss is not finite at iteration" in printed
+    assert "not finite at iteration" in printed
     assert ".png" in printed
     assert "--optimizer.clip_norm" in printed
     assert not (tmp_path / "models").exists()
@@ -193,10 +193,10 @@ def test_export_without_data_publishes_the_next_version(finished_run: Path, tmp_
     from training.export import main as export
 
     checkpoint = finished_run / "checkpoints" / "best.pt"
-    for version in (1, 2):
-        assert export([f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--name=again", "--half"]) == 0
-        bundle = open_bundle(tmp_path / "again" / str(version))
-        assert bundle.manifest.evaluation == ()
-        assert bundle.manifest.export_check is not None
+    (tmp_path / "again" / "4").mkdir(parents=True)
+    assert export([f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--name=again", "--half"]) == 0
+    bundle = open_bundle(tmp_path / "again" / "5")
+    assert bundle.manifest.evaluation == ()
+    assert bundle.manifest.export_check is not None
     full = Repository(finished_run / "models").latest("shapes")
     assert bundle.manifest.files["model.onnx"].bytes < 0.6 * full.manifest.files["model.onnx"].bytes

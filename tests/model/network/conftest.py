@@ -1,4 +1,4 @@
-"""Small detectors whose random weights give many, well spread detections, and torchvision's own answer to compare with."""
+"""Small detectors whose random weights give many, well spread detections, and torchvision's own answer to them."""
 
 from __future__ import annotations
 

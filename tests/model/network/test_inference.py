@@ -112,7 +112,8 @@ def test_a_batch_without_detections(helpers: Any, task: str) -> None:
 
 
 def test_an_image_without_a_single_proposal(helpers: Any) -> None:
-    model = helpers.detector(helpers.small.model_copy(update={"rpn_score_threshold": 0.999999}))
+    model = helpers.detector(helpers.small)
+    model.rpn.score_thresh = 1.0
     batch = helpers.batch(64, 64, [(64, 64)])
     assert len(EagerEngine(model).run(batch.images, batch.sizes, threshold(0.0, 1)).boxes) == 0
 

@@ -1,0 +1,51 @@
+"""A real but tiny Mask R-CNN as a published bundle, for whoever needs the whole line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with one model, `tiny`: random weights, three classes, and detections at threshold 0."""
+    import torch
+
+    from model.architecture import ArchitectureConfig
+    from model.network.build import build_model
+    from model.network.export import export_onnx
+    from model.runtime.bundle import publish_bundle
+    from model.runtime.manifest import ManifestDraft, Provenance, ServingDefaults
+    from model.runtime.preprocess import Preprocessing
+
+    config = ArchitectureConfig(
+        backbone="resnet18",
+        num_classes=4,
+        fpn_channels=32,
+        anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
+        box_head_channels=64,
+        mask_head_convs=(32, 32),
+        mask_predictor_channels=32,
+        rpn_pre_nms_top_n_test=100,
+        rpn_post_nms_top_n_test=50,
+        detections_per_image=20,
+        min_size=64,
+        max_size=128,
+    )
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    network = build_model(config).eval()
+    torch.random.set_rng_state(generator_state)
+    staging = tmp_path_factory.mktemp("tiny-staging")
+    export_onnx(network, staging / "model.onnx")
+    draft = ManifestDraft(
+        architecture=config,
+        class_names=("circle", "square", "star"),
+        preprocessing=Preprocessing.from_architecture(config),
+        provenance=Provenance(dataset="none: random weights", license="Apache-2.0"),
+        defaults=ServingDefaults(score_threshold=0.0, max_detections=20),
+    )
+    repository = tmp_path_factory.mktemp("tiny-models")
+    publish_bundle(staging, draft, repository, "tiny")
+    return repository

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from model.network.build import Detector
+from model.network.engine import EagerEngine
+from model.network.export import export_onnx, export_torchscript
+from model.network.inference import InferenceGraph
+from model.runtime.detections import RawDetections
+from model.runtime.engines import INPUTS, output_names
+
+Run = Callable[[Any, np.ndarray], RawDetections]
+
+# (height, width, valid sizes): other batch sizes, other shapes and orientations than the exporter saw.
+BATCHES = [
+    pytest.param(96, 160, [(96, 160)], id="1 image"),
+    pytest.param(128, 96, [(128, 90), (110, 96)], id="2 images"),
+    pytest.param(64, 192, [(64, 192), (50, 150), (60, 97)], id="3 images"),
+    pytest.param(
+        96, 96, [(96, 96), (70, 96), (96, 70), (90, 80), (96, 96), (50, 96), (96, 91), (80, 80)], id="8 images"
+    ),
+]
+
+CLOSE = {"pixels": 5e-3, "probability": 2e-4, "order": False}
+
+
+def threshold(score: float, images: int) -> np.ndarray:
+    return np.full(images, score, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: Detector
+    path: Path
+    run: Run
+
+
+def onnx_runner(path: Path) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(batch: Any, scores: np.ndarray) -> RawDetections:
+        values = session.run(None, dict(zip(INPUTS, (batch.images, batch.sizes, scores), strict=True)))
+        return RawDetections(**dict(zip(names, values, strict=True)))
+
+    return run
+
+
+def torchscript_runner(path: Path, names: tuple[str, ...], device: str = "cpu") -> Run:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`?torch\.jit")
+        module = torch.jit.load(path, map_location=device)
+
+    def run(batch: Any, scores: np.ndarray) -> RawDetections:
+        inputs = (torch.from_numpy(value).to(device) for value in (batch.images, batch.sizes, scores))
+        with torch.inference_mode():
+            values = [value.cpu().numpy() for value in module(*inputs)]
+        return RawDetections(**dict(zip(names, values, strict=True)))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(helpers: Any) -> dict[str, Detector]:
+    updates = {
+        "boxes": helpers.mobilenet,
+        "masks": {"task": "masks", **helpers.v2},
+        "keypoints": {"task": "keypoints", "num_classes": 2},
+    }
+    return {task: helpers.detector(helpers.small.model_copy(update=update)) for task, update in updates.items()}
+
+
+@pytest.fixture(scope="module", params=["boxes", "masks", "keypoints"])
+def exported(
+    request: pytest.FixtureRequest, models: dict[str, Detector], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    model = models[request.param]
+    export_onnx(model, path)
+    yield Exported(model, path, onnx_runner(path))
+
+
+@pytest.mark.parametrize(("height", "width", "sizes"), BATCHES)
+def test_onnx_answers_as_torchvision(
+    helpers: Any, exported: Exported, height: int, width: int, sizes: list[tuple[int, int]]
+) -> None:
+    batch = helpers.batch(height, width, sizes)
+    expected = helpers.torchvision_answer(exported.model, batch, 0.25)
+    ours = exported.run(batch, threshold(0.25, len(sizes)))
+    assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
+    helpers.assert_same_answer(ours, expected, **CLOSE)
+
+
+def test_onnx_without_detections(helpers: Any, exported: Exported) -> None:
+    batch = helpers.batch(64, 64, [(64, 64), (50, 64)])
+    none = exported.run(batch, threshold(1.0, 2))
+    eager = EagerEngine(exported.model).run(batch.images, batch.sizes, threshold(1.0, 2))
+    for ours, expected in zip(fields(none), fields(eager), strict=True):
+        assert ours.shape == expected.shape
+        assert ours.dtype == expected.dtype
+    mixed = exported.run(batch, np.array([1.0, 0.25], dtype=np.float32))
+    assert set(mixed.image_index) == {1}
+
+
+def fields(detections: RawDetections) -> list[np.ndarray]:
+    values = (getattr(detections, name) for name in output_names("masks") + output_names("keypoints")[-1:])
+    return [value for value in values if value is not None]
+
+
+def test_onnx_ignores_an_images_neighbors(helpers: Any, exported: Exported) -> None:
+    batch = helpers.batch(96, 128, [(96, 128), (80, 110), (96, 99)])
+    together = exported.run(batch, threshold(0.25, 3))
+    for index in range(3):
+        alone = exported.run(batch.of(index), threshold(0.25, 1))
+        for ours, expected in zip(fields(together.of_image(index)), fields(alone), strict=True):
+            if expected.dtype == np.float32:
+                np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(together.of_image(index).labels, alone.labels)
+
+
+def test_onnx_file_is_plain_and_dynamic(exported: Exported) -> None:
+    proto = onnx.load(exported.path)
+    onnx.checker.check_model(proto)
+    assert [(opset.domain, opset.version >= 17) for opset in proto.opset_import] == [("", True)]
+    assert {node.domain for node in proto.graph.node} == {""}
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    assert tuple(value.name for value in proto.graph.input) == INPUTS
+    graph = InferenceGraph(exported.model)
+    assert [value.name for value in proto.graph.output] == graph.output_names
+    assert shapes["images"] == ["batch", "32*rows", "32*columns", 3]
+    assert shapes["sizes"] == ["batch", 2]
+    assert shapes["score_threshold"] == ["batch"]
+    assert b"/site-packages/" not in exported.path.read_bytes(), "no paths of the exporting machine"
+
+
+def test_weights_can_be_read_back_by_name(exported: Exported) -> None:
+    stored = {item.name: numpy_helper.to_array(item) for item in onnx.load(exported.path).graph.initializer}
+    wanted = {
+        name: value.numpy()
+        for name, value in exported.model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert set(wanted) <= set(stored)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(stored[name], value, err_msg=name)
+
+
+def test_batch_norm_is_folded_at_load(exported: Exported, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(exported.path, options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(options.optimized_model_filepath)
+    fixed = {item.name for item in optimized.graph.initializer}
+    convolved = {out for node in optimized.graph.node if node.op_type in ("Conv", "FusedConv") for out in node.output}
+    scaled = [node.name for node in optimized.graph.node if node.op_type == "Mul" and convolved & set(node.input)]
+    # MobileNet multiplies by what it computed; only multiplications by weights count.
+    names = {node.name: node for node in optimized.graph.node}
+    assert not [name for name in scaled if fixed & set(names[name].input)]
+    assert "BatchNormalization" not in {node.op_type for node in optimized.graph.node}
+
+
+def test_half_storage_halves_the_file_and_keeps_the_answer(
+    helpers: Any, models: dict[str, Detector], tmp_path: Path
+) -> None:
+    model = models["masks"]
+    with torch.no_grad():
+        model.roi_heads.box_head[-2].bias[0] = 1e5  # beyond float16: must survive
+    export_onnx(model, tmp_path / "half.onnx", half_storage=True)
+    proto = onnx.load(tmp_path / "half.onnx")
+    onnx.checker.check_model(proto)
+    stored = {item.name: item for item in proto.graph.initializer}
+    weights = {name: value for name, value in model.state_dict().items() if value.dim() >= 2 and value.numel() >= 1024}
+    assert weights
+    assert {stored[name].data_type for name in weights} == {TensorProto.FLOAT16}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(numpy_helper.to_array(stored[name]), value.half().numpy(), err_msg=name)
+    full = sum(value.numel() * 4 for value in model.state_dict().values())
+    assert (tmp_path / "half.onnx").stat().st_size < 0.55 * full
+
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name in weights:
+                value.copy_(value.half())
+    batch = helpers.batch(96, 96, [(96, 96), (80, 96)])
+    expected = helpers.torchvision_answer(model, batch, 0.25)
+    helpers.assert_same_answer(onnx_runner(tmp_path / "half.onnx")(batch, threshold(0.25, 2)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks", "keypoints"])
+def test_torchscript_answers_as_torchvision(
+    helpers: Any, models: dict[str, Detector], tmp_path: Path, task: str
+) -> None:
+    model = models[task]
+    export_torchscript(model, tmp_path / "model.torchscript.pt")
+    run = torchscript_runner(tmp_path / "model.torchscript.pt", output_names(task))
+    for height, width, sizes in (case.values for case in BATCHES[:3]):
+        batch = helpers.batch(height, width, sizes)
+        expected = helpers.torchvision_answer(model, batch, 0.25)
+        helpers.assert_same_answer(run(batch, threshold(0.25, len(sizes))), expected, **CLOSE)
+    none = run(batch, threshold(1.0, 3))
+    assert all(len(value) == 0 for value in fields(none))
+
+
+def test_exporting_leaves_the_training_mode_alone(models: dict[str, Detector], tmp_path: Path) -> None:
+    model = models["boxes"]
+    model.rpn.train()
+    export_torchscript(model, tmp_path / "model.torchscript.pt")
+    assert model.rpn.training
+    assert model.rpn.head.training
+    assert not model.backbone.training
+    model.eval()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_torchscript_moves_to_the_gpu(helpers: Any, models: dict[str, Detector], tmp_path: Path) -> None:
+    model = models["keypoints"]
+    export_torchscript(model, tmp_path / "model.torchscript.pt")
+    run = torchscript_runner(tmp_path / "model.torchscript.pt", output_names("keypoints"), "cuda")
+    batch = helpers.batch(96, 128, [(96, 128), (80, 110)])
+    expected = helpers.torchvision_answer(model, batch, 0.3)
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    ours = run(batch, threshold(0.3, 2))
+    torch.backends.cudnn.allow_tf32 = tf32
+    helpers.assert_same_answer(ours, expected, pixels=0.05, probability=1e-3, order=False)

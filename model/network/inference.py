@@ -306,6 +306,9 @@ def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tens
         features.append(roi_align(pyramid[name], _rows(rois, rows), plan.output_size, 1 / stride, plan.sampling_ratio))
         slots.append(rows)
     order = torch.cat(slots)
+    if torch.compiler.is_exporting():
+        # Batch norm in a head asks whether its input is empty.
+        torch._check(order.shape[0] > 0)
     row_of_slot = torch.zeros_like(image).scatter(0, order, _positions(order, 0))
     return Pooled(torch.cat(features), order, row_of_slot)
 

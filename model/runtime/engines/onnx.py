@@ -43,13 +43,11 @@ class OnnxEngine:
                     "install onnxruntime-gpu[cuda,cudnn], or choose device 'cpu'"
                 )
             self.device = "cpu"
-        found = (
-            tuple(value.name for value in session.get_inputs()),
-            tuple(value.name for value in session.get_outputs()),
-        )
-        if found != (INPUTS, self._outputs):
+        inputs = tuple(value.name for value in session.get_inputs())
+        outputs = tuple(value.name for value in session.get_outputs())
+        if (inputs, outputs) != (INPUTS, self._outputs):
             raise EngineError(
-                f"{file} has inputs {', '.join(found[0])} and outputs {', '.join(found[1])}; a model for {task} has "
+                f"{file} has inputs {', '.join(inputs)} and outputs {', '.join(outputs)}; a model for {task} has "
                 f"inputs {', '.join(INPUTS)} and outputs {', '.join(self._outputs)}. Export it again"
             )
         self._session: onnxruntime.InferenceSession | None = session

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from model.network.build import build_model
 from model.network.engine import EagerEngine
+from model.network.weights import load_network
 from model.runtime.bundle import Bundle, BundleError, open_bundle
 from model.runtime.engines import DeviceChoice, EngineError, EngineKind
 from model.runtime.predict import Predictor
@@ -27,7 +27,6 @@ from training.data.check import check, report
 from training.data.coco import CocoError, find_splits, load_coco
 from training.data.loader import UnreadableImage
 from training.evaluation import Metrics
-from training.publish import WEIGHTS_FILE
 from training.validation import validate
 
 EvaluatedEngine = Literal[EngineKind, "eager"]
@@ -78,18 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:
     """The bundle behind the chosen engine; "eager" is torchvision's own modules with the bundle's weights.
 
-    Raises EngineError when the bundle lacks what the engine needs.
+    Raises EngineError or BundleError when the bundle lacks what the engine needs.
     """
     if engine != "eager":
         return Predictor.of_bundle(bundle, engine, device, threads)
-    if WEIGHTS_FILE not in bundle.manifest.files:
-        raise EngineError(f"{bundle.path} has no {WEIGHTS_FILE}, which the eager engine loads; use --engine onnx")
     if threads is not None:
         torch.set_num_threads(threads)
-    model = build_model(bundle.manifest.architecture)
-    model.load_state_dict(torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True))
+    model = load_network(bundle)
     name = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return Predictor(EagerEngine(model.to(name).eval()), bundle.manifest.preprocessing)
+    return Predictor(EagerEngine(model.to(name)), bundle.manifest.preprocessing)
 
 
 def table(metrics: Metrics, title: str) -> Table:

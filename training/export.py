@@ -21,7 +21,7 @@ from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import stop
 from training.data.coco import CocoError
 from training.data.source import DataStop, load_training_data
-from training.publish import Export, GateError, generated_images, publish, publish_run
+from training.publish import Export, ExportOptions, GateError, generated_images, publish, publish_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,17 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(message: str) -> None:
         console.print(message, highlight=False, soft_wrap=True)
 
+    files = ExportOptions(options.half, "torchscript" not in options.without, "weights" not in options.without)
     try:
         if options.torchvision is None:
             config = load_checkpoint(options.checkpoint).train_config()
             changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
-            config = config.model_copy(update=changes | ({"export_half": True} if options.half else {}))
+            config = config.model_copy(update=changes)
             data = None if options.data is None else load_training_data(config)
-            bundle = publish_run(config, data, options.checkpoint, say)
+            bundle = publish_run(config, data, options.checkpoint, say, files)
         else:
             model, _, _ = options.torchvision.partition(":")
             name = options.name or model.replace("_", "-")
-            bundle = publish(_published(options.torchvision, options.half), options.output, name, say)
+            bundle = publish(_published(options.torchvision, files), options.output, name, say)
     except (CheckpointError, CocoError, DataStop, BundleError, ValueError) as error:
         stop(str(error))
     except URLError as error:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _published(source: str, half: bool) -> Export:
+def _published(source: str, options: ExportOptions) -> Export:
     """torchvision's published model `NAME:WEIGHTS` (weights default to COCO_V1)."""
     name, _, weights = source.partition(":")
     published = published_model(name, weights or "COCO_V1")
@@ -69,7 +70,7 @@ def _published(source: str, half: bool) -> Export:
             initial_weights=f"torchvision {name}:{weights or 'COCO_V1'}",
         ),
         images=generated_images(),
-        half=half,
+        options=options,
     )
 
 
@@ -87,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--half", action="store_true", help="store model.onnx's weights as fp16; computation stays fp32"
+    )
+    parser.add_argument(
+        "--without", nargs="*", default=(), choices=("torchscript", "weights"), help="files to leave out of the bundle"
     )
     return parser
 

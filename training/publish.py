@@ -16,6 +16,7 @@ from model.architecture import ArchitectureConfig
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.export import export_onnx, export_torchscript, is_half_storable
+from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundle import Bundle, publish_bundle
 from model.runtime.engines import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
@@ -31,7 +32,6 @@ from training.data.source import TrainingData
 from training.gate import AP_TOLERANCE, TOLERANCE, Difference, Tolerance, ap_differences, compare_engines, export_check
 from training.validation import Outcome, validate
 
-WEIGHTS_FILE = "weights.pth"
 GATE_IMAGES = 8
 GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
 """(height, width) of the gate's generated images where a model comes without data."""
@@ -39,6 +39,15 @@ GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
 
 class GateError(Exception):
     """The exported files do not answer as the trained network does; the message says what differed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too."""
+
+    half: bool = False
+    torchscript: bool = True
+    weights: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,15 @@ class Export:
     keypoint_names: tuple[str, ...] = ()
     val: CocoData | None = None
     max_detections: int = 100
-    half: bool = False
-    torchscript: bool = True
+    options: ExportOptions = ExportOptions()
 
 
 def publish_run(
-    config: TrainConfig, data: TrainingData | None, checkpoint: Path, say: Callable[[str], object]
+    config: TrainConfig,
+    data: TrainingData | None,
+    checkpoint: Path,
+    say: Callable[[str], object],
+    options: ExportOptions | None = None,
 ) -> Bundle:
     """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
 
@@ -80,7 +92,7 @@ def publish_run(
         keypoint_names=loaded.keypoint_names,
         val=None if data is None else data.val,
         max_detections=config.validation.max_detections,
-        half=config.export_half,
+        options=options or ExportOptions(half=config.export_half),
     )
     return publish(export, config.model_repository, config.name, say)
 
@@ -90,24 +102,25 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
 
     Raises GateError when an exported file differs from the network; then nothing is published.
     """
-    preprocessing = Preprocessing.from_architecture(export.architecture)
+    preprocessing, options = Preprocessing.from_architecture(export.architecture), export.options
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
         staging = Path(folder)
         trained = EagerEngine(export.model)
         trained_outcome = _measure(trained, preprocessing, export, "trained network", say)
-        if export.half:
+        if options.half:
             round_to_half(export.model)
         say("exporting ONNX")
-        export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=export.half)
-        if export.torchscript:
+        export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=options.half)
+        if options.torchscript:
             say("exporting TorchScript")
             export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
-        torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
+        if options.weights:
+            torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
 
         reference = EagerEngine(export.model)
         task = export.architecture.task
         engines: list[Engine] = [OnnxEngine(staging / MODEL_FILES["onnx"], task, "cpu", None)]
-        if export.torchscript:
+        if options.torchscript:
             engines.append(TorchScriptEngine(staging / MODEL_FILES["torchscript"], task, "cpu", None))
         checks: dict[str, ExportCheck] = {}
         evaluations: list[Evaluation] = []

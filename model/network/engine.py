@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from model.network.inference import InferenceGraph
@@ -28,7 +29,7 @@ class EagerEngine:
     @property
     def device(self) -> str:
         """Where it runs: "cpu" or "cuda"."""
-        return self._device.type
+        return str(self._device.type)
 
     def run(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
@@ -38,12 +39,10 @@ class EagerEngine:
         with torch.inference_mode():
             inputs = (torch.tensor(array) for array in (images, sizes, score_threshold))
             outputs = self._graph(*(tensor.to(self._device) for tensor in inputs))
-        arrays = dict(zip(self._graph.output_names, (_to_numpy(tensor) for tensor in outputs), strict=True))
+        arrays: dict[str, NDArray[Any]] = {
+            name: tensor.cpu().numpy() for name, tensor in zip(self._graph.output_names, outputs, strict=True)
+        }
         return RawDetections(**arrays)
 
     def close(self) -> None:
         """Nothing to free: the model belongs to the caller."""
-
-
-def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
-    return tensor.cpu().numpy()

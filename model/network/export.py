@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.export import Dim
+from torch.jit._trace import TracerWarning
 from torchvision.models.detection import FasterRCNN
 
 from model.network.inference import SIZE_DIVISOR, InferenceGraph, evaluating
@@ -73,7 +74,7 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
     proto: ModelProto = program.model_proto
     _strip(proto)
     if half_storage:
-        _store_in_half(proto)
+        store_in_half(proto)
     onnx.save(proto, path)
 
 
@@ -88,7 +89,7 @@ def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
         # torchvision's roi_align asserts the shape of its RoIs, which a trace evaluates once.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         # The checker runs the graph twice more, on the same input.
         traced = torch.jit.trace(graph, _example(graph), check_trace=False)
         torch.jit.save(traced, str(path))
@@ -141,7 +142,8 @@ def is_half_storable(values: NDArray[np.generic]) -> bool:
     return bool(np.abs(values).max() <= np.finfo(np.float16).max)
 
 
-def _store_in_half(proto: ModelProto) -> None:
+def store_in_half(proto: ModelProto) -> None:
+    """Turn an exported network's large weights into float16 initializers behind a Cast, in place."""
     casts, renamed = [], {}
     for initializer in proto.graph.initializer:
         values = numpy_helper.to_array(initializer)

@@ -7,7 +7,7 @@ weights stay where they were: the graph holds the model's own submodules, so its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,6 +77,9 @@ class InferenceGraph(nn.Module):
     The graph shares the model's modules, and with them their training mode: call `eval()` before use.
     Raises TypeError for a model with another backbone or mask predictor than torchvision's own.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: FasterRCNN, lowering: Lowering = TORCH) -> None:
         super().__init__()
@@ -267,7 +270,8 @@ class InferenceGraph(nn.Module):
         logits = (own_class @ hidden).squeeze(2) + _rows(classifier.bias, labels).unflatten(0, (-1, 1, 1))
         # [R, 4, s * s] -> [R, row, its half, column, its half]
         logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
-        return logits.flatten(3).flatten(1, 2).sigmoid()
+        probabilities: Tensor = logits.flatten(3).flatten(1, 2).sigmoid()
+        return probabilities
 
 
 @contextmanager
@@ -282,10 +286,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-@torch.jit.script_if_tracing
-def _positions(x: Tensor, dim: int) -> Tensor:
-    # Scripted because a trace would write the tracing device into the graph, which could then not move to another one.
+def _arange(x: Tensor, dim: int) -> Tensor:
     return torch.arange(x.size(dim), device=x.device)
+
+
+# Scripted because a trace would write the tracing device into the graph, which could then not move to another one.
+_positions: Callable[[Tensor, int], Tensor] = torch.jit.script_if_tracing(_arange)
 
 
 def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tensor, holds_box: Tensor) -> Pooled:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class RLE:
     """One binary mask in COCO's compressed run-length encoding.
 
-    `size` is (height, width) in pixels. `counts` is the ASCII string that pycocotools reads and writes: column-major runs,
-    background first, difference-coded from the third run on.
+    `size` is (height, width) in pixels. `counts` is the ASCII string that pycocotools reads and writes: column-major
+    runs, background first, difference-coded against the run two before from the fourth run on.
     """
 
     size: tuple[int, int]

@@ -36,7 +36,7 @@ class TorchScriptEngine:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is")  # its class differs between releases
             try:
-                network = torch.jit.load(str(file), map_location=self.device)  # type: ignore[no-untyped-call]
+                network = torch.jit.load(str(file), map_location=self.device)
             except (RuntimeError, ValueError, OSError) as error:
                 raise EngineError(f"{file} cannot be loaded by torch {torch.__version__}: {error}") from error
         self._network: torch.jit.ScriptModule | None = network.eval()

@@ -1,4 +1,4 @@
-"""Polygons of masks: exact by the even-odd rule, one entry a part, holes after the outer ring, no point passed twice."""
+"""Polygons of masks: exact by the even-odd rule, one entry a part, holes after the outer ring, no point twice."""
 
 from __future__ import annotations
 

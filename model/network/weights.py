@@ -1,0 +1,45 @@
+"""A bundle's weights as a torchvision state_dict."""
+
+from __future__ import annotations
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from model.network.build import Detector, build_model
+from model.runtime.bundle import Bundle, DamagedFile
+from model.runtime.manifest import NETWORK_FILE
+
+WEIGHTS_FILE = "weights.pth"
+"""A bundle's plain torchvision state_dict; optional."""
+
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter takes no part in inference, so that no exported network holds it."""
+
+
+def load_network(bundle: Bundle) -> Detector:
+    """The bundle's network in torchvision's own class, in eval mode.
+
+    From `weights.pth`, or where the bundle has none from `model.onnx`, whose initializers carry the state_dict's names.
+    Raises DamagedFile when they are not the manifest's architecture's.
+    """
+    model = build_model(bundle.manifest.architecture)
+    if WEIGHTS_FILE in bundle.manifest.files:
+        state = torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True)
+    else:
+        state = _initializers(bundle) | {k: v for k, v in model.state_dict().items() if k.endswith(COUNTER)}
+        state = {name: value for name, value in state.items() if name in model.state_dict()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise DamagedFile(f"the weights of {bundle.path} are not those of its architecture: {error}") from error
+    return model.eval()
+
+
+def _initializers(bundle: Bundle) -> dict[str, Tensor]:
+    network = onnx.load(bundle.file(NETWORK_FILE))
+    return {
+        initializer.name: torch.tensor(numpy_helper.to_array(initializer)).float()
+        for initializer in network.graph.initializer
+    }

@@ -4,6 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
+COMPILE_KERNELS := $(BIN)/python -c "from model.runtime import keypoints, masks; masks.warm_up(); keypoints.warm_up()"
 
 .PHONY: serve test check train-shapes clean
 
@@ -28,12 +29,12 @@ train-shapes: .venv/all.stamp
 # The kernels are compiled once here, so that no start and no request waits for it.
 .venv/serve.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	$(BIN)/python -m model.runtime.compiled
+	$(COMPILE_KERNELS)
 	touch $@
 
 .venv/all.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,test]'
-	$(BIN)/python -m model.runtime.compiled
+	$(COMPILE_KERNELS)
 	touch $@ .venv/serve.stamp
 
 clean:

@@ -8,7 +8,9 @@ steer Python code.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.export import Dim
-from torch.jit._trace import TracerWarning
 from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
 
 from model.network.inference import SIZE_DIVISOR, InferenceGraph, evaluating
 from model.network.nms import ONNX, TORCH, onnx_grouped_nms
@@ -53,7 +56,7 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
         {0: Dim.AUTO},
         {0: Dim.AUTO},
     )
-    with evaluating(graph), torch.no_grad():
+    with evaluating(graph), _batch_norm_nodes(graph), torch.no_grad():
         program = torch.onnx.export(
             graph,
             _example(graph),
@@ -88,8 +91,6 @@ def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
     with evaluating(graph), torch.no_grad(), warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
-        # torchvision's roi_align asserts the shape of its RoIs, which a trace evaluates once.
-        warnings.filterwarnings("ignore", category=TracerWarning)
         # The checker runs the graph twice more, on the same input.
         traced = torch.jit.trace(graph, _example(graph), check_trace=False)
         torch.jit.save(traced, str(path))
@@ -101,6 +102,26 @@ def _example(graph: InferenceGraph) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.arange(2 * 96 * 160 * 3, device=device).remainder(251).to(torch.uint8).reshape(2, 96, 160, 3)
     sizes = torch.tensor([[96, 150], [90, 160]], device=device)
     return images, sizes, torch.full((2,), 0.5, device=device)
+
+
+@contextmanager
+def _batch_norm_nodes(module: nn.Module) -> Iterator[None]:
+    """Inside the block every FrozenBatchNorm2d computes itself as one batch normalization.
+
+    Its own eight small operations would be exported one by one, and ONNX Runtime does not fold all of them.
+    """
+    frozen = [part for part in module.modules() if isinstance(part, FrozenBatchNorm2d)]
+    for part in frozen:
+        part.forward = partial(_as_batch_norm, part)
+    try:
+        yield
+    finally:
+        for part in frozen:
+            del part.forward
+
+
+def _as_batch_norm(norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
 
 
 def _onnx_conv2d(

@@ -22,7 +22,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from model.network.nms import SUPPRESSED, TORCH, Lowering
@@ -97,7 +97,7 @@ class InferenceGraph(nn.Module):
         self.has_keypoints = bool(model.roi_heads.has_keypoint())
 
         device = next(model.parameters()).device
-        for name, values in (("mean", model.transform.image_mean), ("std", model.transform.image_std)):
+        for name, values in (("image_mean", model.transform.image_mean), ("image_std", model.transform.image_std)):
             self.register_buffer(name, torch.tensor(values, device=device)[None, :, None, None], persistent=False)
         for level, cell in enumerate(model.rpn.anchor_generator.cell_anchors):
             self.register_buffer(f"cell_anchors_{level}", cell.to(device, torch.float32), persistent=False)
@@ -152,7 +152,7 @@ class InferenceGraph(nn.Module):
         rows, columns = _positions(images, 1) < height, _positions(images, 2) < width
         inside = rows.unsqueeze(3) & columns.unsqueeze(2)
         pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
-        return torch.where(inside, (pixels - self.mean) / self.std, 0.0)
+        return torch.where(inside, (pixels - self.image_mean) / self.image_std, 0.0)
 
     def _pyramid(self, pixels: Tensor) -> dict[str, Tensor]:
         """The backbone's feature levels by name, finest first (FPN, Lin et al., sec. 3).
@@ -309,7 +309,12 @@ def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tens
         if i < len(plan.bounds):
             here = here & ~(side >= plan.bounds[i])
         rows = _true_rows(here)
-        features.append(roi_align(pyramid[name], _rows(rois, rows), plan.output_size, 1 / stride, plan.sampling_ratio))
+        # The bare operator: torchvision's function asserts a shape in Python, which a trace would warn about.
+        features.append(
+            torch.ops.torchvision.roi_align(
+                pyramid[name], _rows(rois, rows), 1 / stride, *plan.output_size, plan.sampling_ratio, False
+            )
+        )
         slots.append(rows)
     order = torch.cat(slots)
     if torch.compiler.is_exporting():

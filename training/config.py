@@ -84,7 +84,7 @@ class TrainConfig(_Group):
     batch_size: int = Field(4, ge=1, description="images an iteration")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
     log_every: int = Field(10, ge=1, description="iterations between rows of metrics.csv")
-    start_from: Literal["random", "imagenet", "coco"] = Field("random", description="torchvision weights to start from")
+    start_from: Literal["random", "imagenet"] = Field("random", description="backbone weights to start from")
     trainable_backbone_layers: int | None = Field(None, ge=0, description="backbone stages that learn; none: all")
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)

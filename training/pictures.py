@@ -21,7 +21,7 @@ SAMPLE_SCORE = 0.5
 """Detections below this score are left out of the pictures."""
 
 PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Colour-blind safe (Okabe and Ito, Color Universal Design), by label."""
+"""Colour-blind safe (Okabe and Ito, Color Universal Design), by class or object."""
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
@@ -56,27 +56,30 @@ def draw_samples(data: CocoData, detections: Sequence[Detections], count: int, f
 def overlay(
     image: NDArray[np.uint8], detections: Detections, class_names: Sequence[str], score: float = SAMPLE_SCORE
 ) -> NDArray[np.uint8]:
-    """`image` (uint8 [H, W, 3]) with masks tinted and outlined, and boxes where there are no masks; a new array."""
+    """`image` (uint8 [H, W, 3]) with masks tinted and outlined, and boxes where there are no masks; a new array.
+
+    Colours tell classes apart, or objects where there is one class.
+    """
     canvas = image.copy()
     shown = [row for row in range(len(detections)) if detections.scores[row] > score]
+    groups = detections.labels - 1 if len(class_names) > 1 else np.arange(len(detections))
+    colors = [PALETTE[group % len(PALETTE)] for group in groups.tolist()]
     for row in shown if detections.masks is not None else []:
         assert detections.masks is not None
         mask = decode(detections.masks[row])
-        color = np.array(PALETTE[(int(detections.labels[row]) - 1) % len(PALETTE)])
-        canvas[mask] = (0.6 * canvas[mask] + 0.4 * color).astype(np.uint8)
-        canvas[outline(mask)] = color
+        canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(colors[row])).astype(np.uint8)
+        canvas[outline(mask)] = colors[row]
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     for row in shown:
-        color_of_class = PALETTE[(int(detections.labels[row]) - 1) % len(PALETTE)]
         x1, y1, x2, y2 = (float(value) for value in detections.boxes[row])
         if detections.masks is None:
-            draw.rectangle((x1, y1, x2, y2), outline=color_of_class)
+            draw.rectangle((x1, y1, x2, y2), outline=colors[row])
         if len(class_names) > 1:
             text = f"{class_names[int(detections.labels[row]) - 1]} {detections.scores[row]:.2f}"
             draw.text((x1 + 1, y1), text, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
         for x, y, _logit in () if detections.keypoints is None else detections.keypoints[row].tolist():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=color_of_class)
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colors[row])
     return np.asarray(picture)
 
 

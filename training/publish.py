@@ -179,7 +179,7 @@ def provenance(config: TrainConfig, data: CocoData | None, iterations: int) -> P
         recipe=config.name,
         iterations=iterations,
         seed=config.seed,
-        initial_weights=None if config.start_from == "random" else f"torchvision {config.start_from}",
+        initial_weights=None if config.start_from == "random" else "torchvision ImageNet backbone",
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
     )
 

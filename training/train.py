@@ -30,7 +30,7 @@ from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, pl
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
 from training.data.coco import CocoData, CocoError
-from training.data.loader import Batch, TrainingSet, make_loader
+from training.data.loader import Batch, TrainingSet, UnreadableImage, make_loader
 from training.data.source import DataStop, TrainingData, flip_pairs, keypoint_names, load_training_data
 from training.data.transforms import Augmentation
 from training.optimization import make_optimizer, make_scheduler
@@ -90,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit(config, data, state, device, log)
             log.say("exporting, comparing with the eager model, publishing")
             bundle = publish_run(config, data, best_or_last(folder), log.say)
-        except (TrainingError, GateError) as error:
-            log.say(f"error: {error}")
+        except (TrainingError, GateError, UnreadableImage) as error:
+            # A loader process sends its stack trace along; the message is the last line.
+            log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
         log.say(f"published {bundle.path}")
         log.say(f"serve it:  MASKSERVE_MODELS={config.model_repository} python -m service")

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.export import Dim
+from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 

@@ -148,9 +148,9 @@ class InferenceGraph(nn.Module):
 
     def _normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], zero outside the valid sizes: first normalized, then padded."""
-        height, width = sizes.unflatten(0, (-1, 1)).split(1, dim=2)
+        height, width = sizes.unsqueeze(1).unbind(2)
         rows, columns = _positions(images, 1) < height, _positions(images, 2) < width
-        inside = rows.unsqueeze(3) & columns.unsqueeze(2)
+        inside = rows.unflatten(1, (1, -1, 1)) & columns.unflatten(1, (1, 1, -1))
         pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         return torch.where(inside, (pixels - self.image_mean) / self.image_std, 0.0)
 

@@ -97,15 +97,23 @@ def onnx_grouped_nms(boxes: Any, scores: Any, iou_threshold: float, max_per_grou
     """`grouped_nms_operator` in ONNX; called by the exporter while it builds the graph."""
     from onnxscript import opset18 as op
 
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    axis_0, axis_1 = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+    # Most of an image's classes are empty, and a runtime may launch kernels for each: only the groups that take part go
+    # in, and the first one, since there must be one.
+    best = op.ReduceMax(scores, axis_1, keepdims=0)
+    is_first = op.Equal(op.Range(zero, op.Squeeze(op.Shape(best)), one), zero)
+    takes_part = op.Or(op.GreaterOrEqual(best, op.Constant(value_float=0.0)), is_first)
+    groups = op.Squeeze(op.NonZero(takes_part), axis_0)
     selected = op.NonMaxSuppression(
-        boxes,
-        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
+        op.Gather(boxes, groups, axis=0),
+        op.Unsqueeze(op.Gather(scores, groups, axis=0), axis_1),
         op.Constant(value_ints=[max_per_group]),
         op.Constant(value_floats=[float32_threshold(iou_threshold)]),
         op.Constant(value_floats=[SUPPRESSED / 2]),
     )
     # Rows of (batch, class, box); a group is a batch of one class.
-    group = op.Gather(selected, op.Constant(value_int=0), axis=1)
+    group = op.Gather(groups, op.Gather(selected, zero, axis=1), axis=0)
     row = op.Gather(selected, op.Constant(value_int=2), axis=1)
     group_size = op.Squeeze(op.Shape(scores, start=1, end=2))
     return op.Add(op.Mul(group, group_size), row)

@@ -122,8 +122,10 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     return ImageHeader(format, width, height)
 
 
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True) -> NDArray[np.uint8]:
     """The picture as seen: uint8 [H, W, 3] RGB. May be read-only. Releases the GIL while decoding.
+
+    `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but Pillow turns a TIFF by itself).
 
     Raises:
         NotAnImage: the bytes have no image format's signature.
@@ -137,7 +139,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[n
         image.load()
         tiff_tags = getattr(image, "tag_v2", {})
         # After loading, because a PNG's EXIF may lie behind its pixels and because Pillow turns a TIFF itself.
-        if (turn := _UPRIGHT.get(_orientation(image))) is not None:
+        if upright and (turn := _UPRIGHT.get(_orientation(image))) is not None:
             image = image.transpose(turn)
         return _to_rgb(image, tiff_tags)
     except Image.DecompressionBombError as error:
@@ -148,10 +150,10 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[n
         raise DamagedImage(f"the {format} image cannot be decoded: {error}") from error
 
 
-def load_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+def load_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True) -> NDArray[np.uint8]:
     """`decode_image` of a file. The errors name it."""
     try:
-        return decode_image(path.read_bytes(), limits)
+        return decode_image(path.read_bytes(), limits, upright=upright)
     except ImageError as error:
         error.add_note(f"in {path}")
         raise

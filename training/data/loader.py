@@ -36,7 +36,7 @@ def load_stored(record: ImageRecord) -> NDArray[np.uint8]:
     Raises UnreadableImage naming the file when it cannot be decoded or has another size than its record says.
     """
     try:
-        image = load_image(record.path, TRAINING_LIMITS)
+        image = load_image(record.path, TRAINING_LIMITS, upright=False)
     except (OSError, ImageError) as error:
         raise UnreadableImage(f"{record.path}: {error}") from error
     if image.shape[:2] != (record.height, record.width):

@@ -70,6 +70,16 @@ def test_loading_leaves_the_global_generator_alone(dataset: TrainingSet) -> None
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_annotations_refer_to_the_stored_orientation(dataset: TrainingSet, tmp_path: Path) -> None:
+    """COCO's sizes and boxes are those of the file; serving turns the picture upright, training must not."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    Image.new("RGB", (20, 10)).save(path, exif=exif)
+    record = replace(dataset.data.images[0], path=path, width=20, height=10)
+    assert load_stored(record).shape == (10, 20, 3)
+
+
 def test_an_image_that_changed_is_named(dataset: TrainingSet, tmp_path: Path) -> None:
     record = replace(dataset.data.images[0], path=tmp_path / "swapped.png")
     Image.new("RGB", (10, 12)).save(record.path)

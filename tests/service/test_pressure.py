@@ -14,6 +14,7 @@ from tests.service.harness import Server, encode, head, picture
 
 QUICK = encode(picture(1))
 SLOW = encode(picture(slow=110))
+VERY_SLOW = encode(picture(slow=250))
 """A second or more on the engine."""
 
 
@@ -63,7 +64,8 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_all_are_counted(
 def test_a_request_past_its_deadline_gets_504_and_is_never_computed(start_server: Callable[..., Server]) -> None:
     server = start_server("--timeout-ms", "150", "--max-batch-size", "1")
     with ThreadPoolExecutor(4) as pool:
-        blocker = pool.submit(server.predict, SLOW)
+        # Slow enough that the engine is still busy when the last client has sent its image and its deadline has passed.
+        blocker = pool.submit(server.predict, VERY_SLOW)
         until(lambda: in_flight(server) == 1)
         waiting = [pool.submit(server.predict, QUICK) for _ in range(3)]
         answers = [blocker.result(), *(one.result() for one in waiting)]

@@ -78,8 +78,8 @@ class InferenceGraph(nn.Module):
     Raises TypeError for a model with another backbone or mask predictor than torchvision's own.
     """
 
-    mean: Tensor
-    std: Tensor
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, model: FasterRCNN, lowering: Lowering = TORCH) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """The gate must let the same network through, and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -61,7 +62,7 @@ def swapped(detections: RawDetections) -> RawDetections:
         pytest.param(lambda d: without_row(d, 2), "unmatched", id="one detection missing"),
     ],
 )
-def test_what_passes(change, complaint: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_what_passes(change: Callable[[RawDetections], RawDetections], complaint: str | None) -> None:
     difference = Difference()
     compare(raw(), change(raw()), difference)
     if complaint is None:

@@ -56,7 +56,9 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
         {0: Dim.AUTO},
         {0: Dim.AUTO},
     )
-    with evaluating(graph), _batch_norm_nodes(graph), torch.no_grad():
+    with evaluating(graph), _batch_norm_nodes(graph), torch.no_grad(), warnings.catch_warnings():
+        # torch 2.11 trips over its own deprecation.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         program = torch.onnx.export(
             graph,
             _example(graph),

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -25,6 +24,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
+from model.network.boxes import clip, decode, has_sides
 from model.network.nms import SUPPRESSED, TORCH, Lowering
 
 SIZE_DIVISOR = 32
@@ -101,6 +101,9 @@ class InferenceGraph(nn.Module):
             self.register_buffer(name, torch.tensor(values, device=device)[None, :, None, None], persistent=False)
         for level, cell in enumerate(model.rpn.anchor_generator.cell_anchors):
             self.register_buffer(f"cell_anchors_{level}", cell.to(device, torch.float32), persistent=False)
+        # No logit of a real anchor is below float32's range, one of the padding is.
+        objectness = torch.tensor(float(model.rpn.score_thresh)).logit()
+        self.least_objectness = max(float(objectness), torch.finfo(torch.float32).min)
         self.pre_nms: int = model.rpn._pre_nms_top_n["testing"]
         self.proposals_per_image = min(
             model.rpn._post_nms_top_n["testing"], self.pre_nms * len(model.rpn.anchor_generator.cell_anchors)
@@ -133,7 +136,7 @@ class InferenceGraph(nn.Module):
 
         image_of_slot = _image_of_slot(scores)
         boxes, scores, labels = boxes.flatten(0, 1), scores.flatten(), labels.flatten()
-        is_detection = scores >= 0
+        is_detection = scores > SUPPRESSED
         found = _true_rows(is_detection)
         outputs = [_rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
         if self.mask_pool is not None:
@@ -180,23 +183,24 @@ class InferenceGraph(nn.Module):
         found = []
         for level, (logits, deltas) in enumerate(zip(*self.rpn.head(list(pyramid.values())), strict=True)):
             # Positions count rows, then columns, then a cell's anchors. Padding lets k be the same for every size.
-            padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=-torch.inf)
+            padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=SUPPRESSED)
             best, position = self.lowering.top_k(padded, self.pre_nms)
-            position = torch.where(best > -torch.inf, position, 0)
+            position = torch.where(best > SUPPRESSED, position, 0)
             deltas = _pick(deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3), position)
             anchors = _rows(self._anchors(level, pixels, logits), position.flatten()).view_as(deltas)
             found.append((best, deltas, anchors))
         logits, deltas, anchors = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
 
-        boxes = _clip(_decode(deltas, anchors, self.rpn.box_coder), limits.unflatten(0, (-1, 1, 1)))
-        scores = logits.sigmoid()
-        takes_part = (logits > -torch.inf) & _has_sides(boxes, self.rpn.min_size) & (scores >= self.rpn.score_thresh)
-        scores = torch.where(takes_part, scores, SUPPRESSED)
+        boxes = clip(decode(deltas, anchors, self.rpn.box_coder), limits.unflatten(0, (-1, 1, 1)))
+        # Ranked by logits: torchvision's sigmoid of them is 1 for everything above 17, and ONNX Runtime's approximation
+        # is out of order below -9 (17 % off at -15).
+        takes_part = has_sides(boxes, self.rpn.min_size) & (logits >= self.least_objectness)
+        scores = torch.where(takes_part, logits, SUPPRESSED)
         kept = self.lowering.grouped_nms(
             boxes.flatten(0, 1), scores.flatten(0, 1), self.rpn.nms_thresh, self.proposals_per_image
         )
         scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), self.proposals_per_image)
-        return _pick(boxes.flatten(1, 2), position), scores >= 0
+        return _pick(boxes.flatten(1, 2), position), scores > SUPPRESSED
 
     def _anchors(self, level: int, pixels: Tensor, level_map: Tensor) -> Tensor:
         """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""
@@ -236,11 +240,11 @@ class InferenceGraph(nn.Module):
             .unflatten(1, (-1, 4))
             .unflatten(0, (-1, self.proposals_per_image))
         )
-        boxes = _clip(_decode(deltas, proposals.unsqueeze(2), heads.box_coder), limits.unflatten(0, (-1, 1, 1)))
+        boxes = clip(decode(deltas, proposals.unsqueeze(2), heads.box_coder), limits.unflatten(0, (-1, 1, 1)))
         takes_part = (
             is_proposal.unsqueeze(2)
             & (scores > score_threshold.unflatten(0, (-1, 1, 1)))
-            & _has_sides(boxes, MIN_DETECTION_SIDE)
+            & has_sides(boxes, MIN_DETECTION_SIDE)
         )
         scores = torch.where(takes_part, scores, SUPPRESSED)
 
@@ -346,28 +350,6 @@ def _keep(scores: Tensor, kept: Tensor) -> Tensor:
     """`scores` with every position that is not in `kept` (of the flat tensor) SUPPRESSED."""
     flat = scores.flatten()
     return torch.full_like(flat, SUPPRESSED).scatter(0, kept, _rows(flat, kept)).view_as(scores)
-
-
-def _decode(deltas: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
-    """Boxes [..., 4] moved and scaled by (dx, dy, dw, dh) deltas [..., 4] (R-CNN, Girshick et al., appendix C)."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), coder.weights, strict=True))
-    width, height = x2 - x1, y2 - y1
-    center_x = dx * width + (x1 + 0.5 * width)
-    center_y = dy * height + (y1 + 0.5 * height)
-    half_width = 0.5 * (torch.exp(dw.clamp(max=coder.bbox_xform_clip)) * width)
-    half_height = 0.5 * (torch.exp(dh.clamp(max=coder.bbox_xform_clip)) * height)
-    corners = (center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height)
-    return torch.stack(corners, dim=-1)
-
-
-def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
-    return torch.minimum(boxes.clamp(min=0), limits)
-
-
-def _has_sides(boxes: Tensor, least: float) -> Tensor:
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return (x2 - x1 >= least) & (y2 - y1 >= least)
 
 
 def _strides(backbone: BackboneWithFPN, device: torch.device) -> dict[str, int]:

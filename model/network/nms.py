@@ -22,8 +22,8 @@ import torch
 import torchvision  # noqa: F401 - brings torch.ops.torchvision
 from torch import Tensor
 
-SUPPRESSED = -1.0
-"""Score of a row that takes no part: padding, below a threshold, or suppressed. Real scores are never negative."""
+SUPPRESSED = -math.inf
+"""Score of a row that takes no part: padding, below a threshold, or suppressed."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Lowering:
     grouped_nms(boxes float32 [G, K, 4] as (x1, y1, x2, y2), scores float32 [G, K], iou_threshold, max_per_group) gives
         the rows kept, int64 [M], as positions in [G * K]: group by group, falling score inside a group, at most
         `max_per_group` of each. A row goes when its IoU with a better row of its group that stays is above
-        `iou_threshold`. Rows with a negative score take no part.
+        `iou_threshold`. Rows that are SUPPRESSED take no part.
     top_k(values float32 [B, N], k) gives (values [B, k], positions int64 [B, k]), falling, ties by rising position.
     """
 
@@ -44,7 +44,7 @@ class Lowering:
 def _nms_group_by_group(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_group: int) -> Tensor:
     # One call for all groups would cost the square of their total size: over a second for the proposals of eight images
     # on a CPU. TorchScript compiles this function too, hence the plain style.
-    takes_part = scores >= 0
+    takes_part = scores > float("-inf")
     groups = torch.nonzero(takes_part.any(dim=1)).squeeze(1).cpu()
     kept = [torch.nonzero(scores.new_empty(0)).squeeze(1)]
     for i in range(groups.size(0)):
@@ -103,14 +103,15 @@ def onnx_grouped_nms(boxes: Any, scores: Any, iou_threshold: float, max_per_grou
     # in, and the first one, since there must be one.
     best = op.ReduceMax(scores, axis_1, keepdims=0)
     is_first = op.Equal(op.Range(zero, op.Squeeze(op.Shape(best)), one), zero)
-    takes_part = op.Or(op.GreaterOrEqual(best, op.Constant(value_float=0.0)), is_first)
+    lowest = op.Constant(value_floats=[float(np.finfo(np.float32).min)])
+    takes_part = op.Or(op.Greater(best, lowest), is_first)
     groups = op.Squeeze(op.NonZero(takes_part), axis_0)
     selected = op.NonMaxSuppression(
         op.Gather(boxes, groups, axis=0),
         op.Unsqueeze(op.Gather(scores, groups, axis=0), axis_1),
         op.Constant(value_ints=[max_per_group]),
         op.Constant(value_floats=[float32_threshold(iou_threshold)]),
-        op.Constant(value_floats=[SUPPRESSED / 2]),
+        lowest,
     )
     # Rows of (batch, class, box); a group is a batch of one class.
     group = op.Gather(groups, op.Gather(selected, zero, axis=1), axis=0)

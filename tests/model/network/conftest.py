@@ -69,9 +69,9 @@ def make_detector(config: ArchitectureConfig, seed: int = 0) -> Detector:
     model = build_model(config).eval()
     heads = model.roi_heads
     spreads: dict[nn.Module, float] = {
-        model.rpn.head.cls_logits: 2.0,
+        model.rpn.head.cls_logits: 1.0,
         model.rpn.head.bbox_pred: 0.3,
-        heads.box_predictor.cls_score: 2.0,
+        heads.box_predictor.cls_score: 1.0,
         heads.box_predictor.bbox_pred: 1.0,
     }
     if heads.has_mask():

@@ -226,6 +226,21 @@ def test_torchscript_answers_as_torchvision(
     assert all(len(value) == 0 for value in fields(none))
 
 
+def test_torchscript_is_not_bound_to_the_exporting_device(models: dict[str, Detector], tmp_path: Path) -> None:
+    export_torchscript(models["masks"], tmp_path / "model.torchscript.pt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`?torch\.jit")
+        graph = torch.jit.load(tmp_path / "model.torchscript.pt").inlined_graph
+    users = {
+        use.user.kind()
+        for constant in graph.findAllNodes("prim::Constant")
+        if str(constant.output().type()) == "Device"
+        for use in constant.output().uses()
+    }
+    # Scalars on the CPU take part in arithmetic on any device.
+    assert users <= {"aten::scalar_tensor"}
+
+
 def test_exporting_leaves_the_training_mode_alone(models: dict[str, Detector], tmp_path: Path) -> None:
     model = models["boxes"]
     model.rpn.train()

@@ -118,6 +118,20 @@ def test_an_image_without_a_single_proposal(helpers: Any) -> None:
     assert len(EagerEngine(model).run(batch.images, batch.sizes, threshold(0.0, 1)).boxes) == 0
 
 
+def test_proposals_whose_objectness_saturates_keep_their_rank(helpers: Any) -> None:
+    model = helpers.detector(helpers.small)
+    engine = EagerEngine(model)
+    batch = helpers.batch(128, 160, TWO)
+    before = engine.run(batch.images, batch.sizes, threshold(0.2, 2))
+    with torch.no_grad():  # a power of two is exact; most sigmoids become 0 or 1
+        model.rpn.head.cls_logits.weight.mul_(1024)
+        model.rpn.head.cls_logits.bias.mul_(1024)
+    after = engine.run(batch.images, batch.sizes, threshold(0.2, 2))
+    assert len(before.boxes) > 0
+    np.testing.assert_array_equal(after.boxes, before.boxes)
+    np.testing.assert_array_equal(after.scores, before.scores)
+
+
 def test_neighbors_and_padding_change_nothing(helpers: Any, masks_model: Detector) -> None:
     engine = EagerEngine(masks_model)
     batch = helpers.batch(128, 160, EIGHT)

@@ -32,7 +32,7 @@ class Observe:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception as error:
+        except Exception as error:  # the last resort: whatever it is, the client gets a problem and the log the trace
             if status:
                 raise  # too late for another answer: the server closes the connection
             response = unexpected(error, f"{scope['method']} {scope['path']}")

@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
     async def _announce(self) -> None:
         try:
             models = await self._lifecycle.ready()
-        except Exception as error:
+        except Exception as error:  # whatever loading raised, the operator gets one line and the exit code
             print(f"maskserve: {_reason(error)}", file=sys.stderr, flush=True)
             self.exit_code = 2 if isinstance(error, InvalidSettingsError) else 1
             self.should_exit = True

@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     )
 
     max_batch_size: PositiveInt | Auto = Field(
-        "auto", description="most images in a batch; auto is 1 on a CPU, where batches gain nothing, and 8 on a GPU"
+        "auto",
+        description="most images in a batch; auto is 1 on a CPU (a batch keeps its first image waiting), 8 on a GPU",
     )
     max_queue_delay_ms: float = Field(
         0,

@@ -20,6 +20,7 @@ from model.runtime.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import stop
 from training.data.coco import CocoError
+from training.data.loader import UnreadableImage
 from training.data.source import DataStop, load_training_data
 from training.publish import Export, ExportOptions, GateError, generated_images, publish, publish_run
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop(str(error))
     except URLError as error:
         stop(f"torchvision's weights could not be downloaded ({error.reason}); put the file into torch's hub cache")
-    except GateError as error:
+    except (GateError, UnreadableImage) as error:
         say(f"error: {error}")
         return 1
     say(f"published {bundle.path}")

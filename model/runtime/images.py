@@ -214,7 +214,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         # The base class's: the PNG plugin's own decodes the pixels in search of late metadata.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except Exception:  # Pillow raises whatever a broken block makes it stumble over
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

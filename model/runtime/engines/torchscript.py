@@ -48,7 +48,7 @@ class TorchScriptEngine:
         if self._network is None:
             raise EngineError("the engine is closed")
         arrays = (images, sizes, score_threshold)
-        # The profiling executor would compile anew for every input shape.
+        # The profiling executor would compile anew for every input shape. Its switch is untyped.
         with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             outputs = self._network(*(_tensor(array).to(self.device) for array in arrays))
         values = (output.cpu().numpy() for output in outputs)

@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine", choices=(*get_args(EngineKind), "eager"), default="onnx", help="what runs the network"
     )
-    parser.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help="where it runs")
+    parser.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all cores")
     parser.add_argument("--max_detections", type=int, default=100, help="detections an image that AP counts")
     parser.add_argument("--score_threshold", type=float, default=0.05, help="lowest score that is counted")

@@ -77,16 +77,20 @@ class Predictor:
         self.engine.close()
 
 
-def warm_up(engine: Engine, preprocessing: Preprocessing) -> None:
+def warm_up(engine: Engine, preprocessing: Preprocessing, *, every_bucket: bool = False) -> None:
     """Run everything once, so that the first request does not pay for compiling and allocating.
 
-    The image is the smallest that the network takes, for what costs at first is the same at any size. It is noise, and
-    the score threshold is zero, so that the heads behind the box head run too.
+    The image is the smallest that the network takes, for what costs at first is the same at any size on a CPU. A GPU's
+    libraries plan anew for each shape: `every_bucket` runs each size that a request's image can get, the largest first,
+    so that memory is taken once. The image is noise, and the score threshold is zero, so that the heads behind the box
+    head run too.
     """
-    side = preprocessing.bucket_step
-    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
-    raw = engine.run(image, np.array([[side, side]], np.int64), np.zeros(1, np.float32))
-    if raw.masks is not None:
-        masks.warm_up()
-    if raw.keypoint_heatmaps is not None:
-        keypoints.warm_up()
+    step = preprocessing.bucket_step
+    generator = np.random.default_rng(0)
+    for height, width in preprocessing.buckets() if every_bucket else [(step, step)]:
+        image = generator.integers(0, 256, (1, height, width, 3), np.uint8)
+        raw = engine.run(image, np.array([[height, width]], np.int64), np.zeros(1, np.float32))
+        if raw.masks is not None:
+            masks.warm_up()
+        if raw.keypoint_heatmaps is not None:
+            keypoints.warm_up()

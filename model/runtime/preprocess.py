@@ -61,6 +61,19 @@ class Preprocessing(BaseModel):
         return -(-height // step) * step, -(-width // step) * step
 
 
+    def buckets(self) -> list[Size]:
+        """Every padded size that an image of any shape can get, the largest first."""
+        step = self.bucket_step
+        longest = -(-self.max_size // step)
+        shortest = -(-self.min_size // step)
+        # In steps. Either the shorter side is min_size (or more, if images are not shrunk), or the longer is max_size.
+        shorter = range(shortest, (shortest if self.allow_downscale else longest) + 1)
+        steps = {(a, b) for a in shorter for b in range(a, longest + 1)}
+        steps |= {(a, longest) for a in range(1, shortest + 1)}
+        sizes = {(a * step, b * step) for a, b in steps} | {(b * step, a * step) for a, b in steps}
+        return sorted(sizes, key=lambda size: (size[0] * size[1], size), reverse=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One image as the network takes it.

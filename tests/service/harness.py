@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -35,6 +36,8 @@ START_TIMEOUT = 120.0
 """Seconds; a first start compiles the mask kernels."""
 
 LABELS = ("circle", "ring, broken", "square")
+HUNGRY_MARK = 7
+"""Without it the noise that warms a model up would be hungry."""
 SIDE = 64
 """Side in pixels of an image that the probe takes without resampling."""
 
@@ -61,8 +64,9 @@ def candidate_masks() -> NDArray[np.float32]:
 def build_probe(path: Path) -> None:
     """Write a small ONNX graph with a network's inputs and outputs that can be steered through the image.
 
-    An image's scores are the candidates' times (0.5 + 0.5 x its mean brightness). Two pixels of the top row steer it:
-    pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250 makes it fail.
+    An image's scores are the candidates' times (0.5 + 0.5 x its mean brightness). Three pixels of the top row steer it:
+    pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250 makes it fail,
+    and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes of memory.
     """
     constants = {
         "base": np.array([c[0] for c in CANDIDATES], np.float32),
@@ -78,6 +82,11 @@ def build_probe(path: Path) -> None:
         "1": np.int64(1),
         "slow_at": np.array([0, 0, 0], np.int64),
         "fail_at": np.array([0, 1, 1], np.int64),
+        "hungry_at": np.array([0, 2, 2], np.int64),
+        "mark_at": np.array([0, 2, 0], np.int64),
+        "mark": np.float32(HUNGRY_MARK),
+        "2": np.float32(2),
+        "axis0": np.array([0], np.int64),
         "steps_a_level": np.float32(8),
         "limit": np.float32(250),
         "two": np.zeros(2, np.float32),
@@ -116,11 +125,25 @@ def build_probe(path: Path) -> None:
         node("Cast", ["fails"], ["fails_index"], to=TensorProto.INT64),
         node("Add", ["fails_index", "1"], ["index"]),
         node("Gather", ["two", "index"], ["also_zero"]),
-        node("Add", ["zero", "also_zero"], ["nothing"]),
+        node("Add", ["zero", "also_zero"], ["nearly_nothing"]),
+        # Hunger: as many bytes as nobody has, from a few such images on.
+        node("GatherND", ["hwcb", "hungry_at"], ["blues"]),
+        node("GatherND", ["hwcb", "mark_at"], ["marks"]),
+        node("Equal", ["marks", "mark"], ["marked"]),
+        node("Cast", ["marked"], ["marked_float"], to=TensorProto.FLOAT),
+        node("Mul", ["blues", "marked_float"], ["hungers"]),
+        node("ReduceSum", ["hungers"], ["blue"], keepdims=0),
+        node("Pow", ["2", "blue"], ["bytes_float"]),
+        node("Cast", ["bytes_float"], ["bytes"], to=TensorProto.INT64),
+        node("Unsqueeze", ["bytes", "axis0"], ["shape"]),
+        node("ConstantOfShape", ["shape"], ["hoard"], value=helper.make_tensor("v", TensorProto.UINT8, [1], [0])),
+        node("Gather", ["hoard", "0"], ["one_byte"]),
+        node("Cast", ["one_byte"], ["still_zero"], to=TensorProto.FLOAT),
         # Detections.
         node("ReduceMean", ["pixels", "height_width_channel"], ["mean"], keepdims=0),
         node("Mul", ["mean", "per_level"], ["brightness"]),
         node("Add", ["brightness", "half"], ["factor"]),
+        node("Add", ["nearly_nothing", "still_zero"], ["nothing"]),
         node("Add", ["factor", "nothing"], ["factor_after"]),
         node("Unsqueeze", ["factor_after", "axis1"], ["factors"]),
         node("Mul", ["factors", "base"], ["all_scores"]),
@@ -177,9 +200,9 @@ def publish_probe(staging: Path, repository: Path, name: str = "probe") -> Bundl
 
 
 def picture(
-    seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), *, slow: int = 0, fail: bool = False
+    seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), *, slow: int = 0, fail: bool = False, hungry: int = 0
 ) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] noise as bright as `seed` makes it, black along the edges; `slow` and `fail` steer the probe."""
+    """uint8 [H, W, 3] noise as bright as `seed` makes it, black along the edges; the others steer the probe."""
     generator = np.random.default_rng(seed)
     image = generator.integers(0, generator.integers(60, 250), (*size, 3), np.uint8)
     edge = max(2, min(size) // 16)
@@ -188,6 +211,8 @@ def picture(
     image[0, 0, 0] = slow
     if fail:
         image[0, 1, 1] = 255
+    if hungry:
+        image[0, 2, 0], image[0, 2, 2] = HUNGRY_MARK, hungry
     return image
 
 
@@ -205,6 +230,8 @@ class Server:
     url: str
     errors: list[str] = field(default_factory=list)
     """Its lines on stderr so far."""
+    log: list[str] = field(default_factory=list)
+    """Its lines on stdout so far, JSON each."""
 
     def __post_init__(self) -> None:
         self.client = httpx.Client(base_url=self.url, timeout=60)
@@ -214,16 +241,18 @@ class Server:
         """Start one on a free port and wait for its ready line."""
         process = launch("--models", str(repository), *flags)
         assert process.stderr is not None
-        stderr = process.stderr
+        assert process.stdout is not None
         errors: list[str] = []
+        log: list[str] = []
         lines: queue.Queue[str] = queue.Queue()
 
-        def read() -> None:
-            for line in stderr:
-                errors.append(line)
-                lines.put(line)
+        def read(stream: IO[str], *sinks: Callable[[str], None]) -> None:
+            for line in stream:
+                for sink in sinks:
+                    sink(line)
 
-        threading.Thread(target=read, daemon=True).start()
+        threading.Thread(target=read, args=(process.stderr, errors.append, lines.put), daemon=True).start()
+        threading.Thread(target=read, args=(process.stdout, log.append), daemon=True).start()
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
@@ -233,7 +262,7 @@ class Server:
                 assert time.monotonic() < deadline, f"no ready line: {''.join(errors)}"
             else:
                 if ready := re.match(r"maskserve: .* ready at (http://\S+) \(", line):
-                    return cls(process, ready[1], errors)
+                    return cls(process, ready[1], errors, log)
 
     def predict(self, data: bytes, content_type: str = "image/png", **parameters: Any) -> httpx.Response:
         return self.client.post("/predict", content=data, headers={"Content-Type": content_type}, params=parameters)
@@ -258,8 +287,9 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def head(*headers: str) -> bytes:
@@ -269,12 +299,12 @@ def head(*headers: str) -> bytes:
 
 
 def launch(*flags: str, **environment: str) -> subprocess.Popen[str]:
-    """`python -m service` on a free port, stderr captured."""
+    """`python -m service` on a free port, stdout and stderr captured."""
     return subprocess.Popen(
         [sys.executable, "-m", "service", "--port", "0", *flags],
         cwd=ROOT,
         env={**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
+from model.runtime.engines.devices import check_device
 
 if TYPE_CHECKING:
     from model.architecture import Task
     from model.runtime.bundle import Bundle
 
 EngineKind = Literal["onnx", "torchscript"]
-DeviceChoice = Literal["auto", "cpu", "cuda"]
+DeviceChoice = str
+"""Where an engine runs: "auto", "cpu", "cuda" or "cuda:N"; see `devices`."""
 
 MODEL_FILES: dict[EngineKind, str] = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
 """The bundle's file that each engine runs."""
@@ -30,6 +32,10 @@ class EngineError(RuntimeError):
     """An engine that cannot be started: no such model file, device or library, or a file that is not such a model."""
 
 
+class OutOfMemory(EngineError):
+    """A run that its device's memory could not hold. A smaller batch may fit; the engine can go on."""
+
+
 class Engine(Protocol):
     """Runs the network on whole batches. `run` may be called from any thread, by several at once."""
 
@@ -39,7 +45,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu" or "cuda"."""
+        """Where it runs: "cpu", "cuda" or "cuda:N"."""
 
     def run(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
@@ -49,6 +55,9 @@ class Engine(Protocol):
         images: uint8 [B, H, W, 3] RGB, each image in the top left corner.
         sizes: int64 [B, 2], the valid (height, width) of each in pixels; what lies outside does not count.
         score_threshold: float32 [B]; only detections that score strictly more are returned.
+
+        Raises:
+            OutOfMemory: the batch does not fit into the device's memory.
         """
 
     def close(self) -> None:
@@ -72,6 +81,10 @@ def load_engine(
         EngineError: the bundle lacks the engine's file, the device is not there or the file cannot be loaded.
     """
     file = _model_file(bundle, kind)
+    try:
+        check_device(device)
+    except ValueError as error:
+        raise EngineError(str(error)) from None
     if kind == "onnx":
         from model.runtime.engines.onnx import OnnxEngine
 

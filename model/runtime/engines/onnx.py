@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.detections import RawDetections
-from model.runtime.engines import INPUTS, DeviceChoice, EngineError, output_names
+from model.runtime.engines import INPUTS, DeviceChoice, EngineError, OutOfMemory, output_names
 from model.runtime.engines.cores import usable_cores
+from model.runtime.engines.devices import count_gpus, gpu_index
 
 _ERRORS_ONLY: Final = 3
 
@@ -35,9 +35,9 @@ class OnnxEngine:
         self._outputs = output_names(task)
         self.device = _choose_device(device)
         session = _start(file, self.device, threads)
-        if self.device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        if self.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
             # ONNX Runtime falls back to the CPU by itself when it misses a CUDA library.
-            if device == "cuda":
+            if device != "auto":
                 raise EngineError(
                     "ONNX Runtime could not use the GPU: its CUDA or cuDNN libraries are missing or too old; "
                     "install onnxruntime-gpu[cuda,cudnn], or choose device 'cpu'"
@@ -59,7 +59,13 @@ class OnnxEngine:
         if self._session is None:
             raise EngineError("the engine is closed")
         feeds = dict(zip(INPUTS, (images, sizes, score_threshold), strict=True))
-        return RawDetections(**dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True)))
+        try:
+            outputs = self._session.run(self._outputs, feeds)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class besides it
+            if _is_out_of_memory(error):
+                raise OutOfMemory(f"a batch of {len(images)} does not fit into the memory of {self.device}") from error
+            raise
+        return RawDetections(**dict(zip(self._outputs, outputs, strict=True)))
 
     def close(self) -> None:
         """Free the network and its memory. Runs that have begun still end."""
@@ -69,24 +75,30 @@ class OnnxEngine:
 def _choose_device(device: DeviceChoice) -> str:
     if device == "cpu":
         return "cpu"
-    missing = _why_no_gpu()
-    if device == "cuda" and missing is not None:
-        raise EngineError(f"device 'cuda' was asked for, but {missing}; choose 'cpu' or 'auto'")
-    return "cpu" if missing is not None else "cuda"
+    missing = _why_no_gpu(gpu_index(device))
+    if missing is None:
+        return "cuda" if device == "auto" else device
+    if device != "auto":
+        raise EngineError(f"device {device!r} was asked for, but {missing}; choose 'cpu' or 'auto'")
+    return "cpu"
 
 
-def _why_no_gpu() -> str | None:
-    """None when there is a GPU and an ONNX Runtime built for it. A session without one would only log errors."""
+def _why_no_gpu(index: int) -> str | None:
+    """None when there is that GPU and an ONNX Runtime built for it. A session without one would only log errors."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver (libcuda.so.1)"
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver sees no GPU"
+    count = count_gpus()
+    if count == 0:
+        return "there is no NVIDIA driver (libcuda.so.1) that sees a GPU"
+    if index >= count:
+        return f"the NVIDIA driver sees {count} of them, numbered from 0"
     return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """ONNX Runtime has no exception of its own for it: its arenas, the C++ library and CUDA each word it their way."""
+    text = str(error).lower()
+    return any(words in text for words in ("failed to allocate memory", "bad allocation", "bad_alloc", "out of memory"))
 
 
 def _start(file: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
@@ -99,10 +111,10 @@ def _start(file: Path, device: str, threads: int | None) -> onnxruntime.Inferenc
     # Idle threads would burn the cores that decode the next image and answer health checks.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = ["CPUExecutionProvider"]
-    if device == "cuda":
+    if device != "cpu":
         # Finds the CUDA libraries that came as Python packages; elsewhere the loader's own path counts.
         onnxruntime.preload_dlls()
-        providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
+        providers.insert(0, ("CUDAExecutionProvider", {**_CUDA_OPTIONS, "device_id": gpu_index(device)}))
     try:
         return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no base class besides it

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.detections import RawDetections
-from model.runtime.engines import DeviceChoice, EngineError, output_names
+from model.runtime.engines import DeviceChoice, EngineError, OutOfMemory, output_names
 from model.runtime.engines.cores import usable_cores
+from model.runtime.engines.devices import gpu_index
 
 
 class TorchScriptEngine:
@@ -27,10 +28,11 @@ class TorchScriptEngine:
     def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
         """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network."""
         self._outputs = output_names(task)
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise EngineError("device 'cuda' was asked for, but torch sees no GPU; choose 'cpu' or 'auto'")
-        self.device = "cuda" if has_gpu and device != "cpu" else "cpu"
+        gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+        if device not in ("auto", "cpu") and gpu_index(device) >= gpus:
+            seen = f"{gpus} of them, numbered from 0" if gpus else "no GPU"
+            raise EngineError(f"device {device!r} was asked for, but torch sees {seen}; choose 'cpu' or 'auto'")
+        self.device = device if device != "auto" else "cuda" if gpus else "cpu"
         # One setting for the whole process: torch has no threads of a model's own.
         torch.set_num_threads(usable_cores() if threads is None else threads)
         with warnings.catch_warnings():
@@ -50,8 +52,13 @@ class TorchScriptEngine:
         arrays = (images, sizes, score_threshold)
         # The profiling executor would compile anew for every input shape. Its switch is untyped.
         with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            outputs = self._network(*(_tensor(array).to(self.device) for array in arrays))
-        values = (output.cpu().numpy() for output in outputs)
+            try:
+                outputs = self._network(*(_tensor(array).to(self.device) for array in arrays))
+                values = [output.cpu().numpy() for output in outputs]
+            except RuntimeError as error:  # TorchScript wraps what its operators raise, torch.OutOfMemoryError too
+                if "out of memory" in str(error) or "can't allocate memory" in str(error):
+                    raise OutOfMemory(f"{len(images)} images do not fit into the memory of {self.device}") from error
+                raise
         return RawDetections(**dict(zip(self._outputs, values, strict=True)))
 
     def close(self) -> None:

@@ -116,6 +116,14 @@ def test_warm_up(task: Task, publish: Publish) -> None:
     assert recorder.shapes == [(1, 64, 64, 3)]
 
 
+def test_warm_up_of_every_bucket(publish: Publish) -> None:
+    preprocessing = Preprocessing(min_size=64, max_size=96)
+    recorder = Recorder(load_engine(publish("masks"), device="cpu", threads=1))
+    warm_up(recorder, preprocessing, every_bucket=True)
+    assert recorder.shapes == [(1, *bucket, 3) for bucket in preprocessing.buckets()]
+    assert len(recorder.shapes) == 5
+
+
 def test_the_runtime_needs_no_torch(publish: Publish) -> None:
     """Predicts in a process where importing torch, or anything of the other packages, fails."""
     program = """

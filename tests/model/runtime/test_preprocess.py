@@ -227,3 +227,23 @@ def test_way_back_equals_torchvision() -> None:
     assert found.keypoints is not None
     expected = resize_keypoints(keypoints, list(valid), list(original))
     np.testing.assert_allclose(found.keypoints[..., :2], expected[..., :2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        pytest.param(Preprocessing(), id="the paper's"),
+        pytest.param(Preprocessing(min_size=96, max_size=200, allow_downscale=False), id="never shrunk"),
+        pytest.param(Preprocessing(min_size=50, max_size=50), id="squares"),
+        pytest.param(Preprocessing(min_size=64, max_size=300, bucket_step=64), id="coarse buckets"),
+    ],
+)
+def test_every_bucket_that_an_image_can_get_is_listed_and_no_other(preprocessing: Preprocessing) -> None:
+    generator = np.random.default_rng(0)
+    sizes = np.exp(generator.uniform(0, np.log(5000), (60_000, 2))).astype(int)
+    seen = {preprocessing.bucket((height, width)) for height, width in sizes.tolist()}
+    listed = preprocessing.buckets()
+    assert set(listed) == seen
+    assert len(listed) == len(seen)
+    areas = [height * width for height, width in listed]
+    assert areas == sorted(areas, reverse=True)

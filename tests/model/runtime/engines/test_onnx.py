@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.bundle import Bundle
-from model.runtime.engines import EngineError, load_engine
+from model.runtime.engines import EngineError, OutOfMemory, load_engine
 from model.runtime.engines.onnx import OnnxEngine
+from tests.service.harness import SIDE, build_probe, picture
 
 Publish = Callable[[Task], Bundle]
 Feeds = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]
@@ -100,6 +101,24 @@ def test_missing_file_of_another_engine(publish: Publish) -> None:
         load_engine(publish("boxes"), "tensorrt")  # type: ignore[arg-type]
 
 
+def test_a_batch_that_exceeds_the_memory_is_told_from_other_failures_and_the_engine_goes_on(tmp_path: Path) -> None:
+    build_probe(tmp_path / "model.onnx")
+    engine = OnnxEngine(tmp_path / "model.onnx", "masks", "cpu", 1)
+
+    def run(*images: NDArray[np.uint8]) -> int:
+        sizes = np.array([[SIDE, SIDE]] * len(images))
+        return len(engine.run(np.stack(images), sizes, np.full(len(images), 0.3, np.float32)).scores)
+
+    hungry = picture(1, hungry=24)  # 16 MiB alone, 256 TiB for two
+    alone = run(hungry)
+    with pytest.raises(OutOfMemory, match="batch of 2 does not fit into the memory of cpu"):
+        run(hungry, hungry)
+    with pytest.raises(Exception, match="Gather") as caught:
+        run(picture(fail=True))
+    assert not isinstance(caught.value, OutOfMemory)
+    assert run(hungry) == alone > 0
+
+
 def has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 
@@ -108,8 +127,14 @@ def has_gpu() -> bool:
 def test_without_a_gpu(publish: Publish) -> None:
     bundle = publish("masks")
     assert load_engine(bundle, device="auto", threads=1).device == "cpu"
-    with pytest.raises(EngineError, match=r"device 'cuda' was asked for, but .*; choose 'cpu' or 'auto'"):
-        load_engine(bundle, device="cuda")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(EngineError, match=rf"device '{device}' was asked for, but .*; choose 'cpu' or 'auto'"):
+            load_engine(bundle, device=device)
+
+
+def test_an_unknown_device_is_refused(publish: Publish) -> None:
+    with pytest.raises(EngineError, match="there is no device 'gpu'; choose auto, cpu, cuda or cuda:N"):
+        load_engine(publish("masks"), device="gpu")
 
 
 @pytest.mark.gpu

@@ -8,20 +8,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from model.runtime.detections import Detections
-from model.runtime.rle import decode
+from model.runtime.overlay import draw_overlay
 from training.data.coco import CocoData
 from training.data.loader import load_stored
 from training.run_log import read_metrics
 
 SAMPLE_SCORE = 0.5
 """Detections below this score are left out of the pictures."""
-
-PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Colour-blind safe (Okabe and Ito, Color Universal Design), by class or object."""
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
@@ -49,42 +45,18 @@ def draw_samples(data: CocoData, detections: Sequence[Detections], count: int, f
     folder.mkdir(parents=True, exist_ok=True)
     for record, found in list(zip(data.images, detections, strict=True))[:count]:
         image = load_stored(record)
-        pair = np.concatenate([image, overlay(image, found, data.class_names)], axis=1)
+        drawn = draw_overlay(image, _above(found, SAMPLE_SCORE), data.class_names)
+        pair = np.concatenate([image, drawn], axis=1)
         Image.fromarray(pair).save(folder / f"{record.path.stem}.png")
 
 
-def overlay(
-    image: NDArray[np.uint8], detections: Detections, class_names: Sequence[str], score: float = SAMPLE_SCORE
-) -> NDArray[np.uint8]:
-    """`image` (uint8 [H, W, 3]) with masks tinted and outlined, and boxes where there are no masks; a new array.
-
-    Colours tell classes apart, or objects where there is one class.
-    """
-    canvas = image.copy()
-    shown = [row for row in range(len(detections)) if detections.scores[row] > score]
-    groups = detections.labels - 1 if len(class_names) > 1 else np.arange(len(detections))
-    colors = [PALETTE[group % len(PALETTE)] for group in groups.tolist()]
-    for row in shown if detections.masks is not None else []:
-        assert detections.masks is not None
-        mask = decode(detections.masks[row])
-        canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(colors[row])).astype(np.uint8)
-        canvas[outline(mask)] = colors[row]
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
-    for row in shown:
-        x1, y1, x2, y2 = (float(value) for value in detections.boxes[row])
-        if detections.masks is None:
-            draw.rectangle((x1, y1, x2, y2), outline=colors[row])
-        if len(class_names) > 1:
-            text = f"{class_names[int(detections.labels[row]) - 1]} {detections.scores[row]:.2f}"
-            draw.text((x1 + 1, y1), text, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
-        for x, y, _logit in () if detections.keypoints is None else detections.keypoints[row].tolist():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colors[row])
-    return np.asarray(picture)
-
-
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask [H, W] that touch a pixel outside it."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
+def _above(found: Detections, score: float) -> Detections:
+    """The detections that score more."""
+    count = int((found.scores > score).sum())  # they come in falling score
+    return Detections(
+        found.boxes[:count],
+        found.scores[:count],
+        found.labels[:count],
+        None if found.masks is None else found.masks[:count],
+        None if found.keypoints is None else found.keypoints[:count],
+    )

@@ -2,34 +2,51 @@
 
 python -m service                    # the embedded model at http://127.0.0.1:8000
 python -m service --help             # every setting
+python -m service --check            # validate the settings and the models, print what would hold, and exit
 MASKSERVE_PORT=9000 python -m service --models my-models --model shapes
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.models import Models
+    from service.models import Catalog
     from service.settings import Settings
 
+CHECK = "--check"
 STARTED = time.perf_counter()
 
 
 def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the event loop takes over
-        signal.signal(number, lambda *_: sys.exit(0))
+    # Until the event loop takes over. Not by an exception, which an import may swallow, and which would end threads in
+    # the middle of native code: nothing is accepted yet, so there is nothing to put in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
     # Imports stand where they are needed: a wrong flag or a taken port is told before anything slow begins.
     from service.background import in_background
+    from service.configuration import manual, read_all_keys, read_settings
     from service.listen import bind
-    from service.settings import InvalidSettingsError, read_settings
+    from service.settings import InvalidSettingsError
+    from service.tracing import start_tracing
 
+    arguments = [argument for argument in sys.argv[1:] if argument != CHECK]
+    if {"-h", "--help"} & set(arguments):
+        print(manual())
+        return 0
     try:
-        settings = read_settings(sys.argv[1:])
+        settings = read_settings(arguments)
+        keys = read_all_keys(settings)
+        if CHECK in sys.argv:
+            return _check(settings, arguments)
         listener = bind(settings.host, settings.port)
+        tracing = start_tracing()
     except InvalidSettingsError as error:
         print(f"maskserve: {error}", file=sys.stderr)
         return 2
@@ -38,14 +55,37 @@ def main() -> int:
     from service.app import create_app
     from service.server import run
 
-    return run(create_app(settings, loading), settings, listener, STARTED)
+    return run(create_app(settings, keys, loading, tracing), settings, listener, tracing, STARTED)
 
 
-def _load(settings: Settings) -> Models:
-    from service.models import load_models
+def _load(settings: Settings) -> Catalog:
+    from service.loading import load_first
 
-    return load_models(settings)
+    return load_first(settings)
+
+
+def _check(settings: Settings, arguments: Sequence[str]) -> int:
+    """Everything that the start would do but listen."""
+    from service.configuration import effective
+    from service.loading import RefusedError
+
+    print(effective(settings, arguments))
+    try:
+        catalog = _load(settings)
+    except RefusedError as error:
+        print(f"maskserve: {error}", file=sys.stderr)
+        return 1
+    for name in catalog.known_names:
+        for one in catalog.versions(name):
+            print(f"# {name}/{one.version}: {'can be served' if one.state == 'served' else one.reason}")
+    catalog.close()
+    return 1 if catalog.refused else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # Everything is answered. Python would wait for threads that load or compute what nobody waits for any more, or end
+    # them in the middle of native code, which aborts the process.
+    os._exit(code)

@@ -7,18 +7,33 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from service import VERSION, problems
 from service.background import in_background
+from service.gzipped import MIN_COMPRESSED
+from service.headers import SecurityHeaders
+from service.keys import Keys, RequireKey
 from service.lifecycle import Lifecycle
-from service.models import Models, load_models
+from service.loading import load_first
+from service.models import Catalog
 from service.observe import Observe
 from service.openapi import describe
-from service.routes import models, operations, predict
+from service.routes import inference, models, operations, predict
 from service.settings import Settings
+from service.tracing import Tracing
+
+EXPOSED = ("Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
+"""Headers of answers that pages of other origins may read."""
 
 
-def create_app(settings: Settings, loading: Future[Models] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    keys: Keys | None = None,
+    loading: Future[Catalog] | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The application, answering at once and ready when its models are loaded and warm.
 
     `loading` hands over a load that has begun already; without it, it begins when the application starts.
@@ -27,16 +42,28 @@ def create_app(settings: Settings, loading: Future[Models] | None = None) -> Fas
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lifecycle.start(loading or in_background(lambda: load_models(settings)))
+        lifecycle.start(loading or in_background(lambda: load_first(settings)))
         yield
         await lifecycle.close()
 
     app = FastAPI(title="maskserve", version=VERSION, lifespan=lifespan, redoc_url=None)
     app.state.lifecycle = lifecycle
-    app.add_middleware(Observe, metrics=lifecycle.metrics)
+    # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
+    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1)
+    if keys is not None:
+        app.add_middleware(RequireKey, keys=keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    app.add_middleware(Observe, metrics=lifecycle.metrics, tracing=tracing, access_log=settings.access_log)
+    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     problems.install(app)
     describe(app)
-    app.include_router(predict.router)
-    app.include_router(models.router)
-    app.include_router(operations.router)
+    for router in (predict.router, models.router, inference.router, operations.router):
+        app.include_router(router)
     return app

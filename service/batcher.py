@@ -1,11 +1,11 @@
-"""Groups single items into batches for one engine thread, without polling.
+"""Groups single items into batches for the engine threads, one for each device, without polling.
 
-Callers `await submit(item, group, deadline)` on the event loop. Items of one group may share a batch; a batch leaves as
-soon as the engine is idle and either the group is full or its oldest item has waited `max_delay`. Three events wake the
-batcher: an item arrives, the engine becomes free, the oldest item's delay runs out.
+Callers `await submit(item, lane, bucket)` on the event loop. Items of one lane (a model) and bucket may share a batch.
+It leaves as soon as a device is idle and either it is full or its oldest item has waited the lane's `max_delay`. Three
+events wake the batcher: an item arrives, a device becomes free, the oldest item's delay runs out.
 
-All state belongs to the event loop's thread, so there are no locks. Only `run` executes elsewhere, on the engine
-thread, one call at a time.
+All state belongs to the event loop's thread, so there are no locks. Only `run` executes elsewhere, on the devices'
+threads, one call at a time on each.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from model.runtime.engines import OutOfMemory
+from service.priority import Priority, Turns
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -34,6 +37,25 @@ class DeadlinePassedError(Exception):
     """The item's deadline passed while it waited; it was never computed."""
 
 
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One model's limits in the batcher, and what its items have cost so far.
+
+    `max_batch_size` is halved when a batch does not fit into a device's memory. `max_delay` is in seconds.
+    `seconds_per_item` is a running mean of device time, 0 before the first batch.
+    """
+
+    name: str
+    max_batch_size: int
+    max_delay: float = 0.0
+    seconds_per_item: float = 0.0
+
+    def measure(self, size: int, seconds: float) -> None:
+        mean = seconds / size
+        before = self.seconds_per_item
+        self.seconds_per_item = before + THROUGHPUT_WEIGHT * (mean - before) if before else mean
+
+
 @dataclass(frozen=True, slots=True)
 class Computed(Generic[Out]):
     """What became of one item: its value, seconds waited and computed, and how many items shared the batch."""
@@ -44,57 +66,105 @@ class Computed(Generic[Out]):
     batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """A batch that has left a device. `limit` is the most items that it could have had."""
+
+    lane: Lane
+    device: int
+    size: int
+    limit: int
+    seconds: float
+    failed: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job(Generic[In, Out]):
     item: In
-    group: Hashable
+    lane: Lane
+    bucket: Hashable
+    priority: Priority
     deadline: float
     arrived: float
     future: asyncio.Future[Computed[Out]]
 
 
-class Batcher(Generic[In, Out]):
-    """One queue for each group, in front of one engine thread.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group(Generic[In, Out]):
+    """The waiting items of one lane and bucket, which may share a batch, in order of arrival."""
 
-    `run(items)` is called on the engine thread with 1..max_batch_size items of one group and returns a value for each,
-    in order. When it raises on several items, each is run again alone, so that a bad one fails alone; what it raises on
-    a single item is what that item's `submit` raises. `max_delay` is in seconds. Clocks are `time.monotonic()`.
+    lane: Lane
+    waiting: dict[Priority, deque[_Job[In, Out]]] = field(default_factory=lambda: {p: deque() for p in Priority})
+
+    def __len__(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    def oldest(self) -> float:
+        """When its first item arrived. There must be one."""
+        return min(jobs[0].arrived for jobs in self.waiting.values() if jobs)
+
+
+class Batcher(Generic[In, Out]):
+    """One queue for all devices.
+
+    `run(items, device)` is called on that device's thread with items of one lane and bucket, no more than the lane
+    allows, and returns a value for each, in order. When it raises on several items, each is run again alone, so that a
+    bad one fails alone; what it raises on a single item is what that item's `submit` raises. `OutOfMemory` on several
+    items halves the lane's limit, and they run again in smaller batches. Clocks are `time.monotonic()`.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[In]], Sequence[Out]],
+        run: Callable[[Sequence[In], int], Sequence[Out]],
         *,
-        max_batch_size: int,
-        max_delay: float = 0.0,
-        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        devices: int = 1,
+        on_batch: Callable[[BatchReport], None] = lambda report: None,
     ) -> None:
         self._run = run
-        self._max_batch_size = max_batch_size
-        self._max_delay = max_delay
         self._on_batch = on_batch
-        self._groups: dict[Hashable, deque[_Job[In, Out]]] = {}
+        self._groups: dict[tuple[Lane, Hashable], _Group[In, Out]] = {}
         self._alone: deque[_Job[In, Out]] = deque()
-        self._busy = False
+        self._turns = Turns()
+        self._hurried = False
         self._timer: asyncio.TimerHandle | None = None
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self.seconds_per_item = 0.0
-        """Running mean of engine time an item, 0 before the first batch."""
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{device}") for device in range(devices)]
+        self._idle = set(range(devices))
+        self._busy_since: dict[int, float] = {}
+        self._busy_seconds = [0.0] * devices
 
     @property
-    def depth(self) -> int:
-        """Items that wait, not counting the batch on the engine."""
-        return sum(map(len, self._groups.values())) + len(self._alone)
+    def devices(self) -> int:
+        """How many devices there are."""
+        return len(self._threads)
 
-    async def submit(self, item: In, group: Hashable, deadline: float = float("inf")) -> Computed[Out]:
+    def depth(self, lane: Lane | None = None, priority: Priority | None = None) -> int:
+        """Items that wait, not counting those on a device; of one lane or priority only, if given."""
+        return sum(1 for job in self._jobs() if lane in (None, job.lane) and priority in (None, job.priority))
+
+    def oldest_wait(self) -> float:
+        """Seconds that the item which waits longest has waited; 0 if none waits."""
+        return max((time.monotonic() - job.arrived for job in self._jobs()), default=0.0)
+
+    def busy_seconds(self, device: int) -> float:
+        """Seconds that the device has computed, the batch on it now included."""
+        since = self._busy_since.get(device)
+        return self._busy_seconds[device] + (0.0 if since is None else time.monotonic() - since)
+
+    async def submit(
+        self,
+        item: In,
+        lane: Lane,
+        bucket: Hashable,
+        deadline: float = float("inf"),
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Computed[Out]:
         """Wait for `item`'s value. Cancelling the caller takes the item out of the queue.
 
         Raises DeadlinePassedError, or what `run` raised on the item alone.
         """
-        now = time.monotonic()
         future: asyncio.Future[Computed[Out]] = asyncio.get_running_loop().create_future()
-        job: _Job[In, Out] = _Job(item, group, deadline, now, future)
-        self._groups.setdefault(group, deque()).append(job)
+        job = _Job(item, lane, bucket, priority, deadline, time.monotonic(), future)
+        self._group_of(job).waiting[priority].append(job)
         self._dispatch()
         try:
             return await job.future
@@ -104,47 +174,62 @@ class Batcher(Generic[In, Out]):
 
     def hurry(self) -> None:
         """From now on, don't wait for fuller batches: nothing more will come."""
-        self._max_delay = 0.0
+        self._hurried = True
         self._dispatch()
 
     def close(self) -> None:
-        """Let the engine thread end. A batch that runs is finished first; its answers go nowhere."""
+        """Let the devices' threads end. A batch that runs is finished first; its answers go nowhere."""
         if self._timer is not None:
             self._timer.cancel()
-        self._engine.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def _jobs(self) -> Iterator[_Job[In, Out]]:
+        yield from self._alone
+        for group in self._groups.values():
+            for jobs in group.waiting.values():
+                yield from jobs
 
     def _dispatch(self) -> None:
-        """Start a batch if the engine is idle and one is due; otherwise see that somebody wakes us in time."""
-        if self._busy:
-            return  # the running batch's done callback comes back here
+        """Start the batches that are due while devices are idle; then see that somebody wakes us in time."""
         now = time.monotonic()
-        batch = self._next_batch(now)
-        if batch:
+        while self._idle:  # otherwise a running batch's done callback comes back here
+            batch = self._next_batch(now)
+            if not batch:
+                break
             self._start(batch, now)
-        elif self._groups:
-            self._wake_at(min(jobs[0].arrived for jobs in self._groups.values()) + self._max_delay, now)
+        if self._idle and self._groups:
+            self._wake_at(min(group.oldest() + group.lane.max_delay for group in self._groups.values()), now)
 
     def _next_batch(self, now: float) -> list[_Job[In, Out]]:
-        """The due batch whose oldest item is the oldest of all, without cancelled and expired items; empty if none."""
+        """The batch whose turn it is, without cancelled and expired items; empty if none is due."""
         while self._alone:
             job = self._alone.popleft()
             if self._is_wanted(job, now):
                 return [job]
-        while due := [jobs for jobs in self._groups.values() if self._is_due(jobs, now)]:
-            jobs = min(due, key=lambda jobs: jobs[0].arrived)
-            batch: list[_Job[In, Out]] = []
-            while jobs and len(batch) < self._max_batch_size:
-                job = jobs.popleft()
-                if self._is_wanted(job, now):
-                    batch.append(job)
-                if not jobs:
-                    del self._groups[job.group]
-            if batch:
+        while due := [group for group in self._groups.values() if self._is_due(group, now)]:
+            waiting = {priority for group in due for priority, jobs in group.waiting.items() if jobs}
+            priority = self._turns.choose(waiting)
+            group = min((g for g in due if g.waiting[priority]), key=lambda g: g.waiting[priority][0].arrived)
+            if batch := self._take(group, priority, now):
                 return batch
         return []
 
-    def _is_due(self, jobs: deque[_Job[In, Out]], now: float) -> bool:
-        return len(jobs) >= self._max_batch_size or jobs[0].arrived + self._max_delay <= now + TIMER_SLACK
+    def _take(self, group: _Group[In, Out], first: Priority, now: float) -> list[_Job[In, Out]]:
+        """Up to a full batch of the group, of one priority first; the other fills what is left."""
+        batch: list[_Job[In, Out]] = []
+        for jobs in sorted(group.waiting.values(), key=lambda jobs: jobs is not group.waiting[first]):
+            while jobs and len(batch) < group.lane.max_batch_size:
+                job = jobs.popleft()
+                if self._is_wanted(job, now):
+                    batch.append(job)
+        self._drop_empty()
+        return batch
+
+    def _is_due(self, group: _Group[In, Out], now: float) -> bool:
+        if self._hurried or len(group) >= group.lane.max_batch_size:
+            return True
+        return group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
 
     def _is_wanted(self, job: _Job[In, Out], now: float) -> bool:
         if job.deadline <= now and not job.future.done():
@@ -152,12 +237,17 @@ class Batcher(Generic[In, Out]):
         return not job.future.done()
 
     def _forget(self, job: _Job[In, Out]) -> None:
-        jobs = self._groups.get(job.group)
-        if jobs is not None and job in jobs:
+        jobs = self._group_of(job).waiting[job.priority]
+        if job in jobs:
             jobs.remove(job)
-            if not jobs:
-                del self._groups[job.group]
+        self._drop_empty()
         self._dispatch()
+
+    def _group_of(self, job: _Job[In, Out]) -> _Group[In, Out]:
+        return self._groups.setdefault((job.lane, job.bucket), _Group(job.lane))
+
+    def _drop_empty(self) -> None:
+        self._groups = {key: group for key, group in self._groups.items() if len(group)}
 
     def _wake_at(self, when: float, now: float) -> None:
         if self._timer is not None:
@@ -165,45 +255,64 @@ class Batcher(Generic[In, Out]):
         self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch)
 
     def _start(self, batch: list[_Job[In, Out]], now: float) -> None:
-        self._busy = True
+        device = min(self._idle)
+        self._idle.remove(device)
+        self._busy_since[device] = now
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        running = asyncio.get_running_loop().run_in_executor(self._engine, self._timed, [job.item for job in batch])
-        running.add_done_callback(lambda done: self._finish(batch, now, done))
+        items = [job.item for job in batch]
+        limit = batch[0].lane.max_batch_size
+        running = asyncio.get_running_loop().run_in_executor(self._threads[device], self._timed, items, device)
+        running.add_done_callback(lambda done: self._finish(batch, device, limit, now, done))
 
-    def _timed(self, items: list[In]) -> tuple[Sequence[Out], float]:
+    def _timed(self, items: list[In], device: int) -> tuple[Sequence[Out], float]:
         start = time.perf_counter()
-        values = self._run(items)
+        values = self._run(items, device)
         if len(values) != len(items):
             raise RuntimeError(f"the engine answered {len(values)} of {len(items)} images")
         return values, time.perf_counter() - start
 
     def _finish(
-        self, batch: list[_Job[In, Out]], started: float, done: asyncio.Future[tuple[Sequence[Out], float]]
+        self,
+        batch: list[_Job[In, Out]],
+        device: int,
+        limit: int,
+        started: float,
+        done: asyncio.Future[tuple[Sequence[Out], float]],
     ) -> None:
-        self._busy = False
-        if done.cancelled():  # closed before the engine thread took it
+        self._idle.add(device)
+        seconds = time.monotonic() - self._busy_since.pop(device)
+        self._busy_seconds[device] += seconds
+        if done.cancelled():  # closed before the device's thread took it
             for job in batch:
                 job.future.cancel()
             return
+        lane = batch[0].lane
         error = done.exception()
-        if error is not None and len(batch) > 1:
-            logger.warning("a batch of %d failed, running its images one at a time", len(batch), exc_info=error)
-            self._alone.extend(batch)
-        self._dispatch()  # first the next batch, then the answers: the engine should not wait for them
+        if error is None:
+            seconds = done.result()[1]
+            lane.measure(len(batch), seconds)
+        elif len(batch) > 1:
+            self._run_again(batch, error)
+        self._dispatch()  # first the next batch, then the answers: the device should not wait for them
+        self._on_batch(BatchReport(lane, device, len(batch), limit, seconds, error is not None))
         if error is not None:
             if len(batch) == 1 and not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
-        values, seconds = done.result()
-        self._measure(len(batch), seconds)
-        for job, value in zip(batch, values, strict=True):
+        for job, value in zip(batch, done.result()[0], strict=True):
             if not job.future.done():
                 job.future.set_result(Computed(value, started - job.arrived, seconds, len(batch)))
 
-    def _measure(self, size: int, seconds: float) -> None:
-        mean = seconds / size
-        before = self.seconds_per_item
-        self.seconds_per_item = before + THROUGHPUT_WEIGHT * (mean - before) if before else mean
-        self._on_batch(size, seconds)
+    def _run_again(self, batch: list[_Job[In, Out]], error: BaseException) -> None:
+        """In smaller batches if memory was short, else one at a time."""
+        lane = batch[0].lane
+        if not isinstance(error, OutOfMemory):
+            logger.warning("a batch of %d failed, running its images one at a time", len(batch), exc_info=error)
+            self._alone.extend(batch)
+            return
+        lane.max_batch_size = min(lane.max_batch_size, max(1, len(batch) // 2))
+        logger.warning("%s; the batch limit of %s is now %d", error, lane.name, lane.max_batch_size)
+        for job in reversed(batch):
+            self._group_of(job).waiting[job.priority].appendleft(job)

@@ -1,90 +1,167 @@
-"""The models that are served: loaded from the repository and warmed, found by name and version."""
+"""The models that are served, found by name and version. `loading` makes them, `reload` keeps them up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
-from model.runtime import masks
-from model.runtime.bundle import Bundle
-from model.runtime.engines import Engine, load_engine
+from model.runtime.engines import Engine
 from model.runtime.manifest import Manifest
-from model.runtime.predict import warm_up
-from model.runtime.repository import Repository
-from service.background import in_background
-from service.problems import NO_SUCH_MODEL, Problem
-from service.settings import InvalidSettingsError, Settings
+from service.batcher import Lane
+from service.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
+
+RETRY_NOTHING_SERVED = 5
+"""Seconds in `Retry-After`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ServedModel:
-    """One version of one model with its engine.
+    """One version of one model with an engine on each device, and its limits in the batcher.
 
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
-    several ids (COCO's 91 labels name ten of them "N/A").
+    several ids (COCO's 91 labels name ten of them "N/A"). `leases` counts the requests that use it.
     """
 
     manifest: Manifest
-    engine: Engine
+    engines: tuple[Engine, ...]
+    lane: Lane
+    max_queue_size: int
     label_names: tuple[str, ...]
     label_ids: Mapping[str, tuple[int, ...]]
+    leases: int = 0
 
     @classmethod
-    def of(cls, manifest: Manifest, engine: Engine) -> ServedModel:
+    def of(cls, manifest: Manifest, engines: Sequence[Engine], lane: Lane, max_queue_size: int) -> ServedModel:
         names = ("", *manifest.class_names)
         ids: dict[str, tuple[int, ...]] = {}
         for label_id, name in enumerate(manifest.class_names, start=1):
             ids[name] = (*ids.get(name, ()), label_id)
-        return cls(manifest, engine, names, ids)
+        return cls(manifest, tuple(engines), lane, max_queue_size, names, ids)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(engine.device for engine in self.engines)
+
+    def close(self) -> None:
+        """Free the networks. A run that has begun still ends."""
+        for engine in self.engines:
+            engine.close()
 
     def __str__(self) -> str:
-        return f"{self.manifest.name}/{self.manifest.version}"
+        return f"{self.name}/{self.version}"
 
 
-class Models:
-    """What is served, in alphabetical order, and which answers when a request names none."""
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """What became of one version in the repository; `reason` says why it is not served."""
 
-    def __init__(self, served: Sequence[ServedModel], default: str) -> None:
-        self.served = tuple(served)
-        self.default = self.find(default)
+    version: int
+    state: Literal["served", "loading", "refused"]
+    reason: str = ""
+
+
+class Catalog:
+    """What is served now. Belongs to the event loop's thread.
+
+    A request holds a lease on the one version that answers it, so that a newer version can take over at any moment:
+    what is retired is closed when its last lease ends.
+    """
+
+    def __init__(self, default: str, served: Sequence[ServedModel] = ()) -> None:
+        self.default_name = default
+        self.loading: set[tuple[str, int]] = set()
+        self.refused: dict[tuple[str, int], str] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self._served = {(model.name, model.version): model for model in served}
+        self._retired: list[ServedModel] = []
+
+    @property
+    def served(self) -> tuple[ServedModel, ...]:
+        """Every version, by name and falling version."""
+        return tuple(sorted(self._served.values(), key=lambda model: (model.name, -model.version)))
+
+    @property
+    def newest(self) -> tuple[ServedModel, ...]:
+        """The version of every model that answers when none is named, by name."""
+        return tuple(self.find(name) for name in self.served_names)
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Also of models that have only been refused so far."""
+        return tuple(sorted({name for name, _ in (*self._served, *self.loading, *self.refused)}))
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        return tuple(sorted({name for name, _ in self._served}))
 
     def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
-        """Raises Problem (no such model) naming what there is."""
-        if name is None:
-            name = self.default.manifest.name
+        """The newest version, or the one that is named.
+
+        Raises Problem: no such model (naming what there is), or nothing served at all.
+        """
+        if not self._served:
+            raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
+        name = self.default_name if name is None else name
         for model in self.served:
-            if model.manifest.name == name and version in (None, model.manifest.version):
+            if model.name == name and version in (None, model.version):
                 return model
         wanted = name if version is None else f"{name}/{version}"
         served = ", ".join(map(str, self.served))
-        raise Problem(NO_SUCH_MODEL, f"There is no model {wanted}; this server has {served}.")
+        why = f" ({self.refused[name, version]})" if version is not None and (name, version) in self.refused else ""
+        raise Problem(NO_SUCH_MODEL, f"There is no model {wanted}{why}; this server has {served}.")
+
+    def check_newest(self, name: str) -> None:
+        """Raise a Problem if the newest version of the model that there is was refused."""
+        versions = self.versions(name)
+        if versions and versions[0].state == "refused":
+            raise Problem(MODEL_REFUSED, f"{name}/{versions[0].version} is refused: {versions[0].reason}")
+
+    @contextmanager
+    def lease(self, name: str | None = None, version: int | None = None) -> Iterator[ServedModel]:
+        """Hold a model for the time of a request. Raises as `find` does."""
+        model = self.find(name, version)
+        model.leases += 1
+        try:
+            yield model
+        finally:
+            model.leases -= 1
+            self._close_unused()
+
+    def versions(self, name: str) -> list[VersionState]:
+        """What is known of a model's versions, the newest first."""
+        states = [VersionState(model.version, "served") for model in self.served if model.name == name]
+        states += [VersionState(version, "loading") for of, version in self.loading if of == name]
+        states += [VersionState(number, "refused", why) for (of, number), why in self.refused.items() if of == name]
+        return sorted(states, key=lambda state: -state.version)
+
+    def add(self, model: ServedModel) -> None:
+        """From now on, new requests get it if it is the newest of its name."""
+        self._served[model.name, model.version] = model
+        self.on_change()
+
+    def retire(self, model: ServedModel) -> None:
+        """New requests don't get it any more; those that have it are answered by it."""
+        del self._served[model.name, model.version]
+        self._retired.append(model)
+        self._close_unused()
+        self.on_change()
 
     def close(self) -> None:
-        for model in self.served:
-            model.engine.close()
+        """Free everything."""
+        for model in (*self._served.values(), *self._retired):
+            model.close()
 
-
-def load_models(settings: Settings) -> Models:
-    """Load and warm the highest version of every model in the repository. Takes seconds: not for the event loop.
-
-    Raises InvalidSettingsError, RepositoryError, BundleError or EngineError, each with a message for the operator.
-    """
-    repository = Repository(settings.models)
-    names = list(repository.models())
-    if not names:
-        raise InvalidSettingsError(f"--models: {settings.models} holds no bundle; expected NAME/VERSION/manifest.json")
-    if settings.model is None and len(names) > 1:
-        raise InvalidSettingsError(f"--model: say which of {', '.join(names)} answers when a request names none")
-    if settings.model is not None and settings.model not in names:
-        raise InvalidSettingsError(f"--model: {settings.models} has no {settings.model}; it has {', '.join(names)}")
-    kernels = in_background(masks.warm_up)  # it needs another core while an engine reads its weights
-    served = [_load(repository.latest(name), settings) for name in names]
-    kernels.result()
-    return Models(served, settings.model or names[0])
-
-
-def _load(bundle: Bundle, settings: Settings) -> ServedModel:
-    threads = None if settings.engine_threads == "auto" else settings.engine_threads
-    engine = load_engine(bundle, settings.engine, settings.device, threads)
-    warm_up(engine, bundle.manifest.preprocessing)
-    return ServedModel.of(bundle.manifest, engine)
+    def _close_unused(self) -> None:
+        for model in [model for model in self._retired if not model.leases]:
+            self._retired.remove(model)
+            model.close()

@@ -1,4 +1,4 @@
-"""Finds the uploaded file in a complete multipart/form-data body (RFC 7578)."""
+"""Finds the uploaded files in a complete multipart/form-data body (RFC 7578)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.problems import BAD_MULTIPART, Problem
 
-MAX_PARTS = 16
+FILE = "file"
+"""The name of the parts that hold images."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An uploaded file: its content, and what the client called it ("" if nothing)."""
+
+    content: bytes
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -17,24 +26,24 @@ class _Part:
     disposition: bytes = b""
     chunks: list[bytes] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
+    def option(self, name: bytes) -> str:
         _, options = parse_options_header(self.disposition)
-        return options.get(b"name", b"").decode("utf-8", "replace")
+        return options.get(name, b"").decode("utf-8", "replace")
 
 
 class _Collector:
     """The parser's callbacks. They get (buffer, start, end) because it never copies."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_files: int) -> None:
         self.parts: list[_Part] = []
         self.complete = False
+        self._max_files = max_files
         self._header = bytearray()
         self._value = bytearray()
 
     def on_part_begin(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise Problem(BAD_MULTIPART, f"The body has more than {MAX_PARTS} parts; send one, named file.")
+        if len(self.parts) == self._max_files:
+            raise Problem(BAD_MULTIPART, f"The body has more than {self._max_files} parts; send fewer images at once.")
         self.parts.append(_Part())
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -56,13 +65,13 @@ class _Collector:
         self.complete = True
 
 
-def find_file(body: bytes, boundary: bytes) -> bytes:
-    """The content of the one part named `file`.
+def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
+    """The parts named `file`, at least one, in their order.
 
-    Raises Problem: the body is not multipart with this boundary, is cut short, has no such part or several, or has
-    other parts, which would be parameters that silently do nothing.
+    Raises Problem: the body is not multipart with this boundary, is cut short, has no such part or more than
+    `max_files`, or has other parts, which would be parameters that silently do nothing.
     """
-    found = _Collector()
+    found = _Collector(max_files)
     try:
         parser = MultipartParser(
             boundary,
@@ -81,13 +90,22 @@ def find_file(body: bytes, boundary: bytes) -> bytes:
         raise Problem(BAD_MULTIPART, f"The body is not valid multipart/form-data: {error}.") from None
     if not found.complete:
         raise Problem(BAD_MULTIPART, "The multipart body is empty or ends before its last boundary.")
-    names = [part.name for part in found.parts]
-    for name in names:
-        if name != "file":
+    if not found.parts:
+        raise Problem(BAD_MULTIPART, f"The body has no part named {FILE}.")
+    for part in found.parts:
+        if (name := part.option(b"name")) != FILE:
             raise Problem(
                 BAD_MULTIPART,
-                f"Unknown part {name!r}: the image goes into a part named file, parameters into the query.",
+                f"Unknown part {name!r}: an image goes into a part named {FILE}, parameters into the query.",
             )
-    if len(names) != 1:
-        raise Problem(BAD_MULTIPART, f"The body has {len(names)} parts named file; send exactly one image a request.")
-    return b"".join(found.parts[0].chunks)
+    return [File(b"".join(part.chunks), part.option(b"filename")) for part in found.parts]
+
+
+def find_file(body: bytes, boundary: bytes) -> File:
+    """The one part named `file`. Raises Problem as `find_files` does, and when there are several."""
+    files = find_files(body, boundary, max_files=2)
+    if len(files) > 1:
+        raise Problem(
+            BAD_MULTIPART, f"The body has several parts named {FILE}; send them to POST /predict/batch, or one here."
+        )
+    return files[0]

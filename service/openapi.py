@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.problems import KINDS, MEDIA_TYPE, ProblemKind
-from service.schemas import Prediction, ProblemBody
+from service.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
 
 DESCRIPTION = """
 Instance segmentation, detection and keypoints over HTTP.
@@ -19,14 +19,18 @@ Errors are `application/problem+json` (RFC 9457). Their `type` is stable; `detai
 Responses = dict[int | str, dict[str, Any]]
 
 _DESCRIPTIONS = {
-    400: "Not an image, a damaged image, or a bad multipart body",
+    400: "Not an image, a damaged image, or a body that cannot be used",
+    401: "The server has API keys and the request brought none that matches",
+    403: "This needs a key for administration",
     404: "No such model or version",
+    408: "The body took too long to arrive",
+    409: "The new version cannot be served; the old one stays",
     413: "Too many bytes, or too many pixels: refused from the header, before decoding",
-    415: "A content type or image format that is not accepted",
+    415: "A content type, content encoding or image format that is not accepted",
     422: "A parameter is unknown or out of range",
-    429: "The queue is full; try again after `Retry-After` seconds",
+    429: "Too much work is waiting; try again after `Retry-After` seconds",
     500: "The server failed on this request",
-    503: "Starting or shutting down; try again after `Retry-After` seconds",
+    503: "Starting, shutting down or without a model; try again after `Retry-After` seconds",
     504: "The request's deadline passed",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
@@ -53,40 +57,107 @@ def _example(kind: ProblemKind) -> dict[str, Any]:
     return {"type": kind.type, "title": kind.title, "status": kind.status, "detail": "What was wrong and what to do."}
 
 
+_IMAGE = {"type": "string", "format": "binary"}
+_RAW = {"image/*": {"schema": _IMAGE}}
+
+
+def _multipart(file: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": file},
+                "additionalProperties": False,
+            }
+        }
+    }
+
+
 IMAGE_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {**_multipart({**_IMAGE, "description": "the image"}), **_RAW}}
+}
+BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": _multipart({"type": "array", "items": _IMAGE, "minItems": 1, "description": "the images"}) | _RAW,
+    }
+}
+INFER_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
+            "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary", "description": "the image"}},
-                    "additionalProperties": False,
-                }
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "object"}},
+                        "outputs": {"type": "array", "items": {"type": "object"}},
+                        "parameters": {"type": "object"},
+                    },
+                },
+                "example": {
+                    "inputs": [
+                        {"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["(a PNG file as base64)"]}
+                    ],
+                    "outputs": [{"name": "BOXES"}, {"name": "SCORES"}],
+                    "parameters": {"score_threshold": 0.5},
+                },
             },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": _IMAGE},
         },
     }
 }
 
+_PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_COCO = {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/CocoResult"}}}
 PREDICT_RESPONSES: Responses = {
-    200: {"model": Prediction, "description": "The detections"},
-    **problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504),
+    200: {
+        "description": "The detections; with `format=coco` a list of COCO results; as image/png, if the client accepts "
+        "that, the picture with the detections drawn on it",
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [{"$ref": "#/components/schemas/Prediction"}, _COCO["schema"]]},
+                "example": Prediction.model_config["json_schema_extra"]["example"],  # type: ignore[index]
+            },
+            "image/png": {"schema": _IMAGE},
+        },
+    },
+    **problem_responses(*_PREDICTING),
 }
-MODEL_RESPONSES: Responses = problem_responses(404, 422, 503)
+BATCH_RESPONSES: Responses = {
+    200: {"model": BatchPrediction, "description": "An answer for each image, in order"},
+    **problem_responses(*_PREDICTING),
+}
+INFER_RESPONSES: Responses = {
+    200: {
+        "description": "The output tensors",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["model_name", "model_version", "outputs"]}},
+            "application/octet-stream": {"schema": _IMAGE},
+        },
+    },
+    **problem_responses(*_PREDICTING),
+}
+MODEL_RESPONSES: Responses = problem_responses(401, 404, 422, 503)
+RELOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 409, 422, 503)
 
 
 def describe(app: FastAPI) -> None:
-    """Make `app.openapi()` contain the Problem schema that the responses refer to."""
+    """Make `app.openapi()` contain the schemas that the responses refer to."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
                 title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=app.openapi_tags
             )
-            problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-            schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problem
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            for name, model in (("Problem", ProblemBody), ("Prediction", Prediction), ("CocoResult", CocoResult)):
+                definition = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(definition.pop("$defs", {}))
+                schemas[name] = definition
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -1,4 +1,4 @@
-"""The query parameters of a prediction."""
+"""What a request may wish for: the query of /predict and /predict/batch, and what other protocols share with it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.models import ServedModel
+from service.priority import Priority
 from service.problems import INVALID_PARAMETER, Problem
 
 MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "none"]
+AnswerFormat = Literal["maskserve", "coco"]
+MAX_TIMEOUT_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Options:
 
 
 class PredictParameters(BaseModel):
-    """`POST /predict?...`. Unknown names are refused: a misspelled threshold must not silently do nothing."""
+    """What to detect. Unknown names are refused: a misspelled threshold must not silently do nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,11 +42,11 @@ class PredictParameters(BaseModel):
     )
     masks: MaskFormat = Field(
         "rle",
-        description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: COCO "
-        "polygons, `none`: leave masks out, which saves their time.",
+        description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: "
+        "polygons, all parts and holes, `none`: leave masks out, which saves their time.",
     )
     model: str | None = Field(None, description="Model name. Default: the server's.")
-    version: int | None = Field(None, ge=1, description="Model version. Default: the one that is served.")
+    version: int | None = Field(None, ge=1, le=2**31, description="Model version. Default: the newest.")
 
     def options(self, model: ServedModel) -> Options:
         """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
@@ -71,3 +74,33 @@ class PredictParameters(BaseModel):
                 extra={"unknown_labels": unknown, "known_labels": known},
             )
         return frozenset(label_id for name in names for label_id in model.label_ids[name])
+
+
+class PredictQuery(PredictParameters):
+    """`POST /predict?...`."""
+
+    timeout_ms: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_TIMEOUT_MS,
+        description="Milliseconds from the complete upload to the answer; then 504. The server's own limit holds if it "
+        "is shorter.",
+    )
+    priority: Priority = Field(
+        Priority.INTERACTIVE,
+        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own.",
+    )
+    format: AnswerFormat = Field(
+        "maskserve", description="`maskserve`: columns side by side; `coco`: a list of COCO results."
+    )
+    image_id: int = Field(
+        0, ge=0, le=2**53, description="`image_id` in COCO results; in a batch that of the first image."
+    )
+
+
+class BatchQuery(PredictQuery):
+    """`POST /predict/batch?...`."""
+
+    priority: Priority = Field(
+        Priority.BULK, description="`bulk` gives way to other requests; `interactive` goes first."
+    )

@@ -1,44 +1,62 @@
-"""The path of an accepted request: decode pool -> batcher and engine thread -> postprocess pool -> JSON bytes.
+"""The path of an accepted image: decode pool -> batcher and engine threads -> postprocess pool -> whatever is rendered.
 
 `Pipeline.predict` runs on the event loop and only hands work over; the functions below it run on the pools' threads.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
+from model.runtime.engines import OutOfMemory
 from model.runtime.images import ImageError, ImageLimits, NotAnImage, TooManyPixels, UnsupportedFormat, decode_image
 from model.runtime.preprocess import Prepared, prepare, stack, to_original
-from service.answers import render, to_json
-from service.batcher import Batcher, Computed, DeadlinePassedError
+from service.answers import Detected
+from service.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
 from service.gate import deadline_passed
 from service.metrics import Metrics
-from service.models import Models, ServedModel
+from service.models import Catalog, ServedModel
 from service.parameters import Options
+from service.pool import Pool
+from service.priority import Priority
 from service.problems import (
     DAMAGED_IMAGE,
     NOT_AN_IMAGE,
+    OUT_OF_MEMORY,
     TOO_MANY_PIXELS,
     UNSUPPORTED_FORMAT,
     Problem,
 )
+from service.record import ImageRecord
 from service.settings import Settings
-from service.timing import Timing
-from service.uploads import Upload
 
-GPU_BATCH_SIZE = 8
-CPU_BATCH_SIZE = 1
+RETRY_OUT_OF_MEMORY = 5
+"""Seconds in `Retry-After`."""
 
-Result = TypeVar("Result")
+Rendered = TypeVar("Rendered")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One image to predict.
+
+    `encoded` gives the image file; it is called on a decode thread and may raise Problem. `deadline` is on
+    `time.monotonic()`'s clock. `keep_image` is for those who draw on it.
+    """
+
+    model: ServedModel
+    encoded: Callable[[], bytes]
+    options: Options
+    deadline: float
+    priority: Priority
+    record: ImageRecord
+    keep_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,108 +66,118 @@ class _Task:
     model: ServedModel
     prepared: Prepared
     score_threshold: float
+    record: ImageRecord
 
 
 class Pipeline:
     """The pools and the batcher, for all models. `predict` and `close` are for the event loop."""
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics) -> None:
-        self.models = models
+    def __init__(self, catalog: Catalog, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._limits = ImageLimits(max_pixels=settings.max_pixels)
-        self._decode_pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="decode")
-        self._postprocess_pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="postprocess")
-        batch_size = settings.max_batch_size
-        if batch_size == "auto":
-            on_cpu = all(model.engine.device == "cpu" for model in models.served)
-            batch_size = CPU_BATCH_SIZE if on_cpu else GPU_BATCH_SIZE
-        self.batcher = Batcher[_Task, RawDetections](
-            infer,
-            max_batch_size=batch_size,
-            max_delay=settings.max_queue_delay_ms / 1e3,
-            on_batch=lambda size, seconds: metrics.batch(size),
-        )
+        self.decode_pool = Pool(settings.pool_threads, "decode")
+        self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
+        self.devices = catalog.served[0].devices
+        self.batcher = Batcher[_Task, RawDetections](infer, devices=len(self.devices), on_batch=self._on_batch)
 
-    async def predict(self, model: ServedModel, upload: Upload, options: Options, deadline: float) -> bytes:
-        """The answer's JSON. `deadline` is on `time.monotonic()`'s clock.
+    async def predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
+        """What `render` makes of the detections, on a postprocess thread.
 
         Cancelling it takes the image out of whichever queue it waits in. Raises Problem, or whatever the engine raised.
         """
-        timing = Timing()
+        record = job.record
+        record.at = "decode"
         arrived = time.monotonic()
         try:
-            prepared, timing.decode = await _in_pool(self._decode_pool, lambda: decode(upload, model, self._limits))
+            (prepared, image), seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
         except ImageError as error:
             raise _as_problem(error) from error
-        timing.queue = time.monotonic() - arrived - timing.decode
-        task = _Task(model, prepared, options.score_threshold)
+        decoded = time.time_ns()
+        record.add("queue", time.monotonic() - arrived - seconds, decoded - round(seconds * 1e9))
+        record.add("decode", seconds, decoded)
+        record.at = "queue"
+        computed = await self._compute(job, prepared)
+        record.at = "postprocess"
+        (rendered, scores), seconds = await self.postprocess_pool.run(
+            lambda: postprocess(job, prepared, image, computed, render), job.priority
+        )
+        record.at = "answer"
+        self._metrics.image(record.stage_seconds())
+        self._metrics.scores(job.model.name, scores)
+        return rendered
+
+    async def _compute(self, job: Job, prepared: Prepared) -> Computed[RawDetections]:
+        task = _Task(job.model, prepared, job.options.score_threshold, job.record)
         try:
-            computed = await self.batcher.submit(task, (model, prepared.bucket), deadline)
+            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline, job.priority)
         except DeadlinePassedError:
             raise deadline_passed() from None
-        timing.queue += computed.queue_seconds
-        timing.inference = computed.run_seconds
-        (body, counts), seconds = await _in_pool(
-            self._postprocess_pool, lambda: postprocess(model, prepared, computed, options, timing)
-        )
-        self._metrics.stage("decode", timing.decode)
-        self._metrics.stage("queue", timing.queue)
-        self._metrics.stage("inference", timing.inference)
-        self._metrics.stage("postprocess", seconds)
-        self._metrics.detections(model.manifest.name, counts)
-        return body
+        except OutOfMemory as error:
+            raise Problem(
+                OUT_OF_MEMORY, f"{str(error).capitalize()}; send the image smaller, or try again.", RETRY_OUT_OF_MEMORY
+            ) from error
+        now = time.time_ns()
+        job.record.add("queue", computed.queue_seconds, now - round(computed.run_seconds * 1e9))
+        job.record.add("inference", computed.run_seconds, now)
+        job.record.batch_size = computed.batch_size
+        return computed
+
+    def _on_batch(self, report: BatchReport) -> None:
+        self._metrics.batch(report.lane.name, report.size, report.limit, report.failed)
 
     def hurry(self) -> None:
         """Nothing more will come: don't wait for fuller batches."""
         self.batcher.hurry()
 
     def close(self) -> None:
-        self._decode_pool.shutdown(wait=False, cancel_futures=True)
+        self.decode_pool.close()
         self.batcher.close()
-        self._postprocess_pool.shutdown(wait=False, cancel_futures=True)
-        self.models.close()
+        self.postprocess_pool.close()
 
 
-async def _in_pool(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> tuple[Result, float]:
-    """The work's result and its seconds, without those it waited for a thread."""
-
-    def timed() -> tuple[Result, float]:
-        start = time.perf_counter()
-        result = work()
-        return result, time.perf_counter() - start
-
-    return await asyncio.get_running_loop().run_in_executor(pool, timed)
+def decode(job: Job, limits: ImageLimits) -> tuple[Prepared, NDArray[np.uint8] | None]:
+    """The image as the network takes it, and itself if wanted. The header's pixel count is checked before decoding."""
+    image = decode_image(job.encoded(), limits)
+    return prepare(image, job.model.manifest.preprocessing), image if job.keep_image else None
 
 
-def decode(upload: Upload, model: ServedModel, limits: ImageLimits) -> Prepared:
-    """The upload as the model's network takes it. The header's pixel count is checked before anything is decoded."""
-    return prepare(decode_image(upload.image(), limits), model.manifest.preprocessing)
-
-
-def infer(tasks: Sequence[_Task]) -> list[RawDetections]:
+def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
     """One run of the network for tasks of one model and bucket, each with its own score threshold."""
+    for task in tasks:
+        task.record.at = "inference"
     images, sizes = stack([task.prepared for task in tasks])
     thresholds = np.array([task.score_threshold for task in tasks], np.float32)
-    raw = tasks[0].model.engine.run(images, sizes, thresholds)
+    raw = tasks[0].model.engines[device].run(images, sizes, thresholds)
     return [raw.of_image(index) for index in range(len(tasks))]
 
 
 def postprocess(
-    model: ServedModel, prepared: Prepared, computed: Computed[RawDetections], options: Options, timing: Timing
-) -> tuple[bytes, Counter[str]]:
-    """The answer's JSON, and how many detections of each label are in it."""
+    job: Job,
+    prepared: Prepared,
+    image: NDArray[np.uint8] | None,
+    computed: Computed[RawDetections],
+    render: Callable[[Detected], Rendered],
+) -> tuple[Rendered, dict[str, NDArray[np.float32]]]:
+    """The rendered answer, and the scores in it of each label.
+
+    The stage ends, for the answer's own account of it, where the rendering begins.
+    """
     start = time.perf_counter()
     detections = to_original(
         computed.value,
         prepared,
-        max_detections=options.max_detections,
-        labels=options.label_ids,
-        want_masks=options.masks != "none",
+        max_detections=job.options.max_detections,
+        labels=job.options.label_ids,
+        want_masks=job.options.masks != "none",
     )
-    answer = render(model, prepared.original, detections, options.masks)
-    counts = Counter[str](answer["labels"])
-    timing.postprocess = time.perf_counter() - start
-    return to_json(answer, timing), counts
+    job.record.detections = len(detections)
+    job.record.add("postprocess", time.perf_counter() - start)
+    rendered = render(Detected(job.model, prepared.original, detections, job.record, image))
+    scores = {
+        job.model.label_names[label]: detections.scores[detections.labels == label]
+        for label in np.unique(detections.labels).tolist()
+    }
+    return rendered, scores
 
 
 def _as_problem(error: ImageError) -> Problem:

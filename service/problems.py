@@ -14,11 +14,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
+
+from service.record import record_of
 
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; only metrics see it."""
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:maskserve:problem:"
+INFERENCE_PROTOCOL = "/v2"
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +41,37 @@ class ProblemKind:
 
 
 BAD_MULTIPART = ProblemKind("bad-multipart", 400, "The multipart body cannot be used")
+BAD_TENSORS = ProblemKind("bad-inference-request", 400, "The inference request cannot be used")
 NOT_AN_IMAGE = ProblemKind("not-an-image", 400, "The upload is not an image")
 DAMAGED_IMAGE = ProblemKind("damaged-image", 400, "The image is damaged or truncated")
+BAD_ENCODING = ProblemKind("bad-content-encoding", 400, "The compressed body is damaged or truncated")
+BAD_HTTP = ProblemKind("bad-http-request", 400, "The request is not valid HTTP")
+UNAUTHORIZED = ProblemKind("unauthorized", 401, "An API key is needed")
+FORBIDDEN = ProblemKind("forbidden", 403, "This API key does not allow that")
+ADMINISTRATION_OFF = ProblemKind("administration-off", 403, "Administration is off")
 NO_SUCH_MODEL = ProblemKind("no-such-model", 404, "No such model or version")
+HEADER_TIMEOUT = ProblemKind("slow-headers", 408, "The request's head came too slowly")
+SLOW_UPLOAD = ProblemKind("slow-upload", 408, "The upload took too long")
+MODEL_REFUSED = ProblemKind("model-refused", 409, "The new version of the model cannot be served")
 TOO_MANY_BYTES = ProblemKind("too-many-bytes", 413, "The upload has too many bytes")
 TOO_MANY_PIXELS = ProblemKind("too-many-pixels", 413, "The image has too many pixels")
 UNSUPPORTED_TYPE = ProblemKind("unsupported-content-type", 415, "This content type is not accepted")
 UNSUPPORTED_FORMAT = ProblemKind("unsupported-image-format", 415, "This image format is not accepted")
+UNSUPPORTED_ENCODING = ProblemKind("unsupported-content-encoding", 415, "This content encoding is not accepted")
 INVALID_PARAMETER = ProblemKind("invalid-parameter", 422, "A parameter is invalid")
 QUEUE_FULL = ProblemKind("queue-full", 429, "The queue is full")
+NO_TIME = ProblemKind("deadline-unreachable", 429, "There is too much work ahead of this request")
+TOO_MANY_UPLOADS = ProblemKind("too-many-uploads", 429, "Too many uploads at once")
+HEADERS_TOO_LARGE = ProblemKind("headers-too-large", 431, "The request's head is too large")
 INTERNAL = ProblemKind("internal-error", 500, "The server failed on this request")
 STARTING = ProblemKind("starting", 503, "The server is starting")
 DRAINING = ProblemKind("draining", 503, "The server is shutting down")
+NOTHING_SERVED = ProblemKind("nothing-served", 503, "No model is served")
+OUT_OF_MEMORY = ProblemKind("out-of-memory", 503, "The device's memory cannot hold this image")
 DEADLINE_PASSED = ProblemKind("deadline-passed", 504, "The request's deadline passed")
 
-KINDS = (
-    *(BAD_MULTIPART, NOT_AN_IMAGE, DAMAGED_IMAGE, NO_SUCH_MODEL, TOO_MANY_BYTES, TOO_MANY_PIXELS, UNSUPPORTED_TYPE),
-    *(UNSUPPORTED_FORMAT, INVALID_PARAMETER, QUEUE_FULL, INTERNAL, STARTING, DRAINING, DEADLINE_PASSED),
-)
+KINDS = tuple(value for value in tuple(globals().values()) if isinstance(value, ProblemKind))
+"""All of the above."""
 
 
 @dataclass(eq=False)
@@ -70,9 +87,13 @@ class Problem(Exception):
         return f"{self.kind.slug}: {self.detail}"
 
 
-def problem_response(problem: Problem) -> Response:
+def problem_response(problem: Problem, scope: Scope | None = None) -> Response:
+    """The answer to the request of `scope`, if there is one, whose record then knows the problem."""
     headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
-    return _response(problem.kind.type, problem.kind.title, problem.kind.status, problem.detail, headers, problem.extra)
+    if problem.kind.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    kind = problem.kind
+    return _response(kind.type, kind.title, kind.status, problem.detail, headers, problem.extra, scope, kind.slug)
 
 
 def install(app: FastAPI) -> None:
@@ -83,15 +104,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
-def unexpected(error: Exception, what: str) -> Response:
+def unexpected(error: Exception, scope: Scope) -> Response:
     """Log `error` with its stack trace and answer 500 without it."""
-    logger.error("%s failed", what, exc_info=error)
-    return problem_response(Problem(INTERNAL, "An unexpected error; the server's log has the details."))
+    logger.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    return problem_response(internal_error(), scope)
+
+
+def internal_error() -> Problem:
+    return Problem(INTERNAL, "An unexpected error; the server's log has the details.")
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error)
+    return problem_response(error, request.scope)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
@@ -102,7 +127,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [{"parameter": ".".join(map(str, e["loc"][1:])), "message": _message(e)} for e in error.errors()]
     detail = "; ".join(f"{e['parameter']}: {e['message']}" for e in errors)
-    return problem_response(Problem(INVALID_PARAMETER, detail, extra={"errors": errors}))
+    return problem_response(Problem(INVALID_PARAMETER, detail, extra={"errors": errors}), request.scope)
 
 
 def _message(error: Mapping[str, Any]) -> str:
@@ -116,11 +141,24 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
     detail = f"{request.method} {request.url.path}: {title.lower()}; GET /docs lists what there is."
-    return _response("about:blank", title, error.status_code, detail, error.headers or {}, {})
+    headers = error.headers or {}
+    return _response("about:blank", title, error.status_code, detail, headers, {}, request.scope, "about:blank")
 
 
 def _response(
-    type_: str, title: str, status: int, detail: str, headers: Mapping[str, str], extra: Mapping[str, Any]
+    type_: str,
+    title: str,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str],
+    extra: Mapping[str, Any],
+    scope: Scope | None,
+    slug: str,
 ) -> Response:
-    body = orjson.dumps({"type": type_, "title": title, "status": status, "detail": detail, **extra})
-    return Response(body, status, dict(headers), MEDIA_TYPE)
+    body = {"type": type_, "title": title, "status": status, "detail": detail, **extra}
+    if scope is not None:
+        if scope["path"].startswith(INFERENCE_PROTOCOL):
+            body["error"] = detail  # where the Open Inference Protocol's clients look for it
+        if "record" in scope.get("state", {}):
+            record_of(scope).problem = slug
+    return Response(orjson.dumps(body), status, dict(headers), MEDIA_TYPE)

@@ -1,15 +1,16 @@
-"""The JSON bodies as pydantic models: what the small routes answer with, and what /docs shows for /predict."""
+"""The JSON bodies as pydantic models: what the small routes answer with, and what /docs shows for the predictions."""
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
 from model.runtime.manifest import Evaluation, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
-from service.models import ServedModel
+from service.models import ServedModel, VersionState
 
 
 class Health(BaseModel):
@@ -17,14 +18,29 @@ class Health(BaseModel):
     models: list[str] = Field([], description="NAME/VERSION of what is served")
 
 
+class VersionDetails(BaseModel):
+    """One version in the repository."""
+
+    version: int
+    state: Literal["served", "loading", "refused"]
+    reason: str = Field("", description="why it is refused")
+
+    @classmethod
+    def of(cls, versions: Sequence[VersionState]) -> list[Self]:
+        return [cls(version=one.version, state=one.state, reason=one.reason) for one in versions]
+
+
 class ModelDetails(BaseModel):
-    """One served model."""
+    """One served model; the details are those of its newest version."""
 
     name: str
-    version: int
+    version: int = Field(description="the newest one served, which answers when none is named")
+    versions: list[VersionDetails] = Field(description="newest first")
     task: Task
     engine: str = Field(description="what runs the network: onnx or torchscript")
-    device: str = Field(description="where: cpu or cuda")
+    devices: list[str] = Field(description="where: cpu, cuda or cuda:N; they share one queue")
+    max_batch_size: int = Field(description="most images in a batch; halved when one did not fit into memory")
+    max_queue_size: int = Field(description="most images of one priority accepted and not yet answered")
     labels: dict[int, str] = Field(description="label id -> name")
     keypoints: list[str] = Field(description="names of a detection's keypoints, in order")
     defaults: ServingDefaults
@@ -33,14 +49,17 @@ class ModelDetails(BaseModel):
     evaluation: list[Evaluation]
 
     @classmethod
-    def of(cls, model: ServedModel) -> Self:
+    def of(cls, model: ServedModel, versions: Sequence[VersionState]) -> Self:
         manifest = model.manifest
         return cls(
             name=manifest.name,
             version=manifest.version,
+            versions=VersionDetails.of(versions),
             task=manifest.architecture.task,
-            engine=model.engine.name,
-            device=model.engine.device,
+            engine=model.engines[0].name,
+            devices=list(model.devices),
+            max_batch_size=model.lane.max_batch_size,
+            max_queue_size=model.max_queue_size,
             labels=dict(enumerate(manifest.class_names, start=1)),
             keypoints=list(manifest.keypoint_names),
             defaults=manifest.defaults,
@@ -53,6 +72,9 @@ class ModelDetails(BaseModel):
 class ModelList(BaseModel):
     default: str = Field(description="name of the model that answers when a request names none")
     models: list[ModelDetails]
+    refused: dict[str, list[VersionDetails]] = Field(
+        {}, description="models of which no version is served, by name, with the reasons"
+    )
 
 
 class ModelReference(BaseModel):
@@ -126,6 +148,19 @@ class Prediction(BaseModel):
     timing_ms: TimingMs
 
 
+class CocoResult(BaseModel):
+    """An entry of COCO's results format."""
+
+    image_id: int
+    category_id: int = Field(description="the label id")
+    bbox: tuple[float, float, float, float] = Field(description="x, y, width, height")
+    score: float
+    segmentation: CompressedRLE | UncompressedRLE | list[list[float]] | None = Field(
+        None, description="as `masks` says; polygons are outer rings"
+    )
+    keypoints: list[float] | None = Field(None, description="x, y, score of each in a row")
+
+
 class ProblemBody(BaseModel):
     """RFC 9457."""
 
@@ -135,3 +170,16 @@ class ProblemBody(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class BatchItem(BaseModel):
+    """What became of one image: `prediction` if `status` is 200, else `problem`."""
+
+    file: str = Field(description="the part's filename")
+    status: int
+    prediction: Prediction | list[CocoResult] | None = None
+    problem: ProblemBody | None = None
+
+
+class BatchPrediction(BaseModel):
+    answers: list[BatchItem] = Field(description="in the order of the images")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import signal
 import socket
 import sys
@@ -17,8 +15,12 @@ from fastapi import FastAPI
 
 from service.lifecycle import Lifecycle
 from service.listen import address
-from service.models import Models
+from service.loading import RefusedError
+from service.logs import configure_logging
+from service.models import Catalog
+from service.protocol import protocol_class
 from service.settings import InvalidSettingsError, Settings
+from service.tracing import Tracing
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEP_ALIVE_SECONDS = 75
@@ -27,27 +29,25 @@ FLUSH_SECONDS = 5
 """How long clients may take to read their last answer after everything accepted is answered."""
 
 
-def run(app: FastAPI, settings: Settings, listener: socket.socket, started: float) -> int:
+def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Tracing | None, started: float) -> int:
     """Serve until told to stop; returns the exit code. `started` is when the process began (`time.perf_counter()`)."""
-    _configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol_class(settings.header_timeout_ms / 1e3),
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,  # `observe` writes it
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     server = _Server(config, app.state.lifecycle, address(listener), started)
     server.run(sockets=[listener])
-    if server.left_work:
-        # Python waits for its threads before it ends, and one of them still computes what nobody waits for.
-        logging.shutdown()
-        os._exit(server.exit_code)
+    if tracing is not None:
+        tracing.close()
     return server.exit_code
 
 
@@ -61,7 +61,6 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
         super().__init__(config)
         self.exit_code = 0
-        self.left_work = False
         self._lifecycle = lifecycle
         self._url = url
         self._started_at = started
@@ -90,24 +89,25 @@ class _Server(uvicorn.Server):
             self._spawn(self._drain())
 
     async def _drain(self) -> None:
-        self.left_work = not await self._lifecycle.drain()
+        await self._lifecycle.drain()
         self.should_exit = True
 
     async def _announce(self) -> None:
         try:
-            models = await self._lifecycle.ready()
+            catalog = await self._lifecycle.ready()
         except Exception as error:  # whatever loading raised, the operator gets one line and the exit code
             print(f"maskserve: {_reason(error)}", file=sys.stderr, flush=True)
             self.exit_code = 2 if isinstance(error, InvalidSettingsError) else 1
             self.should_exit = True
         else:
-            print(self._ready_line(models), file=sys.stderr, flush=True)
+            print(self._ready_line(catalog), file=sys.stderr, flush=True)
 
-    def _ready_line(self, models: Models) -> str:
-        names = ", ".join(map(str, models.served))
-        engine = models.default.engine
+    def _ready_line(self, catalog: Catalog) -> str:
+        names = ", ".join(map(str, catalog.served))
+        engine = catalog.served[0].engines[0]
+        devices = ",".join(catalog.served[0].devices)
         seconds = time.perf_counter() - self._started_at
-        return f"maskserve: {names} ready at {self._url} ({engine.name}, {engine.device}, {seconds:.1f} s)"
+        return f"maskserve: {names} ready at {self._url} ({engine.name}, {devices}, {seconds:.1f} s)"
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -118,15 +118,5 @@ class _Server(uvicorn.Server):
 def _reason(error: Exception) -> str:
     """One line for the operator: the message of an error that was foreseen, the type too of one that was not."""
     message = " ".join(str(error).split())
-    foreseen = type(error).__module__.startswith(("service.", "model."))
+    foreseen = isinstance(error, (InvalidSettingsError, RefusedError))
     return message if foreseen else f"cannot load the models: {type(error).__name__}: {message}"
-
-
-def _configure_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # uvicorn's own account of starting and stopping adds nothing to the ready line.
-    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # A client's bad body is the client's business, and gets its 400.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)

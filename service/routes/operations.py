@@ -24,10 +24,11 @@ async def readyz(request: Request) -> Health:
     """A full queue is no reason to answer 503 here: the server is working."""
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    return Health(status=Phase.READY.value, models=[str(model) for model in lifecycle.pipeline.models.served])
+    lifecycle.catalog.find()
+    return Health(status=Phase.READY.value, models=[str(model) for model in lifecycle.catalog.served])
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=problem_responses(401))
 async def metrics(request: Request) -> Response:
     return Response(lifecycle_of(request).metrics.render(), media_type=MEDIA_TYPE)
 

@@ -1,18 +1,31 @@
-"""POST /predict."""
+"""POST /predict and POST /predict/batch."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import logging
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.lifecycle import lifecycle_of
-from service.openapi import IMAGE_BODY, PREDICT_RESPONSES
-from service.parameters import PredictParameters
-from service.uploads import read_upload
+from service.answers import Detected, coco_results, picture, prediction, to_json
+from service.gzipped import compress
+from service.intake import Visit, visit
+from service.multipart import File
+from service.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
+from service.parameters import BatchQuery, Options, PredictQuery
+from service.pipeline import Job
+from service.problems import Problem, internal_error, problem_response
 from service.waiting import while_connected
 
+JSON = "application/json"
+PNG = "image/png"
+
+logger = logging.getLogger(__name__)
 router = APIRouter(tags=["prediction"])
 
 
@@ -23,20 +36,108 @@ router = APIRouter(tags=["prediction"])
     responses=PREDICT_RESPONSES,
     response_class=Response,
 )
-async def predict(request: Request, parameters: Annotated[PredictParameters, Query()]) -> Response:
+async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
     """The image goes into a multipart part named `file`, or is the whole body with an `image/*` content type.
 
     The answer's columns stand side by side in falling score; coordinates are pixels of the image as seen (EXIF
-    orientation applied).
+    orientation applied). With `Accept: image/png` it is the picture with the detections drawn on it.
     """
-    lifecycle = lifecycle_of(request)
-    gate = lifecycle.gate
-    gate.check()
-    pipeline = lifecycle.pipeline
-    model = pipeline.models.find(parameters.model, parameters.version)
-    options = parameters.options(model)
-    async with gate.upload():
-        upload = await read_upload(request, lifecycle.settings.max_body_bytes)
-    async with gate.admit(lifecycle.settings.timeout_ms / 1e3) as deadline:
-        body = await while_connected(request, pipeline.predict(model, upload, options, deadline))
-    return Response(body, media_type="application/json")
+    wants_picture = _wants_picture(request)
+    with _visit(request, query) as visitor:
+        options = query.options(visitor.model)
+        upload = await visitor.receive()
+        async with visitor.admitted() as deadline:
+            job = visitor.job(lambda: upload.file().content, options, deadline, keep_image=wants_picture)
+
+            def render(detected: Detected) -> tuple[bytes, str | None]:
+                if wants_picture:
+                    return picture(detected), None
+                return compress(_answer(detected, query, query.image_id), visitor.accept_encoding)
+
+            body, encoding = await while_connected(request, visitor.pipeline.predict(job, render))
+    return _response(body, PNG if wants_picture else JSON, encoding)
+
+
+@router.post(
+    "/predict/batch",
+    summary="Detect and segment the objects in several images",
+    openapi_extra=BATCH_BODY,
+    responses=BATCH_RESPONSES,
+    response_class=Response,
+)
+async def predict_batch(request: Request, query: Annotated[BatchQuery, Query()]) -> Response:
+    """Each image goes into a multipart part named `file`. The answers stand in the same order; a bad image fails alone.
+
+    An item is as in `/predict`: a `prediction`, or a `problem` with its own `status`.
+    """
+    with _visit(request, query) as visitor:
+        options = query.options(visitor.model)
+        most = visitor.lifecycle.settings.batch_images
+        files = await visitor.receive_parsed(lambda upload: upload.files(most))
+        async with visitor.admitted(len(files)) as deadline:
+            work = _predict_files(visitor, files, query, options, deadline)
+            answers = await while_connected(request, work)
+            packed = partial(compress, to_json({"answers": answers}), visitor.accept_encoding)
+            (body, encoding), _ = await visitor.pipeline.postprocess_pool.run(packed, visitor.priority)
+    return _response(body, JSON, encoding)
+
+
+async def _predict_files(
+    visitor: Visit, files: list[File], query: BatchQuery, options: Options, deadline: float
+) -> list[dict[str, Any]]:
+    jobs = [visitor.job(partial(_content, file), options, deadline) for file in files]
+    async with asyncio.TaskGroup() as group:  # all of them end when the client leaves
+        tasks = [
+            group.create_task(_predict_file(visitor, job, query, query.image_id + index))
+            for index, job in enumerate(jobs)
+        ]
+    return [{"file": file.name, **task.result()} for file, task in zip(files, tasks, strict=True)]
+
+
+async def _predict_file(visitor: Visit, job: Job, query: BatchQuery, image_id: int) -> dict[str, Any]:
+    """The item of one image, whatever becomes of it."""
+    try:
+        answer = await visitor.pipeline.predict(job, lambda detected: _answer(detected, query, image_id))
+    except Problem as problem:
+        response = problem_response(problem)
+    except Exception as error:  # the other images' answers are good; this one's client gets no stack trace
+        logger.error("an image of a batch failed", exc_info=error)
+        response = problem_response(internal_error())
+    else:
+        return {"status": 200, "prediction": orjson.Fragment(answer)}
+    return {"status": response.status_code, "problem": orjson.Fragment(bytes(response.body))}
+
+
+def _visit(request: Request, query: PredictQuery) -> AbstractContextManager[Visit]:
+    timeout = None if query.timeout_ms is None else query.timeout_ms / 1e3
+    return visit(request, query.model, query.version, query.priority, timeout)
+
+
+def _answer(detected: Detected, query: PredictQuery, image_id: int) -> bytes:
+    if query.format == "coco":
+        return to_json(coco_results(detected, query.masks, image_id))
+    return to_json(prediction(detected, query.masks))
+
+
+def _content(file: File) -> bytes:
+    return file.content
+
+
+def _wants_picture(request: Request) -> bool:
+    """Whether the client names image/png, and prefers it to JSON if it names that too."""
+    qualities: dict[str, float] = {}
+    for entry in request.headers.get("accept", "").split(","):
+        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+        weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]
+        try:
+            qualities[kind] = float(weights[0]) if weights else 1.0
+        except ValueError:
+            continue  # not a number: as if it were not there
+    return qualities.get(PNG, 0.0) > qualities.get(JSON, 0.0)
+
+
+def _response(body: bytes, media_type: str, encoding: str | None) -> Response:
+    headers = {"Vary": "Accept, Accept-Encoding"}
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+    return Response(body, media_type=media_type, headers=headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,16 +11,13 @@ import pytest
 
 from model.architecture import ArchitectureConfig, Task
 from model.runtime.detections import RLE, Detections
-from model.runtime.engines import Engine
 from model.runtime.manifest import FileRecord, Manifest, Provenance
 from model.runtime.preprocess import Preprocessing
-from service.answers import render, to_json
+from service.answers import Detected, coco_results, prediction, to_json
+from service.batcher import Lane
 from service.models import ServedModel
 from service.parameters import MaskFormat
-from service.timing import Timing
-
-ENGINE = cast(Engine, None)
-"""Rendering has no use for one."""
+from service.record import ImageRecord
 
 
 def served(task: Task, names: tuple[str, ...] = ("cell", "N/A", "N/A")) -> ServedModel:
@@ -35,13 +32,17 @@ def served(task: Task, names: tuple[str, ...] = ("cell", "N/A", "N/A")) -> Serve
         created=datetime(2026, 1, 1, tzinfo=UTC),
         files={"model.onnx": FileRecord(sha256="0" * 64, bytes=1)},
     )
-    return ServedModel.of(manifest, ENGINE)
+    return ServedModel.of(manifest, [], Lane("m", 1), 64)
+
+
+def detected(task: Task, detections: Detections) -> Detected:
+    record = ImageRecord()
+    record.add("decode", 0.0015)
+    return Detected(served(task), (4, 6), detections, record)
 
 
 def answer(task: Task, detections: Detections, masks: MaskFormat = "rle") -> dict[str, Any]:
-    value: dict[str, Any] = orjson.loads(
-        to_json(render(served(task), (4, 6), detections, masks), Timing(decode=0.0015))
-    )
+    value: dict[str, Any] = orjson.loads(to_json(prediction(detected(task, detections), masks)))
     assert value.pop("timing_ms") == {"decode": 1.5, "queue": 0.0, "inference": 0.0, "postprocess": 0.0}
     assert value.pop("model") == {"name": "m", "version": 7}
     assert value.pop("image") == {"width": 6, "height": 4}
@@ -87,3 +88,31 @@ def test_a_name_may_stand_for_several_labels() -> None:
     model = served("boxes")
     assert model.label_ids == {"cell": (1,), "N/A": (2, 3)}
     assert [model.label_names[label] for label in (1, 2, 3)] == ["cell", "N/A", "N/A"]
+
+
+MASKED = Detections(BOX, SCORE, LABEL, [RLE((4, 6), b"52a0")])
+
+
+@pytest.mark.parametrize(
+    ("task", "detections", "masks", "expected"),
+    [
+        pytest.param("boxes", Detections(BOX, SCORE, LABEL), "rle", {}, id="boxes"),
+        pytest.param(
+            "masks", MASKED, "rle", {"segmentation": {"size": [4, 6], "counts": "52a0"}}, id="run lengths as text"
+        ),
+        pytest.param(
+            "masks", MASKED, "polygon", {"segmentation": [[1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 2.0, 3.0]]}, id="polygons"
+        ),
+        pytest.param("masks", MASKED, "none", {}, id="masks left out"),
+        pytest.param(
+            "keypoints",
+            Detections(BOX, SCORE, LABEL, None, np.array([[[1, 2, 8.5], [3, 0, -1]]], np.float32)),
+            "rle",
+            {"keypoints": [1.0, 2.0, 8.5, 3.0, 0.0, -1.0]},
+            id="keypoints in a row",
+        ),
+    ],
+)
+def test_coco_results(task: Task, detections: Detections, masks: MaskFormat, expected: dict[str, Any]) -> None:
+    (entry,) = orjson.loads(to_json(coco_results(detected(task, detections), masks, 42)))
+    assert entry == {"image_id": 42, "category_id": 1, "bbox": [0.1, 0.5, 5.15, 2.5], "score": 0.9, **expected}

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Batcher, DeadlinePassedError
+from model.runtime.engines import OutOfMemory
+from service.batcher import Batcher, BatchReport, DeadlinePassedError, Lane
+from service.priority import INTERACTIVE_TURNS, Priority
 
 PATIENCE = 10.0
 """Seconds after which a wait counts as a hang."""
@@ -24,7 +26,7 @@ class Engine:
         self.held = held
         self._permits = threading.Semaphore(0)
 
-    def __call__(self, items: Sequence[str]) -> list[str]:
+    def __call__(self, items: Sequence[str], device: int = 0) -> list[str]:
         self.batches.append(list(items))
         if self.held and not self._permits.acquire(timeout=PATIENCE):
             raise TimeoutError("the test never released this batch")
@@ -58,11 +60,11 @@ def start(*work: Awaitable[Any]) -> list[asyncio.Future[Any]]:
 def test_items_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=3)
-        first = start(batcher.submit("a", "g"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=3)
+        first = start(batcher.submit("a", lane, "g"))
         await engine.has_begun(1)
-        others = start(*(batcher.submit(item, "g") for item in "bcde"))
-        await until(lambda: batcher.depth == 4)
+        others = start(*(batcher.submit(item, lane, "g") for item in "bcde"))
+        await until(lambda: batcher.depth() == 4)
         engine.release(3)
         answers = await asyncio.gather(*first, *others)
         assert engine.batches == [["a"], ["b", "c", "d"], ["e"]]
@@ -76,8 +78,8 @@ def test_items_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> No
 def test_without_a_delay_an_idle_engine_takes_an_item_at_once() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=0.0)
-        answer = await batcher.submit("a", "g")
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8, max_delay=0.0)
+        answer = await batcher.submit("a", lane, "g")
         assert answer.batch_size == 1
         assert answer.queue_seconds < 0.05
         batcher.close()
@@ -88,9 +90,9 @@ def test_without_a_delay_an_idle_engine_takes_an_item_at_once() -> None:
 def test_the_delay_lets_a_batch_fill_and_then_ends_the_wait() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=0.1)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8, max_delay=0.1)
         began = time.monotonic()
-        answers = await asyncio.gather(*(batcher.submit(item, "g") for item in "abc"))
+        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "abc"))
         assert engine.batches == [["a", "b", "c"]]
         assert time.monotonic() - began >= 0.09
         assert all(answer.queue_seconds >= 0.09 for answer in answers)
@@ -102,8 +104,8 @@ def test_the_delay_lets_a_batch_fill_and_then_ends_the_wait() -> None:
 def test_a_full_batch_does_not_wait_for_the_delay() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=2, max_delay=PATIENCE)
-        answers = await asyncio.gather(*(batcher.submit(item, "g") for item in "ab"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=2, max_delay=PATIENCE)
+        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "ab"))
         assert engine.batches == [["a", "b"]]
         assert all(answer.queue_seconds < 1 for answer in answers)
         batcher.close()
@@ -114,11 +116,11 @@ def test_a_full_batch_does_not_wait_for_the_delay() -> None:
 def test_only_items_of_one_group_share_a_batch() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=8)
-        work = start(batcher.submit("a", "g"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8)
+        work = start(batcher.submit("a", lane, "g"))
         await engine.has_begun(1)
-        work += start(*(batcher.submit(item, item[0]) for item in ("x1", "y1", "x2", "y2")))
-        await until(lambda: batcher.depth == 4)
+        work += start(*(batcher.submit(item, lane, item[0]) for item in ("x1", "y1", "x2", "y2")))
+        await until(lambda: batcher.depth() == 4)
         engine.release(3)
         await asyncio.gather(*work)
         assert engine.batches == [["a"], ["x1", "x2"], ["y1", "y2"]]
@@ -130,12 +132,12 @@ def test_only_items_of_one_group_share_a_batch() -> None:
 def test_the_group_with_the_oldest_item_goes_first_however_full_another_is() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=2)
-        work = start(batcher.submit("a", "busy"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=2)
+        work = start(batcher.submit("a", lane, "busy"))
         await engine.has_begun(1)
-        work += start(batcher.submit("lonely", "rare"))
-        work += start(*(batcher.submit(item, "busy") for item in "bcde"))
-        await until(lambda: batcher.depth == 5)
+        work += start(batcher.submit("lonely", lane, "rare"))
+        work += start(*(batcher.submit(item, lane, "busy") for item in "bcde"))
+        await until(lambda: batcher.depth() == 5)
         for batches in range(2, 5):
             engine.release()
             await engine.has_begun(batches)
@@ -150,12 +152,12 @@ def test_the_group_with_the_oldest_item_goes_first_however_full_another_is() -> 
 def test_a_steady_stream_of_full_batches_does_not_starve_a_lonely_item() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=2, max_delay=0.02)
-        work = start(*(batcher.submit(item, "busy") for item in ("b0", "b1")))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=2, max_delay=0.02)
+        work = start(*(batcher.submit(item, lane, "busy") for item in ("b0", "b1")))
         await engine.has_begun(1)
-        work += start(batcher.submit("lonely", "rare"))
+        work += start(batcher.submit("lonely", lane, "rare"))
         for batches in range(2, 8):  # before every batch ends, another full one is there
-            work += start(*(batcher.submit(f"b{batches}{item}", "busy") for item in "xy"))
+            work += start(*(batcher.submit(f"b{batches}{item}", lane, "busy") for item in "xy"))
             await asyncio.sleep(0.025)
             engine.release()
             await engine.has_begun(batches)
@@ -170,12 +172,12 @@ def test_a_steady_stream_of_full_batches_does_not_starve_a_lonely_item() -> None
 def test_a_cancelled_item_is_never_computed() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=8)
-        first, cancelled, last = start(*(batcher.submit(item, "g") for item in ("a", "gone", "c")))
-        await until(lambda: batcher.depth == 2)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8)
+        first, cancelled, last = start(*(batcher.submit(item, lane, "g") for item in ("a", "gone", "c")))
+        await until(lambda: batcher.depth() == 2)
         cancelled.cancel()
         await asyncio.wait([cancelled])
-        assert batcher.depth == 1
+        assert batcher.depth() == 1
         engine.release(2)
         await asyncio.gather(first, last)
         assert engine.batches == [["a"], ["c"]]
@@ -187,10 +189,10 @@ def test_a_cancelled_item_is_never_computed() -> None:
 def test_cancelling_the_item_that_the_timer_waits_for_does_not_strand_the_next() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=0.3)
-        (cancelled,) = start(batcher.submit("gone", "g"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8, max_delay=0.3)
+        (cancelled,) = start(batcher.submit("gone", lane, "g"))
         await asyncio.sleep(0.1)
-        (kept,) = start(batcher.submit("b", "g"))
+        (kept,) = start(batcher.submit("b", lane, "g"))
         await asyncio.sleep(0)
         cancelled.cancel()
         assert (await kept).queue_seconds >= 0.29
@@ -203,8 +205,8 @@ def test_cancelling_the_item_that_the_timer_waits_for_does_not_strand_the_next()
 def test_cancelling_an_item_on_the_engine_harms_no_neighbor() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=2, max_delay=PATIENCE)
-        cancelled, kept = start(*(batcher.submit(item, "g") for item in "ab"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=2, max_delay=PATIENCE)
+        cancelled, kept = start(*(batcher.submit(item, lane, "g") for item in "ab"))
         await engine.has_begun(1)
         cancelled.cancel()
         engine.release()
@@ -217,12 +219,12 @@ def test_cancelling_an_item_on_the_engine_harms_no_neighbor() -> None:
 def test_an_item_past_its_deadline_is_never_computed() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=8)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8)
         now = time.monotonic()
         first, late, last = start(
-            batcher.submit("a", "g"),
-            batcher.submit("late", "g", deadline=now + 0.01),
-            batcher.submit("c", "g", deadline=now + PATIENCE),
+            batcher.submit("a", lane, "g"),
+            batcher.submit("late", lane, "g", deadline=now + 0.01),
+            batcher.submit("c", lane, "g", deadline=now + PATIENCE),
         )
         await engine.has_begun(1)
         await asyncio.sleep(0.03)
@@ -239,11 +241,11 @@ def test_an_item_past_its_deadline_is_never_computed() -> None:
 def test_one_bad_item_fails_alone() -> None:
     async def scenario() -> None:
         engine = Engine(held=True)
-        batcher = Batcher[str, str](engine, max_batch_size=3)
-        first = start(batcher.submit("a", "g"))
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=3)
+        first = start(batcher.submit("a", lane, "g"))
         await engine.has_begun(1)
-        others = start(*(batcher.submit(item, "g") for item in ("b", "bad", "c", "later")))
-        await until(lambda: batcher.depth == 4)
+        others = start(*(batcher.submit(item, lane, "g") for item in ("b", "bad", "c", "later")))
+        await until(lambda: batcher.depth() == 4)
         engine.release(10)
         answers = await asyncio.gather(*first, *others, return_exceptions=True)
         assert engine.batches == [["a"], ["b", "bad", "c"], ["b"], ["bad"], ["c"], ["later"]]
@@ -257,9 +259,9 @@ def test_one_bad_item_fails_alone() -> None:
 
 def test_an_engine_that_loses_an_answer_fails_instead_of_hanging() -> None:
     async def scenario() -> None:
-        batcher = Batcher[str, str](lambda items: [], max_batch_size=2)
+        batcher, lane = Batcher[str, str](lambda items, device: []), Lane("model", max_batch_size=2)
         with pytest.raises(RuntimeError, match="answered 0 of 1"):
-            await batcher.submit("a", "g")
+            await batcher.submit("a", lane, "g")
         batcher.close()
 
     run(scenario)
@@ -269,7 +271,7 @@ def test_the_engine_runs_one_batch_at_a_time_on_one_thread() -> None:
     threads: set[str] = set()
     running = 0
 
-    def engine(items: Sequence[int]) -> list[int]:
+    def engine(items: Sequence[int], device: int) -> list[int]:
         nonlocal running
         running += 1
         threads.add(threading.current_thread().name)
@@ -279,8 +281,8 @@ def test_the_engine_runs_one_batch_at_a_time_on_one_thread() -> None:
         return [2 * item for item in items]
 
     async def scenario() -> None:
-        batcher = Batcher[int, int](engine, max_batch_size=4)
-        answers = await asyncio.gather(*(batcher.submit(item, item % 3) for item in range(100)))
+        batcher, lane = Batcher[int, int](engine), Lane("model", max_batch_size=4)
+        answers = await asyncio.gather(*(batcher.submit(item, lane, item % 3) for item in range(100)))
         assert [answer.value for answer in answers] == [2 * item for item in range(100)]
         batcher.close()
 
@@ -292,9 +294,9 @@ def test_the_engine_runs_one_batch_at_a_time_on_one_thread() -> None:
 def test_in_a_hurry_nothing_waits_for_the_delay() -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = Batcher[str, str](engine, max_batch_size=8, max_delay=PATIENCE)
-        work = start(*(batcher.submit(item, item) for item in "ab"))
-        await until(lambda: batcher.depth == 2)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=8, max_delay=PATIENCE)
+        work = start(*(batcher.submit(item, lane, item) for item in "ab"))
+        await until(lambda: batcher.depth() == 2)
         assert engine.batches == []
         batcher.hurry()
         assert [answer.value for answer in await asyncio.gather(*work)] == ["A", "B"]
@@ -306,22 +308,140 @@ def test_in_a_hurry_nothing_waits_for_the_delay() -> None:
 
 def test_every_batch_is_reported_and_throughput_is_measured() -> None:
     async def scenario() -> None:
-        sizes: list[int] = []
+        reports: list[BatchReport] = []
 
-        def engine(items: Sequence[int]) -> Sequence[int]:
+        def engine(items: Sequence[int], device: int) -> Sequence[int]:
             time.sleep(0.02)
             return items
 
-        batcher = Batcher[int, int](
-            engine,
-            max_batch_size=2,
-            max_delay=PATIENCE,
-            on_batch=lambda size, seconds: sizes.append(size),
-        )
-        assert batcher.seconds_per_item == 0
-        await asyncio.gather(*(batcher.submit(item, "g") for item in range(4)))
-        assert sizes == [2, 2]
-        assert 0.01 <= batcher.seconds_per_item < 0.1
+        batcher = Batcher[int, int](engine, on_batch=reports.append)
+        lane = Lane("model", max_batch_size=2, max_delay=PATIENCE)
+        assert lane.seconds_per_item == 0
+        await asyncio.gather(*(batcher.submit(item, lane, "g") for item in range(4)))
+        assert [(report.size, report.limit, report.lane.name, report.failed) for report in reports] == [
+            (2, 2, "model", False)
+        ] * 2
+        assert 0.01 <= lane.seconds_per_item < 0.1
+        assert sum(report.seconds for report in reports) <= batcher.busy_seconds(0) < 1
+        batcher.close()
+
+    run(scenario)
+
+
+def test_bulk_work_gets_a_turn_after_every_few_of_interactive_work_and_never_more() -> None:
+    async def scenario() -> None:
+        engine = Engine(held=True)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=1)
+        work = start(batcher.submit("first", lane, "g"))
+        await engine.has_begun(1)
+        work += start(*(batcher.submit(f"b{n}", lane, "g", priority=Priority.BULK) for n in range(6)))
+        await until(lambda: batcher.depth(priority=Priority.BULK) == 6)
+        work += start(*(batcher.submit(f"i{n}", lane, "g") for n in range(6)))
+        await until(lambda: batcher.depth() == 12)
+        engine.release(13)
+        await asyncio.gather(*work)
+        assert INTERACTIVE_TURNS == 3
+        order = [batch[0] for batch in engine.batches]
+        assert order == ["first", "i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1", "b2", "b3", "b4", "b5"]
+        batcher.close()
+
+    run(scenario)
+
+
+def test_a_batch_of_interactive_items_is_filled_up_with_bulk_items() -> None:
+    async def scenario() -> None:
+        engine = Engine(held=True)
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=3)
+        work = start(batcher.submit("first", lane, "g"))
+        await engine.has_begun(1)
+        work += start(*(batcher.submit(item, lane, "g", priority=Priority.BULK) for item in ("b0", "b1")))
+        await until(lambda: batcher.depth() == 2)
+        work += start(*(batcher.submit(item, lane, "g") for item in ("i0", "i1")))
+        await until(lambda: batcher.depth() == 4)
+        engine.release(3)
+        await asyncio.gather(*work)
+        assert engine.batches == [["first"], ["i0", "i1", "b0"], ["b1"]]
+        batcher.close()
+
+    run(scenario)
+
+
+def test_every_device_takes_from_one_queue() -> None:
+    async def scenario() -> None:
+        on_devices: list[int] = []
+        both = threading.Barrier(2, timeout=PATIENCE)
+
+        def engine(items: Sequence[str], device: int) -> Sequence[str]:
+            on_devices.append(device)
+            both.wait()  # passes only if two batches run at the same time
+            return items
+
+        batcher, lane = Batcher[str, str](engine, devices=2), Lane("model", max_batch_size=1)
+        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "abcdef"))
+        assert [answer.value for answer in answers] == list("abcdef")
+        assert sorted(on_devices) == [0, 0, 0, 1, 1, 1]
+        assert batcher.busy_seconds(0) > 0
+        assert batcher.busy_seconds(1) > 0
+        batcher.close()
+
+    run(scenario)
+
+
+def test_short_memory_halves_the_limit_of_its_lane_alone_and_every_item_is_computed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        sizes: list[int] = []
+
+        def engine(items: Sequence[str], device: int) -> Sequence[str]:
+            sizes.append(len(items))
+            if len(items) > 2 and items[0] != "other":
+                raise OutOfMemory("eight images do not fit")
+            return [item.upper() for item in items]
+
+        batcher, lane = Batcher[str, str](engine), Lane("big", max_batch_size=8, max_delay=PATIENCE)
+        other = Lane("small", max_batch_size=4, max_delay=PATIENCE)
+        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "abcdefgh"))
+        assert [answer.value for answer in answers] == list("ABCDEFGH")
+        assert sizes == [8, 4, 2, 2, 2, 2]
+        assert (lane.max_batch_size, other.max_batch_size) == (2, 4)
+        await asyncio.gather(*(batcher.submit("other", other, "g") for _ in range(4)))
+        assert sizes[6:] == [4]
+        batcher.close()
+
+    run(scenario)
+    assert "the batch limit of big is now 2" in caplog.text
+
+
+def test_an_item_that_alone_exceeds_the_memory_fails() -> None:
+    async def scenario() -> None:
+        def engine(items: Sequence[str], device: int) -> Sequence[str]:
+            raise OutOfMemory("too big")
+
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=4, max_delay=0.05)
+        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "ab"), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [OutOfMemory] * 2
+        assert lane.max_batch_size == 1
+        batcher.close()
+
+    run(scenario)
+
+
+def test_items_of_different_models_never_share_a_batch() -> None:
+    async def scenario() -> None:
+        engine = Engine(held=True)
+        batcher = Batcher[str, str](engine)
+        one, two = Lane("one", max_batch_size=4), Lane("two", max_batch_size=4)
+        work = start(batcher.submit("first", one, "g"))
+        await engine.has_begun(1)
+        work += start(*(batcher.submit(f"{lane.name}{n}", lane, "g") for n in range(2) for lane in (one, two)))
+        await until(lambda: batcher.depth() == 4)
+        assert (batcher.depth(one), batcher.depth(two)) == (2, 2)
+        assert batcher.oldest_wait() > 0
+        engine.release(3)
+        await asyncio.gather(*work)
+        assert engine.batches == [["first"], ["one0", "one1"], ["two0", "two1"]]
+        assert batcher.oldest_wait() == 0
         batcher.close()
 
     run(scenario)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from service.multipart import MAX_PARTS, find_file
+from service.multipart import File, find_file, find_files
 from service.problems import Problem
 
 HEAD = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
@@ -34,7 +34,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("multipart", "content"), GOOD)
 def test_finds_the_file(multipart: bytes, content: bytes) -> None:
-    assert find_file(multipart, b"xyz") == content
+    assert find_file(multipart, b"xyz").content == content
 
 
 BAD = [
@@ -43,8 +43,8 @@ BAD = [
     pytest.param(b"--abc\r\n" + HEAD + b"\r\n--abc--", "not valid", id="another boundary"),
     pytest.param(body(HEAD + CONTENT)[:-20], "ends before", id="cut short in the content"),
     pytest.param(body(HEAD + CONTENT, end=b""), "ends before", id="no last boundary"),
-    pytest.param(body(end=b"--xyz--"), "0 parts", id="no part"),
-    pytest.param(body(HEAD + b"1", HEAD + b"2"), "2 parts named file", id="two files"),
+    pytest.param(body(end=b"--xyz--"), "no part named file", id="no part"),
+    pytest.param(body(HEAD + b"1", HEAD + b"2"), "several parts named file", id="two files"),
     pytest.param(body(HEAD.replace(b'"file"', b'"image"') + b"1"), "Unknown part 'image'", id="another name"),
     pytest.param(
         body(HEAD + b"1", b'Content-Disposition: form-data; name="score_threshold"\r\n\r\n0.5'),
@@ -53,7 +53,7 @@ BAD = [
     ),
     pytest.param(body(b"Content-Type: image/png\r\n\r\n1"), "Unknown part ''", id="a part without a name"),
     pytest.param(body(b"no colon\r\n\r\n1"), "not valid", id="a broken header"),
-    pytest.param(body(*[HEAD] * (MAX_PARTS + 1)), "more than", id="too many parts"),
+    pytest.param(body(*[HEAD] * 3), "more than", id="too many parts"),
 ]
 
 
@@ -74,3 +74,15 @@ def test_every_cut_of_a_good_body_is_refused() -> None:
     for length in range(len(whole)):
         with pytest.raises(Problem):
             find_file(whole[:length], b"xyz")
+
+
+def test_several_files_keep_their_order_and_names() -> None:
+    other = HEAD.replace(b"a.png", b"\xc3\xa4 b.png")
+    nameless = b'Content-Disposition: form-data; name="file"\r\n\r\n'
+    files = find_files(body(HEAD + b"1", other + b"2", nameless + b"3"), b"xyz", 3)
+    assert files == [File(b"1", "a.png"), File(b"2", "ä b.png"), File(b"3", "")]
+
+
+def test_no_more_files_than_allowed() -> None:
+    with pytest.raises(Problem, match="more than 2 parts; send fewer images at once"):
+        find_files(body(HEAD, HEAD, HEAD), b"xyz", 2)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.parameters import PredictQuery
 from service.problems import KINDS
 from service.schemas import Prediction
 from tests.service.harness import LABELS, Server, encode, picture
@@ -33,7 +34,9 @@ def test_models(server: Server) -> None:
     (model,) = listed["models"]
     assert model == get(server, "/models/probe")
     assert (model["name"], model["version"], model["task"]) == ("probe", 1, "masks")
-    assert (model["engine"], model["device"]) == ("onnx", "cpu")
+    assert (model["engine"], model["devices"]) == ("onnx", ["cpu"])
+    assert model["versions"] == [{"version": 1, "state": "served", "reason": ""}]
+    assert (model["max_batch_size"], model["max_queue_size"]) == (4, 32)
     assert model["labels"] == {str(index): name for index, name in enumerate(LABELS, start=1)}
     assert model["defaults"]["score_threshold"] == 0.3
     assert model["provenance"]["license"] == "Apache-2.0"
@@ -68,16 +71,21 @@ def test_metrics_add_up_with_the_answers(server: Server) -> None:
     assert requests("/predict", 400) == 3
     assert requests("/predict", 422) == 1
     assert requests("unmatched", 404) == 2
-    assert grown['maskserve_request_seconds_count{route="/predict"}'] == 9
+    assert grown['maskserve_request_seconds_count{route="/predict",status="200"}'] == 5
     for stage in ("decode", "queue", "inference", "postprocess"):
         assert grown[f'maskserve_stage_seconds_count{{stage="{stage}"}}'] == 5
         assert grown[f'maskserve_stage_seconds_sum{{stage="{stage}"}}'] > 0
     assert grown["maskserve_batch_size_sum"] == 5
     for label, count in labels.items():
         assert grown[f'maskserve_detections_total{{label="{label}",model="probe"}}'] == count
+        assert grown[f'maskserve_detection_score_count{{label="{label}",model="probe"}}'] == count
     assert sum(v for name, v in grown.items() if name.startswith("maskserve_detections_total")) == labels.total()
-    assert after["maskserve_queue_depth"] == after["maskserve_requests_in_flight"] == 0
-    assert after['maskserve_model_info{device="cpu",engine="onnx",name="probe",version="1"}'] == 1
+    assert after["maskserve_requests_in_flight"] == after["maskserve_queue_oldest_seconds"] == 0
+    for priority in ("interactive", "bulk"):
+        assert after[f'maskserve_queue_depth{{model="probe",priority="{priority}"}}'] == 0
+    assert after['maskserve_model_info{device="cpu",engine="onnx",name="probe",newest="true",version="1"}'] == 1
+    assert grown['maskserve_engine_busy_seconds_total{device="cpu"}'] > 0
+    assert grown["maskserve_batch_fill_count"] == 5
     assert after["process_resident_memory_bytes"] > 0
 
 
@@ -86,18 +94,19 @@ def test_the_openapi_document_describes_the_image_and_every_error(server: Server
     predict = document["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     names = {parameter["name"] for parameter in predict["parameters"]}
-    assert names == {"score_threshold", "max_detections", "labels", "masks", "model", "version"}
-    assert {"400", "404", "413", "415", "422", "429", "500", "503", "504"} < set(predict["responses"])
-    for status, response in predict["responses"].items():
-        if status == "200":
-            assert set(response["content"]) == {"application/json"}
-            continue
-        (media_type,) = response["content"]
-        assert media_type == "application/problem+json"
-        examples = response["content"][media_type]["examples"]
-        assert examples
-        for example in examples.values():
-            assert example["value"]["status"] == int(status)
+    assert names == set(PredictQuery.model_fields)
+    assert {"400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504"} < set(predict["responses"])
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) < 400:
+                    continue
+                (media_type,) = response["content"]
+                assert media_type == "application/problem+json"
+                examples = response["content"][media_type]["examples"]
+                assert examples
+                for example in examples.values():
+                    assert example["value"]["status"] == int(status)
     for reference in re.findall(r'"#/components/schemas/(\w+)"', server.client.get("/openapi.json").text):
         assert reference in document["components"]["schemas"]
 

@@ -37,6 +37,10 @@ def images_run(server: Server) -> float:
     return server.metrics()["maskserve_batch_size_sum"]
 
 
+def depth(server: Server) -> float:
+    return sum(value for name, value in server.metrics().items() if name.startswith("maskserve_queue_depth"))
+
+
 def test_beyond_the_queue_requests_are_refused_at_once_and_all_are_counted(
     start_server: Callable[..., Server],
 ) -> None:
@@ -74,7 +78,7 @@ def test_a_request_past_its_deadline_gets_504_and_is_never_computed(start_server
     until(lambda: engine_runs(server) == 1)
     # The blocker and nothing else: the engine is free and took none of those that waited.
     assert images_run(server) == 1
-    assert server.metrics()["maskserve_queue_depth"] == 0
+    assert depth(server) == 0
 
 
 def test_a_client_that_leaves_is_never_computed(server: Server) -> None:
@@ -84,8 +88,8 @@ def test_a_client_that_leaves_is_never_computed(server: Server) -> None:
         until(lambda: in_flight(server) == 1)
         with server.connect() as connection:
             connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
-            until(lambda: server.metrics()["maskserve_queue_depth"] == 1)
-        until(lambda: server.metrics()["maskserve_queue_depth"] == 0)
+            until(lambda: depth(server) == 1)
+        until(lambda: depth(server) == 0)
         assert in_flight(server) == 1
         assert blocker.result().status_code == 200
     after = server.metrics()
@@ -104,7 +108,6 @@ def test_a_client_that_leaves_while_uploading_is_forgotten(server: Server) -> No
 
 
 def test_one_bad_image_in_a_batch_fails_alone(server: Server) -> None:
-    before = Counter(server.metrics())
     with ThreadPoolExecutor(8) as pool:
         blocker = pool.submit(server.predict, SLOW)
         until(lambda: in_flight(server) == 1)
@@ -113,9 +116,8 @@ def test_one_bad_image_in_a_batch_fails_alone(server: Server) -> None:
         assert blocker.result().status_code == 200
     assert [answer.status_code for answer in answers] == [200, 200, 500, 200]
     assert answers[0].json()["scores"] == server.predict(QUICK).json()["scores"]
-    retried = [line for line in server.errors if "failed, running its images one at a time" in line]
+    retried = [line for line in server.log if "failed, running its images one at a time" in line]
     assert retried, "the bad image was never in a batch with others, so this test showed nothing"
-    assert Counter(server.metrics())["maskserve_detections_total"] == before["maskserve_detections_total"]
 
 
 def test_health_answers_while_the_engine_and_the_decoders_are_busy(server: Server) -> None:

@@ -77,7 +77,7 @@ def test_draining_ends_even_if_the_engine_does_not(start_server: Callable[..., S
         assert server.stop() == 0
         assert time.monotonic() - began < 4
         assert dropped.result().status_code == 503
-    assert any("not answered in time" in line for line in server.errors)
+    assert any("not answered in time" in line for line in server.log)
 
 
 def test_a_second_signal_ends_at_once(start_server: Callable[..., Server]) -> None:
@@ -184,9 +184,9 @@ def test_several_models_need_a_default_and_are_all_served(tmp_path: Path, start_
 def test_importing_and_building_the_application_never_imports_torch(repository: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from service.app import create_app; from service.models import load_models\n"
+        "from service.app import create_app; from service.loading import load_first\n"
         "from service.settings import Settings\n"
-        "settings = Settings(models=Path(sys.argv[1])); load_models(settings); create_app(settings)\n"
+        "settings = Settings(models=Path(sys.argv[1])); load_first(settings); create_app(settings)\n"
         "print('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(repository)]

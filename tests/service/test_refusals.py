@@ -183,4 +183,4 @@ def test_unknown_routes_are_problems_too(server: Server, method: str, path: str,
 def test_an_engine_failure_is_a_500_without_its_stack_trace(server: Server) -> None:
     found = problem(server.predict(encode(picture(fail=True))), 500, "internal-error")
     assert "onnx" not in str(found).lower()
-    assert any("Traceback" in line for line in server.errors), "the log must have what the client must not see"
+    assert any("Traceback" in line for line in server.log), "the log must have what the client must not see"

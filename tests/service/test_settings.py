@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import EMBEDDED_MODELS, PREFIX, InvalidSettingsError, Settings, read_settings
+from service.configuration import read_settings
+from service.settings import EMBEDDED_MODELS, PREFIX, InvalidSettingsError, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -71,16 +72,3 @@ def test_a_wrong_variable_is_one_clear_line(
     with pytest.raises(InvalidSettingsError, match=message) as caught:
         read_settings([])
     assert "\n" not in str(caught.value)
-
-
-def test_help_names_every_setting_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        read_settings(["--help"])
-    assert caught.value.code == 0
-    manual = " ".join(capsys.readouterr().out.split())
-    for name, field in Settings.model_fields.items():
-        assert "--" + name.replace("_", "-") in manual
-        assert f"[env: {PREFIX}{name.upper()}]" in manual
-        assert field.description is not None
-        assert " ".join(field.description.split()) in manual
-    assert "(default: 8000)" in manual

@@ -1,0 +1,42 @@
+"""The two priorities of requests, and whose turn it is when both wait."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+from typing import Final
+
+
+class Priority(Enum):
+    """`INTERACTIVE` is for someone who waits, `BULK` for work that can take its time."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+INTERACTIVE_TURNS: Final = 3
+"""Turns of INTERACTIVE for one of BULK while both wait: bulk work gets on, and costs the others at most a quarter."""
+
+SHARES: Final = {
+    Priority.INTERACTIVE: INTERACTIVE_TURNS / (INTERACTIVE_TURNS + 1),
+    Priority.BULK: 1 / (INTERACTIVE_TURNS + 1),
+}
+"""The share of all turns that each priority can count on, however much of the other waits."""
+
+
+class Turns:
+    """Hands out turns so that neither priority starves the other."""
+
+    def __init__(self) -> None:
+        self._streak = 0
+
+    def choose(self, waiting: Collection[Priority]) -> Priority:
+        """Whose turn it is now, of those that wait (one or both)."""
+        if len(waiting) == 1:
+            self._streak = 0
+            return next(iter(waiting))
+        if self._streak < INTERACTIVE_TURNS:
+            self._streak += 1
+            return Priority.INTERACTIVE
+        self._streak = 0
+        return Priority.BULK

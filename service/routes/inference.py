@@ -1,0 +1,208 @@
+"""The Open Inference Protocol v2, as Triton and KServe speak it over HTTP, under /v2."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import VERSION
+from service.answers import Detected
+from service.gzipped import compress
+from service.inference_schemas import (
+    IMAGE,
+    PLATFORMS,
+    ModelMetadata,
+    RepositoryEntry,
+    ServerMetadata,
+    output_tensors,
+)
+from service.intake import Visit, visit
+from service.lifecycle import lifecycle_of
+from service.models import ServedModel
+from service.openapi import INFER_BODY, INFER_RESPONSES, MODEL_RESPONSES, RELOAD_RESPONSES, problem_responses
+from service.priority import Priority
+from service.problems import INVALID_PARAMETER, Problem
+from service.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
+from service.uploads import Upload, read_body
+from service.waiting import while_connected
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE"}
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+
+
+@router.get("", summary="The server and its extensions of the protocol", responses=problem_responses(401))
+async def server_metadata() -> ServerMetadata:
+    return ServerMetadata(name="maskserve", version=VERSION, extensions=["binary_tensor_data", "model_repository"])
+
+
+@router.get("/health/live", summary="Is the process alive?", response_class=Response)
+async def live() -> Response:
+    return Response()
+
+
+@router.get(
+    "/health/ready", summary="Is a model loaded and warm?", response_class=Response, responses=problem_responses(503)
+)
+async def ready(request: Request) -> Response:
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    lifecycle.catalog.find()
+    return Response()
+
+
+@router.get("/models/{name}", summary="A model's tensors", responses=MODEL_RESPONSES)
+@router.get("/models/{name}/versions/{version}", summary="A version's tensors", responses=MODEL_RESPONSES)
+async def model_metadata(request: Request, name: str, version: str | None = None) -> ModelMetadata:
+    catalog = lifecycle_of(request).catalog
+    model = catalog.find(name, _number(version))
+    return ModelMetadata(
+        name=name,
+        versions=[str(one.version) for one in catalog.served if one.name == name],
+        platform=PLATFORMS[model.engines[0].name],
+        inputs=(IMAGE,),
+        outputs=output_tensors(model.manifest.architecture),
+    )
+
+
+@router.get("/models/{name}/ready", summary="Is the model served?", response_class=Response, responses=MODEL_RESPONSES)
+@router.get(
+    "/models/{name}/versions/{version}/ready",
+    summary="Is the version served?",
+    response_class=Response,
+    responses=MODEL_RESPONSES,
+)
+async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    lifecycle.catalog.find(name, _number(version))
+    return Response()
+
+
+@router.post(
+    "/models/{name}/infer",
+    summary="Detect and segment the objects in images given as tensors",
+    openapi_extra=INFER_BODY,
+    responses=INFER_RESPONSES,
+    response_class=Response,
+)
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    summary="The same with one version",
+    openapi_extra=INFER_BODY,
+    responses=INFER_RESPONSES,
+    response_class=Response,
+)
+async def infer(request: Request, name: str, version: str | None = None) -> Response:
+    """`IMAGE` is a BYTES tensor of image files, as base64 in JSON or in the binary extension.
+
+    The outputs are flat over all detections of all images, see `GET /v2/models/NAME`. `parameters` are those of
+    `POST /predict` and `timeout` in microseconds. One bad image fails the request.
+    """
+    header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+    # The priority and the timeout stand in the body, so what is asked of the gate before reading it is a guess.
+    with visit(request, name, _number(version), Priority.INTERACTIVE, None) as visitor:
+        outputs = [tensor.name for tensor in output_tensors(visitor.model.manifest.architecture)]
+        most = visitor.lifecycle.settings.batch_images
+
+        def parse(upload: Upload) -> InferRequest:
+            return parse_infer_request(upload.body(), header_length, output_names=outputs, max_images=most)
+
+        asked = await visitor.receive_parsed(parse, read_body)
+        visitor = visitor.with_wishes(asked.parameters.priority, asked.parameters.timeout_seconds)
+        async with visitor.admitted(len(asked.images)) as deadline:
+            detected = await while_connected(request, _detect(visitor, asked, deadline))
+            render = partial(_render, asked, detected, visitor.model, visitor.accept_encoding)
+            (body, length, encoding), _ = await visitor.pipeline.postprocess_pool.run(render, visitor.priority)
+    headers = {"Vary": "Accept-Encoding"}
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+    if length is not None:
+        headers[HEADER_LENGTH] = str(length)
+    return Response(
+        body, media_type="application/json" if length is None else "application/octet-stream", headers=headers
+    )
+
+
+@router.post("/repository/index", summary="Every version that is known of", responses=problem_responses(401, 503))
+async def repository_index(request: Request) -> list[RepositoryEntry]:
+    catalog = lifecycle_of(request).catalog
+    return [
+        RepositoryEntry(name=name, version=str(one.version), state=STATES[one.state], reason=one.reason)
+        for name in catalog.known_names
+        for one in catalog.versions(name)
+    ]
+
+
+@router.post(
+    "/repository/models/{name}/load",
+    summary="Load a model's new versions now",
+    response_class=Response,
+    responses=RELOAD_RESPONSES,
+)
+async def load_model(request: Request, name: str) -> Response:
+    """As `POST /models/NAME/reload`. A body, which may hold a configuration for Triton, is not read."""
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    await lifecycle.reloader.reload(name)
+    lifecycle.catalog.check_newest(name)
+    return Response()
+
+
+@router.post(
+    "/repository/models/{name}/unload",
+    summary="Stop serving a model",
+    response_class=Response,
+    responses=MODEL_RESPONSES,
+)
+async def unload_model(request: Request, name: str) -> Response:
+    """New requests get 404 from now on; those that are in are answered."""
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    await lifecycle.reloader.unload(name)
+    return Response()
+
+
+async def _detect(visitor: Visit, asked: InferRequest, deadline: float) -> list[Detected]:
+    options = asked.parameters.options(visitor.model)
+    jobs = [visitor.job(partial(bytes, image), options, deadline) for image in asked.images]
+    work = [asyncio.ensure_future(visitor.pipeline.predict(job, lambda detected: detected)) for job in jobs]
+    try:
+        return await asyncio.gather(*work)
+    finally:  # when one has failed, or the client has left, the others need not be computed
+        for one in work:
+            one.cancel()
+
+
+def _render(
+    asked: InferRequest, detected: list[Detected], model: ServedModel, accept_encoding: str
+) -> tuple[bytes, int | None, str | None]:
+    found = [one.detections for one in detected]
+    labels = np.concatenate([one.labels for one in found])
+    tensors = [
+        Tensor("BOXES", "FP32", np.concatenate([one.boxes for one in found])),
+        Tensor("SCORES", "FP32", np.concatenate([one.scores for one in found])),
+        Tensor("LABELS", "BYTES", [model.label_names[label].encode() for label in labels]),
+        Tensor("LABEL_IDS", "INT64", labels),
+        Tensor("IMAGE_INDEX", "INT64", np.repeat(np.arange(len(found)), [len(one) for one in found])),
+        Tensor("IMAGE_SIZES", "INT64", np.array([one.size for one in detected], np.int64)),
+        Tensor("MASKS", "BYTES", [mask.counts for one in found for mask in one.masks or ()]),
+    ]
+    if all(one.keypoints is not None for one in found):
+        tensors.append(Tensor("KEYPOINTS", "FP32", np.concatenate([one.keypoints for one in found])))
+    body, length = render_infer_response(asked, model.name, str(model.version), tensors)
+    body, encoding = compress(body, accept_encoding)
+    return body, length, encoding
+
+
+def _number(version: str | None) -> int | None:
+    if version is None or version == "":
+        return None
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise Problem(INVALID_PARAMETER, f"version: {version[:40]!r} is no whole number.")
+    return int(version)

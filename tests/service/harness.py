@@ -185,13 +185,15 @@ def build_probe(path: Path) -> None:
     onnx.save(model, path)
 
 
-def publish_probe(staging: Path, repository: Path, name: str = "probe") -> Bundle:
+def publish_probe(
+    staging: Path, repository: Path, name: str = "probe", labels: tuple[str, str, str] = LABELS
+) -> Bundle:
     """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3."""
     staging.mkdir(exist_ok=True)
     build_probe(staging / "model.onnx")
     draft = ManifestDraft(
         architecture=ArchitectureConfig(num_classes=len(LABELS) + 1, min_size=SIDE, max_size=2 * SIDE),
-        class_names=LABELS,
+        class_names=labels,
         preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE),
         provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
         defaults=ServingDefaults(score_threshold=0.3),
@@ -214,6 +216,14 @@ def picture(
     if hungry:
         image[0, 2, 0], image[0, 2, 2] = HUNGRY_MARK, hungry
     return image
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that must become true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.005)
 
 
 def encode(image: NDArray[np.uint8], format: str = "PNG", **options: Any) -> bytes:

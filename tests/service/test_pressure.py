@@ -10,19 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 
-from tests.service.harness import Server, encode, head, picture
+from tests.service.harness import Server, encode, head, picture, until
 
 QUICK = encode(picture(1))
 SLOW = encode(picture(slow=110))
 VERY_SLOW = encode(picture(slow=250))
 """A second or more on the engine."""
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.005)
 
 
 def in_flight(server: Server) -> float:
@@ -135,3 +128,96 @@ def test_health_answers_while_the_engine_and_the_decoders_are_busy(server: Serve
     # The machine may be busy with more than this test, so no single wait is held to 100 ms.
     assert sorted(waits)[len(waits) // 2] < 0.1
     assert max(waits) < engine
+
+
+def test_a_request_may_ask_for_less_time_but_not_for_more(start_server: Callable[..., Server]) -> None:
+    server = start_server("--timeout-ms", "700", "--max-batch-size", "1")
+    for timeout_ms, most in ((100, 0.6), (60_000, 3)):
+        began = time.monotonic()
+        assert server.predict(VERY_SLOW, timeout_ms=timeout_ms).status_code == 504
+        assert time.monotonic() - began < most
+        until(lambda: in_flight(server) == 0)
+    assert server.predict(QUICK, timeout_ms=0).status_code == 422
+
+
+def test_what_cannot_be_answered_in_time_is_refused_before_its_body_is_read(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server("--max-batch-size", "1")
+    assert server.predict(SLOW).status_code == 200  # from here on the server knows what an image costs
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(server.predict, SLOW) for _ in range(4)]
+        until(lambda: in_flight(server) == 4)
+        with server.connect() as connection:
+            hurried = head("Content-Length: 1000").replace(b"/predict", b"/predict?timeout_ms=20")
+            connection.sendall(hurried)
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"deadline-unreachable" in answer
+        assert b"retry-after: " in answer
+        assert {one.result().status_code for one in waiting} == {200}
+    assert images_run(server) == 5
+
+
+def test_bulk_work_neither_starves_nor_is_starved(start_server: Callable[..., Server]) -> None:
+    server = start_server("--max-batch-size", "1", "--max-queue-size", "20")
+    step = encode(picture(slow=60))
+    order: list[str] = []
+
+    def ask(priority: str) -> int:
+        answer = server.predict(step, priority=priority)
+        order.append(priority)
+        return answer.status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        blocker = pool.submit(server.predict, VERY_SLOW)
+        until(lambda: in_flight(server) == 1)
+        # A full bulk queue leaves the other one free.
+        bulk = [pool.submit(ask, "bulk") for _ in range(20)]
+        until(lambda: depth(server) == 20)
+        assert server.predict(QUICK, priority="bulk").status_code == 429
+        interactive = [pool.submit(ask, "interactive") for _ in range(12)]
+        assert {one.result() for one in (*bulk, *interactive)} == {200}
+        assert blocker.result().status_code == 200
+    first = order[: order.index("interactive") + 14]
+    assert first.count("bulk") >= 2, "bulk work stood still while the other was there"
+    assert order[:18].count("interactive") >= 10, "interactive work had to wait for bulk work"
+
+
+def test_short_memory_halves_the_batch_and_every_image_is_answered(start_server: Callable[..., Server]) -> None:
+    server = start_server("--max-batch-size", "4")
+    hungry = encode(picture(2, hungry=12))  # two take 16 MiB, four 256 TiB
+    alone = server.predict(hungry).json()["scores"]
+    with ThreadPoolExecutor(8) as pool:
+        blocker = pool.submit(server.predict, SLOW)
+        until(lambda: in_flight(server) == 1)
+        answers = list(pool.map(server.predict, [hungry] * 4))
+        assert blocker.result().status_code == 200
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert all(answer.json()["scores"] == alone for answer in answers)
+    assert any("the batch limit of probe is now 2" in line for line in server.log)
+    assert server.client.get("/models/probe").json()["max_batch_size"] == 2
+    metrics = server.metrics()
+    assert metrics['maskserve_batch_limit{name="probe",version="1"}'] == 2
+    assert metrics['maskserve_failed_batches_total{model="probe"}'] == 1
+    too_hungry = server.predict(encode(picture(2, hungry=48)))
+    assert too_hungry.status_code == 503
+    assert too_hungry.json()["type"] == "urn:maskserve:problem:out-of-memory"
+    assert server.predict(QUICK).status_code == 200
+
+
+def test_two_devices_work_on_one_queue_at_the_same_time(start_server: Callable[..., Server]) -> None:
+    server = start_server("--device", "cpu,cpu", "--max-batch-size", "1")
+    assert server.client.get("/models/probe").json()["devices"] == ["cpu", "cpu"]
+    with ThreadPoolExecutor(2) as pool:
+        alone = server.predict(SLOW).json()["scores"]
+        both = [pool.submit(server.predict, VERY_SLOW) for _ in range(2)]
+        until(lambda: in_flight(server) == 2)
+        until(lambda: busy(server, "cpu") > 0.1 and busy(server, "cpu#1") > 0.1)
+        assert not any(one.done() for one in both)
+        assert {one.result().status_code for one in both} == {200}
+    assert server.predict(SLOW).json()["scores"] == alone
+
+
+def busy(server: Server, device: str) -> float:
+    return server.metrics()[f'maskserve_engine_busy_seconds_total{{device="{device}"}}']

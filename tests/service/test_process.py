@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, launch, picture, publish_probe
+from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
 SLOW = encode(picture(slow=110))
@@ -53,6 +55,40 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_server
         assert httpx.get(server.url + "/healthz").status_code == 200
         assert [one.result().status_code for one in accepted] == [200] * 4
     assert server.process.wait(20) == 0
+
+
+def test_sigterm_in_the_middle_of_load_loses_nothing_that_was_accepted(start_server: Callable[..., Server]) -> None:
+    server = start_server("--max-batch-size", "4", "--max-queue-size", "16")
+    stopped = threading.Event()
+
+    def client(number: int) -> Counter[int]:
+        """Ask until refused because of the end; how often which status came."""
+        seen: Counter[int] = Counter()
+        with httpx.Client(base_url=server.url, timeout=30) as connection:
+            while True:
+                image = encode(picture(number, slow=30))
+                try:
+                    answer = connection.post("/predict", content=image, headers={"Content-Type": "image/png"})
+                except httpx.TransportError:  # it came when all was answered; the log tells if an answer was lost
+                    assert stopped.is_set()
+                    return seen
+                seen[answer.status_code] += 1
+                if answer.status_code == 503:
+                    assert answer.json()["type"] == "urn:maskserve:problem:draining"
+                    assert stopped.is_set()
+                    return seen
+
+    with ThreadPoolExecutor(12) as pool:
+        clients = [pool.submit(client, number) for number in range(12)]
+        until(lambda: server.metrics().get('maskserve_requests_total{route="/predict",status="200"}', 0) > 30)
+        stopped.set()
+        server.process.send_signal(signal.SIGTERM)
+        seen = [one.result() for one in clients]
+    assert server.process.wait(20) == 0
+    assert {status for one in seen for status in one} <= {200, 429, 503}
+    answered = sum(one[200] for one in seen)
+    lines = [line for line in server.log if '"route":"/predict"' in line and '"status":200' in line]
+    assert len(lines) == answered > 30, "the server counts other answers than the clients got"
 
 
 def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[..., Server]) -> None:

@@ -1,0 +1,227 @@
+"""New versions under a running server: they take over without a failed request, or are refused and change nothing."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.harness import Server, encode, picture, publish_probe, until
+
+QUICK = encode(picture(1))
+SLOW = encode(picture(slow=160))
+NEVER = ("--poll-interval-ms", "0")
+
+
+def labels_of(version: int) -> tuple[str, str, str]:
+    """Labels that tell which version a detection came from."""
+    return f"circle of {version}", f"ring of {version}", f"square of {version}"
+
+
+class Models:
+    """A repository of the test's own, with version 1 of the probe in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "models"
+        self._folder = folder
+        self.publish()
+
+    def publish(self, name: str = "probe") -> int:
+        """Another version, its number in its labels."""
+        there = len(list((self.path / name).iterdir())) if (self.path / name).is_dir() else 0
+        bundle = publish_probe(self._folder / "staging", self.path, name, labels_of(there + 1))
+        assert bundle.manifest.version == there + 1
+        return bundle.manifest.version
+
+    def publish_broken(self, version: int) -> Path:
+        """A version with a flipped byte appears, as a bad copy would; returns the file."""
+        elsewhere = self._folder / "elsewhere"
+        for _ in range(version):
+            bundle = publish_probe(self._folder / "staging", elsewhere, "probe", labels_of(version))
+        network = bundle.path / "model.onnx"
+        data = bytearray(network.read_bytes())
+        data[len(data) // 2] ^= 1
+        network.write_bytes(data)
+        hidden = self.path / ".copying"
+        shutil.copytree(bundle.path, hidden)
+        hidden.rename(self.path / "probe" / str(version))
+        return self.path / "probe" / str(version) / "model.onnx"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    return Models(tmp_path)
+
+
+@pytest.fixture
+def start(models: Models, start_server: Callable[..., Server]) -> Callable[..., Server]:
+    return lambda *flags: start_server("--models", str(models.path), *flags)
+
+
+def reload(server: Server, name: str = "probe") -> dict[str, Any]:
+    response = server.client.post(f"/models/{name}/reload")
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def states(server: Server, name: str = "probe") -> dict[int, str]:
+    return {one["version"]: one["state"] for one in server.client.get(f"/models/{name}").json()["versions"]}
+
+
+def test_twenty_reloads_under_load_fail_no_request_and_never_mix_versions(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    server = start(*NEVER, "--max-batch-size", "4", "--max-queue-size", "64")
+    stop = threading.Event()
+
+    def client(seed: int) -> list[int]:
+        """Ask without a pause; the versions that answered."""
+        versions: list[int] = []
+        while not stop.is_set():
+            answer = server.predict(encode(picture(seed + len(versions) % 7)))
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+            version = found["model"]["version"]
+            assert set(found["labels"]) <= set(labels_of(version))
+            versions.append(version)
+        return versions
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(client, 10 * number) for number in range(6)]
+        try:
+            for expected in range(2, 22):
+                models.publish()
+                assert reload(server)["version"] == expected
+        finally:
+            stop.set()
+        answered = [one.result() for one in clients]
+    for versions in answered:
+        assert versions == sorted(versions), "a client was answered by an older version after a newer one"
+    assert sum(map(len, answered)) > 60
+    assert len({version for versions in answered for version in versions}) > 10
+    assert states(server) == {21: "served", 20: "served"}
+    metrics = server.metrics()
+    assert metrics['maskserve_requests_total{route="/predict",status="200"}'] == sum(map(len, answered))
+    assert metrics['maskserve_model_loads_total{model="probe",result="served"}'] == 20
+    assert not [name for name in metrics if name.startswith("maskserve_dropped_total")]
+
+
+def test_a_version_with_a_flipped_byte_is_refused_and_the_old_one_stays(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    server = start(*NEVER)
+    network = models.publish_broken(2)
+    refused = server.client.post("/models/probe/reload")
+    assert refused.status_code == 409
+    assert refused.json()["type"] == "urn:maskserve:problem:model-refused"
+    assert str(network) in refused.json()["detail"]
+    assert states(server) == {2: "refused", 1: "served"}
+    assert "SHA-256" in server.client.get("/models/probe").json()["versions"][0]["reason"]
+    assert server.predict(QUICK).json()["model"]["version"] == 1
+    gone = server.predict(QUICK, version=2)
+    assert gone.status_code == 404
+    assert "SHA-256" in gone.json()["detail"]
+    assert server.client.get("/readyz").status_code == 200
+    assert server.metrics()['maskserve_model_loads_total{model="probe",result="refused"}'] == 1
+
+    data = bytearray(network.read_bytes())  # the copy is repaired
+    data[len(data) // 2] ^= 1
+    network.write_bytes(data)
+    assert reload(server)["version"] == 2
+    assert server.predict(QUICK).json()["model"]["version"] == 2
+
+
+def test_polling_finds_new_versions_and_tries_a_broken_one_again_only_when_it_has_changed(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    server = start("--poll-interval-ms", "20")
+    network = models.publish_broken(2)
+    until(lambda: states(server) == {2: "refused", 1: "served"})
+    looked = models.publish("other")  # by the time that this one is there, the broken one was looked at again
+    assert looked == 1
+    until(lambda: server.client.get("/models/other").status_code == 200)
+    until(lambda: server.predict(QUICK, model="other").status_code == 200)
+    assert sum("is refused" in line for line in server.log) == 1
+    data = bytearray(network.read_bytes())
+    data[len(data) // 2] ^= 1
+    network.write_bytes(data)
+    until(lambda: states(server) == {2: "served", 1: "served"})
+    assert server.predict(QUICK).json()["labels"][0] in labels_of(2)
+
+
+def test_what_has_begun_is_answered_by_the_version_that_it_began_with(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    server = start(*NEVER, "--keep-versions", "1", "--max-batch-size", "1")
+    with ThreadPoolExecutor(3) as pool:
+        begun = [pool.submit(server.predict, SLOW) for _ in range(3)]
+        until(lambda: server.metrics()["maskserve_requests_in_flight"] == 3)
+        models.publish()
+        assert reload(server)["version"] == 2
+        assert not begun[-1].done()
+        assert states(server) == {2: "served"}
+        assert [one.result().json()["model"]["version"] for one in begun] == [1, 1, 1]
+    assert server.predict(QUICK).json()["model"]["version"] == 2
+
+
+def test_the_newest_versions_can_be_asked_for_and_older_ones_are_retired(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    for _ in range(3):
+        models.publish()
+    server = start(*NEVER, "--keep-versions", "3", "--per-model", '{"probe": {"keep_versions": 2}}')
+    until(lambda: states(server) == {4: "served", 3: "served"})
+    assert server.predict(QUICK).json()["model"]["version"] == 4
+    assert server.predict(QUICK, version=3).json()["labels"][0] in labels_of(3)
+    assert server.predict(QUICK, version=2).status_code == 404
+    models.publish()
+    reload(server)
+    assert states(server) == {5: "served", 4: "served"}
+    assert server.predict(QUICK, version=3).status_code == 404
+
+
+def test_a_start_with_a_broken_newest_version_serves_the_one_before(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    models.publish_broken(2)
+    server = start(*NEVER)
+    assert server.predict(QUICK).json()["model"]["version"] == 1
+    until(lambda: states(server) == {2: "refused", 1: "served"})
+
+
+def test_another_models_broken_bundle_does_not_stop_the_start(models: Models, start: Callable[..., Server]) -> None:
+    models.publish("other")
+    (models.path / "other" / "1" / "manifest.json").write_text("{")
+    server = start(*NEVER, "--model", "probe")
+    listed = server.client.get("/models").json()
+    assert [model["name"] for model in listed["models"]] == ["probe"]
+    assert "is no JSON" in listed["refused"]["other"][0]["reason"]
+
+
+def test_a_repository_that_vanishes_takes_nothing_down(models: Models, start: Callable[..., Server]) -> None:
+    server = start("--poll-interval-ms", "20")
+    away = models.path.with_name("away")
+    models.path.rename(away)
+    until(lambda: any("cannot be read, what is served stays" in line for line in server.log))
+    assert server.predict(QUICK).status_code == 200
+    away.rename(models.path)
+    models.publish()
+    until(lambda: states(server) == {2: "served", 1: "served"})
+    shutil.rmtree(models.path / "probe")
+    until(lambda: any("has lost probe, what is served stays" in line for line in server.log))
+    assert server.predict(QUICK).json()["model"]["version"] == 2
+
+
+def test_reloading_what_is_not_there_says_what_is(models: Models, start: Callable[..., Server]) -> None:
+    server = start(*NEVER)
+    for name in ("nuclei", "..", "%2e%2e", "probe/1"):
+        answer = server.client.post(f"/models/{name}/reload")
+        assert answer.status_code in (404, 405)
+    assert "it has probe" in server.client.post("/models/nuclei/reload").json()["detail"]
+    assert reload(server)["versions"] == [{"version": 1, "state": "served", "reason": ""}]

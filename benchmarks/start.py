@@ -46,7 +46,10 @@ def measure(image: Path, arguments: Sequence[str]) -> Start:
     url = f"http://127.0.0.1:{port}"
     begin = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", str(port), *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "service", "--port", str(port), *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         listening = _wait_for(f"{url}/healthz", process, begin)

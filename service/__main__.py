@@ -8,6 +8,8 @@ MASKSERVE_PORT=9000 python -m service --models my-models --model shapes
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -38,7 +40,7 @@ def main() -> int:
 
     arguments = [argument for argument in sys.argv[1:] if argument != CHECK]
     if {"-h", "--help"} & set(arguments):
-        print(manual())
+        _print(manual())
         return 0
     try:
         settings = read_settings(arguments)
@@ -48,8 +50,7 @@ def main() -> int:
         listener = bind(settings.host, settings.port)
         tracing = start_tracing()
     except InvalidSettingsError as error:
-        print(f"maskserve: {error}", file=sys.stderr)
-        return 2
+        return _stop(error, 2)
 
     loading = in_background(lambda: _load(settings))  # while this thread imports the web framework
     from service.app import create_app
@@ -65,27 +66,44 @@ def _load(settings: Settings) -> Catalog:
 
 
 def _check(settings: Settings, arguments: Sequence[str]) -> int:
-    """Everything that the start would do but listen."""
+    """Everything that the start would do but listen, and then load the older versions that would be kept."""
     from service.configuration import effective
     from service.loading import RefusedError
+    from service.reload import Reloader
+    from service.tracing import start_tracing
 
-    print(effective(settings, arguments))
+    logging.disable()  # all of it is told below
+    if (tracing := start_tracing()) is not None:
+        tracing.close()
+    _print(effective(settings, arguments))
     try:
         catalog = _load(settings)
-    except RefusedError as error:
-        print(f"maskserve: {error}", file=sys.stderr)
-        return 1
+    except (RefusedError, OSError) as error:
+        return _stop(error, 1)
+    asyncio.run(Reloader(catalog, settings).reload())
     for name in catalog.known_names:
         for one in catalog.versions(name):
-            print(f"# {name}/{one.version}: {'can be served' if one.state == 'served' else one.reason}")
-    catalog.close()
-    return 1 if catalog.refused else 0
+            _print(f"# {name}/{one.version}: {'can be served' if one.state == 'served' else one.reason}")
+    if not catalog.refused:
+        return 0
+    refused = ", ".join(f"{name}/{version}" for name, version in sorted(catalog.refused))
+    return _stop(f"cannot be served: {refused}; the reasons are on stdout", 1)
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads on, as in `--help | head -1`
+        print(text, flush=True)
+
+
+def _stop(error: object, code: int) -> int:
+    """One line for whoever starts the server, whatever was in a setting."""
+    print(f"maskserve: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
     code = main()
     logging.shutdown()
-    sys.stdout.flush()
     # Everything is answered. Python would wait for threads that load or compute what nobody waits for any more, or end
     # them in the middle of native code, which aborts the process.
     os._exit(code)

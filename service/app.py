@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from service import VERSION, problems
 from service.background import in_background
@@ -18,9 +18,9 @@ from service.keys import Keys, RequireKey
 from service.lifecycle import Lifecycle
 from service.loading import load_first
 from service.models import Catalog
-from service.observe import Observe
+from service.observe import Observe, Rescue
 from service.openapi import describe
-from service.routes import inference, models, operations, predict
+from service.routes import inference, models, operations, page, predict
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -48,10 +48,13 @@ def create_app(
 
     app = FastAPI(title="maskserve", version=VERSION, lifespan=lifespan, redoc_url=None)
     app.state.lifecycle = lifecycle
-    # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
-    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1)
+    # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small. Pages
+    # stay readable: the security headers of /docs are made from the scripts that they find in it.
+    plain = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "text/html")
+    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1, exclude_content_types=plain)
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)
+    app.add_middleware(Rescue)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -64,6 +67,6 @@ def create_app(
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     problems.install(app)
     describe(app)
-    for router in (predict.router, models.router, inference.router, operations.router):
+    for router in (page.router, predict.router, models.router, inference.router, operations.router):
         app.include_router(router)
     return app

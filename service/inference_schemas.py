@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
 from service.parameters import PredictParameters
 from service.priority import Priority
+
+_T = TypeVar("_T")
 
 Datatype = Literal["BYTES", "FP32", "INT64"]
 
@@ -82,10 +84,17 @@ class RepositoryEntry(BaseModel):
     reason: str = Field("", description="why it is in that state, if there is anything to say")
 
 
-class InferParameters(PredictParameters):
-    """The request's `parameters`: those of `/predict`, except that the URL names the model, and the protocol's own."""
+def _allow_null(schema: dict[str, Any]) -> None:
+    null = {"type": "null"}
+    for name, of in schema["properties"].items():
+        if null not in of.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [of, null]}
 
-    model_config = ConfigDict(strict=True)
+
+class InferParameters(PredictParameters):
+    """The request's `parameters`: what to detect, as for `/predict`, and the protocol's own. null leaves one out."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra=_allow_null)
 
     masks: Literal["rle", "none"] = "rle"
     priority: Priority = Priority.INTERACTIVE
@@ -97,7 +106,7 @@ class InferParameters(PredictParameters):
         """None for the server's own."""
         return self.timeout / 1e6 if self.timeout else None
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", mode="before", json_schema_input_type=list[str] | str)
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         labels = [value] if isinstance(value, str) else value
@@ -108,7 +117,7 @@ class InferParameters(PredictParameters):
             raise PydanticCustomError("labels", "should have at most {most} characters", {"most": MAX_LABELS_LENGTH})
         return labels
 
-    @field_validator("priority", mode="before")
+    @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0)])
     @classmethod
     def _from_level(cls, value: Any) -> Priority:
         if value == "bulk" or (type(value) is int and value > 1):
@@ -118,3 +127,77 @@ class InferParameters(PredictParameters):
         raise PydanticCustomError(
             "priority", "should be interactive or bulk, or a number: 0 and 1 are interactive, more is bulk"
         )
+
+
+Count = Annotated[int, Field(ge=1)]
+Some = Annotated[list[_T], Field(min_length=1)]
+Base64 = Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"})]
+
+
+class ImageParameters(BaseModel):
+    """Of the input in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content_type: Literal["base64"] | None = Field(None, description="what MLServer's clients say; it changes nothing")
+
+
+class ImageTensor(BaseModel):
+    """The input in JSON: N image files as base64. Sent as binary data, it has `binary_data_size` in place of `data`."""
+
+    name: Literal["IMAGE"]
+    datatype: Literal["BYTES"]
+    shape: tuple[Count] | tuple[Count, Literal[1]] = Field(description="[N] or [N, 1]")
+    data: Some[Base64] | Some[tuple[Base64]] = Field(description="N elements, or N lists of one")
+    parameters: ImageParameters | None = None
+
+
+class OutputParameters(BaseModel):
+    """How to send an output."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    binary_data: bool | None = Field(None, description="Default: what `binary_data_output` says.")
+
+
+class OutputRequest(BaseModel):
+    """One output to answer with; each at most once."""
+
+    name: Literal["BOXES", "SCORES", "LABELS", "LABEL_IDS", "IMAGE_INDEX", "IMAGE_SIZES", "MASKS", "KEYPOINTS"] = Field(
+        description="one that the model has, see `GET /v2/models/NAME`"
+    )
+    parameters: OutputParameters | None = None
+
+
+class InferRequestBody(BaseModel):
+    """The JSON of `POST /v2/models/NAME/infer`, for /docs; `tensors` reads it."""
+
+    id: str | None = Field(None, description="comes back in the answer")
+    inputs: list[ImageTensor] = Field(min_length=1, max_length=1, description="`IMAGE`")
+    outputs: list[OutputRequest] | None = Field(None, description="Default: all that the model has.")
+    parameters: InferParameters | None = None
+
+
+class BinarySize(BaseModel):
+    """Where an output's elements are."""
+
+    binary_data_size: int = Field(ge=0, description="bytes behind the JSON, after those of the outputs before it")
+
+
+class OutputTensor(BaseModel):
+    """One output, its elements in `data`, row by row, or behind the JSON. `GET /v2/models/NAME` says what it holds."""
+
+    name: str
+    datatype: Datatype
+    shape: list[Annotated[int, Field(ge=0)]]
+    data: list[float] | list[str] | None = None
+    parameters: BinarySize | None = None
+
+
+class InferResponseBody(BaseModel):
+    """The JSON of the answer, for /docs; `tensors` writes it."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="the request's, if it had one")
+    outputs: list[OutputTensor]

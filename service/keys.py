@@ -15,8 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.problems import ADMINISTRATION_OFF, FORBIDDEN, UNAUTHORIZED, Problem, problem_response
 
 MIN_KEY_LENGTH = 16
-OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
-"""Paths that probes and load balancers GET without a key."""
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/"})
+"""Paths that probes and load balancers GET without a key, and the page, which asks for one."""
+PAGE = "/page/"
+"""What the page is made of."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REPOSITORY_INDEX = "/v2/repository/index"
@@ -31,9 +33,13 @@ class Access(IntEnum):
 
 
 class Keys:
-    """The configured keys, held as digests only, so that no log or repr can show one."""
+    """The configured keys, held as digests only, so that no log or repr can show one.
 
-    def __init__(self, api: Sequence[str], admin: Sequence[str]) -> None:
+    `local` says that only this machine reaches the server: then administration needs no key if there are none at all.
+    """
+
+    def __init__(self, api: Sequence[str], admin: Sequence[str], *, local: bool = True) -> None:
+        self.local = local
         self.has_api = bool(api)
         self.has_admin = bool(admin)
         self._levels = [
@@ -51,11 +57,26 @@ class Keys:
         return best
 
 
+def check_key(key: str) -> None:
+    """Raise ValueError, which never shows the key: it is shorter than 16 characters, has whitespace in it or a
+    character that is not printable ASCII.
+    """
+    if len(key.split()) > 1:
+        raise ValueError("whitespace inside the key; write one key a line, or separate them by commas")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the key has a character that is not printable ASCII")
+    if len(key) < MIN_KEY_LENGTH:
+        raise ValueError(
+            f"the key is shorter than {MIN_KEY_LENGTH} characters; make a longer one, such as with "
+            f"`openssl rand -hex 32`"
+        )
+
+
 def read_keys(file: Path) -> tuple[str, ...]:
     """The keys in `file`, one a line; blank lines and lines that begin with # are ignored.
 
-    Raises ValueError, which names the line and never the key: a key shorter than 16 characters, whitespace in it or a
-    character that is not printable ASCII; no key at all, as that would leave the server open. Raises OSError.
+    Raises ValueError, which names the line and never the key: as `check_key` does; no key at all, as that would leave
+    the server open. Raises OSError.
     """
     keys = []
     for number, raw in enumerate(file.read_bytes().splitlines(), 1):
@@ -63,15 +84,10 @@ def read_keys(file: Path) -> tuple[str, ...]:
         if not line or line.startswith(b"#"):
             continue
         key = line.decode("latin-1")
-        if len(line.split()) > 1:
-            raise ValueError(f"{file}, line {number}: whitespace inside the key; write one key a line")
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"{file}, line {number}: the key has a character that is not printable ASCII")
-        if len(key) < MIN_KEY_LENGTH:
-            raise ValueError(
-                f"{file}, line {number}: the key is shorter than {MIN_KEY_LENGTH} characters; make a longer one, "
-                f"such as with `openssl rand -hex 32`"
-            )
+        try:
+            check_key(key)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from None
         keys.append(key)
     if not keys:
         raise ValueError(f"{file}: no key in it; write one a line, or leave the setting out to serve without keys")
@@ -112,15 +128,15 @@ class RequireKey:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         method, path, headers = scope["method"], get_route_path(scope), Headers(scope=scope)
-        if path in OPEN and method in ("GET", "HEAD"):
+        if method in ("GET", "HEAD") and (path in OPEN or path.startswith(PAGE)):
             return None
         if method == "OPTIONS" and "access-control-request-method" in headers:  # a browser's preflight carries no key
             return None
         if is_administration(method, path):
-            if not self._keys.has_api and not self._keys.has_admin:
+            if self._keys.local and not self._keys.has_api and not self._keys.has_admin:
                 return None
             if not self._keys.has_admin:
-                detail = "The server has API keys but no administration keys; set MASKSERVE_ADMIN_KEYS to allow this."
+                detail = "The server has no keys for administration; set MASKSERVE_ADMIN_KEYS to allow this."
                 return Problem(ADMINISTRATION_OFF, detail)
             needed = Access.ADMINISTRATION
         elif self._keys.has_api:

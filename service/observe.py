@@ -1,6 +1,5 @@
-"""ASGI middleware around everything: keeps the request's record, reports it at the end to metrics, log and traces.
-
-What nobody expected becomes a 500 problem here.
+"""ASGI middleware: `Observe` keeps the request's record and reports it at the end to metrics, log and traces; `Rescue`
+makes a 500 problem of what nobody expected.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.logs import current_request_id, log_request
 from service.metrics import Metrics
 from service.problems import CLIENT_LEFT, unexpected
-from service.record import UNMATCHED, RequestRecord
+from service.record import UNMATCHED, RequestRecord, record_of
 from service.tracing import Tracing
 
 
@@ -47,10 +46,6 @@ class Observe:
 
         try:
             await self._app(scope, received, sent)
-        except Exception as error:  # the last resort: whatever it is, the client gets a problem and the log the trace
-            if record.status:
-                raise  # too late for another answer: the server closes the connection
-            await unexpected(error, scope)(scope, received, sent)
         finally:
             record.status = record.status or CLIENT_LEFT
             # The template, not the path: a scanner's thousand paths must not become a thousand series.
@@ -64,6 +59,24 @@ class Observe:
             log_request(record)
         if self._tracing is not None:
             self._tracing.record(record)
+
+
+class Rescue:
+    """The last resort: whatever it is, the client gets a problem and the log the trace.
+
+    Inside the middleware for CORS, so that web pages may read this answer as any other.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http" or record_of(scope).status:
+                raise  # too late for another answer: the server closes the connection
+            await unexpected(error, scope)(scope, receive, send)
 
 
 def _begin(scope: Scope) -> RequestRecord:

@@ -6,8 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from service.problems import KINDS, MEDIA_TYPE, ProblemKind
+from service.inference_schemas import InferRequestBody, InferResponseBody
+from service.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
 from service.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
 
 DESCRIPTION = """
@@ -58,6 +60,8 @@ def _example(kind: ProblemKind) -> dict[str, Any]:
 
 
 _IMAGE = {"type": "string", "format": "binary"}
+_BLACK_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAAAAACWpiEsAAAAC0lEQVR42mNgIAwAACQAASXCqOMAAAAASUVORK5CYII="
+"""An image of 8 x 4 pixels."""
 _RAW = {"image/*": {"schema": _IMAGE}}
 
 
@@ -69,7 +73,8 @@ def _multipart(file: dict[str, Any]) -> dict[str, Any]:
                 "required": ["file"],
                 "properties": {"file": file},
                 "additionalProperties": False,
-            }
+            },
+            "encoding": {"file": {"contentType": "image/*"}},
         }
     }
 
@@ -84,43 +89,54 @@ BATCH_BODY: dict[str, Any] = {
     }
 }
 INFER_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "required": False,
+            "description": "Bytes of the JSON that the body begins with. Needed if binary tensors follow it; 0: there "
+            "is no JSON and the body is one image file.",
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "object"}},
-                        "outputs": {"type": "array", "items": {"type": "object"}},
-                        "parameters": {"type": "object"},
-                    },
-                },
+                "schema": {"$ref": "#/components/schemas/InferRequest"},
                 "example": {
-                    "inputs": [
-                        {"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["(a PNG file as base64)"]}
-                    ],
+                    "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [_BLACK_PNG]}],
                     "outputs": [{"name": "BOXES"}, {"name": "SCORES"}],
                     "parameters": {"score_threshold": 0.5},
                 },
             },
             "application/octet-stream": {"schema": _IMAGE},
         },
-    }
+    },
 }
 
 _PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_COCO = {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/CocoResult"}}}
+_PREDICTION = Prediction.model_config["json_schema_extra"]["example"]  # type: ignore[index]
+_COCO_RESULT = {
+    "image_id": 0,
+    "category_id": 1,
+    "bbox": [1.0, 1.0, 3.0, 2.0],
+    "score": 0.98,
+    "segmentation": {"size": [4, 8], "counts": "522000?"},
+}
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "The detections; with `format=coco` a list of COCO results; as image/png, if the client accepts "
         "that, the picture with the detections drawn on it",
         "content": {
             "application/json": {
-                "schema": {"anyOf": [{"$ref": "#/components/schemas/Prediction"}, _COCO["schema"]]},
-                "example": Prediction.model_config["json_schema_extra"]["example"],  # type: ignore[index]
+                "schema": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/Prediction"},
+                        {"type": "array", "items": {"$ref": "#/components/schemas/CocoResult"}},
+                    ]
+                },
+                "examples": {"maskserve": {"value": _PREDICTION}, "coco": {"value": [_COCO_RESULT]}},
             },
             "image/png": {"schema": _IMAGE},
         },
@@ -128,25 +144,68 @@ PREDICT_RESPONSES: Responses = {
     **problem_responses(*_PREDICTING),
 }
 BATCH_RESPONSES: Responses = {
-    200: {"model": BatchPrediction, "description": "An answer for each image, in order"},
+    200: {
+        "model": BatchPrediction,
+        "description": "An answer for each image, in order",
+        "content": {
+            "application/json": {
+                "example": {
+                    "answers": [
+                        {"file": "good.png", "status": 200, "prediction": _PREDICTION},
+                        {"file": "bad.png", "status": 400, "problem": _example(DAMAGED_IMAGE)},
+                    ]
+                }
+            }
+        },
+    },
     **problem_responses(*_PREDICTING),
 }
 INFER_RESPONSES: Responses = {
     200: {
-        "description": "The output tensors",
+        "description": "The output tensors: as JSON or, if any of them is binary, JSON with those behind it",
+        "headers": {
+            "Inference-Header-Content-Length": {
+                "description": "bytes of the JSON, if binary tensors follow it",
+                "schema": {"type": "integer", "minimum": 1},
+            }
+        },
         "content": {
-            "application/json": {"schema": {"type": "object", "required": ["model_name", "model_version", "outputs"]}},
-            "application/octet-stream": {"schema": _IMAGE},
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/InferResponse"},
+                "example": {
+                    "model_name": "nuclei",
+                    "model_version": "1",
+                    "outputs": [
+                        {"name": "BOXES", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 4.0, 3.0]},
+                        {"name": "SCORES", "datatype": "FP32", "shape": [1], "data": [0.98]},
+                    ],
+                },
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     },
     **problem_responses(*_PREDICTING),
 }
 MODEL_RESPONSES: Responses = problem_responses(401, 404, 422, 503)
 RELOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 409, 422, 503)
+UNLOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 422, 503)
+METRICS_RESPONSES: Responses = {
+    200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    **problem_responses(401),
+}
+
+_REFERRED_TO: dict[str, type[BaseModel]] = {
+    "Problem": ProblemBody,
+    "Prediction": Prediction,
+    "CocoResult": CocoResult,
+    "InferRequest": InferRequestBody,
+    "InferResponse": InferResponseBody,
+}
+"""Schemas that the above refer to by name."""
 
 
 def describe(app: FastAPI) -> None:
-    """Make `app.openapi()` contain the schemas that the responses refer to."""
+    """Make `app.openapi()` contain the schemas that are referred to, and no parameters that may be null."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -154,11 +213,22 @@ def describe(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=app.openapi_tags
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for name, model in (("Problem", ProblemBody), ("Prediction", Prediction), ("CocoResult", CocoResult)):
+            for name, model in _REFERRED_TO.items():
                 definition = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(definition.pop("$defs", {}))
                 schemas[name] = definition
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    for parameter in operation.get("parameters", ()):
+                        _forbid_null(parameter["schema"])
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # how FastAPI wants its schema extended
+
+
+def _forbid_null(schema: dict[str, Any]) -> None:
+    """A query cannot say null; a parameter that is left out means the same."""
+    for alternative in schema.pop("anyOf", ()):
+        if alternative != {"type": "null"}:
+            schema.update(alternative)

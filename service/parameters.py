@@ -14,6 +14,7 @@ from service.problems import INVALID_PARAMETER, Problem
 MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "none"]
 AnswerFormat = Literal["maskserve", "coco"]
 MAX_TIMEOUT_MS = 3_600_000
+MAX_VERSION = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,6 @@ class PredictParameters(BaseModel):
         description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: "
         "polygons, all parts and holes, `none`: leave masks out, which saves their time.",
     )
-    model: str | None = Field(None, description="Model name. Default: the server's.")
-    version: int | None = Field(None, ge=1, le=2**31, description="Model version. Default: the newest.")
 
     def options(self, model: ServedModel) -> Options:
         """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
@@ -79,6 +78,8 @@ class PredictParameters(BaseModel):
 class PredictQuery(PredictParameters):
     """`POST /predict?...`."""
 
+    model: str | None = Field(None, description="Model name. Default: the server's.")
+    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Model version. Default: the newest.")
     timeout_ms: float | None = Field(
         None,
         gt=0,

@@ -62,13 +62,16 @@ class Pool:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self._leave()  # cancelled with its turn in its hand: pass it on
-            else:
+            elif turn in self._waiting[priority]:
                 self._waiting[priority].remove(turn)
             raise
 
     def _leave(self) -> None:
+        for turns in self._waiting.values():
+            while turns and turns[0].cancelled():  # a moment ago: its owner has not come to take it out
+                turns.popleft()
         if waiting := {priority for priority, turns in self._waiting.items() if turns}:
             self._waiting[self._turns.choose(waiting)].popleft().set_result(None)
         else:

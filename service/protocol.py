@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.headers import new_request_id
+from service.headers import SECURITY, new_request_id
 from service.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, Problem, problem_response
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -150,8 +150,7 @@ class _Protocol(HttpToolsProtocol):
         headers = [
             *self.server_state.default_headers,
             *response.raw_headers,
-            (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"no-store"),
+            *((name.lower().encode(), value.encode()) for name, value in SECURITY.items()),
             (b"x-request-id", new_request_id().encode()),
             (b"connection", b"close"),
         ]

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.runtime.engines.devices import list_devices
@@ -26,13 +37,42 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _split_keys(value: object) -> object:
+    parts = _split(value)
+    if isinstance(value, str) and not parts:  # such as a variable of a deployment that is not filled in
+        raise ValueError("no key in it; leave the setting out to serve without keys")
+    return parts
+
+
 def _check_device(value: str) -> str:
     list_devices(value)
     return value
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+def _check_host(value: str) -> str:
+    try:
+        value.encode("idna")
+    except UnicodeError:
+        raise ValueError("is no name of a host") from None
+    return value
+
+
+def _check_origin(value: str) -> str:
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError("no browser sends such an origin; give SCHEME://HOST or SCHEME://HOST:PORT, or *")
+    return value
+
+
+def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, bool) and info.field_name != "access_log":  # Python takes it for a number
+        raise ValueError("should not be true or false")
+    return value
+
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
 
 
 class InvalidSettingsError(Exception):
@@ -42,7 +82,9 @@ class InvalidSettingsError(Exception):
 class ModelSettings(BaseModel):
     """What holds for one model instead of the setting of the same name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
 
     max_batch_size: PositiveInt | Auto | None = None
     max_queue_delay_ms: float | None = Field(None, ge=0, le=60_000)
@@ -67,6 +109,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -74,11 +117,15 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
+    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
+
     config: Path | None = Field(None, description="TOML file of settings; the environment and flags win over it")
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface")
+    host: Annotated[str, AfterValidator(_check_host)] = Field(
+        "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
+    )
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
-    cors_origins: Words = Field(
+    cors_origins: Origins = Field(
         (),
         description="web origins whose pages may call this server from a browser, such as https://lab.example; * is "
         "any. None: no CORS headers are sent",

@@ -25,7 +25,7 @@ from service.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
 _NAMED = 5  # of the unknown names, which may be as many as the body holds, an error names this many
 _LENGTH: Final = struct.Struct("<I")
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
-_PARAMETERS: Final = tuple(name for name in InferParameters.model_fields if name not in ("model", "version"))
+_PARAMETERS: Final = tuple(InferParameters.model_fields)
 _JSON_TYPES: Final[Mapping[type, str]] = {str: "a string", list: "an array", dict: "an object", bool: "true or false"}
 
 _T = TypeVar("_T", str, list[Any], dict[str, Any], bool)

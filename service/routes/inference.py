@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service import VERSION
@@ -23,15 +24,24 @@ from service.inference_schemas import (
 from service.intake import Visit, visit
 from service.lifecycle import lifecycle_of
 from service.models import ServedModel
-from service.openapi import INFER_BODY, INFER_RESPONSES, MODEL_RESPONSES, RELOAD_RESPONSES, problem_responses
+from service.openapi import (
+    INFER_BODY,
+    INFER_RESPONSES,
+    MODEL_RESPONSES,
+    RELOAD_RESPONSES,
+    UNLOAD_RESPONSES,
+    problem_responses,
+)
+from service.parameters import MAX_VERSION
 from service.priority import Priority
-from service.problems import INVALID_PARAMETER, Problem
 from service.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
 from service.uploads import Upload, read_body
 from service.waiting import while_connected
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE"}
+
+Version = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
@@ -50,38 +60,33 @@ async def live() -> Response:
     "/health/ready", summary="Is a model loaded and warm?", response_class=Response, responses=problem_responses(503)
 )
 async def ready(request: Request) -> Response:
-    lifecycle = lifecycle_of(request)
-    lifecycle.gate.check_phase()
-    lifecycle.catalog.find()
-    return Response()
+    return _ready(request, None, None)
 
 
 @router.get("/models/{name}", summary="A model's tensors", responses=MODEL_RESPONSES)
+async def model_metadata(request: Request, name: str) -> ModelMetadata:
+    """Of the newest version."""
+    return _metadata(request, name, None)
+
+
 @router.get("/models/{name}/versions/{version}", summary="A version's tensors", responses=MODEL_RESPONSES)
-async def model_metadata(request: Request, name: str, version: str | None = None) -> ModelMetadata:
-    catalog = lifecycle_of(request).catalog
-    model = catalog.find(name, _number(version))
-    return ModelMetadata(
-        name=name,
-        versions=[str(one.version) for one in catalog.served if one.name == name],
-        platform=PLATFORMS[model.engines[0].name],
-        inputs=(IMAGE,),
-        outputs=output_tensors(model.manifest.architecture),
-    )
+async def version_metadata(request: Request, name: str, version: Version) -> ModelMetadata:
+    return _metadata(request, name, version)
 
 
 @router.get("/models/{name}/ready", summary="Is the model served?", response_class=Response, responses=MODEL_RESPONSES)
+async def model_ready(request: Request, name: str) -> Response:
+    return _ready(request, name, None)
+
+
 @router.get(
     "/models/{name}/versions/{version}/ready",
     summary="Is the version served?",
     response_class=Response,
     responses=MODEL_RESPONSES,
 )
-async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
-    lifecycle = lifecycle_of(request)
-    lifecycle.gate.check_phase()
-    lifecycle.catalog.find(name, _number(version))
-    return Response()
+async def version_ready(request: Request, name: str, version: Version) -> Response:
+    return _ready(request, name, version)
 
 
 @router.post(
@@ -91,6 +96,15 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     responses=INFER_RESPONSES,
     response_class=Response,
 )
+async def infer(request: Request, name: str) -> Response:
+    """`IMAGE` is a BYTES tensor of image files, as base64 in JSON or in the binary extension.
+
+    The outputs are flat over all detections of all images, see `GET /v2/models/NAME`. `parameters` are those of
+    `POST /predict` and `timeout` in microseconds. One bad image fails the request.
+    """
+    return await _infer(request, name, None)
+
+
 @router.post(
     "/models/{name}/versions/{version}/infer",
     summary="The same with one version",
@@ -98,35 +112,9 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     responses=INFER_RESPONSES,
     response_class=Response,
 )
-async def infer(request: Request, name: str, version: str | None = None) -> Response:
-    """`IMAGE` is a BYTES tensor of image files, as base64 in JSON or in the binary extension.
-
-    The outputs are flat over all detections of all images, see `GET /v2/models/NAME`. `parameters` are those of
-    `POST /predict` and `timeout` in microseconds. One bad image fails the request.
-    """
-    header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
-    # The priority and the timeout stand in the body, so what is asked of the gate before reading it is a guess.
-    with visit(request, name, _number(version), Priority.INTERACTIVE, None) as visitor:
-        outputs = [tensor.name for tensor in output_tensors(visitor.model.manifest.architecture)]
-        most = visitor.lifecycle.settings.batch_images
-
-        def parse(upload: Upload) -> InferRequest:
-            return parse_infer_request(upload.body(), header_length, output_names=outputs, max_images=most)
-
-        asked = await visitor.receive_parsed(parse, read_body)
-        visitor = visitor.with_wishes(asked.parameters.priority, asked.parameters.timeout_seconds)
-        async with visitor.admitted(len(asked.images)) as deadline:
-            detected = await while_connected(request, _detect(visitor, asked, deadline))
-            render = partial(_render, asked, detected, visitor.model, visitor.accept_encoding)
-            (body, length, encoding), _ = await visitor.pipeline.postprocess_pool.run(render, visitor.priority)
-    headers = {"Vary": "Accept-Encoding"}
-    if encoding is not None:
-        headers["Content-Encoding"] = encoding
-    if length is not None:
-        headers[HEADER_LENGTH] = str(length)
-    return Response(
-        body, media_type="application/json" if length is None else "application/octet-stream", headers=headers
-    )
+async def infer_version(request: Request, name: str, version: Version) -> Response:
+    """As `POST /v2/models/NAME/infer`."""
+    return await _infer(request, name, version)
 
 
 @router.post("/repository/index", summary="Every version that is known of", responses=problem_responses(401, 503))
@@ -158,7 +146,7 @@ async def load_model(request: Request, name: str) -> Response:
     "/repository/models/{name}/unload",
     summary="Stop serving a model",
     response_class=Response,
-    responses=MODEL_RESPONSES,
+    responses=UNLOAD_RESPONSES,
 )
 async def unload_model(request: Request, name: str) -> Response:
     """New requests get 404 from now on; those that are in are answered."""
@@ -166,6 +154,51 @@ async def unload_model(request: Request, name: str) -> Response:
     lifecycle.gate.check_phase()
     await lifecycle.reloader.unload(name)
     return Response()
+
+
+def _metadata(request: Request, name: str, version: int | None) -> ModelMetadata:
+    catalog = lifecycle_of(request).catalog
+    model = catalog.find(name, version)
+    return ModelMetadata(
+        name=name,
+        versions=[str(one.version) for one in catalog.served if one.name == name],
+        platform=PLATFORMS[model.engines[0].name],
+        inputs=(IMAGE,),
+        outputs=output_tensors(model.manifest.architecture),
+    )
+
+
+def _ready(request: Request, name: str | None, version: int | None) -> Response:
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    lifecycle.catalog.find(name, version)
+    return Response()
+
+
+async def _infer(request: Request, name: str, version: int | None) -> Response:
+    header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+    # The priority and the timeout stand in the body, so what is asked of the gate before reading it is a guess.
+    with visit(request, name, version, Priority.INTERACTIVE, None) as visitor:
+        outputs = [tensor.name for tensor in output_tensors(visitor.model.manifest.architecture)]
+        most = visitor.lifecycle.settings.batch_images
+
+        def parse(upload: Upload) -> InferRequest:
+            return parse_infer_request(upload.body(), header_length, output_names=outputs, max_images=most)
+
+        asked = await visitor.receive_parsed(parse, read_body)
+        visitor = visitor.with_wishes(asked.parameters.priority, asked.parameters.timeout_seconds)
+        async with visitor.admitted(len(asked.images)) as deadline:
+            detected = await while_connected(request, _detect(visitor, asked, deadline))
+            render = partial(_render, asked, detected, visitor.model, visitor.accept_encoding)
+            (body, length, encoding), _ = await visitor.pipeline.postprocess_pool.run(render, visitor.priority)
+    headers = {"Vary": "Accept-Encoding"}
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+    if length is not None:
+        headers[HEADER_LENGTH] = str(length)
+    return Response(
+        body, media_type="application/json" if length is None else "application/octet-stream", headers=headers
+    )
 
 
 async def _detect(visitor: Visit, asked: InferRequest, deadline: float) -> list[Detected]:
@@ -198,11 +231,3 @@ def _render(
     body, length = render_infer_response(asked, model.name, str(model.version), tensors)
     body, encoding = compress(body, accept_encoding)
     return body, length, encoding
-
-
-def _number(version: str | None) -> int | None:
-    if version is None or version == "":
-        return None
-    if not (version.isascii() and version.isdigit() and len(version) < 10):
-        raise Problem(INVALID_PARAMETER, f"version: {version[:40]!r} is no whole number.")
-    return int(version)

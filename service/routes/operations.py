@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from service.gate import Phase
 from service.lifecycle import lifecycle_of
 from service.metrics import MEDIA_TYPE
-from service.openapi import problem_responses
+from service.openapi import METRICS_RESPONSES, problem_responses
 from service.schemas import Health
 
 router = APIRouter(tags=["operations"])
@@ -28,11 +28,6 @@ async def readyz(request: Request) -> Health:
     return Health(status=Phase.READY.value, models=[str(model) for model in lifecycle.catalog.served])
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=problem_responses(401))
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
     return Response(lifecycle_of(request).metrics.render(), media_type=MEDIA_TYPE)
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    return RedirectResponse("docs")

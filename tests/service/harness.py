@@ -247,9 +247,9 @@ class Server:
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
     @classmethod
-    def start(cls, repository: Path, *flags: str) -> Server:
+    def start(cls, repository: Path, *flags: str, **environment: str) -> Server:
         """Start one on a free port and wait for its ready line."""
-        process = launch("--models", str(repository), *flags)
+        process = launch("--models", str(repository), *flags, **environment)
         assert process.stderr is not None
         assert process.stdout is not None
         errors: list[str] = []

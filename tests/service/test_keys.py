@@ -50,9 +50,9 @@ def application() -> FastAPI:
 
 
 @contextmanager
-def guarded(api: tuple[str, ...] = (), admin: tuple[str, ...] = ()) -> Iterator[httpx.Client]:
+def guarded(api: tuple[str, ...] = (), admin: tuple[str, ...] = (), local: bool = True) -> Iterator[httpx.Client]:
     app = application()
-    app.add_middleware(RequireKey, keys=Keys(api, admin))
+    app.add_middleware(RequireKey, keys=Keys(api, admin, local=local))
     with (
         serving(app) as (host, port),
         httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client,
@@ -215,6 +215,15 @@ def test_without_administration_keys_administration_is_off() -> None:
         assert_problem(answer, ADMINISTRATION_OFF)
         assert "MASKSERVE_ADMIN_KEYS" in answer.json()["detail"]
         assert client.post("/predict", headers=bearer(API)).json() == "predict"
+
+
+def test_without_any_key_administration_is_open_on_this_machine_only() -> None:
+    for local, status in ((True, 200), (False, 403)):
+        with guarded(local=local) as client:
+            answer = client.post("/models/cells/reload")
+            assert answer.status_code == status
+            assert client.post("/predict").status_code == 200
+    assert_problem(answer, ADMINISTRATION_OFF)
 
 
 def test_with_administration_keys_only_the_rest_is_open() -> None:

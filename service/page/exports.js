@@ -1,0 +1,130 @@
+/** Files to download: the picture, COCO and CSV. */
+
+import { measure } from "./measure.js";
+import { drawLines, paintTint } from "./paint.js";
+import { areaOf } from "./scene.js";
+import { toPolygons } from "./outline.js";
+
+/**
+ * @typedef {import("./scene.js").Found} Found
+ * @typedef {import("./scene.js").Scene} Scene
+ * @typedef {{file: string, scene: Scene, answer: object, objects: Found[]}} Sheet
+ *   one image's name, answer, and those of its objects that are wanted
+ */
+
+const COLUMNS = [
+  ["label", "label"],
+  ["score", "score"],
+  ["x1", "x1"],
+  ["y1", "y1"],
+  ["x2", "x2"],
+  ["y2", "y2"],
+  ["width_px", "width"],
+  ["height_px", "height"],
+  ["area_px", "area"],
+  ["equivalent_diameter_px", "diameter"],
+  ["center_x", "centerX"],
+  ["center_y", "centerY"],
+];
+
+/**
+ * One row a detection, as RFC 4180 has it.
+ *
+ * @param {Sheet[]} sheets
+ */
+export function toCsv(sheets) {
+  const rows = [["image", "object", ...COLUMNS.map(([name]) => name)]];
+  for (const { file, objects } of sheets) {
+    for (const found of objects) {
+      const row = measure(found);
+      rows.push([file, found.index + 1, ...COLUMNS.map(([, key]) => cell(row[key]))]);
+    }
+  }
+  return rows.map((row) => row.map(quote).join(",") + "\r\n").join("");
+}
+
+/**
+ * A whole COCO file. Boxes are x, y, width, height; an annotation's score stands in `score`.
+ *
+ * @param {Sheet[]} sheets
+ * @param {Record<string, string>} labels  label id -> name
+ * @param {"polygons" | "rle"} form  polygons are what annotation tools import, but they fill holes
+ */
+export function toCoco(sheets, labels, form) {
+  const annotations = sheets.flatMap(({ answer, objects }, image) =>
+    objects.map((found) => {
+      const [x1, y1, x2, y2] = found.box;
+      const annotation = { image_id: image + 1, category_id: found.labelId };
+      Object.assign(annotation, { bbox: [x1, y1, x2 - x1, y2 - y1].map(rounded), area: areaOf(found) });
+      Object.assign(annotation, { iscrowd: 0, score: found.score });
+      if (answer.masks && form === "rle") annotation.segmentation = answer.masks[found.index];
+      if (answer.masks && form === "polygons") annotation.segmentation = toPolygons(found.rings);
+      return annotation;
+    }),
+  );
+  return {
+    info: { description: "Detections by maskserve", date_created: new Date().toISOString() },
+    licenses: [],
+    images: sheets.map(({ file, scene }, image) => ({
+      id: image + 1,
+      file_name: file,
+      width: scene.width,
+      height: scene.height,
+    })),
+    annotations: annotations.map((annotation, index) => ({ id: index + 1, ...annotation })),
+    categories: Object.entries(labels).map(([id, name]) => ({ id: Number(id), name, supercategory: "" })),
+  };
+}
+
+/**
+ * The picture at its own size with what is shown drawn on it.
+ *
+ * @param {HTMLCanvasElement} base
+ * @param {Scene} scene
+ * @param {Found[]} objects
+ * @param {import("./stage.js").Look} look
+ * @returns {Promise<Blob>}
+ */
+export async function toPng(base, scene, objects, look) {
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: scene.width, height: scene.height });
+  const context = canvas.getContext("2d");
+  context.drawImage(base, 0, 0, scene.width, scene.height);
+  if (look.layers.masks) {
+    const tint = document.createElement("canvas");
+    paintTint(tint, scene, objects);
+    context.globalAlpha = look.opacity;
+    context.drawImage(tint, 0, 0, scene.width, scene.height);
+    context.globalAlpha = 1;
+  }
+  const pen = Math.max(0.75, Math.sqrt(scene.width * scene.height) / 900);
+  drawLines(context, objects, look.layers, { scale: 1, pen, named: look.named });
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  if (blob === null) throw new Error("This browser cannot make a PNG of a picture as large as this.");
+  return blob;
+}
+
+/**
+ * @param {Blob} blob
+ * @param {string} name
+ */
+export function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the download has begun by then
+}
+
+function cell(value) {
+  return typeof value === "number" ? rounded(value) : value;
+}
+
+function rounded(value) {
+  return Math.round(value * 1000) / 1000;
+}
+
+function quote(value) {
+  const text = String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

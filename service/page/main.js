@@ -1,0 +1,287 @@
+/** The page: what the user does, and what follows from it. */
+
+import { Api } from "./api.js";
+import { askForKey, wireDialog } from "./dialog.js";
+import { byId, objectsWord } from "./elements.js";
+import { wireIntake } from "./intake.js";
+import { Listbox } from "./listbox.js";
+import { filterObjects, objectOptions, renderClasses, renderModel, renderSummary, renderTiming } from "./panels.js";
+import { Queue } from "./queue.js";
+import { makeRow, progressWords, renderProgress, updateRow } from "./rows.js";
+import { buildScene } from "./scene.js";
+import { Stage } from "./stage.js";
+import { LAYERS, announce, classCount, look, notify, now, passing, wishes } from "./state.js";
+import { renderSnippet, wireTakeaway } from "./takeaway.js";
+
+const FLOOR = 0.05; // least score asked for, so that the slider needs no new answer
+const PARALLEL = 2;
+const ZOOM = 1.5;
+
+const api = new Api(askForKey);
+const queue = new Queue(predict, { parallel: PARALLEL, onChange: onItem });
+const stage = new Stage(byId("viewport"), byId("picture"), {
+  onPoint: (found) => point(found),
+  onPick: (found) => pin(found === now.pinned ? null : found),
+});
+const images = new Listbox(byId("queue"), { onSelect: (id) => show(queue.items.find((item) => item.id === id)) });
+const objects = new Listbox(byId("objects"), {
+  onSelect: (index) => pin(now.scene?.objects[index] ?? null), // while pictures change there is no scene
+  onPoint: (index) => point((index !== null && now.scene?.objects[index]) || null),
+});
+
+wireDialog();
+wireIntake(addFiles, notify);
+wireTakeaway(queue, api, stage);
+wireControls();
+let ready = loadModels();
+
+/** @returns {Promise<boolean>} false: there is none, and the user has been told why */
+async function loadModels() {
+  try {
+    const list = await api.models({ onBusy: notify });
+    notify("");
+    offer(list);
+  } catch (problem) {
+    const remedy = problem.status === 401 ? "" : " Reload the page to try again.";
+    notify(`${problem.message}${remedy}`);
+  }
+  byId("change-key").hidden = api.key === null && wishes.model !== null;
+  return wishes.model !== null;
+}
+
+/** Fill the chooser with the models of GET /models, each at its newest version first. */
+function offer({ default: usual, models, refused }) {
+  if (models.length === 0) {
+    const reasons = Object.entries(refused).map(([name, [newest]]) => ` ${name}: ${newest?.reason}.`);
+    throw new Error(`No model is served.${reasons.join("")}`);
+  }
+  const option = (name, version, choice) => new Option(`${name}, version ${version}`, JSON.stringify(choice));
+  const chooser = byId("model");
+  chooser.replaceChildren(
+    ...models.flatMap(({ name, version: newest, versions }) => [
+      option(name, newest, { model: name }),
+      ...versions
+        .filter(({ state, version }) => state === "served" && version !== newest)
+        .map(({ version }) => option(name, version, { model: name, version })),
+    ]),
+  );
+  chooser.disabled = false;
+  chooser.value = JSON.stringify({ model: usual });
+  wishes.models = models;
+  choose(JSON.parse(chooser.value));
+}
+
+/** Take a model, with its own defaults. */
+function choose(choice) {
+  const model = wishes.models.find(({ name }) => name === choice.model);
+  Object.assign(wishes, { choice, model, threshold: model.defaults.score_threshold, hidden: new Set() });
+  Object.assign(byId("score"), { min: String(floor()), value: String(wishes.threshold) });
+  byId("layer-boxes").checked = byId("layer-labels").checked = classCount() > 1;
+  byId("classes").hidden = classCount() === 1;
+  byId("samples").hidden = !Object.values(model.labels).includes("nucleus");
+  renderModel(model, null);
+  refresh();
+}
+
+function floor() {
+  return Math.min(wishes.model.defaults.score_threshold, FLOOR);
+}
+
+async function predict(item, onBusy) {
+  if (!(await ready)) throw new Error(byId("notice-text").textContent);
+  const query = { score_threshold: floor(), ...wishes.choice };
+  return api.predict(item.file, query, { signal: item.stop.signal, onBusy });
+}
+
+function addFiles(files) {
+  const added = queue.add(files);
+  if (added.length === 0) return;
+  byId("main").classList.remove("empty");
+  byId("samples").open = false;
+  byId("queue-box").hidden = false;
+  byId("queue").append(...added.map(makeRow));
+  for (const item of added) renderItem(item);
+  void show(added[0]);
+}
+
+function onItem(item) {
+  renderItem(item);
+  if (item === now.item) void show(item);
+  if (item.state !== "done" && item.state !== "failed") return;
+  const { done, failed } = queue.states;
+  const outcome = item.state === "done" ? `${objectsWord(passing(item.result.answer).length)}.` : item.problem.message;
+  const progress = queue.items.length > 1 ? ` ${progressWords(done, failed, queue.items.length)}.` : "";
+  announce(`${item.file.name}: ${outcome}${progress}`);
+}
+
+function renderItem(item) {
+  updateRow(item, item.state === "done" ? passing(item.result.answer).length : null);
+  renderProgress(queue.states);
+}
+
+async function show(item) {
+  Object.assign(now, { item, scene: null, shown: [], pinned: null, pointed: null });
+  images.select(item.id);
+  byId("picture-name").textContent = item.file.name;
+  byId("retry").hidden = item.state !== "failed";
+  document.title = `${item.file.name} – maskserve`;
+  if (item.state !== "done") {
+    showNothing(item.state, item.problem?.message || item.words || "Working…");
+    return;
+  }
+  const { answer, milliseconds } = item.result;
+  let scene;
+  try {
+    scene = buildScene(answer, classCount());
+  } catch (error) {
+    showNothing("failed", `The answer cannot be used: ${error.message}.`);
+    return;
+  }
+  const bitmap = await decode(item);
+  if (now.item !== item || item.result?.answer !== answer) return; // the user has gone on
+  Object.assign(now, { scene, pinned: null, pointed: null });
+  byId("main").dataset.state = "done";
+  message(bitmap ? "" : "This browser cannot show the picture itself, so what was found stands on an empty ground.");
+  const { name, version } = answer.model;
+  byId("picture-facts").textContent = `${scene.width} × ${scene.height} px · ${name}, version ${version}`;
+  stage.show(bitmap, scene);
+  bitmap?.close();
+  objects.fill(objectOptions(scene.objects));
+  renderTiming(answer.timing_ms, milliseconds);
+  renderModel(wishes.model, answer.model);
+  refresh();
+}
+
+/** The picture upright, as the server sees it; null if there is no way to show it. */
+async function decode(item) {
+  const { width, height } = item.result.answer.image;
+  const attempts = [
+    () => item.file,
+    // TIFF, for one, is read by the server only.
+    async () => (item.bare ??= await api.barePicture(item.file, wishes.choice, { signal: item.stop.signal })),
+  ];
+  for (const attempt of attempts) {
+    try {
+      const bitmap = await createImageBitmap(await attempt(), { imageOrientation: "from-image" });
+      if (bitmap.width === width && bitmap.height === height) return bitmap;
+    } catch {
+      // The next attempt; after the last one the user is told.
+    }
+  }
+  return null;
+}
+
+/** Show why there is nothing to see of an image. */
+function showNothing(state, words) {
+  byId("main").dataset.state = state;
+  byId("picture-facts").textContent = "";
+  byId("count").textContent = "";
+  message(words);
+}
+
+function message(words) {
+  byId("stage-message").hidden = words === "";
+  byId("stage-message").textContent = words;
+}
+
+/** Show again what depends on sliders, boxes and classes. */
+function refresh() {
+  byId("score-value").textContent = wishes.threshold.toFixed(2);
+  byId("opacity-value").textContent = `${byId("opacity").value} %`;
+  for (const item of queue.items) renderItem(item);
+  const { scene, item, pinned } = now;
+  if (!scene) return;
+  const chosen = new Set(passing(item.result.answer));
+  now.shown = scene.objects.filter(({ index }) => chosen.has(index));
+  if (pinned && !chosen.has(pinned.index)) pin(null);
+  stage.update(now.shown, look());
+  const count = objectsWord(now.shown.length);
+  byId("count").textContent = count;
+  byId("picture").setAttribute("aria-label", `${item.file.name} with ${count} drawn on it`);
+  const sure = scene.objects.filter(({ score }) => score > wishes.threshold);
+  renderClasses(sure, scene, wishes.hidden);
+  renderSummary(now.shown, scene);
+  filterObjects(now.shown);
+  renderSnippet(api.key !== null);
+}
+
+let scheduled = false;
+
+/** Once a frame at most, however fast a slider moves. */
+function refreshSoon() {
+  if (scheduled) return;
+  scheduled = true;
+  requestAnimationFrame(() => {
+    scheduled = false;
+    refresh();
+  });
+}
+
+function pin(found) {
+  now.pinned = found;
+  objects.select(found && String(found.index));
+  if (found) stage.reveal(found);
+  stage.singleOut(now.pointed ?? found);
+}
+
+function point(found) {
+  now.pointed = found;
+  stage.singleOut(found ?? now.pinned);
+}
+
+function hideClasses(labels, hide) {
+  for (const label of labels) wishes.hidden[hide ? "add" : "delete"](label);
+  refresh();
+}
+
+async function changeKey() {
+  if (!(await api.renewKey(""))) return;
+  if (!wishes.model) ready = loadModels();
+  queue.again(queue.items.filter(({ state }) => state === "failed"));
+}
+
+function remove(items) {
+  const at = queue.items.indexOf(now.item);
+  for (const item of [...items]) {
+    queue.remove(item);
+    byId(item.id).remove();
+  }
+  renderProgress(queue.states);
+  const next = queue.items[Math.min(at, queue.items.length - 1)];
+  if (next) {
+    void show(next);
+    return;
+  }
+  Object.assign(now, { item: null, scene: null, shown: [], pinned: null, pointed: null });
+  document.title = "maskserve";
+  byId("main").classList.add("empty");
+  byId("queue-box").hidden = true;
+  byId("samples").open = true;
+  byId("files").focus();
+}
+
+function wireControls() {
+  const on = (id, event, act) => byId(id).addEventListener(event, act);
+  on("score", "input", ({ target }) => {
+    wishes.threshold = Number(target.value);
+    refreshSoon();
+  });
+  for (const id of ["opacity", ...LAYERS.map((layer) => `layer-${layer}`)]) on(id, "input", refreshSoon);
+  on("class-list", "change", ({ target }) => hideClasses([target.dataset.label], !target.checked));
+  on("classes-all", "click", () => hideClasses([...wishes.hidden], false));
+  on("classes-none", "click", () => hideClasses(now.scene?.objects.map(({ label }) => label) ?? [], true));
+  on("model", "change", ({ target }) => {
+    choose(JSON.parse(target.value));
+    queue.again(queue.items);
+  });
+  on("change-key", "click", changeKey);
+  on("zoom-in", "click", () => stage.zoomBy(ZOOM));
+  on("zoom-out", "click", () => stage.zoomBy(1 / ZOOM));
+  on("zoom-fit", "click", () => stage.fit());
+  on("retry", "click", () => queue.again([now.item]));
+  on("remove", "click", () => remove([now.item]));
+  on("clear", "click", () => remove(queue.items));
+  on("queue", "keydown", ({ key }) => key === "Delete" && remove([now.item]));
+  on("notice-close", "click", () => notify(""));
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && pin(null));
+}

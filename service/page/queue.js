@@ -1,0 +1,92 @@
+/** Images that are predicted one after the other, a few at a time. */
+
+/**
+ * @typedef {"waiting" | "working" | "done" | "failed"} State
+ * @typedef {{
+ *   id: string, file: File, thumbnail: string, state: State, words: string, problem: Error | null,
+ *   result: {answer: object, milliseconds: number} | null, bare: Blob | null, stop: AbortController,
+ * }} Item  `words` say more about its state; `thumbnail` is an object URL; `bare` the picture as the server decodes it
+ */
+export class Queue {
+  /**
+   * @param {(item: Item, onBusy: (words: string) => void) => Promise<Item["result"]>} work  throws what went wrong
+   * @param {{parallel: number, onChange: (item: Item) => void}} options
+   */
+  constructor(work, { parallel, onChange }) {
+    this.work = work;
+    this.parallel = parallel;
+    this.onChange = onChange;
+    /** @type {Item[]} */
+    this.items = [];
+    this.count = 0;
+  }
+
+  /**
+   * @param {Iterable<File>} files
+   * @returns {Item[]}
+   */
+  add(files) {
+    const added = Array.from(files, (file) => ({
+      id: `image-${++this.count}`,
+      file,
+      thumbnail: URL.createObjectURL(file),
+      ...fresh(),
+    }));
+    this.items.push(...added);
+    this.#start();
+    return added;
+  }
+
+  /** @param {Item[]} items  to be predicted again */
+  again(items) {
+    for (const item of items) {
+      item.stop.abort();
+      Object.assign(item, fresh());
+      this.onChange(item);
+    }
+    this.#start();
+  }
+
+  /** @param {Item} item */
+  remove(item) {
+    item.stop.abort();
+    URL.revokeObjectURL(item.thumbnail);
+    this.items = this.items.filter((other) => other !== item);
+    this.#start();
+  }
+
+  /** @returns {Record<State, number>} */
+  get states() {
+    const states = { waiting: 0, working: 0, done: 0, failed: 0 };
+    for (const { state } of this.items) states[state]++;
+    return states;
+  }
+
+  #start() {
+    for (const item of this.items) {
+      if (this.states.working >= this.parallel) return;
+      if (item.state === "waiting") void this.#run(item);
+    }
+  }
+
+  async #run(item) {
+    const { stop } = item;
+    const become = (change) => {
+      if (stop.signal.aborted) return; // removed, or begun anew
+      Object.assign(item, change);
+      this.onChange(item);
+    };
+    become({ state: "working" });
+    try {
+      const result = await this.work(item, (words) => become({ words }));
+      become({ state: "done", words: "", result });
+    } catch (problem) {
+      become({ state: "failed", words: problem.title ?? "An error", problem });
+    }
+    this.#start();
+  }
+}
+
+function fresh() {
+  return { state: "waiting", words: "", problem: null, result: null, bare: null, stop: new AbortController() };
+}

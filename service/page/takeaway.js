@@ -1,0 +1,75 @@
+/** What the user takes along: downloads, and code that gives the same answer. */
+
+import { byId } from "./elements.js";
+import { save, toCoco, toCsv, toPng } from "./exports.js";
+import { buildScene } from "./scene.js";
+import { toCurl, toPython } from "./snippets.js";
+import { announce, classCount, look, notify, now, passing, wishes } from "./state.js";
+
+/**
+ * @param {import("./queue.js").Queue} queue
+ * @param {import("./api.js").Api} api
+ * @param {import("./stage.js").Stage} stage
+ */
+export function wireTakeaway(queue, api, stage) {
+  const every = () => byId("save-all").checked && queue.states.done > 1;
+  const sheets = () => sheetsOf(every() ? queue.items.filter(({ state }) => state === "done") : [now.item]);
+  byId("save-png").addEventListener("click", () =>
+    download(false, "png", () => toPng(stage.base, now.scene, now.shown, look())),
+  );
+  byId("save-csv").addEventListener("click", () =>
+    download(every(), "csv", () => new Blob([toCsv(sheets())], { type: "text/csv" })),
+  );
+  for (const form of ["polygons", "rle"]) {
+    const make = () =>
+      new Blob([JSON.stringify(toCoco(sheets(), wishes.model.labels, form))], { type: "application/json" });
+    byId(`save-${form}`).addEventListener("click", () => download(every(), "json", make));
+  }
+  for (const radio of document.querySelectorAll("[name=language]")) {
+    radio.addEventListener("change", () => renderSnippet(api.key !== null));
+  }
+  byId("copy").addEventListener("click", copy);
+}
+
+/** @param {boolean} hasKey */
+export function renderSnippet(hasKey) {
+  const { file, result } = now.item;
+  const { name, version } = result.answer.model;
+  const query = { score_threshold: Number(wishes.threshold.toFixed(4)), model: name, version };
+  const labels = Object.values(wishes.model.labels);
+  if (wishes.hidden.size) query.labels = labels.filter((label) => !wishes.hidden.has(label));
+  const asked = { name: file.name, type: file.type, query, hasKey };
+  const language = document.querySelector("[name=language]:checked").value;
+  byId("snippet").textContent = language === "curl" ? toCurl(asked) : toPython(asked);
+}
+
+/** The images to be written, with those of their objects that the filters let through. */
+function sheetsOf(items) {
+  return items.map(({ file, result: { answer } }) => {
+    const scene = answer === now.item.result?.answer ? now.scene : buildScene(answer, classCount());
+    return { file: file.name, answer, scene, objects: passing(answer).map((index) => scene.objects[index]) };
+  });
+}
+
+async function download(every, suffix, make) {
+  const name = `${every ? "images" : now.item.file.name.replace(/\.[^.]*$/, "")}-objects.${suffix}`;
+  try {
+    save(await make(), name);
+    announce(`Saved ${name}.`);
+  } catch (error) {
+    notify(`${name} could not be made: ${error.message}`);
+  }
+}
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText(byId("snippet").textContent);
+    announce("Copied.");
+    byId("copy").textContent = "Copied";
+    setTimeout(() => (byId("copy").textContent = "Copy"), 1500);
+  } catch {
+    // Browsers give the clipboard to https and localhost only.
+    getSelection().selectAllChildren(byId("snippet"));
+    notify("This browser does not let the page copy. The code is selected: press Ctrl+C or ⌘C.");
+  }
+}

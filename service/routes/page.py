@@ -1,0 +1,59 @@
+"""GET / and /page/...: the web page, its modules and the sample images. It needs no key; what it asks the API does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
+
+PAGE = Path(__file__).resolve().parents[1] / "page"
+SAMPLES = Path(__file__).resolve().parents[2] / "model" / "samples" / "nuclei"
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The Content-Security-Policy: nothing inline, and nothing from another host."""
+
+# By suffix rather than from the system's table, which may call a module text/plain; a browser would refuse to run it.
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
+
+_METHODS = ["GET", "HEAD"]
+_page, _samples = StaticFiles(directory=PAGE), StaticFiles(directory=SAMPLES)
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.api_route("/", methods=_METHODS)
+async def index(request: Request) -> Response:
+    return await _file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
+
+
+@router.api_route("/page/{name}", methods=_METHODS)
+async def part(request: Request, name: str) -> Response:
+    return await _file(_page, name, MEDIA_TYPES.get(Path(name).suffix), request)
+
+
+@router.api_route("/page/samples/{name}", methods=_METHODS)
+async def sample(request: Request, name: str) -> Response:
+    return await _file(_samples, name, MEDIA_TYPES.get(Path(name).suffix), request)
+
+
+async def _file(
+    folder: StaticFiles, name: str, media_type: str | None, request: Request, headers: dict[str, str] | None = None
+) -> Response:
+    """A file that the browser keeps, and asks about before it uses it again: a new release is seen at once."""
+    if media_type is None:
+        raise HTTPException(404)
+    response = await folder.get_response(name, request.scope)
+    if isinstance(response, FileResponse):
+        response.media_type = media_type
+        response.headers["Content-Type"] = media_type if media_type == "image/png" else f"{media_type}; charset=utf-8"
+    if isinstance(response, FileResponse | NotModifiedResponse):
+        response.headers["Cache-Control"] = "no-cache"
+    response.headers.update(headers or {})
+    return response

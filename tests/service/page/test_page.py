@@ -1,0 +1,437 @@
+"""The page in a browser at a real server: images in; detections, measurements and files out; by mouse or keyboard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from model.runtime.repository import EMBEDDED
+from tests.service.harness import Server, encode, picture
+from tests.service.page.conftest import KEY
+from tests.service.page.visitor import Visitor
+
+Visit = Callable[..., Visitor]
+
+IMAGE = encode(picture(3, (96, 128)))
+SAMPLES = EMBEDDED.parent / "samples" / "nuclei"
+DEFAULT = 0.3
+"""The probe's score threshold."""
+
+SIZES = {"wide": (1400, 900), "narrow": (375, 812)}
+SCHEMES = ("light", "dark")
+
+
+def answer(server: Server, image: bytes = IMAGE, **parameters: Any) -> dict[str, Any]:
+    response = server.predict(image, **parameters)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def words(count: int) -> str:
+    return f"{count} object" + ("" if count == 1 else "s")
+
+
+def covered(masks: list[dict[str, Any]]) -> int:
+    """Pixels under any of the masks, by pycocotools."""
+    return int(coco_mask.area(coco_mask.merge([{**mask, "counts": mask["counts"].encode()} for mask in masks])))
+
+
+def drop(visitor: Visitor, name: str, content: bytes) -> None:
+    transfer = visitor.page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            return transfer;
+        }""",
+        [name, list(content)],
+    )
+    for event in ("dragover", "drop"):
+        visitor["body"].dispatch_event(event, {"dataTransfer": transfer})
+
+
+def paste(visitor: Visitor, content: bytes) -> None:
+    visitor.page.evaluate(
+        """(bytes) => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+        }""",
+        list(content),
+    )
+
+
+def point_at(visitor: Visitor, x: float, y: float, *, click: bool = False) -> None:
+    """Move the mouse to a place in the picture, in shares of its width and height."""
+    box = visitor["#picture"].bounding_box()
+    assert box is not None
+    place = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    (visitor.page.mouse.click if click else visitor.page.mouse.move)(*place)
+
+
+def test_a_dropped_image_shows_what_the_server_found(visit: Visit, server: Server) -> None:
+    visitor = visit(server)
+    drop(visitor, "cells.png", IMAGE)
+    visitor.see("cells.png")
+    found = answer(server)
+    expect(visitor["#count"]).to_have_text(words(len(found["scores"])))
+    expect(visitor["#objects [role=option]:visible"]).to_have_count(len(found["scores"]))
+    expect(visitor["#picture-facts"]).to_have_text("128 × 96 px · probe, version 1")
+    expect(visitor["#status"]).to_have_text(f"cells.png: {words(len(found['scores']))}.")
+    assert visitor.painted("tint") == covered(found["masks"])
+    assert [line for line in visitor.asked if line.startswith("POST")] == [
+        "POST /predict?score_threshold=0.05&model=probe"
+    ]
+
+
+def test_images_are_pasted_and_picked(visit: Visit, server: Server) -> None:
+    visitor = visit(server)
+    paste(visitor, IMAGE)
+    visitor.see("pasted-1.png")
+    visitor.choose(("first.png", IMAGE), ("second.png", encode(picture(4))))
+    visitor.see("first.png")
+    expect(visitor["#queue [role=option]"]).to_have_count(3)
+    visitor["#remove"].click()
+    visitor.see("second.png")
+    visitor["#clear"].click()
+    expect(visitor["#stage"]).to_be_hidden()
+    expect(visitor["#queue [role=option]"]).to_have_count(0)
+
+
+def test_score_and_class_filter_without_asking_again(visit: Visit, server: Server) -> None:
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    asked = len(visitor.asked)
+    for threshold in (0.05, 0.5, 0.7):
+        visitor.move_score(threshold)
+        found = answer(server, score_threshold=threshold)
+        expect(visitor["#count"]).to_have_text(words(len(found["scores"])))
+        assert visitor.painted("tint") == covered(found["masks"])
+    visitor.move_score(0.05)
+    visitor.page.get_by_role("checkbox", name="circle").uncheck()
+    found = answer(server, score_threshold=0.05, labels=["ring, broken", "square"])
+    expect(visitor["#count"]).to_have_text(words(len(found["scores"])))
+    assert visitor.painted("tint") == covered(found["masks"])
+    expect(visitor["#queue .words"]).to_have_text(words(len(found["scores"])))
+    visitor.page.get_by_role("button", name="None", exact=True).click()
+    expect(visitor["#count"]).to_have_text("0 objects")
+    assert visitor.painted("tint") == 0
+    visitor.page.get_by_role("button", name="All", exact=True).click()
+    expect(visitor["#count"]).to_have_text(words(len(answer(server, score_threshold=0.05)["scores"])))
+    assert len(visitor.asked) == asked
+
+
+def test_measurements_are_those_of_the_masks(visit: Visit, server: Server, tmp_path: Path) -> None:
+    visitor = visit(server)
+    visitor.choose(('a "quoted", name.png', IMAGE))
+    visitor.see('a "quoted", name.png')
+    found = answer(server)
+    areas = [int(coco_mask.area({**mask, "counts": mask["counts"].encode()})) for mask in found["masks"]]
+    facts = dict(zip(visitor["#summary dt"].all_inner_texts(), visitor["#summary dd"].all_inner_texts(), strict=True))
+    assert facts["Objects"] == str(len(areas))
+    assert facts["Area covered"] == f"{100 * covered(found['masks']) / (96 * 128):.1f} %"
+    assert facts["Mean area"] == f"{np.mean(areas):,.1f} px"
+    assert facts["Median area"] == f"{np.median(areas):,.1f} px"
+    assert facts["Smallest to largest"] == f"{min(areas):,} to {max(areas):,} px"
+    visitor["#histogram summary"].click()
+    assert sum(map(int, visitor["#histogram tbody td:last-child"].all_inner_texts())) == len(areas)
+
+    with visitor.save("#save-csv", tmp_path).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ['a "quoted", name.png'] * len(areas)
+    assert [row["label"] for row in rows] == found["labels"]
+    assert [int(row["area_px"]) for row in rows] == areas
+    for row, area, (x1, _, x2, _), score in zip(rows, areas, found["boxes"], found["scores"], strict=True):
+        assert float(row["equivalent_diameter_px"]) == pytest.approx((4 * area / np.pi) ** 0.5, abs=1e-3)
+        assert float(row["width_px"]) == pytest.approx(x2 - x1, abs=1e-3)
+        assert float(row["score"]) == pytest.approx(score, abs=1e-3)
+
+
+def test_coco_files_of_all_images_open_in_pycocotools(visit: Visit, server: Server, tmp_path: Path) -> None:
+    visitor = visit(server)
+    images = {"one.png": IMAGE, "two.png": encode(picture(5))}
+    visitor.choose(*images.items())
+    expect(visitor["#progress-text"]).to_have_text("2 of 2 done")
+    visitor.see("one.png")
+    visitor.page.get_by_label("CSV and COCO of all images").check()
+    for button in ("#save-rle", "#save-polygons"):
+        coco = COCO(visitor.save(button, tmp_path))
+        assert {image["file_name"] for image in coco.dataset["images"]} == set(images)
+        assert [category["name"] for category in coco.dataset["categories"]] == ["circle", "ring, broken", "square"]
+        for image in coco.dataset["images"]:
+            found = answer(server, images[image["file_name"]])
+            annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+            assert [annotation["score"] for annotation in annotations] == found["scores"]
+            for annotation, mask in zip(annotations, found["masks"], strict=True):
+                theirs, ours = {**mask, "counts": mask["counts"].encode()}, coco.annToRLE(annotation)
+                assert annotation["area"] == coco_mask.area(theirs)
+                if button == "#save-rle":
+                    assert ours == mask
+                else:  # holes are filled, and pycocotools rounds polygons in its own way
+                    kept = coco_mask.area(coco_mask.merge([theirs, ours], intersect=True))
+                    assert kept >= 0.98 * annotation["area"]
+
+
+def test_the_png_is_the_picture_with_what_is_shown(visit: Visit, server: Server, tmp_path: Path) -> None:
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    shown = np.array(Image.open(visitor.save("#save-png", tmp_path)).convert("RGB"))
+    original = np.array(Image.open(BytesIO(IMAGE)).convert("RGB"))
+    assert shown.shape == original.shape
+    assert (shown != original).any(2).mean() > 0.2
+    for layer in ("masks", "outlines", "boxes", "labels"):
+        visitor[f"#layer-{layer}"].uncheck()
+    bare = np.array(Image.open(visitor.save("#save-png", tmp_path)).convert("RGB"))
+    np.testing.assert_array_equal(bare, original)
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_the_code_gives_the_answer_that_is_shown(visit: Visit, guarded: Server, tmp_path: Path, language: str) -> None:
+    if language == "curl" and shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    name = "it's $HOME & more.png"
+    visitor = visit(guarded, 401)
+    visitor["#key"].fill(KEY)
+    visitor.page.get_by_role("button", name="Use this key").click()
+    visitor.choose((name, IMAGE))
+    visitor.see(name)
+    visitor.move_score(0.5)
+    visitor.page.get_by_role("checkbox", name="circle").uncheck()
+    visitor.page.get_by_role("radio", name=language).check()
+    code = visitor["#snippet"].inner_text()
+    assert KEY not in code
+    (tmp_path / name).write_bytes(IMAGE)
+    command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
+    output = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    count = len(json.loads(output)["scores"]) if language == "curl" else int(output.split()[0])
+    expect(visitor["#count"]).to_have_text(words(count))
+
+
+def test_an_object_is_singled_out_by_pointing_at_it(visit: Visit, server: Server) -> None:
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    assert visitor.painted("focus") == 0
+    point_at(visitor, 0.35, 0.8)  # only the square that fills the picture is here
+    assert visitor.painted("focus") > 0
+    point_at(visitor, 0.02, 0.02)  # nothing
+    visitor.page.wait_for_timeout(300)
+    assert visitor.painted("focus") == 0
+    point_at(visitor, 0.3, 0.3, click=True)
+    chosen = visitor["#objects [aria-selected=true]"]
+    expect(chosen).to_contain_text("circle")
+    expect(visitor["#objects"]).to_have_attribute("aria-activedescendant", str(chosen.get_attribute("id")))
+    visitor.page.keyboard.press("Escape")
+    expect(visitor["#objects [aria-selected=true]"]).to_have_count(0)
+    visitor["#zoom-in"].click()
+    expect(visitor["#viewport"]).to_have_class("viewport zoomed")
+    point_at(visitor, 0.3, 0.3, click=True)
+    expect(visitor["#objects [aria-selected=true]"]).to_contain_text("circle")
+
+
+def test_ten_images_of_which_one_is_broken(visit: Visit, server: Server) -> None:
+    visitor = visit(server, 400)
+    names = [f"image {number}.png" for number in range(10)]
+    images = {name: encode(picture(number)) for number, name in enumerate(names)}
+    images[names[4]] = images[names[4]][:300]
+    visitor.choose(*images.items())
+    expect(visitor["#progress-text"]).to_have_text("9 of 10 done, 1 failed", timeout=20_000)
+    rows = visitor["#queue [role=option]"]
+    for row, name in enumerate(names):
+        expected = (
+            words(len(answer(server, images[name])["scores"])) if row != 4 else "The image is damaged or truncated"
+        )
+        expect(rows.nth(row).locator(".words")).to_have_text(expected)
+    rows.nth(4).click()
+    detail = server.predict(images[names[4]]).json()["detail"]
+    expect(visitor["#stage-message"]).to_have_text(detail)
+    expect(visitor["#results"]).to_be_hidden()
+    visitor["#queue"].press("ArrowDown")
+    visitor.see(names[5])
+    expect(visitor["#results"]).to_be_visible()
+
+
+def test_a_busy_server_is_asked_again_and_one_that_is_gone_is_told_of(
+    visit: Visit, start_server: Callable[..., Server]
+) -> None:
+    server = start_server("--max-queue-size", "1")
+    visitor = visit(server, 429)
+    visitor.choose(*((f"slow {number}.png", encode(picture(number, slow=255))) for number in range(3)))
+    expect(visitor["#progress-text"]).to_have_text("3 of 3 done", timeout=60_000)
+    refused = server.metrics().get('maskserve_requests_total{route="/predict",status="429"}', 0)
+    assert refused > 0, "the queue was never full, so nothing is shown"
+
+    server.stop()
+    visitor.choose(("late.png", IMAGE))
+    expect(visitor["#stage-message"]).to_contain_text("The server cannot be reached.")
+    assert visitor.foul == ["error: Failed to load resource: net::ERR_CONNECTION_REFUSED"]
+    visitor.foul.clear()
+
+
+def test_the_key_is_asked_for(visit: Visit, guarded: Server) -> None:
+    visitor = visit(guarded, 401)
+    dialog = visitor.page.get_by_role("dialog", name="API key")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Key", exact=True).fill("wrong-key-0123456789")
+    dialog.get_by_label("Key", exact=True).press("Enter")
+    expect(visitor["#key-error"]).to_contain_text("The key is not one of this server's")
+    dialog.get_by_label("Key", exact=True).press("Escape")
+    expect(visitor["#notice-text"]).to_contain_text("The key is not one of this server's")
+    visitor.page.get_by_role("button", name="API key").click()
+    dialog.get_by_label("Key", exact=True).fill(KEY)
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(visitor["#notice"]).to_be_hidden()
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    visitor.page.reload()
+    visitor.choose(("again.png", IMAGE))  # the tab knows it still
+    visitor.see("again.png")
+
+
+def test_an_older_version_can_be_asked(visit: Visit, guarded: Server) -> None:
+    visitor = visit(guarded, 401)
+    visitor["#key"].fill(KEY)
+    visitor["#key"].press("Enter")
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    expect(visitor["#picture-facts"]).to_contain_text("probe, version 2")
+    visitor["#model"].select_option(label="probe, version 1")
+    expect(visitor["#picture-facts"]).to_contain_text("probe, version 1")
+    expect(visitor["#about-list"]).to_contain_text("Version\n1", use_inner_text=True)
+
+
+def test_the_keyboard_alone_is_enough(visit: Visit, server: Server, tmp_path: Path) -> None:
+    visitor = visit(server)
+    visitor.page.on("filechooser", lambda chooser: None)  # a chooser that opens before somebody listens is lost
+    keyboard = visitor.page.keyboard
+    image = tmp_path / "cells.png"
+    image.write_bytes(IMAGE)
+
+    def go_to(target: str, most: int = 60) -> None:
+        for _ in range(most):
+            keyboard.press("Tab")
+            if visitor.page.evaluate("(target) => document.activeElement.matches(target)", target):
+                return
+        raise AssertionError(f"Tab does not lead to {target}")
+
+    expect(visitor["#model"]).to_be_enabled()
+    go_to("#files")
+    with visitor.page.expect_file_chooser() as chooser:
+        keyboard.press("Enter")
+    chooser.value.set_files(image)
+    visitor.see("cells.png")
+    go_to("#queue")
+    go_to("#viewport")
+    keyboard.press("+")
+    expect(visitor["#viewport"]).to_have_class("viewport zoomed")
+    keyboard.press("0")
+    expect(visitor["#viewport"]).to_have_class("viewport")
+    go_to("#score")
+    keyboard.press("End")
+    expect(visitor["#count"]).to_have_text("0 objects")
+    keyboard.press("Home")
+    count = len(answer(server, score_threshold=0.05)["scores"])
+    expect(visitor["#count"]).to_have_text(words(count))
+    go_to("[data-label=circle]")
+    keyboard.press("Space")
+    fewer = len(answer(server, score_threshold=0.05, labels=["ring, broken", "square"])["scores"])
+    expect(visitor["#count"]).to_have_text(words(fewer))
+    expect(visitor["[data-label=circle]"]).to_be_focused()
+    go_to("#objects")
+    keyboard.press("ArrowDown")
+    expect(visitor["#objects [aria-selected=true]"]).to_have_attribute("aria-label", re.compile(r"^2: ring, broken"))
+    keyboard.press("End")
+    expect(visitor["#objects [aria-selected=true]"]).to_have_attribute("aria-label", re.compile(r"score 0\.\d\d, \d"))
+    keyboard.press("Escape")
+    expect(visitor["#objects [aria-selected=true]"]).to_have_count(0)
+    go_to("#save-csv")
+    with visitor.page.expect_download() as download:
+        keyboard.press("Enter")
+    assert download.value.suggested_filename == "cells-objects.csv"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_pictures_are_shown_upright_even_if_the_browser_cannot_read_them(
+    visit: Visit, server: Server, form: str
+) -> None:
+    halves = np.zeros((60, 100, 3), np.uint8)
+    halves[5:-5, 5:50] = 200  # the upper half, when turned; the black edge keeps the probe from being steered
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    visitor = visit(server)
+    visitor.choose((f"turned.{form.lower()}", encode(halves, form, exif=exif)))
+    visitor.see(f"turned.{form.lower()}")
+    expect(visitor["#picture-facts"]).to_contain_text("60 × 100 px")
+    top, bottom = visitor.page.evaluate(
+        """() => [25, 75].map((y) =>
+            document.getElementById("base").getContext("2d").getImageData(30, y, 1, 1).data[0])"""
+    )
+    assert top > 150
+    assert bottom < 50
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_it_looks_good(visit: Visit, nuclei: Server, axe: str, screenshots: Path, size: str, scheme: str) -> None:
+    """Shown: the embedded model's answer. Checked: axe-core finds nothing, nothing is wider than the window."""
+    width, height = SIZES[size]
+    visitor = visit(nuclei, viewport={"width": width, "height": height}, color_scheme=scheme)
+    expect(visitor["#samples"]).to_be_visible()
+    visitor.page.screenshot(path=screenshots / f"{size}-{scheme}-empty.png")
+    assert visitor.violations(axe) == []
+    visitor.page.get_by_role("button", name="Stained").click()
+    visitor.see("stained.png")
+    expected = len(answer(nuclei, (SAMPLES / "stained.png").read_bytes())["scores"])
+    expect(visitor["#count"]).to_have_text(words(expected))
+    visitor.page.screenshot(path=screenshots / f"{size}-{scheme}.png", full_page=True)
+    assert visitor.violations(axe) == []
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_in_failure_and_in_the_dialog(
+    visit: Visit, guarded: Server, axe: str, screenshots: Path, scheme: str
+) -> None:
+    visitor = visit(guarded, 400, 401, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    expect(visitor["#key-dialog"]).to_be_visible()
+    visitor.page.screenshot(path=screenshots / f"key-{scheme}.png")
+    assert visitor.violations(axe) == []
+    visitor["#key"].fill(KEY)
+    visitor["#key"].press("Enter")
+    visitor.choose(("good.png", IMAGE), ("broken.png", IMAGE[:200]))
+    expect(visitor["#progress-text"]).to_have_text("1 of 2 done, 1 failed")
+    visitor["#queue [role=option]"].nth(1).click()
+    expect(visitor["#main"]).to_have_attribute("data-state", "failed")
+    visitor.page.screenshot(path=screenshots / f"failure-{scheme}.png", full_page=True)
+    assert visitor.violations(axe) == []
+    visitor["#queue [role=option]"].nth(0).click()
+    visitor.see("good.png")
+    visitor["#layer-labels"].check()
+    visitor.page.screenshot(path=screenshots / f"classes-{scheme}.png", full_page=True)
+    assert visitor.violations(axe) == []
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360

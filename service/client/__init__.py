@@ -1,0 +1,37 @@
+"""A client for the server: `Client` and `AsyncClient` for programs, `python -m service.client` for the shell.
+
+with Client("http://127.0.0.1:8000") as client:
+    found = client.predict("cells.png", score_threshold=0.5)
+    masks = found.masks_array()  # bool [N, H, W]
+"""
+
+try:
+    import httpx  # noqa: F401
+except ModuleNotFoundError:
+    raise ImportError("service.client needs httpx: pip install 'maskserve[client]'") from None
+
+from service.client.calls import MaskForm, PredictOptions
+from service.client.client import AsyncClient, Client
+from service.client.errors import (
+    ClientError,
+    ConnectionLostError,
+    ServerProblem,
+    TimedOutError,
+    UnreachableError,
+    UnreadableFileError,
+)
+from service.client.prediction import Prediction
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "ConnectionLostError",
+    "MaskForm",
+    "PredictOptions",
+    "Prediction",
+    "ServerProblem",
+    "TimedOutError",
+    "UnreachableError",
+    "UnreadableFileError",
+]

@@ -1,0 +1,134 @@
+"""Predicts many images: each is sent, its answer rendered and drawn, and all is written in the images' order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from service.client.calls import PredictOptions
+from service.client.client import AsyncClient
+from service.client.errors import ClientError, ServerProblem, UnreachableError
+from service.client.formats import (
+    Dataset,
+    FormatName,
+    Output,
+    coco_entries,
+    coco_image,
+    csv_rows,
+    json_line,
+    problem_line,
+)
+from service.client.inputs import Input
+from service.client.ordered import in_order
+from service.client.overlays import write_overlay
+from service.client.prediction import Prediction
+from service.client.progress import Display
+
+REFUSED = (401, 403)
+"""The key is not good enough, for any image."""
+MISUSED = (404, 422)
+"""There is no such model, or a parameter is wrong, for any image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`number` is the image's position from 1, its id in COCO's forms; `overlay` where its picture goes, or None."""
+
+    image: Input
+    number: int
+    overlay: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What becomes of a job: its part of the output and of the COCO dataset, and what was wrong with it."""
+
+    job: Job
+    rendered: bytes
+    dataset_entry: bytes
+    error: ClientError | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run came."""
+
+    answered: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """One run of the command. `labels` are the class names of each model by label id."""
+
+    client: AsyncClient
+    options: PredictOptions
+    format: FormatName
+    labels: Mapping[str, Mapping[int, str]]
+    output: Output
+    dataset: Dataset | None
+    display: Display
+    tally: Tally
+
+    async def run(self, jobs: Sequence[Job], connections: int) -> None:
+        """Predict all; an image that fails is named and fails alone.
+
+        Raises the ClientError that says that no image can succeed, OSError when nothing more can be written. What is
+        finished is written then, and when this is cancelled.
+        """
+        await in_order(jobs, self._predict, self._write, connections)
+
+    async def _predict(self, job: Job) -> Done:
+        try:
+            answer = await self.client.predict_json(job.image.path, **self.options)
+            done = await asyncio.to_thread(self._finish, job, answer)
+        except ClientError as error:
+            if _concerns_all(error):
+                raise
+            line = problem_line(job.image.name, error) if self.format == "jsonl" else b""
+            done = Done(job, line, coco_image(job.image.name, job.number), error)
+        self.display.advance(failed=done.error is not None)
+        return done
+
+    def _finish(self, job: Job, answer: bytes) -> Done:
+        """Everything between the answer and the output. Runs on a thread of its own."""
+        name = job.image.name
+        if self.format == "jsonl" and job.overlay is None:
+            return Done(job, json_line(name, answer), b"")
+        prediction = Prediction.from_json(orjson.loads(answer))
+        if job.overlay is not None:
+            write_overlay(job.image.path, prediction, self.labels.get(prediction.model, {}), job.overlay)
+        match self.format:
+            case "jsonl":
+                rendered = json_line(name, answer)
+            case "coco":
+                rendered = coco_entries(prediction, job.number)
+            case "csv":
+                rendered = csv_rows(name, prediction)
+        return Done(job, rendered, coco_image(name, job.number, prediction))
+
+    def _write(self, done: Done) -> None:
+        if done.error is None:
+            self.tally.answered += 1
+        else:
+            self.tally.failed += 1
+            self.display.say(f"{shown(done.job.image.name)}: {done.error}")
+        self.output.write(done.rendered)
+        if self.dataset is not None:
+            self.dataset.write(done.dataset_entry)
+
+
+def shown(name: str) -> str:
+    """A file's name on one line of a terminal, whatever characters are in it."""
+    return name if name.isprintable() else repr(name)
+
+
+def _concerns_all(error: ClientError) -> bool:
+    """Whether every other image would fail in the same way."""
+    if isinstance(error, ServerProblem):
+        return error.status in REFUSED + MISUSED
+    return isinstance(error, UnreachableError)

@@ -1,0 +1,155 @@
+"""What goes over the wire: requests for both clients, and what their answers and failures mean."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final, Literal, TypedDict
+
+import httpx
+import orjson
+
+from service import VERSION
+from service.client.attempts import Attempts
+from service.client.errors import ConnectionLostError, ServerProblem, UnreachableError
+
+MaskForm = Literal["rle", "rle_uncompressed", "polygon", "none"]
+
+JSON = "application/json"
+IMAGE = "image/x-any"
+"""The server wants image/* and tells the format from the bytes."""
+IDLE_SECONDS = 30.0
+"""How long an unused connection is kept: shorter than the server keeps it, so it is rarely closed under a request."""
+
+
+class PredictOptions(TypedDict, total=False):
+    """What may be asked for; what is left out, or None, is up to the server.
+
+    score_threshold: detections score more than this, 0 to 1. max_detections: at most this many, the best.
+    labels: only these, by name. masks: how the server sends them, which `Prediction` hides; "none" saves time.
+    model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
+    timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
+    """
+
+    score_threshold: float | None
+    max_detections: int | None
+    labels: Sequence[str]
+    masks: MaskForm
+    model: str | None
+    version: int | None
+    priority: Literal["interactive", "bulk"] | None
+    timeout_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `has_deadline`: it carries one of its own, after which the server drops it."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    has_deadline: bool = False
+
+
+READY: Final = Call("GET", "/readyz")
+MODELS: Final = Call("GET", "/models")
+
+
+def predict_call(image: bytes, options: PredictOptions) -> Call:
+    """`image` is an encoded one. TypeError when an option has a name that there isn't."""
+    if unknown := sorted(options.keys() - PredictOptions.__annotations__.keys()):
+        known = ", ".join(PredictOptions.__annotations__)
+        raise TypeError(f"predict() has no option {', '.join(unknown)}; it has {known}")
+    if isinstance(options.get("labels"), str):
+        raise TypeError("labels is a string; give a sequence of names")
+    params = {name: value for name, value in options.items() if value is not None}
+    return Call("POST", "/predict", params, {"Content-Type": IMAGE}, image, "timeout_ms" in params)
+
+
+def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
+    """What httpx's clients are made with. ValueError, which shows no key, when the address or the key cannot be one."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url {url!r}: {error}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ValueError(f"url {url!r}: write it as http://HOST:PORT or https://HOST")
+    headers = {"Accept": JSON, "User-Agent": f"maskserve-client/{VERSION}"}
+    if api_key is not None:
+        if not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+            raise ValueError("the API key is empty or has a character that is not printable ASCII")
+        headers["X-API-Key"] = api_key  # Authorization may be a proxy's, whose user stands in the URL
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
+    return {"base_url": address, "headers": headers, "limits": limits}
+
+
+def checked(response: httpx.Response, body: bytes) -> bytes:
+    """`body`, which is `response`'s, if it is an answer of the server. Raises ServerProblem."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code == HTTPStatus.OK and kind == JSON:
+        return body
+    status = response.status_code
+    try:
+        problem = orjson.loads(body) if kind.endswith("json") else None
+    except orjson.JSONDecodeError:
+        problem = None
+    if isinstance(problem, dict) and {"type", "title", "detail"} <= problem.keys() and status >= 400:
+        extra = {name: value for name, value in problem.items() if name not in ("type", "title", "status", "detail")}
+        words = [str(problem[name]) for name in ("type", "title", "detail")]
+        raise ServerProblem(status, *words, retry_after=_retry_after(response), extra=extra)
+    title = response.reason_phrase or "An unknown status"
+    detail = f"{status} without a maskserve answer; is {response.url.copy_with(query=None)} a maskserve server?"
+    if response.has_redirect_location:
+        detail = f"{status} to {response.headers['location']}; use the address that it leads to"
+    raise ServerProblem(status, "about:blank", title, detail, retry_after=_retry_after(response))
+
+
+@contextmanager
+def named_failures(url: str, attempts: Attempts) -> Iterator[None]:
+    """httpx's errors become ClientErrors of one line."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise UnreachableError(f"{url}: {_reason(error)}") from None
+    except (httpx.TimeoutException, TimeoutError):
+        raise attempts.timed_out() from None
+    except httpx.RequestError as error:
+        raise ConnectionLostError(f"{url}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of httpx's, httpcore's and anyio's exceptions, which say less the higher they are."""
+    while below := _below(error):
+        error = below
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio puts words of its own into strerror
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _below(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[-1]
+    inside = error.args[0] if error.args else None
+    return error.__cause__ or (inside if isinstance(inside, BaseException) else None)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds (RFC 9110, section 10.2.3: a number of them, or a date); None without a header that can be read."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max((date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)

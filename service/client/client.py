@@ -1,0 +1,175 @@
+"""The clients for programs. Both do the same; `AsyncClient`'s methods are awaited, under asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Self, Unpack
+
+import httpx
+import orjson
+
+from service.client.attempts import Attempts
+from service.client.calls import (
+    MODELS,
+    READY,
+    Call,
+    PredictOptions,
+    checked,
+    connection_options,
+    named_failures,
+    predict_call,
+)
+from service.client.errors import ClientError, ServerProblem
+from service.client.images import ImageSource, encoded
+from service.client.prediction import Prediction
+
+URL = "http://127.0.0.1:8000"
+TIMEOUT = 60.0
+RETRIES = 5
+
+
+class Client:
+    """A server at `url`. May be used from several threads, and as a context manager; else `close` it.
+
+    timeout: seconds for a whole call, retries and the waits between them included.
+    retries: how often a request is sent again when that may help (see `attempts`).
+    Its methods raise ClientError: ServerProblem when the server answered with an error, else UnreachableError,
+    ConnectionLostError or TimedOutError. ValueError when `url` is no address or `api_key` cannot be one.
+    """
+
+    def __init__(
+        self, url: str = URL, api_key: str | None = None, timeout: float = TIMEOUT, retries: int = RETRIES
+    ) -> None:
+        self.url = url
+        self._timeout = timeout
+        self._retries = retries
+        self._http = httpx.Client(**connection_options(url, api_key))
+
+    def predict(self, image: ImageSource, **options: Unpack[PredictOptions]) -> Prediction:
+        """Detect and segment the objects in an image: a path, an encoded image, uint8 RGB [H, W, 3] or a Pillow image.
+
+        Also raises UnreadableFileError for a path.
+        """
+        return Prediction.from_json(orjson.loads(self.predict_json(image, **options)))
+
+    def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
+        """As `predict`, but the answer exactly as the server sent it."""
+        return self._send(predict_call(encoded(image), options), self._retries)
+
+    def models(self) -> dict[str, Any]:
+        """The answer of `GET /models`: `default`, and `models` with their `name`, `version`, `labels` and more."""
+        answer: dict[str, Any] = orjson.loads(self._send(MODELS, self._retries))
+        return answer
+
+    def ready(self) -> bool:
+        """Whether a model is loaded and warm right now. It asks once."""
+        try:
+            self._send(READY, retries=0)
+        except ServerProblem as problem:
+            if problem.status != 503:
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, call: Call, retries: int) -> bytes:
+        attempts = Attempts(self._timeout, retries, call.has_deadline)
+        while True:
+            try:
+                return self._try(call, attempts)
+            except ClientError as failure:
+                time.sleep(attempts.wait_after(failure))
+
+    def _try(self, call: Call, attempts: Attempts) -> bytes:
+        with (
+            named_failures(self.url, attempts),
+            self._http.stream(
+                call.method,
+                call.path,
+                params=call.params,
+                headers=call.headers,
+                content=call.content,
+                timeout=attempts.patience(),
+            ) as response,
+        ):
+            return checked(response, b"".join(attempts.in_time(response.iter_bytes())))
+
+
+class AsyncClient:
+    """As `Client`, with methods to be awaited. It belongs to one event loop."""
+
+    def __init__(
+        self, url: str = URL, api_key: str | None = None, timeout: float = TIMEOUT, retries: int = RETRIES
+    ) -> None:
+        self.url = url
+        self._timeout = timeout
+        self._retries = retries
+        self._http = httpx.AsyncClient(**connection_options(url, api_key))
+
+    async def predict(self, image: ImageSource, **options: Unpack[PredictOptions]) -> Prediction:
+        """As `Client.predict`. What takes time besides waiting is done on another thread."""
+        return await asyncio.to_thread(_parsed, await self.predict_json(image, **options))
+
+    async def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
+        """As `predict`, but the answer exactly as the server sent it."""
+        call = predict_call(await asyncio.to_thread(encoded, image), options)
+        return await self._send(call, self._retries)
+
+    async def models(self) -> dict[str, Any]:
+        """As `Client.models`."""
+        answer: dict[str, Any] = orjson.loads(await self._send(MODELS, self._retries))
+        return answer
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        try:
+            await self._send(READY, retries=0)
+        except ServerProblem as problem:
+            if problem.status != 503:
+                raise
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _send(self, call: Call, retries: int) -> bytes:
+        attempts = Attempts(self._timeout, retries, call.has_deadline)
+        while True:
+            try:
+                return await self._try(call, attempts)
+            except ClientError as failure:
+                wait = attempts.wait_after(failure)
+            await asyncio.sleep(wait)
+
+    async def _try(self, call: Call, attempts: Attempts) -> bytes:
+        with named_failures(self.url, attempts):
+            async with asyncio.timeout(attempts.remaining):
+                response = await self._http.request(
+                    call.method,
+                    call.path,
+                    params=call.params,
+                    headers=call.headers,
+                    content=call.content,
+                    timeout=attempts.patience(),
+                )
+        return checked(response, response.content)
+
+
+def _parsed(answer: bytes) -> Prediction:
+    return Prediction.from_json(orjson.loads(answer))

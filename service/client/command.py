@@ -1,0 +1,223 @@
+"""The command line: reads the arguments, runs, and says how it went by the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import BinaryIO, get_args
+
+from service.client.bulk import MISUSED, Bulk, Job, Tally
+from service.client.calls import MaskForm, PredictOptions
+from service.client.client import URL, AsyncClient
+from service.client.errors import ClientError, ServerProblem
+from service.client.formats import FRAMES, Dataset, FormatName, Output
+from service.client.inputs import UsageError, find_images
+from service.client.overlays import overlay_paths
+from service.client.progress import Display
+
+URL_VARIABLE, KEY_VARIABLE = "MASKSERVE_URL", "MASKSERVE_API_KEY"
+TIMEOUT = 300.0
+RETRIES = 30
+"""More patience than a program's default: nobody waits for a single answer, and a server may be restarted meanwhile."""
+
+MANUAL = """\
+Predict images with a maskserve server and write the results in the images' order.
+
+IMAGE is a file, a folder (every image in it and in the folders below, hidden ones left out), or a pattern in quotes, in
+which ** stands for any folders.
+"""
+
+FORMATS = """\
+formats:
+  jsonl  a line for each image: {"file": ..., and the server's answer as it is}, or {"file": ..., "problem": {...}}
+  coco   one list of COCO results; image_id is the image's position from 1, and --coco-images writes which file that
+         is: COCO(IMAGES).loadRes(RESULTS) reads both
+  csv    a row for each detection; its area is its mask's in pixels, or its box's where there are no masks
+
+exit codes:
+  0    every image was answered
+  1    some were not, and are named on stderr; the results of the others are written
+  2    wrong usage, no images, or the results cannot be written
+  3    the server cannot be reached, or refuses the key
+  130  interrupted; what was finished is written
+"""
+
+
+class ExitCode(IntEnum):
+    ANSWERED = 0
+    SOME_FAILED = 1
+    WRONG_USAGE = 2
+    NO_SERVER = 3
+    INTERRUPTED = 130
+
+
+class NoServerError(Exception):
+    """The first contact failed; the message is one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    tally = Tally()
+    total = 0
+    said = ""
+    try:
+        jobs = _jobs(asked)
+        total = len(jobs)
+        asyncio.run(_run(asked, jobs, tally))
+        code = ExitCode.SOME_FAILED if tally.failed else ExitCode.ANSWERED
+    except KeyboardInterrupt:
+        code, said = ExitCode.INTERRUPTED, "interrupted"
+    except UsageError as error:
+        code, said = ExitCode.WRONG_USAGE, str(error)
+    except NoServerError as error:
+        code, said = ExitCode.NO_SERVER, str(error)
+    except ClientError as error:
+        misused = isinstance(error, ServerProblem) and error.status in MISUSED
+        code, said = ExitCode.WRONG_USAGE if misused else ExitCode.NO_SERVER, str(error)
+    except OSError as error:  # those of single images have become their own errors
+        where = f"{error.filename}: " if error.filename else ""
+        code, said = ExitCode.WRONG_USAGE, f"the results cannot be written: {where}{error.strerror}"
+    if said:
+        print(f"maskserve: {said}", file=sys.stderr)
+    if total and not asked.quiet:
+        print(f"maskserve: {tally.answered} of {total} images answered, {tally.failed} failed", file=sys.stderr)
+    return code
+
+
+def _jobs(asked: argparse.Namespace) -> list[Job]:
+    if asked.coco_images is not None and asked.format != "coco":
+        raise UsageError("--coco-images goes with --format coco")
+    inputs = find_images(asked.images, asked.overlay)
+    overlays = overlay_paths(inputs, asked.overlay) if asked.overlay else [None] * len(inputs)
+    return [Job(one, number, path) for number, (one, path) in enumerate(zip(inputs, overlays, strict=True), 1)]
+
+
+async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> None:
+    key = asked.api_key or os.environ.get(KEY_VARIABLE) or None
+    try:
+        client = AsyncClient(asked.url, key, asked.timeout, asked.retries)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    async with client:
+        default, labels = await _first_contact(client)
+        bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
+        with _opened(asked.output) as stream, _opened_dataset(asked.coco_images) as dataset:
+            output = Output(stream, FRAMES[asked.format])
+            with Display(len(jobs), bar=bar) as display:
+                bulk = Bulk(client, _options(asked), asked.format, labels, output, dataset, display, tally)
+                try:
+                    await bulk.run(jobs, asked.jobs)
+                finally:  # what is there is whole
+                    output.close()
+                    if dataset is not None:
+                        dataset.end(labels.get(asked.model or default, {}))
+
+
+async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, str]]]:
+    """The server's default model, and each model's labels by id.
+
+    A wrong address or key is told at once, before anything is written. Raises NoServerError.
+    """
+    try:
+        await client.ready()  # asks once: a server that is not there at the start is no passing trouble
+        models = await client.models()
+        labels = {
+            one["name"]: {int(number): name for number, name in one["labels"].items()} for one in models["models"]
+        }
+        return models["default"], labels
+    except ClientError as error:
+        raise NoServerError(str(error)) from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise NoServerError(f"{client.url} answers, but is no maskserve server") from None
+
+
+def _options(asked: argparse.Namespace) -> PredictOptions:
+    return {
+        "score_threshold": asked.score_threshold,
+        "max_detections": asked.max_detections,
+        "labels": asked.labels,
+        "masks": asked.masks,
+        "model": asked.model,
+        "version": asked.version,
+        "priority": asked.priority,
+    }
+
+
+def _opened(path: Path | None) -> BinaryIO:
+    """The file, or stdout as a stream of its own, which leaves nothing to be flushed when the reader has gone."""
+    return open(sys.stdout.fileno(), "wb", closefd=False) if path is None else path.open("wb")
+
+
+@contextmanager
+def _opened_dataset(path: Path | None) -> Iterator[Dataset | None]:
+    if path is None:
+        yield None
+        return
+    with path.open("wb") as stream:
+        yield Dataset(stream)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service.client",
+        description=MANUAL,
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="file, folder or quoted pattern")
+    server = parser.add_argument_group("server").add_argument
+    server("--url", default=os.environ.get(URL_VARIABLE, URL), help=f"default: {URL_VARIABLE}, or {URL}")
+    server("--api-key", metavar="KEY", help=f"default: {KEY_VARIABLE}, which shows in no list of processes")
+    server("--jobs", type=_positive, default=4, metavar="N", help="images sent at a time (default: %(default)s)")
+    server(
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="for one image, with all its retries (default: %(default)g)",
+    )
+    server(
+        "--retries",
+        type=int,
+        default=RETRIES,
+        metavar="N",
+        help="of one image, when the server is busy or the connection is lost (default: %(default)s)",
+    )
+    server("--priority", choices=("interactive", "bulk"), default="bulk", help="default: %(default)s")
+    wishes = parser.add_argument_group("detections (default: as the model says)").add_argument
+    wishes("--model", metavar="NAME")
+    wishes("--version", type=int, metavar="N", help="of the model")
+    wishes("--score-threshold", type=float, metavar="SCORE", help="detections score more than this, 0 to 1")
+    wishes("--max-detections", type=int, metavar="N", help="at most this many of an image, the best")
+    wishes("--labels", action="append", default=[], metavar="NAME", help="only this label; may be repeated")
+    wishes(
+        "--masks", choices=get_args(MaskForm), default="rle", help="their form in the results (default: %(default)s)"
+    )
+    results = parser.add_argument_group("results").add_argument
+    results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
+    results("--output", type=Path, metavar="FILE", help="default: stdout")
+    results(
+        "--coco-images",
+        type=Path,
+        metavar="FILE",
+        help="with --format coco: the images and categories, as a COCO dataset",
+    )
+    results(
+        "--overlay", type=Path, metavar="FOLDER", help="also write each image with its detections drawn on it, as a PNG"
+    )
+    results("--quiet", action="store_true", help="no progress bar and no summary; errors are still named")
+    return parser

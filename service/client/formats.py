@@ -1,0 +1,111 @@
+"""The forms in which the command writes results: JSON lines, COCO results, CSV. Each image is rendered by itself.
+
+Everything streams: a file that was cut off still holds the images before. A cut COCO file is no valid JSON, so it is
+not taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from typing import BinaryIO, Final, Literal
+
+import orjson
+
+from service.client.errors import ClientError
+from service.client.prediction import Prediction
+
+FormatName = Literal["jsonl", "coco", "csv"]
+
+CSV_COLUMNS: Final = ("file", "width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands before, between and after the images."""
+
+    head: bytes = b""
+    separator: bytes = b""
+    tail: bytes = b""
+
+
+FRAMES: Final[Mapping[FormatName, Frame]] = {
+    "jsonl": Frame(),
+    "coco": Frame(b"[\n", b",\n", b"\n]\n"),
+    "csv": Frame(",".join(CSV_COLUMNS).encode() + b"\n"),
+}
+_DATASET: Final = Frame(b'{"images": [\n', b",\n")
+
+
+class Output:
+    """Writes rendered images to a stream, each at once. `write` and `close` raise OSError."""
+
+    def __init__(self, stream: BinaryIO, frame: Frame) -> None:
+        self._stream = stream
+        self._frame = frame
+        self._lead = b""
+        self._put(frame.head)
+
+    def write(self, rendered: bytes) -> None:
+        if rendered:
+            self._put(self._lead + rendered)
+            self._lead = self._frame.separator
+
+    def close(self) -> None:
+        """Write what stands at the end; the stream stays open."""
+        self._put(self._frame.tail)
+
+    def _put(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._stream.flush()
+
+
+class Dataset(Output):
+    """The images of COCO results as a dataset that `pycocotools.coco.COCO` reads, whose `loadRes` reads the results."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream, _DATASET)
+
+    def end(self, labels: Mapping[int, str]) -> None:
+        """`labels` are the categories by id."""
+        categories = orjson.dumps([{"id": number, "name": name} for number, name in labels.items()])
+        self._put(b'\n],\n"categories": ' + categories + b',\n"annotations": []}\n')
+
+
+def json_line(file: str, answer: bytes) -> bytes:
+    """`file` and then the members of the server's answer, byte for byte."""
+    return b'{"file":' + orjson.dumps(file) + b"," + answer.strip().removeprefix(b"{") + b"\n"
+
+
+def problem_line(file: str, error: ClientError) -> bytes:
+    return orjson.dumps({"file": file, "problem": error.as_problem()}) + b"\n"
+
+
+def coco_entries(prediction: Prediction, image_id: int) -> bytes:
+    """Entries for COCO's list of results; empty when there are none."""
+    return b",\n".join(map(orjson.dumps, prediction.to_coco(image_id)))
+
+
+def coco_image(file: str, image_id: int, prediction: Prediction | None = None) -> bytes:
+    """An entry of a COCO dataset's images; without a prediction its size is unknown and left out."""
+    entry: dict[str, object] = {"id": image_id, "file_name": file}
+    if prediction is not None:
+        entry |= {"width": prediction.width, "height": prediction.height}
+    return orjson.dumps(entry)
+
+
+def csv_rows(file: str, prediction: Prediction) -> bytes:
+    """A row for each detection. `area` is its mask's in pixels, or its box's where there are no masks."""
+    answer = prediction.json
+    if prediction.masks is None:
+        areas = [round((x2 - x1) * (y2 - y1), 3) for x1, y1, x2, y2 in answer["boxes"]]
+    else:
+        areas = prediction.mask_areas().tolist()
+    text = StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    columns = zip(answer["labels"], answer["label_ids"], answer["scores"], answer["boxes"], areas, strict=True)
+    for label, label_id, score, box, area in columns:
+        rows.writerow([file, prediction.width, prediction.height, label, label_id, score, *box, area])
+    return text.getvalue().encode()

@@ -1,0 +1,70 @@
+"""Pictures with their detections drawn on them, made here from the answers with the server's own drawing function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from service.client.errors import ClientError
+from service.client.inputs import Input, UsageError
+from service.client.prediction import Prediction
+
+
+class OverlayError(ClientError):
+    """A picture could not be drawn or written."""
+
+    type = "urn:maskserve:client:no-overlay"
+    title = "The overlay cannot be made"
+
+
+def overlay_paths(inputs: Sequence[Input], folder: Path) -> list[Path]:
+    """Where each input's overlay goes: its place below the argument it came from, as a PNG, in `folder`.
+
+    Where two would share a file the later one's name gets -2, -3 and so on. Raises UsageError when one would overwrite
+    an input.
+    """
+    paths: dict[Path, None] = {}
+    numbers: Counter[Path] = Counter()
+    for one in inputs:
+        wanted = path = folder / one.relative.with_suffix(".png")
+        while path in paths:
+            numbers[wanted] += 1
+            path = wanted.with_stem(f"{wanted.stem}-{numbers[wanted] + 1}")
+        paths[path] = None
+    there = {_identity(path) for path in paths if path.exists()}
+    for one in inputs if there else ():
+        if one.path.exists() and _identity(one.path) in there:
+            raise UsageError(f"--overlay {folder}: would overwrite the image {one.name}; choose another folder")
+    return list(paths)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of the file itself, which can be reached by several paths."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str], path: Path) -> None:
+    """Draw the prediction on the image at `source` and write it to `path` as a PNG. `labels`: the model's, by id.
+
+    Raises OverlayError.
+    """
+    from model.runtime.images import DEFAULT_LIMITS, ImageError, load_image
+    from model.runtime.overlay import draw_overlay, to_png
+
+    # The server took the image, so it is not too large for it, whatever its limit is.
+    pixels = max(DEFAULT_LIMITS.max_pixels, prediction.width * prediction.height)
+    # The version that answered may not be the newest, which `labels` is about.
+    known = dict(labels) | dict(zip(prediction.label_ids.tolist(), prediction.labels, strict=True))
+    names = [known.get(number, "") for number in range(1, max(known, default=0) + 1)]
+    try:
+        image = load_image(source, replace(DEFAULT_LIMITS, max_pixels=pixels))
+        picture = to_png(draw_overlay(image, prediction.to_detections(), names))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    except OSError as error:
+        raise OverlayError(f"{error.filename or path}: {error.strerror or error}") from None
+    except (ImageError, ValueError) as error:
+        raise OverlayError(str(error)) from None

@@ -1,0 +1,458 @@
+"""`python -m service.client`: what goes in, what comes out, and with which exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+from service.client.command import ExitCode, main
+from tests.service.client.loopback import Reply, loopback, problem
+from tests.service.harness import LABELS, ROOT, Server, encode, picture
+
+KEY = "0123456789abcdef0123"
+Names = list[str]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASKSERVE_URL", "MASKSERVE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of three images of different sizes, one of them in a folder below."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for seed, name in enumerate(["a.png", "b.JPG", "more/c.tiff"]):
+        form = {"png": "PNG", "jpg": "JPEG", "tiff": "TIFF"}[name.rpartition(".")[2].lower()]
+        (folder / name).write_bytes(encode(picture(seed, (64, 70 + seed)), form))
+    (folder / "readme.txt").write_text("not an image")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def command(*arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.client", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def without(value: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: entry for name, entry in value.items() if name not in names}
+
+
+def test_of_200_images_with_5_damaged_195_are_answered_and_5_are_named(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03}.png").write_bytes(encode(picture(number)))
+    good = encode(picture(0))
+    damaged = {
+        "007.png": (good[: len(good) // 2], "The image is damaged or truncated"),
+        "050.png": (b"", "The upload is not an image"),
+        "051.png": (b"hello", "The upload is not an image"),
+        "120.png": (b"\0\0\1\0" + bytes(100), "This image format is not accepted"),
+        "199.png": (good + bytes(200_000), "The upload has too many bytes"),
+    }
+    for name, (data, _) in damaged.items():
+        (folder / name).write_bytes(data)
+
+    running = command(folder, "--url", server.url, "--jobs", "8")
+    out, errors = running.communicate(timeout=120)
+
+    assert running.returncode == ExitCode.SOME_FAILED
+    results = [json.loads(line) for line in out.splitlines()]
+    names = [f"{number:03}.png" for number in range(200)]
+    assert [result["file"] for result in results] == [str(folder / name) for name in names]  # in the input's order
+    answered = {name: result for name, result in zip(names, results, strict=True) if "problem" not in result}
+    assert len(answered) == 195
+    for name, result in answered.items():
+        expected = server.predict((folder / name).read_bytes()).json()
+        assert list(result) == ["file", *expected]
+        assert without(result, "file", "timing_ms") == without(expected, "timing_ms")
+    assert {name for name in names if name not in answered} == set(damaged)
+    *named, summary = errors.decode().splitlines()
+    assert len(named) == 5
+    for line, (name, (data, title)) in zip(named, sorted(damaged.items()), strict=True):
+        assert line.startswith(f"{folder / name}: {title}: ")
+        assert results[names.index(name)]["problem"] == server.predict(data).json()
+    assert summary == "maskserve: 195 of 200 images answered, 5 failed"
+
+
+def test_a_lines_answer_is_the_servers_to_the_byte(images: Path, tmp_path: Path) -> None:
+    answer = b'{"scores":[1e-05,0.10000000149011612],"labels":["\\u00e4"]}'
+    with loopback([Reply(body=answer)]) as server:
+        assert main([str(images / "a.png"), "--url", server.url, "--output", str(tmp_path / "out")]) == 0
+    file = json.dumps(str(images / "a.png")).encode()
+    assert (tmp_path / "out").read_bytes() == b'{"file":' + file + b"," + answer[1:] + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["."], ["a.png", "b.JPG", "more/c.tiff"], id="a folder, with those below"),
+        pytest.param(["b.JPG", "a.png", "b.JPG"], ["b.JPG", "a.png"], id="files in their order, each once"),
+        pytest.param(["*.[pJ]*"], ["a.png", "b.JPG"], id="a pattern"),
+        pytest.param(["**/*.tiff"], ["more/c.tiff"], id="a pattern through the folders"),
+        pytest.param(["mor?"], ["more/c.tiff"], id="a pattern that matches a folder"),
+        pytest.param(["more", "."], ["more/c.tiff", "a.png", "b.JPG"], id="a folder and what is around it"),
+    ],
+)
+def test_files_folders_and_patterns(
+    server: Server,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Names,
+    expected: Names,
+) -> None:
+    monkeypatch.chdir(images)
+    monkeypatch.setenv("MASKSERVE_URL", server.url)
+    output = tmp_path / "out.jsonl"
+    assert main([*arguments, "--output", str(output)]) == ExitCode.ANSWERED
+    assert [line["file"] for line in lines(output)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param(b"image [1]*.dat", "image [1]*.dat", id="the signs of a pattern, and another ending"),
+        pytest.param(b"a\xff.png", "a\ufffd.png", id="no UTF-8"),
+        pytest.param('ä, "b".png'.encode(), 'ä, "b".png', id="what CSV and JSON quote"),
+    ],
+)
+def test_a_file_may_have_any_name(server: Server, tmp_path: Path, name: bytes, shown: str) -> None:
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(encode(picture()))
+    for form in ("jsonl", "csv"):
+        arguments = ["--url", server.url, "--output", str(tmp_path / form), "--format", form]
+        assert main([str(file), *arguments]) == ExitCode.ANSWERED
+    assert lines(tmp_path / "jsonl")[0]["file"] == str(tmp_path / shown)
+    with (tmp_path / "csv").open(newline="", encoding="utf-8") as stream:
+        assert next(csv.DictReader(stream))["file"] == str(tmp_path / shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.png"], "missing.png: no such file or folder"),
+        (["*.bmp"], "*.bmp: nothing matches this pattern"),
+        (["a.png", "empty"], "empty: no images in there"),
+        (["a.png", "--coco-images", "x"], "--coco-images goes with --format coco"),
+        (["a.png", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
+        ([".", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
+        (["a.png", "--url", "localhost"], "url 'localhost'"),
+        (["a.png", "--api-key", "ключ"], "the API key is empty or has a character"),
+        (["a.png", "--output", "missing/out"], "the results cannot be written: missing/out: No such file"),
+        (["a.png", "--labels", "triangle"], "labels: probe has no label 'triangle'; it knows 'circle'"),
+        (["a.png", "--score-threshold", "2"], "score_threshold: "),
+        (["a.png", "--model", "nothing"], "There is no model nothing"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
+    server: Server,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: Names,
+    message: str,
+) -> None:
+    monkeypatch.chdir(images)
+    (images / "empty").mkdir()
+    assert main(["--url", server.url, "--quiet", *arguments]) == ExitCode.WRONG_USAGE
+    out, errors = capfd.readouterr()
+    assert out == ""
+    assert errors.startswith("maskserve: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_flag_that_there_is_not_ends_with_2() -> None:
+    for wrong in (["a.png", "--bogus"], [], ["a.png", "--jobs", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            main(wrong)
+        assert caught.value.code == ExitCode.WRONG_USAGE
+
+
+# pycocotools on a newer numpy
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_coco_results_are_read_by_pycocotools(server: Server, images: Path, tmp_path: Path) -> None:
+    (images / "aa-damaged.png").write_bytes(b"")
+    results, dataset = tmp_path / "results.json", tmp_path / "images.json"
+    arguments = ["--format", "coco", "--output", str(results), "--coco-images", str(dataset)]
+    assert main([str(images), "--url", server.url, "--score-threshold", "0.1", *arguments]) == ExitCode.SOME_FAILED
+    truth = COCO(str(dataset))
+    found = truth.loadRes(str(results))
+    names = ["a.png", "aa-damaged.png", "b.JPG", "more/c.tiff"]
+    assert {number: entry["file_name"] for number, entry in truth.imgs.items()} == {
+        number: str(images / name) for number, name in enumerate(names, 1)
+    }
+    assert [category["name"] for category in truth.loadCats(truth.getCatIds())] == list(LABELS)
+    for number, name in enumerate(names, 1):
+        if name == "aa-damaged.png":
+            assert found.getAnnIds([number]) == []
+            continue
+        answer = server.predict((images / name).read_bytes(), score_threshold=0.1).json()
+        annotations = found.loadAnns(found.getAnnIds([number]))
+        assert [one["score"] for one in annotations] == answer["scores"]
+        assert [one["category_id"] for one in annotations] == answer["label_ids"]
+        for one, mask in zip(annotations, answer["masks"], strict=True):
+            assert np.array_equal(found.annToMask(one), coco.decode(mask))
+
+
+def test_without_detections_coco_and_csv_are_empty_and_valid(server: Server, images: Path, tmp_path: Path) -> None:
+    for form in ("coco", "csv"):
+        arguments = ["--format", form, "--output", str(tmp_path / form), "--score-threshold", "1"]
+        assert main([str(images), "--url", server.url, *arguments]) == ExitCode.ANSWERED
+    assert json.loads((tmp_path / "coco").read_bytes()) == []
+    assert len((tmp_path / "csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("masks", ["rle", "none"])
+def test_csv_has_a_row_for_each_detection(server: Server, images: Path, tmp_path: Path, masks: str) -> None:
+    output = tmp_path / "out.csv"
+    arguments = ["--format", "csv", "--output", str(output), "--score-threshold", "0.1", "--masks", masks]
+    assert main([str(images), "--url", server.url, *arguments]) == ExitCode.ANSWERED
+    with output.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    expected: list[dict[str, str]] = []
+    for name in ("a.png", "b.JPG", "more/c.tiff"):
+        data = (images / name).read_bytes()
+        answer = server.predict(data, score_threshold=0.1).json()
+        entries = server.predict(data, score_threshold=0.1, format="coco", masks="rle_uncompressed").json()
+        for label, label_id, score, box, entry in zip(
+            *(answer[column] for column in ("labels", "label_ids", "scores", "boxes")), entries, strict=True
+        ):
+            box_area = round((box[2] - box[0]) * (box[3] - box[1]), 3)
+            area = sum(entry["segmentation"]["counts"][1::2]) if masks == "rle" else box_area
+            values = [images / name, *answer["image"].values(), label, label_id, score, *box, area]
+            names = ["file", "width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area"]
+            expected.append(dict(zip(names, map(str, values), strict=True)))
+    assert len(rows) == 18
+    assert rows == expected
+
+
+@pytest.mark.parametrize("masks", ["rle", "polygon", "none"])
+def test_overlays_are_the_servers_pictures(server: Server, images: Path, tmp_path: Path, masks: str) -> None:
+    folder = tmp_path / "drawn"
+    arguments = ["--overlay", str(folder), "--output", os.devnull, "--score-threshold", "0.1", "--masks", masks]
+    assert main([str(images), "--url", server.url, *arguments]) == ExitCode.ANSWERED
+    for name, drawn in {"a.png": "a.png", "b.JPG": "b.png", "more/c.tiff": "more/c.png"}.items():
+        response = server.client.post(
+            "/predict",
+            content=(images / name).read_bytes(),
+            headers={"Content-Type": "image/png", "Accept": "image/png"},
+            params={"score_threshold": 0.1, "masks": masks},
+        )
+        expected = np.asarray(Image.open(BytesIO(response.content)))
+        assert np.array_equal(np.asarray(Image.open(folder / drawn)), expected)
+
+
+def test_overlays_of_one_name_do_not_overwrite_each_other_and_are_no_input_of_the_next_run(
+    server: Server, tmp_path: Path
+) -> None:
+    for name in ("x/a.png", "x/a.jpg", "y/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode(picture()))
+    drawn, output = tmp_path / "x" / "drawn", tmp_path / "out"
+    for _ in range(2):
+        sources = [str(tmp_path / "x"), str(tmp_path / "y" / "a.png")]
+        assert main([*sources, "--url", server.url, "--overlay", str(drawn), "--output", str(output)]) == 0
+        assert sorted(path.name for path in drawn.iterdir()) == ["a-2.png", "a-3.png", "a.png"]
+        assert len(lines(output)) == 3
+
+
+def test_an_overlay_that_cannot_be_written_is_that_images_error(
+    server: Server, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "more").write_text("in the way")
+    output = tmp_path / "out"
+    arguments = ["--overlay", str(tmp_path / "drawn"), "--output", str(output)]
+    assert main([str(images), "--url", server.url, *arguments]) == ExitCode.SOME_FAILED
+    assert [("problem" in line) for line in lines(output)] == [False, False, True]
+    assert f"{images / 'more/c.tiff'}: The overlay cannot be made: " in capfd.readouterr().err
+
+
+def test_an_unreadable_file_is_that_images_error(
+    server: Server, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (images / "a\n.png").symlink_to("nowhere")
+    output = tmp_path / "out"
+    assert main([str(images), "--url", server.url, "--output", str(output)]) == ExitCode.SOME_FAILED
+    assert lines(output)[0] == {
+        "file": str(images / "a\n.png"),
+        "problem": {
+            "type": "urn:maskserve:client:unreadable-file",
+            "title": "The file cannot be read",
+            "detail": "No such file or directory",
+        },
+    }
+    first = capfd.readouterr().err.splitlines()[0]
+    assert first == f"{str(images / 'a')!r:.{len(str(images)) + 3}}\\n.png': The file cannot be read: " + (
+        "No such file or directory"
+    )
+
+
+def test_a_server_that_is_not_there_ends_with_3_at_once(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    output.write_text("of an earlier run")
+    assert main([str(images), "--url", "http://127.0.0.1:1", "--output", str(output)]) == ExitCode.NO_SERVER
+    errors = capfd.readouterr().err.splitlines()
+    assert errors[0] == "maskserve: The server cannot be reached: http://127.0.0.1:1: Connection refused"
+    assert errors[1] == "maskserve: 0 of 3 images answered, 0 failed"
+    assert output.read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize("models", [b"{}", b"[1]", b"not JSON"])
+def test_a_server_of_another_kind_ends_with_3(images: Path, capfd: pytest.CaptureFixture[str], models: bytes) -> None:
+    with loopback([Reply()], models=models) as server:
+        assert main([str(images), "--url", server.url]) == ExitCode.NO_SERVER
+    assert capfd.readouterr().err.startswith(f"maskserve: {server.url} answers, but is no maskserve server\n")
+
+
+def test_a_path_that_the_server_does_not_have_ends_with_3(
+    server: Server, images: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(images), "--url", server.url + "/elsewhere"]) == ExitCode.NO_SERVER
+    assert capfd.readouterr().err.startswith("maskserve: Not Found: ")
+
+
+def test_a_wrong_key_ends_with_3_and_the_right_one_works(
+    start_server: Callable[..., Server],
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(images), "--url", start_server("--api-keys", KEY).url, "--output", os.devnull]
+    wrong = KEY[::-1]
+    assert main(arguments) == ExitCode.NO_SERVER
+    assert main([*arguments, "--api-key", wrong]) == ExitCode.NO_SERVER
+    assert main([*arguments, "--api-key", KEY]) == ExitCode.ANSWERED
+    monkeypatch.setenv("MASKSERVE_API_KEY", KEY)
+    assert main(arguments) == ExitCode.ANSWERED
+    errors = capfd.readouterr().err
+    assert "An API key is needed: The key is not one of this server's" in errors
+    assert KEY not in errors
+    assert wrong not in errors
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_revoked_meanwhile_ends_the_run(images: Path, tmp_path: Path, status: int) -> None:
+    output = tmp_path / "out"
+    with loopback([Reply(), problem(status, "no")]) as server:
+        code = main([str(images), "--url", server.url, "--output", str(output), "--jobs", "1"])
+    assert code == ExitCode.NO_SERVER
+    assert [line["file"] for line in lines(output)] == [str(images / "a.png")]
+
+
+def test_a_server_that_goes_away_ends_the_run_and_what_is_finished_is_written(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(100)]
+    for file in files:
+        file.write_bytes(b"image")
+    output = tmp_path / "out.json"
+    arguments = ["--format", "coco", "--coco-images", str(tmp_path / "images.json"), "--retries", "0", "--jobs", "1"]
+    with loopback([Reply(seconds=0.02)]) as server:
+        running = command(tmp_path, "--url", server.url, "--output", output, *arguments)
+        while len(server.times) < 3:
+            time.sleep(0.01)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == ExitCode.NO_SERVER
+    assert b"The server cannot be reached" in errors
+    assert json.loads(output.read_bytes()) == []  # whole
+    images = json.loads((tmp_path / "images.json").read_bytes())["images"]
+    assert 3 <= len(images) < 100
+    assert [image["id"] for image in images] == list(range(1, len(images) + 1))
+
+
+def test_busy_is_waited_out_and_lost_connections_are_tried_again(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    troubles = [problem(429, "queue-full", Retry_After="0"), Reply(0), problem(503, "draining", Retry_After="0")]
+    with loopback([*troubles, Reply()]) as server:
+        assert main([str(images), "--url", server.url, "--output", str(output)]) == ExitCode.ANSWERED
+        assert len(server.times) == 6
+    assert len(lines(output)) == 3
+
+
+def test_interrupted_it_writes_what_is_finished_and_ends_with_130(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with loopback([Reply(), Reply(), Reply(seconds=60)]) as server:
+        running = command(images, "--url", server.url, "--output", output, "--jobs", "1")
+        while len(server.times) < 3:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == ExitCode.INTERRUPTED
+    assert [line["file"] for line in lines(output)] == [str(images / "a.png"), str(images / "b.JPG")]
+    assert errors.decode().splitlines() == ["maskserve: interrupted", "maskserve: 2 of 3 images answered, 0 failed"]
+
+
+def test_a_reader_that_leaves_is_no_stack_trace(images: Path) -> None:
+    with loopback([Reply(seconds=0.2)]) as server:
+        running = command(images, "--url", server.url, "--quiet")
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        errors = running.stderr.read()
+        running.stderr.close()
+        assert running.wait(60) == ExitCode.WRONG_USAGE
+    assert errors == b"maskserve: the results cannot be written: Broken pipe\n"
+
+
+def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, images: Path) -> None:
+    (images / "d.png").write_bytes(b"")
+    controller, terminal = pty.openpty()
+    arguments = [sys.executable, "-m", "service.client", str(images), "--url", server.url]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=terminal) as running:
+        os.close(terminal)
+        shown = b""
+        try:
+            while chunk := os.read(controller, 4096):
+                shown += chunk
+        except OSError:  # the terminal is gone with the process
+            pass
+    os.close(controller)
+    assert running.returncode == ExitCode.SOME_FAILED
+    assert b"4/4" in shown
+    assert b"1 failed" in shown
+    assert f"{images / 'd.png'}: The upload is not an image".encode() in shown
+    plain = command(images, "--url", server.url)
+    assert b"4/4" not in plain.communicate(timeout=60)[1]
+
+
+def test_the_manual_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MASKSERVE_API_KEY", KEY)
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    manual = capsys.readouterr().out
+    assert KEY not in manual
+    assert "exit codes:" in manual

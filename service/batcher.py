@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -252,7 +253,7 @@ class Batcher(Generic[In, Out]):
     def _wake_at(self, when: float, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch, context=Context())
 
     def _start(self, batch: list[_Job[In, Out]], now: float) -> None:
         device = min(self._idle)
@@ -264,7 +265,8 @@ class Batcher(Generic[In, Out]):
         items = [job.item for job in batch]
         limit = batch[0].lane.max_batch_size
         running = asyncio.get_running_loop().run_in_executor(self._threads[device], self._timed, items, device)
-        running.add_done_callback(lambda done: self._finish(batch, device, limit, now, done))
+        # Not in the context of the request that happened to start the batch: what is logged is not about it alone.
+        running.add_done_callback(lambda done: self._finish(batch, device, limit, now, done), context=Context())
 
     def _timed(self, items: list[In], device: int) -> tuple[Sequence[Out], float]:
         start = time.perf_counter()

@@ -117,7 +117,7 @@ class InferParameters(PredictParameters):
             raise PydanticCustomError("labels", "should have at most {most} characters", {"most": MAX_LABELS_LENGTH})
         return labels
 
-    @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0)])
+    @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0, lt=2**64)])
     @classmethod
     def _from_level(cls, value: Any) -> Priority:
         if value == "bulk" or (type(value) is int and value > 1):

@@ -60,7 +60,6 @@ class Preprocessing(BaseModel):
         step = self.bucket_step
         return -(-height // step) * step, -(-width // step) * step
 
-
     def buckets(self) -> list[Size]:
         """Every padded size that an image of any shape can get, the largest first."""
         step = self.bucket_step

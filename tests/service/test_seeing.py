@@ -223,7 +223,6 @@ def test_without_an_access_log_only_what_matters_is_logged(start_server: Callabl
     assert not any(line.get("request_id") == good or line["logger"] == "service.requests" for line in lines)
 
 
-@pytest.mark.xfail(strict=True, reason="the batcher's callbacks run in the context of whichever request came first")
 def test_a_line_about_a_batch_never_names_a_request_that_was_not_in_it(server: Server) -> None:
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(ask, server, SLOW)

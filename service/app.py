@@ -46,7 +46,13 @@ def create_app(
         yield
         await lifecycle.close()
 
-    app = FastAPI(title="maskserve", version=VERSION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="maskserve",
+        version=VERSION,
+        lifespan=lifespan,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.lifecycle = lifecycle
     # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small. Pages
     # stay readable: the security headers of /docs are made from the scripts that they find in it.

@@ -192,6 +192,8 @@ unknown or contradictory setting stops the start. Exit codes: 0 stopped when tol
 def manual() -> str:
     """The text of `--help`."""
     parts = [MANUAL]
+    wrapper = textwrap.TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    wrapper.break_on_hyphens = wrapper.break_long_words = False  # so that paths can be copied
     for title, names in GROUPS.items():
         parts.append(f"\n{title}")
         for name in names:
@@ -200,7 +202,7 @@ def manual() -> str:
             parts.append(f"  --{flag}, --no-{flag}" if field.annotation is bool else f"  --{flag} {_values(field)}")
             default = "" if field.default in (None, (), {}) else f" (default: {_shown(field.default)})"
             text = f"{field.description}{default} [{PREFIX}{name.upper()}]"
-            parts += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
+            parts += wrapper.wrap(text)
     return "\n".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
@@ -117,7 +117,7 @@ class InferParameters(PredictParameters):
             raise PydanticCustomError("labels", "should have at most {most} characters", {"most": MAX_LABELS_LENGTH})
         return labels
 
-    @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0, lt=2**64)])
+    @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0)])
     @classmethod
     def _from_level(cls, value: Any) -> Priority:
         if value == "bulk" or (type(value) is int and value > 1):
@@ -127,6 +127,15 @@ class InferParameters(PredictParameters):
         raise PydanticCustomError(
             "priority", "should be interactive or bulk, or a number: 0 and 1 are interactive, more is bulk"
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_fractions(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """JSON has one kind of number: 5.0 is an integer, and some clients write it so."""
+        return {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in values.items()
+        }
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -204,8 +204,14 @@ _REFERRED_TO: dict[str, type[BaseModel]] = {
 """Schemas that the above refer to by name."""
 
 
+_KEYS: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "one of the server's keys, if it has any"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same in a header of its own"},
+}
+
+
 def describe(app: FastAPI) -> None:
-    """Make `app.openapi()` contain the schemas that are referred to, and no parameters that may be null."""
+    """Make `app.openapi()` contain the schemas that are referred to, the keys, and no parameters that may be null."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -217,6 +223,9 @@ def describe(app: FastAPI) -> None:
                 definition = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(definition.pop("$defs", {}))
                 schemas[name] = definition
+            schema["components"]["securitySchemes"] = _KEYS
+            # The first entry is none: whether keys are needed is the operator's choice.
+            schema["security"] = [{}, *({name: []} for name in _KEYS)]
             for operations in schema["paths"].values():
                 for operation in operations.values():
                     for parameter in operation.get("parameters", ()):

@@ -65,7 +65,8 @@ def test_the_manual_has_a_settings_flag_variable_description_and_default(name: s
     if field.default not in (None, (), {}):
         shown = re.search(r"\(default: (.*)\)", text)
         assert shown is not None
-        assert shown[1].strip('"') == str(field.default).lower()
+        default = str(field.default)
+        assert shown[1].strip('"') == (default.lower() if isinstance(field.default, bool) else default)
 
 
 def test_the_manual_fits_a_terminal_and_every_character_is_plain() -> None:

@@ -194,6 +194,7 @@ def test_the_model_the_version_and_the_requests_id_are_in_the_answer(client: tri
     [
         pytest.param({"score_threshold": 0.4}, id="threshold"),
         pytest.param({"max_detections": 2}, id="the best two"),
+        pytest.param({"max_detections": 2.0}, id="the best two from a client that writes 2.0"),
         pytest.param({"labels": ["circle", "square"], "score_threshold": 0.0}, id="labels"),
         pytest.param({"labels": "square, circle", "score_threshold": 0.0}, id="labels in one string"),
         pytest.param({"labels": LABELS[1]}, id="a label with a comma"),

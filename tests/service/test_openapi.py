@@ -94,7 +94,9 @@ class Run:
                     if check.status is Status.FAILURE and check.failure_info is not None:
                         failure, code = check.failure_info.failure, check.failure_info.code_sample
                         answer = sent.response.content[:500]
-                        self.failures.append(f"{check.name}: {failure.title}\n{failure.message}\n{answer!r}\n{code}")
+                        self.failures.append(
+                            f"{check.name}: {failure.title}\n{failure.message}\n{answer!r}\n{code:.800}"
+                        )
 
     def statuses(self, operation: str, content_type: str | None = None) -> set[int]:
         return {status for label, kind, status in self.answers if label == operation and content_type in (None, kind)}

@@ -22,7 +22,7 @@ from service.keys import Keys, check_key, read_keys
 from service.settings import GROUPS, PREFIX, InvalidSettingsError, ModelSettings, Settings
 
 CONFIG: Final = "config"
-OF_THE_CLIENT: Final = ("URL", "API_KEY")
+OF_THE_CLIENT: Final = ("CLIENT_URL", "CLIENT_KEY")
 """Variables that `service.client` reads, and that may stand in the same environment."""
 PER_MODEL: Final = '{"nuclei": {"max_batch_size": 4}}'
 

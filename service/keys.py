@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
@@ -134,7 +135,7 @@ class RequireKey:
             return None
         if is_administration(method, path):
             if self._keys.local and not self._keys.has_api and not self._keys.has_admin:
-                return None
+                return _forged(headers)
             if not self._keys.has_admin:
                 detail = "The server has no keys for administration; set MASKSERVE_ADMIN_KEYS to allow this."
                 return Problem(ADMINISTRATION_OFF, detail)
@@ -151,6 +152,14 @@ class RequireKey:
             return Problem(FORBIDDEN, "This key is for predictions; administration needs one of MASKSERVE_ADMIN_KEYS.")
         wrong = "The key is not one of this server's" if presented else "The request has no key"
         return Problem(UNAUTHORIZED, f"{wrong}; send `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+
+
+def _forged(headers: Headers) -> Problem | None:
+    """A page of another site may make its reader's browser POST to a server on the same machine."""
+    origin = headers.get("origin")
+    if origin is None or urlsplit(origin).netloc == headers.get("host"):
+        return None
+    return Problem(FORBIDDEN, "Administration without a key is not for pages of other sites; set MASKSERVE_ADMIN_KEYS.")
 
 
 def _presented(headers: Headers) -> list[str]:

@@ -42,9 +42,12 @@ class Loader:
         return self._repository.models()
 
     def fingerprint(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
-        """Changes when the version's files do."""
+        """Changes when the version's files do; empty when they cannot be listed."""
         folder = self._settings.models / name / str(version)
-        return tuple(sorted((file.name, *_stamp(file)) for file in folder.iterdir()))
+        try:
+            return tuple(sorted((file.name, *_stamp(file)) for file in folder.iterdir()))
+        except OSError:
+            return ()
 
     def load(self, name: str, version: int) -> ServedModel:
         """Check a version's files, start its engines and warm them up. Raises RefusedError."""

@@ -34,7 +34,10 @@ class Reloader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._one_at_a_time = asyncio.Lock()
         self._unloaded: set[str] = set()
-        self._refused: dict[tuple[str, int], Fingerprint] = {}
+        # What the start has refused need not be tried again as it is.
+        self._refused: dict[tuple[str, int], Fingerprint] = {
+            key: self._loader.fingerprint(*key) for key in catalog.refused
+        }
         self.on_load: Callable[[str, bool], None] = lambda name, served: None
         """Told the name, and whether the version is served now."""
 

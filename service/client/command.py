@@ -21,7 +21,7 @@ from service.client.inputs import UsageError, find_images
 from service.client.overlays import overlay_paths
 from service.client.progress import Display
 
-URL_VARIABLE, KEY_VARIABLE = "MASKSERVE_URL", "MASKSERVE_API_KEY"
+URL_VARIABLE, KEY_VARIABLE = "MASKSERVE_CLIENT_URL", "MASKSERVE_CLIENT_KEY"
 TIMEOUT = 300.0
 RETRIES = 30
 """More patience than a program's default: nobody waits for a single answer, and a server may be restarted meanwhile."""

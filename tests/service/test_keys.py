@@ -226,6 +226,23 @@ def test_without_any_key_administration_is_open_on_this_machine_only() -> None:
     assert_problem(answer, ADMINISTRATION_OFF)
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        pytest.param("https://example.org", 403, id="another site"),
+        pytest.param("null", 403, id="a page without an origin"),
+        pytest.param("http://127.0.0.1:1", 403, id="another port"),
+        pytest.param(None, 200, id="no browser"),
+        pytest.param("own", 200, id="the server's own page"),
+    ],
+)
+def test_a_page_of_another_site_cannot_administer_a_server_without_keys(origin: str | None, status: int) -> None:
+    with guarded() as client:
+        own = str(client.base_url).rstrip("/")
+        headers = {} if origin is None else {"Origin": own if origin == "own" else origin}
+        assert client.post("/models/cells/reload", headers=headers).status_code == status
+
+
 def test_with_administration_keys_only_the_rest_is_open() -> None:
     with guarded(admin=(ADMIN,)) as client:
         assert client.post("/predict").json() == "predict"

@@ -31,7 +31,7 @@ Names = list[str]
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MASKSERVE_URL", "MASKSERVE_API_KEY"):
+    for name in ("MASKSERVE_CLIENT_URL", "MASKSERVE_CLIENT_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -132,7 +132,7 @@ def test_files_folders_and_patterns(
     expected: Names,
 ) -> None:
     monkeypatch.chdir(images)
-    monkeypatch.setenv("MASKSERVE_URL", server.url)
+    monkeypatch.setenv("MASKSERVE_CLIENT_URL", server.url)
     output = tmp_path / "out.jsonl"
     assert main([*arguments, "--output", str(output)]) == ExitCode.ANSWERED
     assert [line["file"] for line in lines(output)] == expected
@@ -356,7 +356,7 @@ def test_a_wrong_key_ends_with_3_and_the_right_one_works(
     assert main(arguments) == ExitCode.NO_SERVER
     assert main([*arguments, "--api-key", wrong]) == ExitCode.NO_SERVER
     assert main([*arguments, "--api-key", KEY]) == ExitCode.ANSWERED
-    monkeypatch.setenv("MASKSERVE_API_KEY", KEY)
+    monkeypatch.setenv("MASKSERVE_CLIENT_KEY", KEY)
     assert main(arguments) == ExitCode.ANSWERED
     errors = capfd.readouterr().err
     assert "An API key is needed: The key is not one of this server's" in errors
@@ -449,7 +449,7 @@ def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, im
 
 
 def test_the_manual_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("MASKSERVE_API_KEY", KEY)
+    monkeypatch.setenv("MASKSERVE_CLIENT_KEY", KEY)
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0

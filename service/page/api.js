@@ -70,7 +70,19 @@ export class Api {
    * @returns {Promise<Blob>}
    */
   async barePicture(file, query, manner = {}) {
-    const address = url("predict", { ...query, score_threshold: 1, masks: "none" });
+    return this.picture(file, { ...query, score_threshold: 1, masks: "none" }, manner);
+  }
+
+  /**
+   * The picture with the detections as the server draws them.
+   *
+   * @param {Blob} file
+   * @param {Query} query
+   * @param {Manner} [manner]
+   * @returns {Promise<Blob>}
+   */
+  async picture(file, query, manner = {}) {
+    const address = url("predict", query);
     const init = () => ({ method: "POST", body: formOf(file), headers: { Accept: "image/png" } });
     const response = await this.#send(address, init, manner);
     return response.blob();

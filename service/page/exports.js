@@ -1,7 +1,6 @@
-/** Files to download: the picture, COCO and CSV. */
+/** Files to download: COCO and CSV. */
 
 import { measure } from "./measure.js";
-import { drawLines, paintTint } from "./paint.js";
 import { areaOf } from "./scene.js";
 import { toPolygons } from "./outline.js";
 
@@ -74,34 +73,6 @@ export function toCoco(sheets, labels, form) {
     annotations: annotations.map((annotation, index) => ({ id: index + 1, ...annotation })),
     categories: Object.entries(labels).map(([id, name]) => ({ id: Number(id), name, supercategory: "" })),
   };
-}
-
-/**
- * The picture at its own size with what is shown drawn on it.
- *
- * @param {HTMLCanvasElement} base
- * @param {Scene} scene
- * @param {Found[]} objects
- * @param {import("./stage.js").Look} look
- * @returns {Promise<Blob>}
- */
-export async function toPng(base, scene, objects, look) {
-  const canvas = document.createElement("canvas");
-  Object.assign(canvas, { width: scene.width, height: scene.height });
-  const context = canvas.getContext("2d");
-  context.drawImage(base, 0, 0, scene.width, scene.height);
-  if (look.layers.masks) {
-    const tint = document.createElement("canvas");
-    paintTint(tint, scene, objects);
-    context.globalAlpha = look.opacity;
-    context.drawImage(tint, 0, 0, scene.width, scene.height);
-    context.globalAlpha = 1;
-  }
-  const pen = Math.max(0.75, Math.sqrt(scene.width * scene.height) / 900);
-  drawLines(context, objects, look.layers, { scale: 1, pen, named: look.named });
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  if (blob === null) throw new Error("This browser cannot make a PNG of a picture as large as this.");
-  return blob;
 }
 
 /**

@@ -31,7 +31,7 @@ const objects = new Listbox(byId("objects"), {
 
 wireDialog();
 wireIntake(addFiles, notify);
-wireTakeaway(queue, api, stage);
+wireTakeaway(queue, api);
 wireControls();
 let ready = loadModels();
 

@@ -1,21 +1,20 @@
 /** What the user takes along: downloads, and code that gives the same answer. */
 
 import { byId } from "./elements.js";
-import { save, toCoco, toCsv, toPng } from "./exports.js";
+import { save, toCoco, toCsv } from "./exports.js";
 import { buildScene } from "./scene.js";
 import { toCurl, toPython } from "./snippets.js";
-import { announce, classCount, look, notify, now, passing, wishes } from "./state.js";
+import { announce, classCount, notify, now, passing, wishes } from "./state.js";
 
 /**
  * @param {import("./queue.js").Queue} queue
  * @param {import("./api.js").Api} api
- * @param {import("./stage.js").Stage} stage
  */
-export function wireTakeaway(queue, api, stage) {
+export function wireTakeaway(queue, api) {
   const every = () => byId("save-all").checked && queue.states.done > 1;
   const sheets = () => sheetsOf(every() ? queue.items.filter(({ state }) => state === "done") : [now.item]);
   byId("save-png").addEventListener("click", () =>
-    download(false, "png", () => toPng(stage.base, now.scene, now.shown, look())),
+    download(false, "png", () => api.picture(now.item.file, queryOfShown())),
   );
   byId("save-csv").addEventListener("click", () =>
     download(every(), "csv", () => new Blob([toCsv(sheets())], { type: "text/csv" })),
@@ -33,14 +32,20 @@ export function wireTakeaway(queue, api, stage) {
 
 /** @param {boolean} hasKey */
 export function renderSnippet(hasKey) {
-  const { file, result } = now.item;
-  const { name, version } = result.answer.model;
-  const query = { score_threshold: Number(wishes.threshold.toFixed(4)), model: name, version };
-  const labels = Object.values(wishes.model.labels);
-  if (wishes.hidden.size) query.labels = labels.filter((label) => !wishes.hidden.has(label));
-  const asked = { name: file.name, type: file.type, query, hasKey };
+  const { file } = now.item;
+  const asked = { name: file.name, type: file.type, query: queryOfShown(), hasKey };
   const language = document.querySelector("[name=language]:checked").value;
   byId("snippet").textContent = language === "curl" ? toCurl(asked) : toPython(asked);
+}
+
+/** What to ask the server for to get the objects that are shown. */
+function queryOfShown() {
+  const { name, version } = now.item.result.answer.model;
+  const query = { score_threshold: Number(wishes.threshold.toFixed(4)), model: name, version };
+  const shown = Object.values(wishes.model.labels).filter((label) => !wishes.hidden.has(label));
+  if (!shown.length) query.score_threshold = 1; // no label would mean all of them
+  else if (wishes.hidden.size) query.labels = shown;
+  return query;
 }
 
 /** The images to be written, with those of their objects that the filters let through. */

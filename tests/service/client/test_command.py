@@ -55,6 +55,8 @@ def command(*arguments: str | Path, **environment: str) -> subprocess.Popen[byte
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell starts what it runs in the background, the whole suite perhaps, with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

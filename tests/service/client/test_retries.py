@@ -164,7 +164,7 @@ def test_what_is_no_answer_of_the_server_is_named_so(reply: Reply) -> None:
     ("header", "expected"),
     [
         pytest.param("7", 7.0, id="seconds"),
-        pytest.param(format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600.0, id="a date"),
+        pytest.param("in an hour", 3600.0, id="a date"),
         pytest.param("Wed, 21 Oct 2015 07:28:00 GMT", 0.0, id="a date that is past"),
         pytest.param("soon", None, id="nonsense"),
         pytest.param("-1", None, id="negative"),
@@ -172,6 +172,8 @@ def test_what_is_no_answer_of_the_server_is_named_so(reply: Reply) -> None:
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, expected: float | None) -> None:
+    if header == "in an hour":
+        header = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     headers = {} if header is None else {"Retry-After": header}
     response = httpx.Response(503, headers=headers, request=httpx.Request("GET", "http://host/"))
     with pytest.raises(ServerProblem) as caught:

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.runtime.engines import Engine
 from model.runtime.manifest import Manifest
 from service.batcher import Lane
@@ -21,7 +24,8 @@ class ServedModel:
     """One version of one model with an engine on each device, and its limits in the batcher.
 
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
-    several ids (COCO's 91 labels name ten of them "N/A"). `leases` counts the requests that use it.
+    several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
+    if the manifest has any. `leases` counts the requests that use it.
     """
 
     manifest: Manifest
@@ -30,6 +34,7 @@ class ServedModel:
     max_queue_size: int
     label_names: tuple[str, ...]
     label_ids: Mapping[str, tuple[int, ...]]
+    score_thresholds: NDArray[np.float32] | None = None
     leases: int = 0
 
     @classmethod
@@ -38,7 +43,9 @@ class ServedModel:
         ids: dict[str, tuple[int, ...]] = {}
         for label_id, name in enumerate(manifest.class_names, start=1):
             ids[name] = (*ids.get(name, ()), label_id)
-        return cls(manifest, tuple(engines), lane, max_queue_size, names, ids)
+        own, common = manifest.defaults.score_thresholds, manifest.defaults.score_threshold
+        thresholds = np.array([own.get(name, common) for name in names], np.float32) if own else None
+        return cls(manifest, tuple(engines), lane, max_queue_size, names, ids, thresholds)
 
     @property
     def name(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.models import ServedModel
@@ -19,9 +21,14 @@ MAX_VERSION = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One request's wishes, checked against the model: score_threshold in [0, 1], label ids or None for all."""
+    """One request's wishes, checked against the model: label ids or None for all.
+
+    score_threshold: in [0, 1], what the network need not find. score_thresholds: those of the single labels, float32 by
+    label id, none below it; None if they are all alike.
+    """
 
     score_threshold: float
+    score_thresholds: NDArray[np.float32] | None
     max_detections: int
     label_ids: frozenset[int] | None
     masks: MaskFormat
@@ -33,7 +40,10 @@ class PredictParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     score_threshold: float | None = Field(
-        None, ge=0, le=1, description="Detections must score more than this. Default: the model's."
+        None,
+        ge=0,
+        le=1,
+        description="Detections must score more than this. Default: the model's, which may differ by label.",
     )
     max_detections: int | None = Field(
         None, ge=1, le=100_000, description="At most this many, the best. Default: the model's."
@@ -50,8 +60,11 @@ class PredictParameters(BaseModel):
     def options(self, model: ServedModel) -> Options:
         """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
         defaults = model.manifest.defaults
+        thresholds = None if self.score_threshold is not None else model.score_thresholds
+        lowest = defaults.score_threshold if thresholds is None else float(thresholds[1:].min())
         return Options(
-            defaults.score_threshold if self.score_threshold is None else self.score_threshold,
+            lowest if self.score_threshold is None else self.score_threshold,
+            thresholds,
             defaults.max_detections if self.max_detections is None else self.max_detections,
             self._label_ids(model),
             self.masks,

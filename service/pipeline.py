@@ -168,6 +168,7 @@ def postprocess(
         prepared,
         max_detections=job.options.max_detections,
         labels=job.options.label_ids,
+        score_thresholds=job.options.score_thresholds,
         want_masks=job.options.masks != "none",
     )
     job.record.detections = len(detections)

@@ -1,124 +1,140 @@
-"""COCO AP of a bundle, run through the serving runtime.
+"""COCO figures of a bundle, a checkpoint or a running server, and how it does at an operating point.
 
-python -m training.evaluate --model models/nuclei/1 --data DIR
+python -m training.evaluate --model models/nuclei/1 --data DIR --report report
 python -m training.evaluate --model models/nuclei/1 --data DIR --engine torchscript --json figures.json
+python -m training.evaluate --model runs/nuclei/checkpoints/best.pt --data DIR
+python -m training.evaluate --model http://127.0.0.1:8000 --data DIR
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from model.network.engine import EagerEngine
-from model.network.weights import load_network
-from model.runtime.bundle import Bundle, BundleError, open_bundle
-from model.runtime.engines import DeviceChoice, EngineError, EngineKind
-from model.runtime.predict import Predictor
+from model.runtime.bundle import BundleError
+from model.runtime.engines import EngineError, EngineKind
+from training.checkpoint import CheckpointError
 from training.command_line import stop
 from training.data.check import check, report
-from training.data.coco import CocoError, find_splits, load_coco
+from training.data.coco import CocoData, CocoError
 from training.data.loader import UnreadableImage
-from training.evaluation import Metrics
-from training.validation import validate
-
-EvaluatedEngine = Literal[EngineKind, "eager"]
+from training.data.source import load_splits
+from training.evaluated import Evaluated, open_model
+from training.evaluation import ALL_KINDS, evaluate_detections
+from training.matching import MATCHED_BY, match_detections
+from training.operating_point import operating_point
+from training.remote import KEY_VARIABLE, RemoteError
+from training.report import Report, write_report
+from training.tables import class_table, confusion_table, figure_table, point_table
+from training.validation import SCORE_THRESHOLD, limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.operating_point is not None and not options.score_threshold <= options.operating_point < 1:
+        stop(f"--operating_point {options.operating_point:g}: give a score from --score_threshold to below 1")
     try:
-        bundle = open_bundle(options.model)
-        architecture = bundle.manifest.architecture
-        splits = find_splits(options.data, architecture.task)
-        split = splits.train if options.split == "train" else splits.val
-        if split is None:
-            stop(f"{options.data} has no validation split; use --split train")
-        data = load_coco(split.annotations, split.images)
-        problems = check(data, architecture.task)
-        if problems:
-            stop(f"{split.annotations}:\n{report(problems)}")
-        if data.class_names != bundle.manifest.class_names:
-            stop(
-                f"the bundle knows {', '.join(bundle.manifest.class_names)}, the data {', '.join(data.class_names)}: "
-                f"the classes must be the same, in the same order"
-            )
-        predictor = make_predictor(bundle, options.engine, options.device, options.threads)
-    except (BundleError, CocoError, EngineError) as error:
+        evaluated = open_model(options.model, options.engine, options.device, options.threads)
+        data = _load(options.data, options.split, evaluated)
+    except (BundleError, CheckpointError, CocoError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
-    console = Console()
     try:
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("evaluating", total=len(data))
-            outcome = validate(
-                predictor,
+            bar = progress.add_task("evaluating", total=len(data))
+            detections = evaluated.detect(
                 data,
-                architecture.task,
                 max_detections=options.max_detections,
                 score_threshold=options.score_threshold,
-                progress=lambda done: progress.update(task, completed=done),
+                progress=lambda done: progress.update(bar, completed=done),
             )
-    except UnreadableImage as error:
+    except (RemoteError, UnreadableImage) as error:
         stop(str(error))
-    console.print(table(outcome.metrics, f"{bundle.manifest.name}/{bundle.manifest.version} ({options.engine})"))
+    task = evaluated.task
+    metrics = evaluate_detections(data, detections, ALL_KINDS[task], limits(options.max_detections))
+    matches = match_detections(data, detections, MATCHED_BY[task])
+    point = operating_point(
+        matches,
+        data.class_names,
+        options.score_threshold,
+        evaluated.defaults.score_threshold,
+        options.operating_point,
+    )
+    console = Console()
+    console.print(figure_table(metrics, evaluated.title))
+    console.print(point_table(point, MATCHED_BY[task]))
+    if len(point.classes) > 1:
+        console.print(class_table(metrics))
+        console.print(confusion_table(point))
     if options.json is not None:
-        options.json.write_text(outcome.metrics.model_dump_json(indent=2, exclude_none=True) + "\n")
+        figures = metrics.model_dump(exclude_none=True) | {"operating_point": point.model_dump()}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.report is not None:
+        page = write_report(options.report, Report(evaluated.title, data, detections, matches, metrics, point))
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
 
 
-def make_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:
-    """The bundle behind the chosen engine; "eager" is torchvision's own modules with the bundle's weights.
-
-    Raises EngineError or BundleError when the bundle lacks what the engine needs.
-    """
-    if engine != "eager":
-        return Predictor.of_bundle(bundle, engine, device, threads)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = load_network(bundle)
-    name = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return Predictor(EagerEngine(model.to(name)), bundle.manifest.preprocessing)
-
-
-def table(metrics: Metrics, title: str) -> Table:
-    """Rows are the figures, columns boxes, masks or keypoints."""
-    result = Table(title=title)
-    kinds = {"box": metrics.box, "mask": metrics.mask, "keypoints": metrics.keypoints}
-    result.add_column("")
-    for name, kind in kinds.items():
-        if kind is not None:
-            result.add_column(name, justify="right")
-    for figure in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR"):
-        values = [getattr(kind, figure) for kind in kinds.values() if kind is not None]
-        result.add_row(figure, *("-" if value < 0 else f"{value:.4f}" for value in values))
-    return result
+def _load(directory: Path, name: str, evaluated: Evaluated) -> CocoData:
+    """The chosen split, checked. Raises CocoError; stops where records are broken or the classes are others."""
+    splits = load_splits(directory, evaluated.task)
+    data = splits.train if name == "train" else splits.val
+    if data is None:
+        stop(f"{directory} has no validation split; use --split train")
+    problems = check(data, evaluated.task)
+    if problems:
+        stop(f"{data.name} ({data.root}):\n{report(problems)}")
+    if data.class_names != evaluated.class_names:
+        stop(
+            f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "
+            f"the classes must be the same, in the same order"
+        )
+    return data
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description="COCO AP (box, mask, keypoint) of a bundle, run through the serving runtime.",
+        description="COCO figures of a model, run through the serving runtime or asked of a running server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="BUNDLE", help="a bundle's folder, NAME/VERSION")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a bundle's folder (NAME/VERSION), a checkpoint (FILE.pt), or a running server's address, "
+        f"http://HOST:PORT or http://HOST:PORT/models/NAME (key in {KEY_VARIABLE})",
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO dataset folder")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="which images")
     parser.add_argument(
-        "--engine", choices=(*get_args(EngineKind), "eager"), default="onnx", help="what runs the network"
+        "--engine",
+        choices=(*get_args(EngineKind), "eager"),
+        default=None,
+        help="what runs a bundle's network; default: onnx",
     )
     parser.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all cores")
     parser.add_argument("--max_detections", type=int, default=100, help="detections an image that AP counts")
-    parser.add_argument("--score_threshold", type=float, default=0.05, help="lowest score that is counted")
+    parser.add_argument("--score_threshold", type=float, default=SCORE_THRESHOLD, help="lowest score that is counted")
+    parser.add_argument(
+        "--operating_point",
+        type=float,
+        default=None,
+        metavar="SCORE",
+        help="score at which objects are counted as found, missed or confused; default: each class's best",
+    )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--report", type=Path, default=None, metavar="DIR", help="write a page with curves and the worst images here"
+    )
     return parser
 
 

@@ -1,4 +1,8 @@
-"""COCO average precision of boxes, masks and keypoints, by faster-coco-eval; the figures are pycocotools' own.
+"""COCO average precision of boxes, masks, their boundaries and keypoints, by faster-coco-eval.
+
+The figures are pycocotools' own, which has none of boundaries: Boundary AP (Cheng et al., arXiv 2103.16562) takes as
+IoU of two masks the smaller of theirs and that of their bands along the edge, as wide as 2 % of the image's diagonal.
+It tells good outlines of large objects apart, which mask IoU hardly sees.
 
 A figure without ground truth (no small objects, a class that never appears) is -1, as COCO has it. AP is taken at the
 largest of `max_detections`, which caps the detections of each class in one image.
@@ -18,40 +22,30 @@ from model.architecture import Task
 from model.runtime.detections import RLE, Detections
 from training.data.coco import CocoData
 
-Kind = Literal["box", "mask", "keypoints"]
+Kind = Literal["box", "mask", "boundary", "keypoints"]
 
 KINDS: dict[Task, tuple[Kind, ...]] = {"boxes": ("box",), "masks": ("box", "mask"), "keypoints": ("box", "keypoints")}
-"""What is measured for each task; a model is chosen by the last."""
+"""What is measured for each task while it trains; a model is chosen by the last."""
+
+ALL_KINDS: dict[Task, tuple[Kind, ...]] = {**KINDS, "masks": ("box", "mask", "boundary")}
+"""What `training.evaluate` measures."""
 
 MAX_DETECTIONS = (1, 10, 100)
 KEYPOINT_MAX_DETECTIONS = (20,)
 OTHER_KEYPOINT_SIGMA = 0.067
 """OKS deviation of each keypoint where they are not COCO's 17 of a person: the mean of COCO's."""
 
-_IOU_TYPE: dict[Kind, str] = {"box": "bbox", "mask": "segm", "keypoints": "keypoints"}
-_AREAS: dict[Kind, tuple[str, ...]] = {
-    "box": ("all", "small", "medium", "large"),
-    "mask": ("all", "small", "medium", "large"),
-    "keypoints": ("all", "medium", "large"),
-}
+_IOU_TYPE: dict[Kind, str] = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}
+_MASKED: tuple[Kind, ...] = ("mask", "boundary")
+_SIZES = ("all", "small", "medium", "large")
+_KEYPOINT_SIZES = ("all", "medium", "large")
 
 
-class ClassMetrics(BaseModel):
-    """AP of one class over all sizes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    AP: float
-    AP50: float
-
-
-class KindMetrics(BaseModel):
-    """COCO's figures for boxes, masks or keypoints, 0..1, or -1 where there is nothing to find.
+class Figures(BaseModel):
+    """COCO's figures, 0..1, or -1 where there is nothing to find.
 
     AP is the mean over IoU (OKS for keypoints) 0.50:0.05:0.95 and classes; s is for objects of up to 32x32 pixels, m up
-    to 96x96, l above (keypoints have no s). AR is the mean recall at the largest of max_detections, AR_at at each of
-    them, in their order.
+    to 96x96, l above (keypoints have no s). AR is the mean recall at the most detections that are counted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +60,20 @@ class KindMetrics(BaseModel):
     ARs: float
     ARm: float
     ARl: float
+
+
+class ClassMetrics(Figures):
+    """The figures of one class."""
+
+    name: str
+
+
+class KindMetrics(Figures):
+    """The figures of boxes, masks, boundaries or keypoints: all classes together, and each.
+
+    AR is at the largest of max_detections, AR_at at each of them, in their order.
+    """
+
     max_detections: tuple[int, ...]
     AR_at: tuple[float, ...]
     per_class: tuple[ClassMetrics, ...]
@@ -78,7 +86,18 @@ class Metrics(BaseModel):
 
     box: KindMetrics | None = None
     mask: KindMetrics | None = None
+    boundary: KindMetrics | None = None
     keypoints: KindMetrics | None = None
+
+    def measured(self) -> dict[Kind, KindMetrics]:
+        """The kinds that were measured, in the order of the fields."""
+        kinds: dict[Kind, KindMetrics | None] = {
+            "box": self.box,
+            "mask": self.mask,
+            "boundary": self.boundary,
+            "keypoints": self.keypoints,
+        }
+        return {kind: figures for kind, figures in kinds.items() if figures is not None}
 
     def headline(self) -> dict[str, float]:
         """Flat figures for curves and tables, such as 'mask/AP50'; without the classes."""
@@ -136,7 +155,7 @@ def _shapes(detections: Detections, kind: Kind, height: int, width: int, file: s
         return [{"bbox": box} for box in xywh.tolist()]
     if not len(detections):
         return []
-    if kind == "mask":
+    if kind in _MASKED:
         if detections.masks is None:
             raise ValueError(f"the detections of {file} have no masks to evaluate")
         for mask in detections.masks:
@@ -154,7 +173,7 @@ def _ground_truth(data: CocoData, kind: Kind) -> dict[str, Any]:
     """The dataset as COCO JSON with what this kind needs, numbered from 1: matching takes id 0 for 'no match'."""
     records: list[dict[str, Any]] = []
     for image, objects in zip(data.images, data.annotations, strict=True):
-        rles = objects.rles(image.height, image.width) if kind == "mask" else []
+        rles = objects.rles(image.height, image.width) if kind in _MASKED else []
         for row in range(len(objects)):
             record: dict[str, Any] = {
                 "id": len(records) + 1,
@@ -164,7 +183,7 @@ def _ground_truth(data: CocoData, kind: Kind) -> dict[str, Any]:
                 "area": float(objects.area[row]),
                 "iscrowd": int(objects.crowd[row]),
             }
-            if kind == "mask":
+            if kind in _MASKED:
                 record["segmentation"] = _as_dict(rles[row])
             if kind == "keypoints":
                 if objects.keypoints is None:
@@ -196,33 +215,29 @@ def _evaluate(
     run.accumulate()
     # precision is [IoU threshold, recall, class, area, limit], recall [IoU threshold, class, area, limit]; -1: absent
     precision, recall = run.eval["precision"][..., -1], run.eval["recall"]
-    area = {name: index for index, name in enumerate(_AREAS[kind])}
-    everything = precision[:, :, :, area["all"]]
-
-    def ap(name: str) -> float:
-        return _mean(precision[:, :, :, area[name]]) if name in area else -1.0
-
-    def ar(name: str) -> float:
-        return _mean(recall[:, :, area[name], -1]) if name in area else -1.0
-
+    sizes = _KEYPOINT_SIZES if kind == "keypoints" else _SIZES
+    everything = slice(None)
     return KindMetrics(
-        AP=ap("all"),
-        AP50=_mean(everything[0]),
-        AP75=_mean(everything[5]),
-        APs=ap("small"),
-        APm=ap("medium"),
-        APl=ap("large"),
-        AR=ar("all"),
-        ARs=ar("small"),
-        ARm=ar("medium"),
-        ARl=ar("large"),
+        **_figures(precision, recall[..., -1], sizes, everything),
         max_detections=limits,
-        AR_at=tuple(_mean(recall[:, :, area["all"], index]) for index in range(len(limits))),
+        AR_at=tuple(_mean(recall[:, :, 0, index]) for index in range(len(limits))),
         per_class=tuple(
-            ClassMetrics(name=name, AP=_mean(everything[:, :, index]), AP50=_mean(everything[0, :, index]))
+            ClassMetrics(name=name, **_figures(precision, recall[..., -1], sizes, slice(index, index + 1)))
             for index, name in enumerate(data.class_names)
         ),
     )
+
+
+def _figures(
+    precision: NDArray[np.float64], recall: NDArray[np.float64], sizes: tuple[str, ...], classes: slice
+) -> dict[str, float]:
+    """The fields of `Figures` for some classes. precision: [10, 101, C, sizes]; recall: [10, C, sizes]."""
+    found = {"AP50": _mean(precision[0, :, classes, 0]), "AP75": _mean(precision[5, :, classes, 0])}
+    for letter, size in zip(("", "s", "m", "l"), _SIZES, strict=True):
+        index = sizes.index(size) if size in sizes else None
+        found[f"AP{letter}"] = -1.0 if index is None else _mean(precision[:, :, classes, index])
+        found[f"AR{letter}"] = -1.0 if index is None else _mean(recall[:, classes, index])
+    return found
 
 
 def _mean(values: NDArray[np.float64]) -> float:

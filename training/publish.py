@@ -30,7 +30,9 @@ from training.data.coco import CocoData
 from training.data.loader import load_stored
 from training.data.source import TrainingData
 from training.gate import AP_TOLERANCE, TOLERANCE, Difference, Tolerance, ap_differences, compare_engines, export_check
-from training.validation import Outcome, validate
+from training.matching import MATCHED_BY, match_detections
+from training.operating_point import best_thresholds
+from training.validation import SCORE_THRESHOLD, Outcome, validate
 
 GATE_IMAGES = 8
 GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
@@ -123,6 +125,7 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
         if options.torchscript:
             engines.append(TorchScriptEngine(staging / MODEL_FILES["torchscript"], task, "cpu", None))
         checks: dict[str, ExportCheck] = {}
+        thresholds: dict[str, float] = {}
         evaluations: list[Evaluation] = []
         for engine in engines:
             difference = compare_engines(reference, engine, export.images, preprocessing)
@@ -132,6 +135,7 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
             if outcome is not None and trained_outcome is not None:
                 deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
                 evaluations.append(_evaluation(export, outcome, engine.name))
+                thresholds = thresholds or _best_thresholds(export, outcome)  # the first engine's, which is served
             require(engine.name, difference, deltas)
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
@@ -140,7 +144,9 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
             class_names=export.class_names,
             keypoint_names=export.keypoint_names if task == "keypoints" else (),
             preprocessing=preprocessing,
-            defaults=ServingDefaults(max_detections=export.architecture.detections_per_image),
+            defaults=ServingDefaults(
+                max_detections=export.architecture.detections_per_image, score_thresholds=thresholds
+            ),
             provenance=export.provenance,
             evaluation=tuple(evaluations),
             export_check=checks["onnx"],
@@ -211,6 +217,13 @@ def _measure(
     figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
     say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return outcome
+
+
+def _best_thresholds(export: Export, outcome: Outcome) -> dict[str, float]:
+    """For each class the threshold that maximizes F1 on the validation split; what was never found has none."""
+    assert export.val is not None
+    matches = match_detections(export.val, outcome.detections, MATCHED_BY[export.architecture.task])
+    return best_thresholds(matches, export.class_names, SCORE_THRESHOLD)
 
 
 def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:

@@ -15,6 +15,9 @@ from training.data.coco import CocoData
 from training.data.loader import load_stored
 from training.evaluation import KINDS, Kind, Metrics, evaluate_detections
 
+SCORE_THRESHOLD = 0.05
+"""Lower scores are not counted; torchvision leaves them out too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -34,16 +37,15 @@ def eager_predictor(model: Detector, architecture: ArchitectureConfig) -> Predic
     return Predictor(EagerEngine(model), Preprocessing.from_architecture(architecture))
 
 
-def validate(
+def detect(
     predictor: Predictor,
     data: CocoData,
-    task: Task,
     *,
-    max_detections: int = 100,
-    score_threshold: float = 0.05,
+    max_detections: int,
+    score_threshold: float,
     progress: Callable[[int], None] | None = None,
-) -> Outcome:
-    """COCO figures of `predictor` on `data`, counting up to `max_detections` an image above `score_threshold`.
+) -> list[Detections]:
+    """Up to `max_detections` above `score_threshold` in each image of `data`, in its order.
 
     `progress` is called after each image with the number done.
     """
@@ -52,5 +54,22 @@ def validate(
         detections += predictor.predict([load_stored(record)], score_threshold, max_detections)
         if progress is not None:
             progress(len(detections))
-    limits = tuple(sorted({1, 10, max_detections}))
-    return Outcome(evaluate_detections(data, detections, KINDS[task], limits), detections)
+    return detections
+
+
+def validate(
+    predictor: Predictor,
+    data: CocoData,
+    task: Task,
+    *,
+    max_detections: int = 100,
+    score_threshold: float = SCORE_THRESHOLD,
+) -> Outcome:
+    """COCO figures of `predictor` on `data`, counting up to `max_detections` an image above `score_threshold`."""
+    detections = detect(predictor, data, max_detections=max_detections, score_threshold=score_threshold)
+    return Outcome(evaluate_detections(data, detections, KINDS[task], limits(max_detections)), detections)
+
+
+def limits(max_detections: int) -> tuple[int, ...]:
+    """The numbers of detections at which recall is measured: COCO's first two, and the most."""
+    return tuple(sorted({1, 10, max_detections}))

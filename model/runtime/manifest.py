@@ -17,6 +17,7 @@ NETWORK_FILE: Final = "model.onnx"
 """The file that every bundle has."""
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+Threshold = Annotated[float, Field(ge=0, lt=1)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 
 
@@ -28,6 +29,9 @@ class ServingDefaults(_Record):
     """What a request that does not say otherwise gets."""
 
     score_threshold: float = Field(0.5, ge=0, lt=1, description="detections must score more")
+    score_thresholds: Mapping[str, Threshold] = Field(
+        default_factory=dict, description="class name -> the score that its detections must exceed instead"
+    )
     max_detections: int = Field(100, ge=1, description="most detections of an image")
 
 
@@ -93,6 +97,12 @@ class ManifestDraft(_Record):
             raise ValueError(
                 f"class_names has {len(self.class_names)} names, but the architecture has {classes} classes besides "
                 f"the background; give one name for each"
+            )
+        unknown = sorted(self.defaults.score_thresholds.keys() - set(self.class_names))
+        if unknown:
+            raise ValueError(
+                f"defaults.score_thresholds names {', '.join(map(repr, unknown))}, which class_names does not have; "
+                f"leave them out or correct them"
             )
         keypoints = self.architecture.num_keypoints if self.architecture.task == "keypoints" else 0
         if len(self.keypoint_names) != keypoints:

@@ -132,14 +132,18 @@ def to_original(
     *,
     max_detections: int | None = None,
     labels: Collection[int] | None = None,
+    score_thresholds: NDArray[np.float32] | None = None,
     want_masks: bool = True,
 ) -> Detections:
     """One image's raw detections (`RawDetections.of_image`) in pixels of the original image.
 
-    `max_detections` keeps the best, `labels` only those label ids; `want_masks=False` leaves the masks out. All of it
-    happens before any mask is encoded, so what is not asked for costs nothing.
+    `max_detections` keeps the best, `labels` only those label ids, `score_thresholds` (float32, by label id) what
+    scores more than its label's; `want_masks=False` leaves the masks out. All of it happens before any mask is encoded,
+    so what is not asked for costs nothing.
     """
     rows = np.arange(len(raw.scores)) if labels is None else np.flatnonzero(np.isin(raw.labels, list(labels)))
+    if score_thresholds is not None:
+        rows = rows[raw.scores[rows] > score_thresholds[raw.labels[rows]]]
     rows = rows[:max_detections]
     height, width = prepared.original
     x_scale = np.float32(width) / np.float32(prepared.valid[1])

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import httpx
@@ -186,9 +187,13 @@ def build_probe(path: Path) -> None:
 
 
 def publish_probe(
-    staging: Path, repository: Path, name: str = "probe", labels: tuple[str, str, str] = LABELS
+    staging: Path,
+    repository: Path,
+    name: str = "probe",
+    labels: tuple[str, str, str] = LABELS,
+    score_thresholds: Mapping[str, float] = MappingProxyType({}),
 ) -> Bundle:
-    """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3."""
+    """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3 but for those given."""
     staging.mkdir(exist_ok=True)
     build_probe(staging / "model.onnx")
     draft = ManifestDraft(
@@ -196,7 +201,7 @@ def publish_probe(
         class_names=labels,
         preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE),
         provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
-        defaults=ServingDefaults(score_threshold=0.3),
+        defaults=ServingDefaults(score_threshold=0.3, score_thresholds=score_thresholds),
     )
     return publish_bundle(staging, draft, repository, name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from pycocotools import mask as coco
 
 from model.runtime.predict import Predictor
 from model.runtime.repository import Repository
-from tests.service.harness import CANDIDATES, LABELS, Server, encode, picture
+from tests.service.harness import CANDIDATES, LABELS, Server, encode, picture, publish_probe
 
 
 def answer(response: httpx.Response) -> dict[str, Any]:
@@ -198,3 +199,26 @@ def test_answers_do_not_depend_on_what_else_is_asked(server: Server) -> None:
     assert together == alone
     batches = after["maskserve_batch_size_count"] - before["maskserve_batch_size_count"]
     assert batches < len(uploads), "no batch was ever shared, so this test showed nothing"
+
+
+def test_without_a_threshold_every_label_has_its_own(tmp_path: Path, start_server: Callable[..., Server]) -> None:
+    own = {"circle": 0.7, "ring, broken": 0.1}  # the third label has the common one, 0.3
+    publish_probe(tmp_path / "staging", tmp_path / "models", score_thresholds=own)
+    server = start_server("--models", str(tmp_path / "models"))
+    image = encode(picture(1))
+    everything = answer(server.predict(image, score_threshold=0))
+    limits = {**dict.fromkeys(LABELS, 0.3), **own}
+    expected = [
+        (label, score)
+        for label, score in zip(everything["labels"], everything["scores"], strict=True)
+        if score > limits[label]
+    ]
+    found = answer(server.predict(image))
+    assert list(zip(found["labels"], found["scores"], strict=True)) == expected
+    assert min(found["scores"]) < 0.3, "the network was not asked for the lowest of them"
+    assert len(found["masks"]) == len(expected) < len(everything["scores"])
+    best = answer(server.predict(image, max_detections=2))
+    assert best["scores"] == found["scores"][:2]
+    said = answer(server.predict(image, score_threshold=0.3))
+    assert set(said["labels"]) != set(found["labels"]) or said["scores"] != found["scores"]
+    assert min(said["scores"]) > 0.3

@@ -17,6 +17,7 @@ from training.data.coco import CocoData, find_splits, load_coco
 from training.evaluation import (
     KINDS,
     OTHER_KEYPOINT_SIGMA,
+    ClassMetrics,
     Kind,
     KindMetrics,
     evaluate_detections,
@@ -129,28 +130,29 @@ def _reference(
     def mean(values: np.ndarray) -> float:
         return float(values[values > -1].mean()) if (values > -1).any() else -1.0
 
-    def sized(values: np.ndarray, name: str) -> float:
-        return mean(values[..., area[name], -1]) if name in area else -1.0
+    def figures(classes: slice) -> dict[str, float]:
+        def sized(values: np.ndarray, name: str) -> float:
+            return mean(values[..., classes, area[name], -1]) if name in area else -1.0
+
+        return {
+            "AP": sized(precision, "all"),
+            "AP50": sized(precision[0], "all"),
+            "AP75": sized(precision[5], "all"),
+            "APs": sized(precision, "small"),
+            "APm": sized(precision, "medium"),
+            "APl": sized(precision, "large"),
+            "AR": sized(recall, "all"),
+            "ARs": sized(recall, "small"),
+            "ARm": sized(recall, "medium"),
+            "ARl": sized(recall, "large"),
+        }
 
     return KindMetrics(
-        AP=sized(precision, "all"),
-        AP50=sized(precision[0], "all"),
-        AP75=sized(precision[5], "all"),
-        APs=sized(precision, "small"),
-        APm=sized(precision, "medium"),
-        APl=sized(precision, "large"),
-        AR=sized(recall, "all"),
-        ARs=sized(recall, "small"),
-        ARm=sized(recall, "medium"),
-        ARl=sized(recall, "large"),
+        **figures(slice(None)),
         max_detections=tuple(limits),
         AR_at=tuple(mean(recall[:, :, 0, index]) for index in range(len(limits))),
         per_class=tuple(
-            {
-                "name": category.name,
-                "AP": mean(precision[:, :, index, 0, -1]),
-                "AP50": mean(precision[0, :, index, 0, -1]),
-            }
+            ClassMetrics(name=category.name, **figures(slice(index, index + 1)))
             for index, category in enumerate(data.categories)
         ),
     )

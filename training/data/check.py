@@ -97,7 +97,7 @@ def _check_file(image: ImageRecord) -> Iterator[Problem]:
         yield Problem("unreadable image", f"image {image.id} cannot be opened: {error}", image.file, image.id)
         return
     if (width, height) != (image.width, image.height):
-        message = f"image {image.id} is {width}x{height} pixels, but {image.width}x{image.height} in the JSON"
+        message = f"image {image.id} is {width}x{height} pixels, but {image.width}x{image.height} by its record"
         yield Problem("size mismatch", message, image.file, image.id)
 
 

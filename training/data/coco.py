@@ -23,7 +23,7 @@ from training.data.fields import BrokenRecord, Kind, Segmentation, get, integer,
 
 
 class CocoError(ValueError):
-    """A file or folder that is not a COCO dataset at all."""
+    """A file or folder that is not a dataset of its format at all, COCO or another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ Kind = Literal[
     "box outside image",
     "missing file",
     "unreadable image",
+    "unreadable annotations",
+    "bad mask",
     "size mismatch",
 ]
 

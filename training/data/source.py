@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+from model.architecture import Task
 from training.config import TrainConfig
 from training.data.check import check, drop_broken, report
-from training.data.coco import CocoData, Split, find_splits, load_coco
+from training.data.coco import CocoData, CocoError, find_splits, load_coco
+from training.data.formats import detect_format, load_dataset
 from training.data.shapes import write_shapes
 
 
@@ -24,7 +27,8 @@ class TrainingData:
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
-    """The splits of `config.data`, or generated shapes; every record checked before training starts.
+    """The splits of `config.data`, in any format of docs/formats.md, or generated shapes; every record checked before
+    training starts.
 
     Raises CocoError when there is no dataset, DataStop when records are broken and `on_broken` is "stop".
     """
@@ -32,7 +36,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     if directory is None:
         directory = config.run_folder / "data"
         write_shapes(directory, seed=config.seed)
-    splits = find_splits(directory, config.architecture.task)
+    splits = load_splits(directory, config.architecture.task)
     train = _checked(splits.train, config)
     val = None if splits.val is None else _checked(splits.val, config)
     if val is not None and val.class_names != train.class_names:
@@ -56,12 +60,26 @@ def flip_pairs(data: CocoData) -> tuple[tuple[int, int], ...]:
     return tuple((left, right) for left, right in pairs if right is not None)
 
 
-def _checked(split: Split, config: TrainConfig) -> CocoData:
-    data = load_coco(split.annotations, split.images)
+def load_splits(directory: Path, task: Task) -> TrainingData:
+    """The splits of a folder in any format of docs/formats.md, as they are. Raises CocoError.
+
+    COCO goes first: its files depend on the task, and it says best what is missing.
+    """
+    form = detect_format(directory)
+    if form is None or form.name in ("coco", "coco_keypoints"):
+        splits = find_splits(directory, task)
+        return TrainingData(load_coco(*splits.train), None if splits.val is None else load_coco(*splits.val))
+    data = load_dataset(directory, form)
+    if "train" not in data:
+        raise CocoError(f"{directory}, read as {form.name}, has the splits {', '.join(data)}: it needs 'train'")
+    return TrainingData(data["train"], data.get("val"))
+
+
+def _checked(data: CocoData, config: TrainConfig) -> CocoData:
     problems = check(data, config.architecture.task)
     if not problems:
         return data
-    text = f"{split.annotations}:\n{report(problems)}"
+    text = f"{data.name} ({data.root}):\n{report(problems)}"
     if config.on_broken == "stop":
         raise DataStop(f"{text}\nMend them, or train without them: --on_broken skip")
     print(text, file=sys.stderr)

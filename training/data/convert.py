@@ -1,0 +1,153 @@
+"""Turns a dataset of one format into another.
+
+    python -m training.data.convert --from cityscapes --to coco SOURCE TARGET
+    python -m training.data.convert --from coco --to yolo SOURCE TARGET --classes person,bike --rename bicycle=bike
+
+TARGET must not exist yet, and appears complete or not at all. Images are copied unless --images link is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from training.data.check import check, drop_broken, report
+from training.data.classes import rename_classes, select_classes
+from training.data.coco import CocoData, CocoError
+from training.data.formats import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
+from training.data.writing import Placement
+
+SHOWN = 20
+"""Lines about one kind of broken record or loss; the rest is counted."""
+
+
+def convert(
+    source: Path,
+    target: Path,
+    reader: Format,
+    writer: Format,
+    *,
+    classes: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    placement: Placement = "copy",
+    skip_broken: bool = False,
+) -> list[str]:
+    """Reads `source`, renames classes, then chooses some, and writes `target`; what happened, one line each.
+
+    Raises CocoError for a source that cannot be read, broken records unless they are skipped, a class that is not
+    there and a dataset that the target format cannot hold; FileExistsError when `target` is there already.
+    """
+    if writer.save is None:
+        raise CocoError(f"{writer.name} is only read; write one of {', '.join(WRITABLE)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is there already: give a new folder")
+    lines: list[str] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
+        folder = Path(scratch) / "dataset"
+        for split, loaded in load_dataset(source, reader).items():
+            data, skipped = _sound(loaded, skip_broken)
+            data = rename_classes(data, rename or {})
+            data = select_classes(data, classes or data.class_names)
+            lost = writer.save(data, folder, split, placement)
+            if data.num_keypoints and writer.name not in ("coco", "coco_keypoints"):
+                lost = [f"keypoints: {writer.name} has none", *lost]
+            lines += [*skipped, *_summary(split, data)]
+            lines += [f"  not written: {line}" for line in lost[:SHOWN]]
+            lines += [f"  ... and {len(lost) - SHOWN} more images with losses"] if len(lost) > SHOWN else []
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    lines.append(f"{target}: {writer.name}, images {'copied' if placement == 'copy' else 'linked to ' + str(source)}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 where the conversion stopped, with the reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.convert", description="Convert between dataset formats."
+    )
+    parser.add_argument("source", type=Path, help="folder of the dataset")
+    parser.add_argument("target", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--from", dest="reader", choices=(*NAMES, "auto"), default="auto", help="format of SOURCE")
+    parser.add_argument("--to", dest="writer", choices=WRITABLE, default="coco", help="format of TARGET (default coco)")
+    parser.add_argument(
+        "--classes", type=_names, default=(), help="keep these classes alone, after renaming: person,car"
+    )
+    parser.add_argument("--rename", type=_pairs, default={}, help="call classes otherwise: bicycle=bike,car=vehicle")
+    parser.add_argument(
+        "--images", choices=("copy", "link"), default="copy", help="copy images, or make symbolic links"
+    )
+    parser.add_argument(
+        "--on_broken", choices=("stop", "skip"), default="stop", help="stop at broken records or skip them"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        reader = detect_format(options.source) if options.reader == "auto" else find_format(options.reader)
+        if reader is None:
+            raise CocoError(f"{options.source} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
+        lines = convert(
+            options.source,
+            options.target,
+            reader,
+            find_format(options.writer),
+            classes=options.classes,
+            rename=options.rename,
+            placement=options.images,
+            skip_broken=options.on_broken == "skip",
+        )
+    except (CocoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+def _sound(data: CocoData, skip_broken: bool) -> tuple[CocoData, list[str]]:
+    """The dataset without broken records, and the report of them. Raises CocoError where they are not to be skipped."""
+    masks = any(item is not None for objects in data.annotations for item in objects.segmentations)
+    problems = check(data, "masks" if masks else "boxes")
+    # objects with a box alone are fine among others here: each format says what it makes of them
+    problems = [problem for problem in problems if problem.kind != "no mask" or problem in data.problems]
+    if not problems:
+        return data, []
+    text = f"{data.name}: {report(problems, SHOWN)}"
+    if not skip_broken:
+        raise CocoError(f"{text}\nMend them, or convert without them: --on_broken skip")
+    return drop_broken(data, problems), [text]
+
+
+def _summary(split: str, data: CocoData) -> list[str]:
+    objects: Counter[str] = Counter(dict.fromkeys(data.class_names, 0))
+    crowds = 0
+    for found in data.annotations:
+        counts = np.bincount(found.labels[~found.crowd], minlength=data.num_classes)[1:]
+        objects.update(dict(zip(data.class_names, counts.tolist(), strict=True)))
+        crowds += int(found.crowd.sum())
+    crowd = f" and {crowds} crowd regions" if crowds else ""
+    lines = [f"{split}: {len(data)} images, {objects.total()} objects{crowd}"]
+    return lines + [f"  {name}: {count}" for name, count in objects.items()]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in _names(text):
+        old, _, new = (part.strip() for part in pair.partition("="))
+        if not old or not new:
+            raise argparse.ArgumentTypeError(f"'{pair}' is not OLD=NEW")
+        pairs[old] = new
+    return pairs
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -119,6 +119,19 @@ def test_a_batch_that_exceeds_the_memory_is_told_from_other_failures_and_the_eng
     assert run(hungry) == alone > 0
 
 
+def test_onnx_runtime_is_told_to_report_to_nobody_before_it_is_loaded() -> None:
+    program = (
+        "import os, sys; os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import model.runtime.engines.onnx"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 def has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 

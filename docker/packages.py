@@ -1,0 +1,121 @@
+"""Install the Python packages of one image into its virtual environment; the Dockerfile runs it.
+
+    python packages.py /opt/venv serve-cpu [EXTRA ...]
+
+What is needed stands in pyproject.toml, in which versions in constraints.txt and docker/constraints.txt. A package
+that they do not pin stops the build: the next one would get another version of it. Needs nothing but Python and pip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+TRAIN: Final = "train"
+TARGETS: Final = ("serve-cpu", "serve-cuda", TRAIN)
+
+CUDA_MACHINE: Final = "x86_64"
+"""onnxruntime-gpu has wheels for no other."""
+CUDA: Final = (
+    # What libonnxruntime_providers_cuda.so loads. Its extra [cuda] would bring cuFFT too, 390 MB with nvJitLink, which
+    # only Fourier transforms need.
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime",
+    "nvidia-cudnn-cu13",
+    "nvidia-curand",
+)
+NOT_OF_TORCH: Final = ("nvidia-curand",)
+"""Which of them torch does not bring."""
+
+CONSTRAINTS: Final = (Path("constraints.txt"), Path("docker/constraints.txt"))
+
+UNUSED: Final = (
+    "**/tests",
+    "nvidia/*/include",
+    "nvidia/**/*.a",
+    "nvidia/cudnn/lib/libcudnn_adv.so.*",  # recurrent networks and attention; loaded when they are first called
+)
+"""What serving never opens, below site-packages."""
+
+SECRETS: Final = {"PIP_CONFIG_FILE": Path("/run/secrets/pip"), "PIP_CERT": Path("/run/secrets/ca")}
+"""Build secrets for machines whose way to the package index is their own; both may be missing."""
+
+
+def requirements(project: Mapping[str, Any], pins: Mapping[str, str], target: str, machine: str) -> list[str]:
+    """What to install for `target`, as lines of a requirements file. KeyError if ONNX Runtime is not pinned.
+
+    project: the table [project] of pyproject.toml.
+    pins: versions by name.
+    machine: as `platform.machine()` calls it.
+    """
+    lines = list(project["dependencies"])
+    if target == TRAIN:
+        lines += project["optional-dependencies"]["train"]
+    if target == "serve-cuda":
+        return [*lines, *CUDA]
+    if target == TRAIN and machine == CUDA_MACHINE:
+        return [*lines, *NOT_OF_TORCH]
+    # The same release without the 280 MB of its CUDA kernels, and for more machines.
+    return [f"onnxruntime=={pins['onnxruntime-gpu']}" if line == "onnxruntime-gpu" else line for line in lines]
+
+
+def read_pins(lines: Iterable[str]) -> dict[str, str]:
+    """Versions by normalized name from lines NAME==VERSION; other lines pin nothing."""
+    parts = (line.split("#")[0].strip().partition("==") for line in lines)
+    return {normalized(name): version for name, equals, version in parts if equals}
+
+
+def unpinned(installed: Mapping[str, str], pins: Mapping[str, str]) -> list[str]:
+    """Installed packages, as NAME==VERSION, of which `pins` does not have this version."""
+    return [f"{name}=={version}" for name, version in sorted(installed.items()) if pins.get(name) != version]
+
+
+def normalized(name: str) -> str:
+    """A package's name as the index compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Installs, checks and trims; returns the exit status."""
+    venv, target, *extras = arguments
+    if target not in TARGETS:
+        print(f"there is no target {target!r}; choose {', '.join(TARGETS)}", file=sys.stderr)
+        return 2
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    pins = read_pins(line for file in CONSTRAINTS for line in file.read_text().splitlines())
+    wanted = requirements(project, pins, target, platform.machine())
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    Path("requirements.txt").write_text("\n".join(wanted) + "\n")
+    secrets = {name: str(file) for name, file in SECRETS.items() if file.is_file()}
+    environment = {**os.environ, **secrets, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    # The base image's: the virtual environment has no pip, since serving needs none.
+    pip = [f"{sys.base_prefix}/bin/python3", "-m", "pip", "--python", f"{venv}/bin/python"]
+    # Wheels only: there is no compiler.
+    install = ["install", "--no-cache-dir", "--only-binary", ":all:", "--quiet"]
+    constraints = [word for file in CONSTRAINTS for word in ("--constraint", str(file))]
+    subprocess.run([*pip, *install, *constraints, "--requirement", "requirements.txt"], env=environment, check=True)
+    listed = subprocess.run([*pip, "list", "--format", "json"], env=environment, check=True, stdout=subprocess.PIPE)
+    installed = {normalized(package["name"]): package["version"] for package in json.loads(listed.stdout)}
+    if loose := unpinned(installed, {**pins, **read_pins(wanted)}):
+        print(f"not pinned: {', '.join(loose)}; add them to constraints.txt", file=sys.stderr)
+        return 1
+    if target != TRAIN:
+        for pattern in UNUSED:
+            for path in list(Path(venv).glob(f"lib/python*/site-packages/{pattern}")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -100,6 +101,8 @@ class _Server(uvicorn.Server):
             self.exit_code = 2 if isinstance(error, InvalidSettingsError) else 1
             self.should_exit = True
         else:
+            # What is there now stays: a full collection would stop everything while it walks through all of it again.
+            gc.freeze()
             print(self._ready_line(catalog), file=sys.stderr, flush=True)
 
     def _ready_line(self, catalog: Catalog) -> str:

@@ -24,10 +24,10 @@ class ImageCacheLocator(UserProvidedCacheLocator):
 
     def ensure_cache_path(self) -> None:
         """Raises OSError where nothing can be written; then the kernels are compiled and not cached."""
-        folder = Path(self.get_cache_path())  # type: ignore[no-untyped-call]
+        folder = Path(self.get_cache_path())  # type: ignore[no-untyped-call]  # numba ships no types
         if not folder.is_dir() and (IN_IMAGE / folder.name).is_dir():
             _copy(IN_IMAGE / folder.name, folder)
-        super().ensure_cache_path()  # type: ignore[no-untyped-call]
+        super().ensure_cache_path()  # type: ignore[no-untyped-call]  # as above
 
 
 def _copy(source: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One job beside the main thread, begun before there is an event loop."""
+"""One job beside the main thread, which need not have an event loop yet."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def in_background(work: Callable[[], Result]) -> Future[Result]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="load", daemon=True).start()
+    threading.Thread(target=run, name="background", daemon=True).start()
     return future

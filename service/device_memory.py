@@ -6,23 +6,25 @@ import ctypes
 from collections.abc import Iterable
 from uuid import UUID
 
-import pynvml
-
 from model.runtime.engines.devices import gpu_index
 
 
 def read_memory(devices: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Bytes (in use by anybody, in all) of each device that is a GPU; without those whose driver does not tell."""
+    gpus = [device for device in devices if device.startswith("cuda")]
+    if not gpus:
+        return {}
+    import pynvml  # here, as most starts have no use for it
+
     memory = {}
-    for device in devices:
-        if device.startswith("cuda"):
-            try:
-                pynvml.nvmlInit()  # counts its calls; only the first does anything
-                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_uuid(gpu_index(device))}")
-                info = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            except (pynvml.NVMLError, OSError):
-                continue
-            memory[device] = (int(info.used), int(info.total))
+    for device in gpus:
+        try:
+            pynvml.nvmlInit()  # counts its calls; only the first does anything
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_uuid(gpu_index(device))}")
+            info = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        except (pynvml.NVMLError, OSError):  # without them the other metrics are still worth a scrape
+            continue
+        memory[device] = (int(info.used), int(info.total))
     return memory
 
 

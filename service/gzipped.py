@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 
+from service.accept import qualities
 from service.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem
 
 MIN_COMPRESSED = 1000
@@ -17,7 +17,6 @@ _ZLIB = zlib.MAX_WBITS
 # zlib copies what follows the end of a member, so it gets the input piece by piece.
 _WINDOW = 64 * 1024
 _LEVEL = 1
-_QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 
 def decompress(data: bytes, content_encoding: str, max_bytes: int) -> bytes:
@@ -91,20 +90,9 @@ def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_
 
 def _accepts_gzip(accept_encoding: str) -> bool:
     """Whether gzip is acceptable (RFC 9110, section 12.5.3) and not liked less than no compression."""
-    quality: dict[str, float] = {}
-    for entry in accept_encoding.lower().split(","):
-        coding, *parameters = (part.strip() for part in entry.split(";"))
-        quality["gzip" if coding == "x-gzip" else coding] = _quality(parameters)
-    gzip = quality.get("gzip", quality.get("*", 0.0))
+    quality = qualities(accept_encoding)
+    gzip = quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0)))
     return gzip > 0 and gzip >= quality.get("identity", 0.0)
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            return float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
-    return 1.0
 
 
 def _damaged(encoding: str, where: str) -> Problem:

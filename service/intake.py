@@ -48,10 +48,10 @@ class Visit:
     def accept_encoding(self) -> str:
         return self.request.headers.get("accept-encoding", "")
 
-    async def receive(self, read: Callable[[Request, int], Awaitable[Upload]] = read_upload) -> Upload:
+    async def receive(self) -> Upload:
         """Read the body. Raises Problem."""
         async with self._upload():
-            return await read(self.request, self.lifecycle.settings.max_body_bytes)
+            return await read_upload(self.request, self.lifecycle.settings.max_body_bytes)
 
     async def receive_parsed(
         self, parse: Callable[[Upload], Parsed], read: Callable[[Request, int], Awaitable[Upload]] = read_upload

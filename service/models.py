@@ -88,7 +88,8 @@ class Catalog:
         self.default_name = default
         self.loading: set[tuple[str, int]] = set()
         self.refused: dict[tuple[str, int], str] = {}
-        self.on_change: Callable[[], None] = lambda: None
+        self.dispose: Callable[[ServedModel], object] = ServedModel.close
+        """How a retired model is closed; freeing a network takes milliseconds, which the event loop has not."""
         self._served = {(model.name, model.version): model for model in served}
         self._retired: list[ServedModel] = []
 
@@ -154,14 +155,12 @@ class Catalog:
     def add(self, model: ServedModel) -> None:
         """From now on, new requests get it if it is the newest of its name."""
         self._served[model.name, model.version] = model
-        self.on_change()
 
     def retire(self, model: ServedModel) -> None:
         """New requests don't get it any more; those that have it are answered by it."""
         del self._served[model.name, model.version]
         self._retired.append(model)
         self._close_unused()
-        self.on_change()
 
     def close(self) -> None:
         """Free everything."""
@@ -171,4 +170,4 @@ class Catalog:
     def _close_unused(self) -> None:
         for model in [model for model in self._retired if not model.leases]:
             self._retired.remove(model)
-            model.close()
+            self.dispose(model)

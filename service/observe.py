@@ -73,7 +73,7 @@ class Rescue:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception as error:
+        except Exception as error:  # the server's own mistake, whichever it is
             if scope["type"] != "http" or record_of(scope).status:
                 raise  # too late for another answer: the server closes the connection
             await unexpected(error, scope)(scope, receive, send)

@@ -116,7 +116,7 @@ INFER_BODY: dict[str, Any] = {
 }
 
 _PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_PREDICTION = Prediction.model_config["json_schema_extra"]["example"]  # type: ignore[index]
+_PREDICTION = Prediction.model_config["json_schema_extra"]["example"]  # type: ignore[index]  # typed as any JSON
 _COCO_RESULT = {
     "image_id": 0,
     "category_id": 1,

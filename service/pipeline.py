@@ -98,7 +98,7 @@ class Pipeline:
         record.at = "queue"
         computed = await self._compute(job, prepared)
         record.at = "postprocess"
-        (rendered, scores), seconds = await self.postprocess_pool.run(
+        (rendered, scores), _ = await self.postprocess_pool.run(
             lambda: postprocess(job, prepared, image, computed, render), job.priority
         )
         record.at = "answer"

@@ -51,7 +51,7 @@ class _Protocol(HttpToolsProtocol):
         # The latest request's: they are answered in their order.
         return self.cycle is not None and not self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types its own
         super().connection_made(transport)
         self._watch_head()
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from model.runtime.repository import RepositoryError
+from service.background import in_background
 from service.loading import Loader, RefusedError
 from service.models import Catalog
 from service.problems import NO_SUCH_MODEL, Problem
@@ -34,15 +35,16 @@ class Reloader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._one_at_a_time = asyncio.Lock()
         self._unloaded: set[str] = set()
-        # What the start has refused need not be tried again as it is.
-        self._refused: dict[tuple[str, int], Fingerprint] = {
-            key: self._loader.fingerprint(*key) for key in catalog.refused
-        }
+        self._refused: dict[tuple[str, int], Fingerprint] = {}
+        catalog.dispose = lambda model: in_background(model.close)
         self.on_load: Callable[[str, bool], None] = lambda name, served: None
         """Told the name, and whether the version is served now."""
 
     async def run(self) -> None:
         """Look now, and then again and again, until cancelled."""
+        refused = tuple(self._catalog.refused)
+        # What the start has refused need not be tried again as it is.
+        self._refused |= await self._in_thread(lambda: {key: self._loader.fingerprint(*key) for key in refused})
         while True:
             try:
                 await self.reload()

@@ -29,7 +29,8 @@ from model.runtime.manifest import ServingDefaults
 from training.data.coco import CocoData, ImageRecord
 from training.data.loader import UnreadableImage, load_stored
 
-KEY_VARIABLE = "MASKSERVE_API_KEY"
+KEY_VARIABLE = "MASKSERVE_CLIENT_KEY"
+"""The one that `service.client` reads."""
 PARALLEL = 4
 """Requests at a time: enough to fill the server's batches, few enough to leave others their share."""
 TIMEOUT = 120.0
@@ -80,7 +81,7 @@ class RemoteModel:
     """One model of a running server.
 
     url: the server's address, for the model that answers by default, or that and `/models/NAME`. A key is taken from
-    MASKSERVE_API_KEY. The version is settled at the start, so that a reload in between changes no figures.
+    MASKSERVE_CLIENT_KEY. The version is settled at the start, so that a reload in between changes no figures.
     Raises RemoteError.
     """
 

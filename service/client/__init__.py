@@ -6,7 +6,7 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 try:
-    import httpx  # noqa: F401
+    import httpx  # noqa: F401 - only asked whether it is there
 except ModuleNotFoundError:
     raise ImportError("service.client needs httpx: pip install 'maskserve[client]'") from None
 

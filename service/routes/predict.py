@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from service.accept import qualities
 from service.answers import Detected, coco_results, picture, prediction, to_json
 from service.gzipped import compress
 from service.intake import Visit, visit
@@ -77,8 +78,9 @@ async def predict_batch(request: Request, query: Annotated[BatchQuery, Query()])
         async with visitor.admitted(len(files)) as deadline:
             work = _predict_files(visitor, files, query, options, deadline)
             answers = await while_connected(request, work)
-            packed = partial(compress, to_json({"answers": answers}), visitor.accept_encoding)
-            (body, encoding), _ = await visitor.pipeline.postprocess_pool.run(packed, visitor.priority)
+            (body, encoding), _ = await visitor.pipeline.postprocess_pool.run(
+                lambda: compress(to_json({"answers": answers}), visitor.accept_encoding), visitor.priority
+            )
     return _response(body, JSON, encoding)
 
 
@@ -125,15 +127,8 @@ def _content(file: File) -> bytes:
 
 def _wants_picture(request: Request) -> bool:
     """Whether the client names image/png, and prefers it to JSON if it names that too."""
-    qualities: dict[str, float] = {}
-    for entry in request.headers.get("accept", "").split(","):
-        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
-        weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]
-        try:
-            qualities[kind] = float(weights[0]) if weights else 1.0
-        except ValueError:
-            continue  # not a number: as if it were not there
-    return qualities.get(PNG, 0.0) > qualities.get(JSON, 0.0)
+    wanted = qualities(request.headers.get("accept", ""))
+    return wanted.get(PNG, 0.0) > wanted.get(JSON, 0.0)
 
 
 def _response(body: bytes, media_type: str, encoding: str | None) -> Response:

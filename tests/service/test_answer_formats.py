@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,9 @@ import pytest
 from PIL import Image
 
 from model.runtime.overlay import draw_overlay
-from tests.service.harness import Server, encode, picture, until
+from model.runtime.predict import Predictor
+from model.runtime.repository import Repository
+from tests.service.harness import LABELS, Server, encode, picture, until
 
 PNG = {"Content-Type": "image/png"}
 
@@ -135,16 +138,17 @@ def drawn(server: Server, image: bytes, accept: str, **query: Any) -> httpx.Resp
     return server.client.post("/predict", content=image, headers={**PNG, "Accept": accept}, params=query)
 
 
-def test_who_accepts_a_picture_gets_the_detections_drawn_on_the_image(server: Server) -> None:
+def test_who_accepts_a_picture_gets_the_detections_drawn_on_the_image(server: Server, repository: Path) -> None:
     pixels = picture(4, (90, 120))
+    predictor = Predictor.of_bundle(Repository(repository).latest("probe"), device="cpu", threads=1)
+    expected = draw_overlay(pixels, predictor.predict([pixels], 0.3, 100)[0], LABELS)
     response = drawn(server, encode(pixels), "image/png")
     assert response.headers["content-type"] == "image/png"
     found = np.asarray(Image.open(BytesIO(response.content)))
-    assert found.shape == pixels.shape
+    np.testing.assert_array_equal(found, expected)
     assert (found != pixels).any()
     nothing = drawn(server, encode(pixels), "image/png", score_threshold=1)
     np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(nothing.content))), pixels)
-    assert draw_overlay.__module__ == "model.runtime.overlay"
 
 
 def test_the_picture_is_upright(server: Server) -> None:

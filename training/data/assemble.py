@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,14 @@ class Header(NamedTuple):
     def upright(self) -> tuple[int, int]:
         """(width, height) as seen."""
         return upright_size((self.width, self.height), self.orientation)
+
+
+def split_folders(folder: Path, holds: Callable[[Path], object]) -> dict[str, Path]:
+    """train/, val/ and test/ in `folder`, by split, of which `holds` says that they are of a format; where none is, the
+    folder itself as "train" if it is.
+    """
+    named = {split: folder / split for split in ("train", "val", "test") if holds(folder / split)}
+    return named or ({"train": folder} if holds(folder) else {})
 
 
 class Assembly:

@@ -30,6 +30,7 @@ from training.data.assemble import (
     read_header,
     read_json,
     rectangle,
+    split_folders,
     union,
 )
 from training.data.coco import CocoData, CocoError
@@ -45,8 +46,7 @@ CROWD = "crowd"
 
 def labelme_splits(folder: Path) -> tuple[str, ...]:
     """The splits of a LabelMe folder: train/ and val/ in it, or "train" for the folder itself; none if it is none."""
-    named = tuple(split for split in ("train", "val", "test") if _is_labelme(folder / split))
-    return named or (("train",) if _is_labelme(folder) else ())
+    return tuple(split_folders(folder, _is_labelme))
 
 
 def load_labelme(folder: Path, split: str) -> CocoData:
@@ -54,11 +54,11 @@ def load_labelme(folder: Path, split: str) -> CocoData:
 
     Raises CocoError when the split is not there; broken records are left out and named in `problems`.
     """
-    if split not in labelme_splits(folder):
+    root = split_folders(folder, _is_labelme).get(split)
+    if root is None:
         raise CocoError(
             f"{folder} has no LabelMe split '{split}': looked for JSON files in {folder / split} and {folder}"
         )
-    root = folder / split if _is_labelme(folder / split) else folder
     assembly = Assembly(f"labelme_{split}", root)
     for file in sorted(root.glob("*.json")):
         try:

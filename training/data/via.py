@@ -25,6 +25,7 @@ from training.data.assemble import (
     read_header,
     read_json,
     rectangle,
+    split_folders,
 )
 from training.data.coco import CocoData, CocoError
 from training.data.fields import BrokenRecord, get, numbers, text
@@ -40,8 +41,7 @@ CROWD = "crowd"
 
 def via_splits(folder: Path) -> tuple[str, ...]:
     """The splits of a VIA folder: train/ and val/ in it, or "train" for the folder itself; none if it is not one."""
-    named = tuple(split for split in ("train", "val", "test") if _via_files(folder / split))
-    return named or (("train",) if _via_files(folder) else ())
+    return tuple(split_folders(folder, _via_files))
 
 
 def load_via(folder: Path, split: str) -> CocoData:
@@ -49,9 +49,9 @@ def load_via(folder: Path, split: str) -> CocoData:
 
     Raises CocoError when the split is not there; broken records are left out and named in `problems`.
     """
-    if split not in via_splits(folder):
+    root = split_folders(folder, _via_files).get(split)
+    if root is None:
         raise CocoError(f"{folder} has no VIA split '{split}': looked for VIA's JSON in {folder / split} and {folder}")
-    root = folder / split if _via_files(folder / split) else folder
     assembly = Assembly(f"via_{split}", root)
     seen: set[Path] = set()
     for file in _via_files(root):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.harness import Server, publish_probe
+from tests.service.impatience import MAX_BODY, MAX_UPLOADS
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +38,12 @@ def start_server(repository: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def impatient(repository: Path) -> Iterator[Server]:
+    """A server that gives clients little time and has one thread to decode."""
+    flags = f"--header-timeout-ms 500 --upload-timeout-ms 2000 --max-uploads {MAX_UPLOADS} --max-body-bytes {MAX_BODY}"
+    server = Server.start(repository, *flags.split(), "--decode-threads", "1", "--engine-threads", "1")
+    yield server
+    server.close()

@@ -5,56 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from model.runtime.engines import OutOfMemory
 from service.batcher import Batcher, BatchReport, DeadlinePassedError, Lane
-from service.priority import INTERACTIVE_TURNS, Priority
-
-PATIENCE = 10.0
-"""Seconds after which a wait counts as a hang."""
-
-
-class Engine:
-    """Records the batches that it is given. While `held`, a batch stays on the engine until `release`."""
-
-    def __init__(self, held: bool = False) -> None:
-        self.batches: list[list[str]] = []
-        self.held = held
-        self._permits = threading.Semaphore(0)
-
-    def __call__(self, items: Sequence[str], device: int = 0) -> list[str]:
-        self.batches.append(list(items))
-        if self.held and not self._permits.acquire(timeout=PATIENCE):
-            raise TimeoutError("the test never released this batch")
-        if "bad" in items:
-            raise ValueError("a bad item")
-        return [item.upper() for item in items]
-
-    def release(self, batches: int = 1) -> None:
-        self._permits.release(batches)
-
-    async def has_begun(self, batches: int) -> None:
-        """Wait until so many batches have reached the engine."""
-        await until(lambda: len(self.batches) >= batches)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        await asyncio.sleep(0.001)
-
-
-def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
-
-
-def start(*work: Awaitable[Any]) -> list[asyncio.Future[Any]]:
-    return [asyncio.ensure_future(one) for one in work]
+from tests.service.batching import PATIENCE, Engine, run, start, until
 
 
 def test_items_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> None:
@@ -323,125 +279,6 @@ def test_every_batch_is_reported_and_throughput_is_measured() -> None:
         ] * 2
         assert 0.01 <= lane.seconds_per_item < 0.1
         assert sum(report.seconds for report in reports) <= batcher.busy_seconds(0) < 1
-        batcher.close()
-
-    run(scenario)
-
-
-def test_bulk_work_gets_a_turn_after_every_few_of_interactive_work_and_never_more() -> None:
-    async def scenario() -> None:
-        engine = Engine(held=True)
-        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=1)
-        work = start(batcher.submit("first", lane, "g"))
-        await engine.has_begun(1)
-        work += start(*(batcher.submit(f"b{n}", lane, "g", priority=Priority.BULK) for n in range(6)))
-        await until(lambda: batcher.depth(priority=Priority.BULK) == 6)
-        work += start(*(batcher.submit(f"i{n}", lane, "g") for n in range(6)))
-        await until(lambda: batcher.depth() == 12)
-        engine.release(13)
-        await asyncio.gather(*work)
-        assert INTERACTIVE_TURNS == 3
-        order = [batch[0] for batch in engine.batches]
-        assert order == ["first", "i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1", "b2", "b3", "b4", "b5"]
-        batcher.close()
-
-    run(scenario)
-
-
-def test_a_batch_of_interactive_items_is_filled_up_with_bulk_items() -> None:
-    async def scenario() -> None:
-        engine = Engine(held=True)
-        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=3)
-        work = start(batcher.submit("first", lane, "g"))
-        await engine.has_begun(1)
-        work += start(*(batcher.submit(item, lane, "g", priority=Priority.BULK) for item in ("b0", "b1")))
-        await until(lambda: batcher.depth() == 2)
-        work += start(*(batcher.submit(item, lane, "g") for item in ("i0", "i1")))
-        await until(lambda: batcher.depth() == 4)
-        engine.release(3)
-        await asyncio.gather(*work)
-        assert engine.batches == [["first"], ["i0", "i1", "b0"], ["b1"]]
-        batcher.close()
-
-    run(scenario)
-
-
-def test_every_device_takes_from_one_queue() -> None:
-    async def scenario() -> None:
-        on_devices: list[int] = []
-        both = threading.Barrier(2, timeout=PATIENCE)
-
-        def engine(items: Sequence[str], device: int) -> Sequence[str]:
-            on_devices.append(device)
-            both.wait()  # passes only if two batches run at the same time
-            return items
-
-        batcher, lane = Batcher[str, str](engine, devices=2), Lane("model", max_batch_size=1)
-        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "abcdef"))
-        assert [answer.value for answer in answers] == list("abcdef")
-        assert sorted(on_devices) == [0, 0, 0, 1, 1, 1]
-        assert batcher.busy_seconds(0) > 0
-        assert batcher.busy_seconds(1) > 0
-        batcher.close()
-
-    run(scenario)
-
-
-def test_short_memory_halves_the_limit_of_its_lane_alone_and_every_item_is_computed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def scenario() -> None:
-        sizes: list[int] = []
-
-        def engine(items: Sequence[str], device: int) -> Sequence[str]:
-            sizes.append(len(items))
-            if len(items) > 2 and items[0] != "other":
-                raise OutOfMemory("eight images do not fit")
-            return [item.upper() for item in items]
-
-        batcher, lane = Batcher[str, str](engine), Lane("big", max_batch_size=8, max_delay=PATIENCE)
-        other = Lane("small", max_batch_size=4, max_delay=PATIENCE)
-        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "abcdefgh"))
-        assert [answer.value for answer in answers] == list("ABCDEFGH")
-        assert sizes == [8, 4, 2, 2, 2, 2]
-        assert (lane.max_batch_size, other.max_batch_size) == (2, 4)
-        await asyncio.gather(*(batcher.submit("other", other, "g") for _ in range(4)))
-        assert sizes[6:] == [4]
-        batcher.close()
-
-    run(scenario)
-    assert "the batch limit of big is now 2" in caplog.text
-
-
-def test_an_item_that_alone_exceeds_the_memory_fails() -> None:
-    async def scenario() -> None:
-        def engine(items: Sequence[str], device: int) -> Sequence[str]:
-            raise OutOfMemory("too big")
-
-        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=4, max_delay=0.05)
-        answers = await asyncio.gather(*(batcher.submit(item, lane, "g") for item in "ab"), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [OutOfMemory] * 2
-        assert lane.max_batch_size == 1
-        batcher.close()
-
-    run(scenario)
-
-
-def test_items_of_different_models_never_share_a_batch() -> None:
-    async def scenario() -> None:
-        engine = Engine(held=True)
-        batcher = Batcher[str, str](engine)
-        one, two = Lane("one", max_batch_size=4), Lane("two", max_batch_size=4)
-        work = start(batcher.submit("first", one, "g"))
-        await engine.has_begun(1)
-        work += start(*(batcher.submit(f"{lane.name}{n}", lane, "g") for n in range(2) for lane in (one, two)))
-        await until(lambda: batcher.depth() == 4)
-        assert (batcher.depth(one), batcher.depth(two)) == (2, 2)
-        assert batcher.oldest_wait() > 0
-        engine.release(3)
-        await asyncio.gather(*work)
-        assert engine.batches == [["first"], ["one0", "one1"], ["two0", "two1"]]
-        assert batcher.oldest_wait() == 0
         batcher.close()
 
     run(scenario)

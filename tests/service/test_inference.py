@@ -5,85 +5,32 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
 import pytest
 import tritonclient.http as triton
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from service import VERSION
-from tests.service.harness import LABELS, Server, encode, picture, publish_probe, until
-
-OUTPUTS = ("BOXES", "SCORES", "LABELS", "LABEL_IDS", "IMAGE_INDEX", "IMAGE_SIZES", "MASKS")
-PNG = encode(picture(1))
-BLACK = encode(np.zeros((80, 64, 3), np.uint8))
-"""All of its scores are below 0.5."""
-# Sizes and formats of their own, and one in the middle without a detection that scores more than 0.5.
-IMAGES = (encode(picture(2, (64, 90))), BLACK, encode(picture(3, (200, 120)), "JPEG"), encode(picture(4)))
-
-
-def connect(server: Server, **options: Any) -> triton.InferenceServerClient:
-    return triton.InferenceServerClient(server.url.removeprefix("http://"), **options)
+from tests.service.harness import LABELS, Server, encode, picture, until
+from tests.service.triton_client import (
+    BLACK,
+    IMAGES,
+    OUTPUTS,
+    PNG,
+    ask,
+    check_same,
+    connect,
+    error_of,
+    image_input,
+    texts,
+)
 
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:
     with connect(server, concurrency=4) as client:
         yield client
-
-
-def image_input(*images: bytes, binary: bool = True) -> triton.InferInput:
-    elements = images if binary else [base64.b64encode(image).decode() for image in images]
-    array = np.empty(len(images), np.object_)
-    array[:] = elements
-    return triton.InferInput("IMAGE", [len(images)], "BYTES").set_data_from_numpy(array, binary_data=binary)
-
-
-def ask(
-    client: triton.InferenceServerClient, *images: bytes, binary: bool = True, **options: Any
-) -> triton.InferResult:
-    return client.infer("probe", [image_input(*images, binary=binary)], **options)
-
-
-def texts(result: triton.InferResult, name: str) -> list[str]:
-    """A BYTES output, which comes as bytes or, in JSON, as strings."""
-    return [text.decode() if isinstance(text, bytes) else text for text in result.as_numpy(name)]
-
-
-def check_same(result: triton.InferResult, answers: Sequence[dict[str, Any]]) -> None:
-    """The outputs must be, to the bit, what POST /predict answered for each of the images."""
-    index = result.as_numpy("IMAGE_INDEX").astype(np.int64)
-    counts = [len(answer["scores"]) for answer in answers]
-    assert index.tolist() == np.repeat(np.arange(len(answers)), counts).tolist()
-    sizes = [[answer["image"]["height"], answer["image"]["width"]] for answer in answers]
-    assert result.as_numpy("IMAGE_SIZES").tolist() == sizes
-
-    def joined(column: str) -> list[Any]:
-        return [value for answer in answers for value in answer[column]]
-
-    def as_float32(column: str, *shape: int) -> NDArray[np.float32]:
-        return np.array(joined(column), np.float32).reshape(shape)
-
-    assert np.array_equal(result.as_numpy("BOXES"), as_float32("boxes", -1, 4))
-    assert np.array_equal(result.as_numpy("SCORES"), as_float32("scores", -1))
-    assert result.as_numpy("LABEL_IDS").tolist() == joined("label_ids")
-    assert texts(result, "LABELS") == joined("labels")
-    assert texts(result, "MASKS") == [mask["counts"] for mask in joined("masks")]
-
-
-def error_of(response: httpx.Response) -> str:
-    """Where the protocol's clients look for it; the rest is a problem as everywhere."""
-    assert response.headers["content-type"] == "application/problem+json"
-    document = response.json()
-    assert document["error"] == document["detail"]
-    return str(document["error"])
-
-
-# --- server and models
 
 
 def test_the_server_is_live_and_ready(client: triton.InferenceServerClient) -> None:
@@ -347,81 +294,3 @@ def test_the_member_error_is_only_for_this_protocol(server: Server) -> None:
 
 
 # --- loading and unloading
-
-
-@pytest.fixture
-def two_models(
-    tmp_path: Path, start_server: Callable[..., Server]
-) -> Iterator[tuple[triton.InferenceServerClient, Path]]:
-    """A client of a server with the models `one` and `two`, which looks for new ones when told to, and their folder."""
-    models = tmp_path / "models"
-    for name in ("one", "two"):
-        publish_probe(tmp_path / "staging", models, name)
-    server = start_server("--models", str(models), "--model", "one", "--poll-interval-ms", "0")
-    with connect(server) as client:
-        yield client, models
-
-
-def answering(client: triton.InferenceServerClient, name: str) -> str:
-    """The version of the model that answers."""
-    version: str = client.infer(name, [image_input(PNG)]).get_response()["model_version"]
-    return version
-
-
-def states(client: triton.InferenceServerClient) -> list[str]:
-    return [f"{one['name']}/{one['version']} {one['state']}" for one in client.get_model_repository_index()]
-
-
-def test_a_model_is_unloaded_and_loaded_while_the_other_answers(
-    two_models: tuple[triton.InferenceServerClient, Path],
-) -> None:
-    client, _ = two_models
-    client.unload_model("two")
-    with pytest.raises(InferenceServerException, match=r"no model two; this server has one/1\.") as caught:
-        answering(client, "two")
-    assert caught.value.status() == "404"
-    assert not client.is_model_ready("two")
-    assert states(client) == ["one/1 READY"]
-    assert answering(client, "one") == "1"
-    client.load_model("two")
-    assert client.is_model_ready("two")
-    assert states(client) == ["one/1 READY", "two/1 READY"]
-    assert answering(client, "two") == "1"
-
-
-def test_the_last_model_can_be_unloaded_and_comes_back(two_models: tuple[triton.InferenceServerClient, Path]) -> None:
-    client, _ = two_models
-    for name in ("one", "two"):
-        client.unload_model(name)
-    assert client.is_server_live()
-    assert not client.is_server_ready()
-    with pytest.raises(InferenceServerException, match="No model is loaded") as caught:
-        answering(client, "one")
-    assert caught.value.status() == "503"
-    client.load_model("one", config="{}")  # a configuration for Triton is not read
-    assert client.is_server_ready()
-    assert answering(client, "one") == "1"
-
-
-def test_a_broken_version_is_refused_with_its_reason_and_the_old_one_answers(
-    two_models: tuple[triton.InferenceServerClient, Path], tmp_path: Path
-) -> None:
-    client, models = two_models
-    publish_probe(tmp_path / "staging", models, "one")
-    network = models / "one" / "2" / "model.onnx"
-    good = network.read_bytes()
-    network.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(InferenceServerException, match=r"one/2 is refused: .*model\.onnx") as caught:
-        client.load_model("one")
-    assert caught.value.status() == "409"
-    assert answering(client, "one") == "1"
-    assert states(client) == ["one/2 UNAVAILABLE", "one/1 READY", "two/1 READY"]
-    reason = client.get_model_repository_index()[0]["reason"]
-    assert reason in caught.value.message()
-    with pytest.raises(InferenceServerException, match=r"no model one/2 \(.*model\.onnx") as refused:
-        client.infer("one", [image_input(PNG)], model_version="2")
-    assert refused.value.status() == "404"
-    network.write_bytes(good)
-    client.load_model("one")
-    assert answering(client, "one") == "2"
-    assert client.get_model_metadata("one")["versions"] == ["2", "1"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from model.runtime.detections import RLE
 from model.runtime.masks import to_polygons
 from model.runtime.overlay import PALETTE, _tell_apart, _whole_pixels
 from tests.service.harness import Server
-from tests.service.page.visitor import Visitor
+from tests.service.page.visitor import Visit, Visitor
 
-Visit = Callable[..., Visitor]
 Encoded = dict[str, Any]
 
 

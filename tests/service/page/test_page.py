@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,67 +19,19 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from model.runtime.repository import EMBEDDED
 from tests.service.harness import Server, encode, picture
 from tests.service.page.conftest import KEY
-from tests.service.page.visitor import Visitor
-
-Visit = Callable[..., Visitor]
-
-IMAGE = encode(picture(3, (96, 128)))
-SAMPLES = EMBEDDED.parent / "samples" / "nuclei"
-DEFAULT = 0.3
-"""The probe's score threshold."""
-
-SIZES = {"wide": (1400, 900), "narrow": (375, 812)}
-SCHEMES = ("light", "dark")
-
-
-def answer(server: Server, image: bytes = IMAGE, **parameters: Any) -> dict[str, Any]:
-    response = server.predict(image, **parameters)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def words(count: int) -> str:
-    return f"{count} object" + ("" if count == 1 else "s")
-
-
-def covered(masks: list[dict[str, Any]]) -> int:
-    """Pixels under any of the masks, by pycocotools."""
-    return int(coco_mask.area(coco_mask.merge([{**mask, "counts": mask["counts"].encode()} for mask in masks])))
-
-
-def drop(visitor: Visitor, name: str, content: bytes) -> None:
-    transfer = visitor.page.evaluate_handle(
-        """([name, bytes]) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
-            return transfer;
-        }""",
-        [name, list(content)],
-    )
-    for event in ("dragover", "drop"):
-        visitor["body"].dispatch_event(event, {"dataTransfer": transfer})
-
-
-def paste(visitor: Visitor, content: bytes) -> None:
-    visitor.page.evaluate(
-        """(bytes) => {
-            const clipboardData = new DataTransfer();
-            clipboardData.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
-            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
-        }""",
-        list(content),
-    )
-
-
-def point_at(visitor: Visitor, x: float, y: float, *, click: bool = False) -> None:
-    """Move the mouse to a place in the picture, in shares of its width and height."""
-    box = visitor["#picture"].bounding_box()
-    assert box is not None
-    place = box["x"] + x * box["width"], box["y"] + y * box["height"]
-    (visitor.page.mouse.click if click else visitor.page.mouse.move)(*place)
+from tests.service.page.looking import (
+    DEFAULT,
+    IMAGE,
+    answer,
+    covered,
+    drop,
+    paste,
+    point_at,
+    words,
+)
+from tests.service.page.visitor import Visit
 
 
 def test_a_dropped_image_shows_what_the_server_found(visit: Visit, server: Server) -> None:
@@ -331,56 +281,6 @@ def test_an_older_version_can_be_asked(visit: Visit, guarded: Server) -> None:
     expect(visitor["#about-list"]).to_contain_text("Version\n1", use_inner_text=True)
 
 
-def test_the_keyboard_alone_is_enough(visit: Visit, server: Server, tmp_path: Path) -> None:
-    visitor = visit(server)
-    visitor.page.on("filechooser", lambda chooser: None)  # a chooser that opens before somebody listens is lost
-    keyboard = visitor.page.keyboard
-    image = tmp_path / "cells.png"
-    image.write_bytes(IMAGE)
-
-    def go_to(target: str, most: int = 60) -> None:
-        for _ in range(most):
-            keyboard.press("Tab")
-            if visitor.page.evaluate("(target) => document.activeElement.matches(target)", target):
-                return
-        raise AssertionError(f"Tab does not lead to {target}")
-
-    expect(visitor["#model"]).to_be_enabled()
-    go_to("#files")
-    with visitor.page.expect_file_chooser() as chooser:
-        keyboard.press("Enter")
-    chooser.value.set_files(image)
-    visitor.see("cells.png")
-    go_to("#queue")
-    go_to("#viewport")
-    keyboard.press("+")
-    expect(visitor["#viewport"]).to_have_class("viewport zoomed")
-    keyboard.press("0")
-    expect(visitor["#viewport"]).to_have_class("viewport")
-    go_to("#score")
-    keyboard.press("End")
-    expect(visitor["#count"]).to_have_text("0 objects")
-    keyboard.press("Home")
-    count = len(answer(server, score_threshold=0.05)["scores"])
-    expect(visitor["#count"]).to_have_text(words(count))
-    go_to("[data-label=circle]")
-    keyboard.press("Space")
-    fewer = len(answer(server, score_threshold=0.05, labels=["ring, broken", "square"])["scores"])
-    expect(visitor["#count"]).to_have_text(words(fewer))
-    expect(visitor["[data-label=circle]"]).to_be_focused()
-    go_to("#objects")
-    keyboard.press("ArrowDown")
-    expect(visitor["#objects [aria-selected=true]"]).to_have_attribute("aria-label", re.compile(r"^2: ring, broken"))
-    keyboard.press("End")
-    expect(visitor["#objects [aria-selected=true]"]).to_have_attribute("aria-label", re.compile(r"score 0\.\d\d, \d"))
-    keyboard.press("Escape")
-    expect(visitor["#objects [aria-selected=true]"]).to_have_count(0)
-    go_to("#save-csv")
-    with visitor.page.expect_download() as download:
-        keyboard.press("Enter")
-    assert download.value.suggested_filename == "cells-objects.csv"
-
-
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
 def test_pictures_are_shown_upright_even_if_the_browser_cannot_read_them(
     visit: Visit, server: Server, form: str
@@ -399,45 +299,3 @@ def test_pictures_are_shown_upright_even_if_the_browser_cannot_read_them(
     )
     assert top > 150
     assert bottom < 50
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", SIZES)
-def test_it_looks_good(visit: Visit, nuclei: Server, axe: str, screenshots: Path, size: str, scheme: str) -> None:
-    """Shown: the embedded model's answer. Checked: axe-core finds nothing, nothing is wider than the window."""
-    width, height = SIZES[size]
-    visitor = visit(nuclei, viewport={"width": width, "height": height}, color_scheme=scheme)
-    expect(visitor["#samples"]).to_be_visible()
-    visitor.page.screenshot(path=screenshots / f"{size}-{scheme}-empty.png")
-    assert visitor.violations(axe) == []
-    visitor.page.get_by_role("button", name="Stained").click()
-    visitor.see("stained.png")
-    expected = len(answer(nuclei, (SAMPLES / "stained.png").read_bytes())["scores"])
-    expect(visitor["#count"]).to_have_text(words(expected))
-    visitor.page.screenshot(path=screenshots / f"{size}-{scheme}.png", full_page=True)
-    assert visitor.violations(axe) == []
-    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_axe_finds_nothing_in_failure_and_in_the_dialog(
-    visit: Visit, guarded: Server, axe: str, screenshots: Path, scheme: str
-) -> None:
-    visitor = visit(guarded, 400, 401, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    expect(visitor["#key-dialog"]).to_be_visible()
-    visitor.page.screenshot(path=screenshots / f"key-{scheme}.png")
-    assert visitor.violations(axe) == []
-    visitor["#key"].fill(KEY)
-    visitor["#key"].press("Enter")
-    visitor.choose(("good.png", IMAGE), ("broken.png", IMAGE[:200]))
-    expect(visitor["#progress-text"]).to_have_text("1 of 2 done, 1 failed")
-    visitor["#queue [role=option]"].nth(1).click()
-    expect(visitor["#main"]).to_have_attribute("data-state", "failed")
-    visitor.page.screenshot(path=screenshots / f"failure-{scheme}.png", full_page=True)
-    assert visitor.violations(axe) == []
-    visitor["#queue [role=option]"].nth(0).click()
-    visitor.see("good.png")
-    visitor["#layer-labels"].check()
-    visitor.page.screenshot(path=screenshots / f"classes-{scheme}.png", full_page=True)
-    assert visitor.violations(axe) == []
-    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,3 +116,7 @@ class Visitor:
         if not request.url.startswith(f"{self.server.url}/"):
             self.foul.append(f"request to another host: {request.url}")
         self.asked.append(f"{request.method} {request.url.removeprefix(self.server.url)}")
+
+
+Visit = Callable[..., Visitor]
+"""The fixture: a visitor of a server, with statuses that it may meet and options of the browser's context."""

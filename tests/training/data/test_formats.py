@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -13,15 +12,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageOps
 
 from model.runtime.detections import RLE
+from tests.training.data.samples import (
+    HEIGHT,
+    ORIENTATION,
+    SQUARE,
+    WIDTH,
+    cityscapes,
+    labelme,
+    masks_of,
+    names_of,
+    region,
+    shape,
+    two_objects,
+    via,
+    voc,
+    write_ids,
+    write_image,
+    write_json,
+    yolo,
+    yolo_line,
+)
 from training.config import TrainConfig
 from training.data.assemble import Assembly, Found, encode_indices
 from training.data.check import check, report
 from training.data.cityscapes import load_cityscapes
-from training.data.coco import CocoData, CocoError
+from training.data.coco import CocoError
 from training.data.formats import FORMATS, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.instance_png import load_instance_png
 from training.data.labelme import load_labelme
@@ -31,103 +49,10 @@ from training.data.voc import load_voc
 from training.data.yolo import load_yolo
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-WIDTH, HEIGHT = 30, 20
-SQUARE = [[2, 1], [12, 1], [12, 9], [2, 9]]
-ORIENTATION = 0x0112
-
-
-def _image(path: Path, orientation: int = 1, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.new("RGB", size).save(path, exif=exif)
-    return path
-
-
-def _ids(path: Path, ids: np.ndarray, mode: str = "L") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(ids.astype(np.uint16 if ids.max() > 255 else np.uint8))
-    if mode == "P":
-        image.putpalette(bytes(range(256)) * 3)
-    (image if mode in ("L", "P") else image.convert(mode)).save(path)
-
-
-def _two(first: int = 1, second: int = 2) -> np.ndarray:
-    """A square with a hole, and an object in two parts."""
-    ids = np.zeros((HEIGHT, WIDTH), np.int64)
-    ids[1:9, 2:12] = first
-    ids[3:6, 5:8] = 0
-    ids[12:15, 3:6] = ids[12:15, 20:24] = second
-    return ids
-
-
-def _masks(data: CocoData, image: int = 0) -> np.ndarray:
-    record = data.images[image]
-    return data.annotations[image].masks(record.height, record.width)
-
-
-def _names(data: CocoData, image: int = 0) -> list[str]:
-    return [data.class_names[label - 1] for label in data.annotations[image].labels]
-
-
-def _json(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document), encoding="utf-8")
-
-
-def cityscapes(folder: Path, ids: np.ndarray | None) -> None:
-    _image(folder / "leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png")
-    (folder / "gtFine/train/ulm").mkdir(parents=True, exist_ok=True)
-    if ids is not None:
-        _ids(folder / "gtFine/train/ulm/ulm_000000_000019_gtFine_instanceIds.png", ids)
-
-
-def voc(folder: Path, objects: np.ndarray, classes: np.ndarray, mode: str = "P") -> None:
-    _image(folder / "JPEGImages/a.jpg")
-    _ids(folder / "SegmentationObject/a.png", objects, mode)
-    _ids(folder / "SegmentationClass/a.png", classes, mode)
-
-
-def labelme(folder: Path, *shapes: Any, orientation: int = 1, **changes: Any) -> None:
-    image = _image(folder / "a b.jpg", orientation)
-    seen = ImageOps.exif_transpose(Image.open(image)).size
-    document = {"shapes": list(shapes), "imagePath": "a b.jpg", "imageWidth": seen[0], "imageHeight": seen[1]}
-    _json(folder / "a b.json", document | changes)
-
-
-def shape(label: Any = "cat", points: Any = SQUARE, **changes: Any) -> dict[str, Any]:
-    return {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}} | changes
-
-
-def via(folder: Path, *regions: Any, orientation: int = 1) -> None:
-    _image(folder / "é.png", orientation)
-    _json(folder / "via_region_data.json", {"é.png9": {"filename": "é.png", "size": 9, "regions": list(regions)}})
-
-
-def region(attributes: Any = None, **outline: Any) -> dict[str, Any]:
-    polygon = {"name": "polygon", "all_points_x": [2, 12, 12, 2], "all_points_y": [1, 1, 9, 9]}
-    return {
-        "shape_attributes": outline or polygon,
-        "region_attributes": {"class": "cat"} if attributes is None else attributes,
-    }
-
-
-def yolo(folder: Path, text: str | None, orientation: int = 1, names: Any = ("cat", "dog")) -> None:
-    _image(folder / "images/train/a.jpg", orientation)
-    (folder / "labels/train").mkdir(parents=True, exist_ok=True)
-    if text is not None:
-        (folder / "labels/train/a.txt").write_text(text)
-    (folder / "data.yaml").write_text(
-        yaml.safe_dump({"path": "/elsewhere", "train": "images/train", "names": list(names)})
-    )
-
-
-def yolo_line(label: int, points: Any, width: int = WIDTH, height: int = HEIGHT) -> str:
-    return f"{label} " + " ".join(str(value) for value in (np.array(points) / [width, height]).ravel()) + "\n"
 
 
 def test_cityscapes_instances_and_groups(tmp_path: Path) -> None:
-    ids = _two(26000, 24012)
+    ids = two_objects(26000, 24012)
     ids[0, :] = 26  # a car group
     ids[19, :] = 7  # road
     ids[18, :5] = 29001  # a caravan, which is not evaluated
@@ -135,9 +60,9 @@ def test_cityscapes_instances_and_groups(tmp_path: Path) -> None:
     data = load_cityscapes(tmp_path, "train")
     assert data.problems == ()
     assert data.class_names[:3] == ("person", "rider", "car")
-    assert _names(data) == ["car", "person", "car"]
+    assert names_of(data) == ["car", "person", "car"]
     assert data.annotations[0].crowd.tolist() == [True, False, False]
-    np.testing.assert_array_equal(_masks(data), [ids == 26, ids == 24012, ids == 26000])
+    np.testing.assert_array_equal(masks_of(data), [ids == 26, ids == 24012, ids == 26000])
     assert data.annotations[0].xywh[2].tolist() == [2, 1, 10, 8]
 
 
@@ -153,7 +78,7 @@ def test_cityscapes_polygons_hide_what_lies_behind(tmp_path: Path) -> None:
         {"label": "car", "deleted": 1, "polygon": [[20, 5], [25, 5], [25, 15]]},
     ]
     document = {"imgWidth": WIDTH, "imgHeight": HEIGHT, "objects": objects}
-    _json(tmp_path / "gtFine/train/ulm/ulm_000000_000019_gtFine_polygons.json", document)
+    write_json(tmp_path / "gtFine/train/ulm/ulm_000000_000019_gtFine_polygons.json", document)
     data = load_cityscapes(tmp_path, "train")
     assert data.problems == ()
     expected = np.zeros((3, HEIGHT, WIDTH), np.uint8)
@@ -162,29 +87,29 @@ def test_cityscapes_polygons_hide_what_lies_behind(tmp_path: Path) -> None:
     expected[1, 5:16, 5:10] = 1
     expected[2, 5:16, 10:16] = 1
     expected[2, :, 12:14] = 0
-    np.testing.assert_array_equal(_masks(data), expected)
+    np.testing.assert_array_equal(masks_of(data), expected)
     assert data.annotations[0].crowd.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("mode", ["P", "L"])
 def test_voc_classes_and_void(tmp_path: Path, mode: str) -> None:
-    objects, classes = _two(1, 2), _two(15, 8)
+    objects, classes = two_objects(1, 2), two_objects(15, 8)
     objects[1, :] = classes[1, :] = 255
     voc(tmp_path, objects, classes, mode)
     data = load_voc(tmp_path, "train")
     assert data.problems == ()
     assert len(data.class_names) == 20
-    assert _names(data) == ["person", "cat"]
-    np.testing.assert_array_equal(_masks(data), [objects == 1, objects == 2])
+    assert names_of(data) == ["person", "cat"]
+    np.testing.assert_array_equal(masks_of(data), [objects == 1, objects == 2])
 
 
 def test_voc_with_lists_and_classes_of_its_own(tmp_path: Path) -> None:
-    voc(tmp_path, _two(), _two(2, 1))
+    voc(tmp_path, two_objects(), two_objects(2, 1))
     (tmp_path / "class_names.txt").write_text("_background_\nnut\nbolt\n")
-    _json(tmp_path / "ImageSets/Segmentation/val.txt", {})
+    write_json(tmp_path / "ImageSets/Segmentation/val.txt", {})
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("a\n\nmissing\n")
     data = load_voc(tmp_path, "val")
-    assert _names(data) == ["bolt", "nut"]
+    assert names_of(data) == ["bolt", "nut"]
     assert [problem.kind for problem in data.problems] == ["missing file"]
     assert data.problems[0].file == "missing.jpg"
     with pytest.raises(CocoError, match="no VOC segmentation split 'train'"):
@@ -200,23 +125,25 @@ def test_voc_with_lists_and_classes_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_instance_pngs(tmp_path: Path, images: str, masks: str, suffix: str, names: str | None, expected: str) -> None:
-    _image(tmp_path / images / "a.v1.jpg")
-    _image(tmp_path / images / "empty.jpg")
-    _ids(tmp_path / masks / f"a.v1{suffix}.png", _two(7, 300))
-    _ids(tmp_path / masks / f"empty{suffix}.png", np.zeros((HEIGHT, WIDTH)))
+    write_image(tmp_path / images / "a.v1.jpg")
+    write_image(tmp_path / images / "empty.jpg")
+    write_ids(tmp_path / masks / f"a.v1{suffix}.png", two_objects(7, 300))
+    write_ids(tmp_path / masks / f"empty{suffix}.png", np.zeros((HEIGHT, WIDTH)))
     if names is not None:
         (tmp_path / "classes.txt").write_text(names)
     data = load_instance_png(tmp_path, "train")
     assert data.problems == ()
     assert data.class_names == (expected,)
     assert [len(objects) for objects in data.annotations] == [2, 0]
-    np.testing.assert_array_equal(_masks(data), [_two() == 1, _two() == 2])
+    np.testing.assert_array_equal(masks_of(data), [two_objects() == 1, two_objects() == 2])
 
 
 def test_a_mask_of_the_picture_as_seen_is_turned_to_the_stored_one(tmp_path: Path) -> None:
-    _image(tmp_path / "images/a.jpg", orientation=6)
-    _ids(tmp_path / "masks/a.png", np.rot90(_two(), -1))
-    np.testing.assert_array_equal(_masks(load_instance_png(tmp_path, "train")), [_two() == 1, _two() == 2])
+    write_image(tmp_path / "images/a.jpg", orientation=6)
+    write_ids(tmp_path / "masks/a.png", np.rot90(two_objects(), -1))
+    np.testing.assert_array_equal(
+        masks_of(load_instance_png(tmp_path, "train")), [two_objects() == 1, two_objects() == 2]
+    )
 
 
 def test_labelme_shapes(tmp_path: Path) -> None:
@@ -234,9 +161,9 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     data = load_labelme(tmp_path, "train")
     assert data.problems == ()
     assert data.class_names == ("ball", "cat", "dog", "dot")
-    assert _names(data) == ["dog", "cat", "ball", "dot"]
+    assert names_of(data) == ["dog", "cat", "ball", "dot"]
     assert data.annotations[0].crowd.tolist() == [False, True, False, False]
-    masks = _masks(data)
+    masks = masks_of(data)
     square = np.zeros((HEIGHT, WIDTH))
     square[1:9, 2:12] = 1
     np.testing.assert_array_equal(masks[0], square)
@@ -262,8 +189,8 @@ def test_via_shapes(tmp_path: Path) -> None:
     )
     data = load_via(tmp_path, "train")
     assert data.problems == ()
-    assert _names(data) == ["cat", "dog", "cat", "cat"]
-    masks = _masks(data)
+    assert names_of(data) == ["cat", "dog", "cat", "cat"]
+    masks = masks_of(data)
     np.testing.assert_array_equal(masks[0], masks[1])
     assert masks[0].sum() == 80
     assert masks[2].sum() == pytest.approx(np.pi * 18, rel=0.1)
@@ -271,11 +198,11 @@ def test_via_shapes(tmp_path: Path) -> None:
 
 
 def test_via_1_and_projects_without_attributes(tmp_path: Path) -> None:
-    _image(tmp_path / "train/a.png")
-    _image(tmp_path / "val/b.png")
-    _json(tmp_path / "train/via.json", {"a": {"filename": "a.png", "regions": {"0": region({})}}})
+    write_image(tmp_path / "train/a.png")
+    write_image(tmp_path / "val/b.png")
+    write_json(tmp_path / "train/via.json", {"a": {"filename": "a.png", "regions": {"0": region({})}}})
     images = {"b": {"filename": "b.png", "regions": [region({})]}}
-    _json(tmp_path / "val/project.json", {"_via_settings": {}, "_via_img_metadata": images})
+    write_json(tmp_path / "val/project.json", {"_via_settings": {}, "_via_img_metadata": images})
     splits = load_dataset(tmp_path, find_format("via"))
     assert {split: (data.class_names, len(data.annotations[0])) for split, data in splits.items()} == {
         "train": (("object",), 1),
@@ -285,10 +212,10 @@ def test_via_1_and_projects_without_attributes(tmp_path: Path) -> None:
 
 def test_yolo_polygons_boxes_and_images_without_file(tmp_path: Path) -> None:
     yolo(tmp_path, yolo_line(1, SQUARE) + "\n0 0.5 0.5 0.2 0.1\n")
-    _image(tmp_path / "images/train/none.jpg")
+    write_image(tmp_path / "images/train/none.jpg")
     data = load_yolo(tmp_path, "train")
     assert data.problems == ()
-    assert _names(data) == ["dog", "cat"]
+    assert names_of(data) == ["dog", "cat"]
     polygons, nothing = data.annotations[0].segmentations
     assert isinstance(polygons, tuple)
     np.testing.assert_allclose(polygons[0], SQUARE)
@@ -317,7 +244,7 @@ def test_outlines_of_the_picture_as_seen_are_turned_to_the_stored_one(
     else:
         yolo(tmp_path, yolo_line(0, points, seen.shape[1], seen.shape[0]), orientation=orientation)
     data = find_format(form).load(tmp_path, "train")
-    np.testing.assert_array_equal(_masks(data)[0], stored > 0)
+    np.testing.assert_array_equal(masks_of(data)[0], stored > 0)
     assert check(data) == []
 
 
@@ -325,11 +252,21 @@ def test_outlines_of_the_picture_as_seen_are_turned_to_the_stored_one(
     ("write", "kind", "message"),
     [
         pytest.param(lambda f: cityscapes(f, None), "missing file", "neither .*instanceIds.png nor", id="no ids"),
-        pytest.param(lambda f: cityscapes(f, _two(7001, 3)), "bad mask", "7001, but class 7", id="road is no thing"),
-        pytest.param(lambda f: cityscapes(f, _two()[:5]), "size mismatch", "30x5 pixels, its image 30x20", id="size"),
-        pytest.param(lambda f: voc(f, _two(), _two(), "RGB"), "bad mask", "colors .*not ids", id="colors"),
-        pytest.param(lambda f: voc(f, _two(), _two(15, 0)), "bad mask", "no class to .* object 2", id="no class"),
-        pytest.param(lambda f: voc(f, _two(), _two(1, 99)), "unknown category", "has class 99", id="VOC class"),
+        pytest.param(
+            lambda f: cityscapes(f, two_objects(7001, 3)), "bad mask", "7001, but class 7", id="road is no thing"
+        ),
+        pytest.param(
+            lambda f: cityscapes(f, two_objects()[:5]), "size mismatch", "30x5 pixels, its image 30x20", id="size"
+        ),
+        pytest.param(
+            lambda f: voc(f, two_objects(), two_objects(), "RGB"), "bad mask", "colors .*not ids", id="colors"
+        ),
+        pytest.param(
+            lambda f: voc(f, two_objects(), two_objects(15, 0)), "bad mask", "no class to .* object 2", id="no class"
+        ),
+        pytest.param(
+            lambda f: voc(f, two_objects(), two_objects(1, 99)), "unknown category", "has class 99", id="VOC class"
+        ),
         pytest.param(lambda f: labelme(f, shape(), shape(None)), "wrong type", r"'label' of shapes\[1\]", id="label"),
         pytest.param(
             lambda f: labelme(f, shape(), shape(points=[[1, 2]])), "bad polygon", "has 1 points", id="a point"

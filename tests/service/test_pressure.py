@@ -41,10 +41,9 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_all_are_counted(
     with ThreadPoolExecutor(20) as pool:
         waiting = [pool.submit(server.predict, SLOW) for _ in range(3)]
         until(lambda: in_flight(server) == 3)
-        began = time.monotonic()
         refused = [pool.submit(server.predict, QUICK) for _ in range(15)]
         refusals = [one.result() for one in refused]
-        assert time.monotonic() - began < 1
+        assert not all(one.done() for one in waiting)
         answers = [one.result() for one in waiting]
     assert Counter(answer.status_code for answer in answers) == {200: 3}
     assert Counter(answer.status_code for answer in refusals) == {429: 15}

@@ -22,6 +22,11 @@ class AugmentConfig(_Group):
 
     crop: int | None = Field(None, ge=32, description="train on square windows of this side; none: whole images")
     scale: tuple[float, float] = Field((1.0, 1.0), description="random scale of a window, log-uniform in this range")
+    crop_around: float = Field(0.0, ge=0, le=1, description="share of windows that are put around an object")
+    jitter: tuple[float, float] | None = Field(
+        None, description="large-scale jitter: whole images fitted into the crop, times a factor drawn from this range"
+    )
+    copy_paste: float = Field(0.0, ge=0, le=1, description="probability of pasting another image's objects")
     min_sizes: tuple[int, ...] = Field((), description="shorter sides drawn for whole images; empty: the served size")
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
@@ -32,6 +37,8 @@ class AugmentConfig(_Group):
     contrast: float = Field(0.0, ge=0, lt=1, description="contrast factor drawn from 1 - this to 1 + this")
     saturation: float = Field(0.0, ge=0, lt=1, description="saturation factor drawn from 1 - this to 1 + this")
     hue: float = Field(0.0, ge=0, le=0.5, description="hue shift drawn from -this to this, of a full turn")
+    blur: float = Field(0.0, ge=0, description="deviation of a Gaussian blur drawn from 0 to this, in pixels")
+    noise: float = Field(0.0, ge=0, le=1, description="deviation of Gaussian noise drawn from 0 to this, of 0..1")
 
 
 class OptimizerConfig(_Group):
@@ -39,6 +46,10 @@ class OptimizerConfig(_Group):
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
     rate: float = Field(0.02, gt=0, description="peak learning rate")
+    reference_batch: int | None = Field(
+        None, ge=1, description="images a step that `rate` is meant for; other step sizes scale it linearly"
+    )
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate for each stage away from the heads")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum, or AdamW's first beta")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay, not applied to biases and normalization")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: no clipping")
@@ -61,13 +72,19 @@ class ValidationConfig(_Group):
     every: int = Field(0, ge=0, description="iterations between evaluations; 0: only at the end")
     max_detections: int = Field(100, ge=1, description="detections an image that COCO AP counts")
     samples: int = Field(4, ge=0, description="validation images drawn with their predictions")
+    loss: bool = Field(False, description="compute the training losses on the validation split too")
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better AP")
 
 
 class TrainConfig(_Group):
     """One training run. Every field is a key of a recipe and a flag."""
 
     name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name of the published model")
-    data: Path | None = Field(None, description="COCO dataset folder; none: generated shapes")
+    data: Path | None = Field(
+        None, description="dataset folder in any format of docs/formats.md; none: generated shapes"
+    )
+    classes: tuple[str, ...] = Field((), description="train on these classes alone, by (new) name; empty: all")
+    rename: dict[str, str] = Field({}, description="classes called otherwise, old: new; equal new names merge")
     on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
     workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
     license: str = Field("", description="license of the data, copied into the manifest")
@@ -81,11 +98,28 @@ class TrainConfig(_Group):
     threads: int | None = Field(None, ge=1, description="CPU threads; none: torch's default")
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision")
     channels_last: bool = Field(False, description="store activations channels-last, faster on most hardware")
-    batch_size: int = Field(4, ge=1, description="images an iteration")
+    compile: bool = Field(False, description="compile the backbone with torch.compile")
+    batch_size: int = Field(4, ge=1, description="images a forward pass, of each process")
+    accumulate: int = Field(1, ge=1, description="forward and backward passes to each optimizer step")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, which is evaluated and published; none: off"
+    )
+    sync_batch_norm: bool = Field(False, description="batch norm over the images of all processes")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
     log_every: int = Field(10, ge=1, description="iterations between rows of metrics.csv")
-    start_from: Literal["random", "imagenet"] = Field("random", description="backbone weights to start from")
+    start_from: str = Field(
+        "random",
+        description="weights to start from: random; imagenet (backbone); NAME:WEIGHTS, torchvision's published "
+        "detection weights; or a checkpoint (.pt), a state_dict (.pth) or a bundle's folder",
+    )
+    class_map: dict[str, str] = Field(
+        {},
+        description="class: class of the starting weights whose part of the heads it takes; equal names match",
+    )
     trainable_backbone_layers: int | None = Field(None, ge=0, description="backbone stages that learn; none: all")
+    loggers: tuple[Literal["mlflow", "wandb"], ...] = Field(
+        (), description="send figures there too, besides metrics.csv and TensorBoard"
+    )
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

@@ -24,7 +24,7 @@ from training.checkpoint import CheckpointError
 from training.command_line import stop
 from training.data.check import check, report
 from training.data.coco import CocoData, CocoError
-from training.data.loader import UnreadableImage
+from training.data.samples import UnreadableImage
 from training.data.source import load_splits
 from training.evaluated import Evaluated, open_model
 from training.evaluation import ALL_KINDS, evaluate_detections

@@ -14,13 +14,13 @@ from urllib.error import URLError
 
 from rich.console import Console
 
-from model.network.build import published_model
+from model.network.published import published_model
 from model.runtime.bundle import BundleError
 from model.runtime.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import stop
 from training.data.coco import CocoError
-from training.data.loader import UnreadableImage
+from training.data.samples import UnreadableImage
 from training.data.source import DataStop, load_training_data
 from training.publish import Export, ExportOptions, GateError, generated_images, publish, publish_run
 

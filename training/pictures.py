@@ -13,7 +13,7 @@ from PIL import Image
 from model.runtime.detections import Detections
 from model.runtime.overlay import draw_overlay
 from training.data.coco import CocoData
-from training.data.loader import load_stored
+from training.data.samples import load_stored
 from training.run_log import read_metrics
 
 SAMPLE_SCORE = 0.5

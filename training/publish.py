@@ -27,7 +27,7 @@ from model.runtime.preprocess import Preprocessing
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data.coco import CocoData
-from training.data.loader import load_stored
+from training.data.samples import load_stored
 from training.data.source import TrainingData
 from training.gate import AP_TOLERANCE, TOLERANCE, Difference, Tolerance, ap_differences, compare_engines, export_check
 from training.matching import MATCHED_BY, match_detections

@@ -27,7 +27,7 @@ from model.architecture import Task
 from model.runtime.detections import RLE, Detections
 from model.runtime.manifest import ServingDefaults
 from training.data.coco import CocoData, ImageRecord
-from training.data.loader import UnreadableImage, load_stored
+from training.data.samples import UnreadableImage, load_stored
 
 KEY_VARIABLE = "MASKSERVE_CLIENT_KEY"
 """The one that `service.client` reads."""

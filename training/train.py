@@ -25,12 +25,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from model.network.build import Detector, build_model, load_imagenet_backbone
+from model.network.build import Detector, build_model
+from model.network.published import load_imagenet_backbone
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state, save_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
 from training.data.coco import CocoData, CocoError
-from training.data.loader import Batch, TrainingSet, UnreadableImage, make_loader
+from training.data.loader import Batch, make_loader
+from training.data.samples import TrainingSet, UnreadableImage
 from training.data.source import DataStop, TrainingData, flip_pairs, keypoint_names, load_training_data
 from training.data.transforms import Augmentation
 from training.optimization import make_optimizer, make_scheduler

@@ -12,7 +12,7 @@ from model.runtime.detections import Detections
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.data.coco import CocoData
-from training.data.loader import load_stored
+from training.data.samples import load_stored
 from training.evaluation import KINDS, Kind, Metrics, evaluate_detections
 
 SCORE_THRESHOLD = 0.05

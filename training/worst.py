@@ -14,7 +14,7 @@ from PIL import Image
 from model.runtime.detections import Detections
 from model.runtime.overlay import draw_overlay
 from training.data.coco import Annotations, CocoData, ImageRecord
-from training.data.loader import load_stored
+from training.data.samples import load_stored
 from training.matching import Matches
 from training.operating_point import Counts, image_counts
 

@@ -1,4 +1,4 @@
-"""ArchitectureConfig -> a plain torchvision detection model, and torchvision's published weights by name.
+"""ArchitectureConfig -> a plain torchvision detection model.
 
 Nothing here subclasses torchvision: the result is its own FasterRCNN, MaskRCNN or KeypointRCNN, so a state_dict trained
 here loads with `strict=True` into the same class that a user builds with torchvision alone.
@@ -7,7 +7,6 @@ here loads with `strict=True` into the same class that a user builds with torchv
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -23,16 +22,13 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from model.architecture import PRESETS, ArchitectureConfig
+from model.architecture import ArchitectureConfig
 
 GROUP_NORM_GROUPS = 32
 """Groups of every GroupNorm (Wu and He, Group Normalization, sec. 4); narrower layers use one group a channel."""
 
 BOX_POOL_SIZE = 7
 """Output side of the box head's RoIAlign, in cells (Mask R-CNN, fig. 4)."""
-
-LEGACY_EPS_WEIGHTS = frozenset({"fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"})
-"""Models whose published weights were trained with a batch norm epsilon of zero, as torchvision sets on loading."""
 
 Detector: TypeAlias = FasterRCNN
 """What `build_model` returns: a FasterRCNN or one of its subclasses."""
@@ -103,59 +99,6 @@ def build_model(config: ArchitectureConfig, *, trainable_backbone_layers: int | 
             keypoint_predictor=KeypointRCNNPredictor(config.keypoint_head_convs[-1], config.num_keypoints),
         )
     return FasterRCNN(**arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedModel:
-    """One of torchvision's published models, in eval mode. class_names are those of labels 1..C."""
-
-    architecture: ArchitectureConfig
-    model: Detector
-    class_names: tuple[str, ...]
-    keypoint_names: tuple[str, ...]
-
-
-def published_model(name: str, weights: str = "COCO_V1") -> PublishedModel:
-    """`name` is a preset's name, `weights` a member of torchvision's weights enum of that model, such as "COCO_V1".
-
-    The weights come from torch's hub cache, or are downloaded into it and checked by hash.
-    Raises ValueError for an unknown model or weights, naming the known ones.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(sorted(PRESETS))}")
-    enum = torchvision.models.get_model_weights(name)
-    if weights not in enum.__members__:
-        raise ValueError(
-            f"torchvision publishes no weights {weights!r} for {name}; known: {', '.join(enum.__members__)}"
-        )
-    entry = enum[weights]
-    changes: dict[str, object] = {"num_classes": len(entry.meta["categories"])}
-    if name in LEGACY_EPS_WEIGHTS:
-        changes["norm_eps"] = 0.0
-    config = PRESETS[name].model_copy(update=changes)
-    model = build_model(config)
-    model.load_state_dict(entry.get_state_dict(progress=False, check_hash=True), strict=True)
-    keypoints = tuple(entry.meta.get("keypoint_names", ()))
-    return PublishedModel(config, model.eval(), tuple(entry.meta["categories"][1:]), keypoints)
-
-
-def load_imagenet_backbone(detector: Detector, config: ArchitectureConfig, weights: str = "DEFAULT") -> None:
-    """Replaces the backbone's weights by torchvision's ImageNet classification weights, by name, in place."""
-    entry = torchvision.models.get_model_weights(config.backbone)[weights]
-    state = entry.get_state_dict(progress=False, check_hash=True)
-    if config.backbone.startswith("mobilenet"):
-        state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    else:
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    body = detector.backbone.body
-    if config.norm == "group_norm":
-        raise ValueError("torchvision's ImageNet weights are batch-normalized: they cannot start a group_norm backbone")
-    wanted = {key: value for key, value in state.items() if key in body.state_dict()}
-    missing, _ = body.load_state_dict(wanted, strict=False)
-    # FrozenBatchNorm2d has no num_batches_tracked; everything else must have been there.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(f"{weights} of {config.backbone} lacks {', '.join(missing)}")
 
 
 def _norm_layer(config: ArchitectureConfig) -> Callable[[int], nn.Module]:

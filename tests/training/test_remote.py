@@ -15,7 +15,7 @@ from model.runtime.predict import Predictor
 from model.runtime.repository import Repository
 from tests.service.harness import ROOT, Server, picture, publish_probe
 from training.data.coco import CocoData, load_coco
-from training.data.loader import UnreadableImage
+from training.data.samples import UnreadableImage
 from training.evaluate import main
 from training.remote import KEY_VARIABLE, RemoteError, RemoteModel
 from training.validation import detect

@@ -15,7 +15,7 @@ from model.runtime.repository import Repository
 from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
 from training.data.coco import find_splits, load_coco
-from training.data.loader import load_stored
+from training.data.samples import load_stored
 from training.run_log import RunLog, read_metrics
 from training.train import fit, main, setup, start
 

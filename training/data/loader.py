@@ -11,46 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from model.runtime.images import ImageError, ImageLimits, load_image
-from training.data.coco import CocoData, ImageRecord
-from training.data.transforms import Augmentation
-
-TRAINING_LIMITS = ImageLimits(max_pixels=500_000_000)
-"""A user's own training images are trusted further than uploads."""
+from training.data.samples import Draw, TrainingSet
 
 ASPECT_SPLIT = (0.5, 1.0, 2.0)
 """Width / height borders between aspect-ratio groups: portrait and landscape images never pad each other."""
-
-
-class UnreadableImage(Exception):
-    """A training image that changed or broke after the data was checked; the message names it."""
-
-
-def load_stored(record: ImageRecord) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB in the orientation that the annotations refer to.
-
-    Raises UnreadableImage naming the file when it cannot be decoded or has another size than its record says.
-    """
-    try:
-        image = load_image(record.path, TRAINING_LIMITS, upright=False)
-    except (OSError, ImageError) as error:
-        raise UnreadableImage(f"{record.path}: {error}") from error
-    if image.shape[:2] != (record.height, record.width):
-        raise UnreadableImage(
-            f"{record.path} is {image.shape[1]}x{image.shape[0]} pixels, its record says {record.width}x{record.height}"
-        )
-    return image
-
-
-class Draw(NamedTuple):
-    """One drawn sample: its number in the run, and the image."""
-
-    position: int
-    image: int
 
 
 class Batch(NamedTuple):
@@ -59,23 +26,6 @@ class Batch(NamedTuple):
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
     names: list[str]
-
-
-class TrainingSet(Dataset[tuple[Tensor, dict[str, Tensor], str]]):
-    """Images of a dataset, augmented; crowd regions are left out, as in the paper's training."""
-
-    def __init__(self, data: CocoData, augmentation: Augmentation, seed: int) -> None:
-        self.data = data
-        self.augmentation = augmentation
-        self.seed = seed
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor], str]:
-        record, annotations = self.data.images[draw.image], self.data.annotations[draw.image]
-        image = load_stored(record)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, draw.position))
-            sample = self.augmentation(image, annotations.select(~annotations.crowd))
-        return sample.image.contiguous(), sample.target(), record.path.name
 
 
 class GroupedBatches(Sampler[list[Draw]]):
@@ -140,7 +90,3 @@ def _collate(samples: list[tuple[Tensor, dict[str, Tensor], str]]) -> Batch:
 
 def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)  # the cores belong to the training process
-
-
-def _mix(seed: int, position: int) -> int:
-    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0]) & 0x7FFF_FFFF_FFFF_FFFF

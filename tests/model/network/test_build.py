@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
 from model.architecture import PRESETS, ArchitectureConfig
-from model.network.build import build_model, load_imagenet_backbone, published_model
+from model.network.build import build_model
+from model.network.published import load_imagenet_backbone, published_model
 
 SMALL = ArchitectureConfig(
     backbone="resnet18",

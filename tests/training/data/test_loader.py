@@ -12,7 +12,8 @@ from PIL import Image
 from model.architecture import ArchitectureConfig
 from training.config import AugmentConfig
 from training.data.coco import find_splits, load_coco
-from training.data.loader import GroupedBatches, TrainingSet, UnreadableImage, load_stored, make_loader
+from training.data.loader import GroupedBatches, make_loader
+from training.data.samples import TrainingSet, UnreadableImage, load_stored
 from training.data.shapes import write_shapes
 from training.data.transforms import Augmentation
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Task = Literal["boxes", "masks", "keypoints"]
+Task = Literal["boxes", "masks", "keypoints", "masks_keypoints"]
 Norm = Literal["frozen_batch_norm", "batch_norm", "group_norm"]
 Backbone = Literal[
     "resnet18",
@@ -21,7 +21,22 @@ Backbone = Literal[
     "mobilenet_v3_small",
 ]
 
-TORCHVISION_CLASS: dict[Task, str] = {"boxes": "FasterRCNN", "masks": "MaskRCNN", "keypoints": "KeypointRCNN"}
+TORCHVISION_CLASS: dict[Task, str] = {
+    "boxes": "FasterRCNN",
+    "masks": "MaskRCNN",
+    "keypoints": "KeypointRCNN",
+    "masks_keypoints": "KeypointRCNN",
+}
+
+
+def has_masks(task: Task) -> bool:
+    """Whether models of this task predict masks."""
+    return "masks" in task
+
+
+def has_keypoints(task: Task) -> bool:
+    """Whether models of this task predict keypoints."""
+    return "keypoints" in task
 
 
 class ArchitectureConfig(BaseModel):
@@ -32,11 +47,18 @@ class ArchitectureConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task = Field("masks", description="boxes: FasterRCNN, masks: MaskRCNN, keypoints: KeypointRCNN")
+    task: Task = Field(
+        "masks",
+        description="boxes: FasterRCNN, masks: MaskRCNN, keypoints: KeypointRCNN, masks_keypoints: KeypointRCNN with a "
+        "mask head beside it",
+    )
     num_classes: int = Field(91, ge=2, description="classes including the background")
     num_keypoints: int = Field(17, ge=1, description="keypoints of each object (keypoint models)")
 
-    backbone: Backbone = Field("resnet50", description="torchvision classification network under the FPN")
+    backbone: Backbone = Field("resnet50", description="torchvision classification network")
+    features: Literal["fpn", "c4"] = Field(
+        "fpn", description="fpn: feature pyramid; c4: the fourth stage's map alone, with the fifth stage as box head"
+    )
     norm: Norm = Field("frozen_batch_norm", description="normalization layers of the backbone")
     norm_eps: float = Field(1e-5, ge=0, description="epsilon of the backbone's and FPN's normalization")
     fpn_channels: int = Field(256, ge=1, description="channels of every FPN level")
@@ -54,6 +76,7 @@ class ArchitectureConfig(BaseModel):
     rpn_nms_threshold: float = Field(0.7, gt=0, le=1, description="IoU above which the weaker proposal goes")
     rpn_score_threshold: float = Field(0.0, ge=0, lt=1, description="proposals below this objectness are dropped")
 
+    roi_pooling: Literal["align", "pool"] = Field("align", description="align: RoIAlign; pool: RoIPool, as Fast R-CNN")
     box_head: Literal["mlp", "conv"] = Field("mlp", description="mlp: two fully connected layers; conv: 4 conv + 1 fc")
     box_head_channels: int = Field(1024, ge=1, description="width of the box head's fully connected layers")
     box_head_convs: tuple[int, ...] = Field((256, 256, 256, 256), description="channels of the conv box head")
@@ -63,6 +86,14 @@ class ArchitectureConfig(BaseModel):
     box_nms_threshold: float = Field(0.5, gt=0, le=1, description="IoU above which the weaker detection goes")
     detections_per_image: int = Field(100, ge=1, description="most detections an image")
 
+    mask_loss: Literal["sigmoid", "softmax"] = Field(
+        "sigmoid", description="sigmoid: a binary mask for each class; softmax: classes compete for each pixel"
+    )
+    mask_classes: Literal["specific", "agnostic"] = Field(
+        "specific", description="specific: a mask for each class; agnostic: one for all of them"
+    )
+    mask_head: Literal["fcn", "mlp"] = Field("fcn", description="fcn: convolutions; mlp: two fully connected layers")
+    mask_head_channels: int = Field(1024, ge=1, description="width of the mlp mask head's layers")
     mask_head_convs: tuple[int, ...] = Field((256, 256, 256, 256), description="channels of the mask head")
     mask_head_norm: bool = Field(False, description="batch norm in the mask head")
     mask_predictor_channels: int = Field(256, ge=1, description="channels of the mask deconvolution")
@@ -76,19 +107,48 @@ class ArchitectureConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        levels = 3 if self.backbone.startswith("mobilenet") else 5
+        levels = 1 if self.features == "c4" else 3 if self.backbone.startswith("mobilenet") else 5
         if len(self.anchor_sizes) != levels:
             raise ValueError(
-                f"anchor_sizes has {len(self.anchor_sizes)} groups, but {self.backbone} with FPN has {levels} feature "
-                f"levels; give one group of sizes for each"
+                f"anchor_sizes has {len(self.anchor_sizes)} groups, but {self.backbone} with {self.features.upper()} "
+                f"has {levels} feature levels; give one group of sizes for each"
             )
+        self._check_variants()
         if self.max_size < self.min_size:
             raise ValueError(f"max_size ({self.max_size}) is smaller than min_size ({self.min_size})")
         return self
 
+    def _check_variants(self) -> None:
+        """What the paper's variants rule out among each other."""
+        if self.features == "c4":
+            if self.backbone.startswith("mobilenet"):
+                raise ValueError("features c4 needs a ResNet or ResNeXt: a MobileNet has no fifth stage to be the head")
+            if self.has_keypoints:
+                raise ValueError("keypoints need features fpn: the paper has no keypoint head on C4")
+            if self.mask_head == "mlp":
+                raise ValueError("mask_head mlp needs features fpn: on C4 the fifth stage is the mask head")
+        if self.has_masks:
+            if self.mask_loss == "softmax" and self.mask_classes == "agnostic":
+                raise ValueError("mask_loss softmax lets classes compete, mask_classes agnostic has one: choose one")
+            if self.mask_head_norm and (self.mask_head == "mlp" or self.features == "c4"):
+                raise ValueError("mask_head_norm is for mask_head fcn with features fpn")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model predicts masks."""
+        return has_masks(self.task)
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether the model predicts keypoints."""
+        return has_keypoints(self.task)
+
     @property
     def torchvision_class(self) -> str:
-        """Name of the torchvision class that `weights.pth` loads into."""
+        """Name of the torchvision class that `weights.pth` loads into.
+
+        It takes the weights of `masks_keypoints` once its `roi_heads` have been given a mask head.
+        """
         return TORCHVISION_CLASS[self.task]
 
 

@@ -50,9 +50,9 @@ def output_tensors(architecture: ArchitectureConfig) -> tuple[TensorMetadata, ..
         TensorMetadata(name="IMAGE_INDEX", datatype="INT64", shape=(-1,)),
         TensorMetadata(name="IMAGE_SIZES", datatype="INT64", shape=(-1, 2)),
     ]
-    if architecture.task == "masks":
+    if architecture.has_masks:
         tensors.append(MASKS)
-    elif architecture.task == "keypoints":
+    if architecture.has_keypoints:
         tensors.append(TensorMetadata(name="KEYPOINTS", datatype="FP32", shape=(-1, architecture.num_keypoints, 3)))
     return tuple(tensors)
 

@@ -24,10 +24,19 @@ from training.data.coco import CocoData
 
 Kind = Literal["box", "mask", "boundary", "keypoints"]
 
-KINDS: dict[Task, tuple[Kind, ...]] = {"boxes": ("box",), "masks": ("box", "mask"), "keypoints": ("box", "keypoints")}
+KINDS: dict[Task, tuple[Kind, ...]] = {
+    "boxes": ("box",),
+    "masks": ("box", "mask"),
+    "keypoints": ("box", "keypoints"),
+    "masks_keypoints": ("box", "mask", "keypoints"),
+}
 """What is measured for each task while it trains; a model is chosen by the last."""
 
-ALL_KINDS: dict[Task, tuple[Kind, ...]] = {**KINDS, "masks": ("box", "mask", "boundary")}
+ALL_KINDS: dict[Task, tuple[Kind, ...]] = {
+    **KINDS,
+    "masks": ("box", "mask", "boundary"),
+    "masks_keypoints": ("box", "mask", "boundary", "keypoints"),
+}
 """What `training.evaluate` measures."""
 
 MAX_DETECTIONS = (1, 10, 100)

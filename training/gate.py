@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RawDetections
 from model.runtime.engines import Engine
 from model.runtime.manifest import ExportCheck
@@ -128,14 +129,14 @@ def ap_differences(trained: Mapping[str, float], exported: Mapping[str, float]) 
     return {name: exported[name] - trained[name] for name in trained if name.endswith("/AP") and name in exported}
 
 
-def export_check(difference: Difference, images: int, ap_deltas: Mapping[str, float], task: str) -> ExportCheck:
+def export_check(difference: Difference, images: int, ap_deltas: Mapping[str, float], task: Task) -> ExportCheck:
     """The gate's figures as the manifest keeps them."""
     return ExportCheck(
         images=images,
         batch_sizes=BATCH_SIZES,
         max_box_error=difference.box,
         max_score_error=difference.score,
-        max_mask_error=difference.mask if task == "masks" else None,
-        max_keypoint_error=difference.heatmap if task == "keypoints" else None,
+        max_mask_error=difference.mask if has_masks(task) else None,
+        max_keypoint_error=difference.heatmap if has_keypoints(task) else None,
         ap_deltas=dict(ap_deltas),
     )

@@ -21,8 +21,8 @@ MATCH_IOU = 0.5
 
 MatchedBy = Literal["box", "mask"]
 
-MATCHED_BY: dict[Task, MatchedBy] = {"boxes": "box", "masks": "mask", "keypoints": "box"}
-"""Whose IoU counts; objects with keypoints are found by their boxes."""
+MATCHED_BY: dict[Task, MatchedBy] = {"boxes": "box", "masks": "mask", "keypoints": "box", "masks_keypoints": "mask"}
+"""Whose IoU counts; objects with keypoints alone are found by their boxes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

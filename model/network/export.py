@@ -70,6 +70,7 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
             custom_translation_table={
                 torch.ops.maskserve.grouped_nms.default: onnx_grouped_nms,
                 torch.ops.aten.conv2d.default: _onnx_conv2d,
+                torch.ops.torchvision.roi_pool.default: _onnx_roi_pool,
             },
             # It would take minutes to fold batch norm into renamed weights; the runtime does so in a second at load.
             optimize=False,
@@ -145,6 +146,14 @@ def _onnx_conv2d(
     inputs = (features, weight) if bias is None else (features, weight, bias)
     pads = [*padding, *padding]
     return op.Conv(*inputs, strides=[*stride], pads=pads, dilations=[*dilation], group=groups)
+
+
+def _onnx_roi_pool(features: Any, rois: Any, spatial_scale: float, height: int, width: int) -> Any:
+    """torchvision::roi_pool in ONNX, which rounds and divides as it does; the positions of the maxima are not wanted."""
+    from onnxscript import opset18 as op
+
+    pooled = op.MaxRoiPool(features, rois, pooled_shape=[height, width], spatial_scale=spatial_scale)
+    return pooled, op.Constant(value_int=0)
 
 
 def _strip(proto: ModelProto) -> None:

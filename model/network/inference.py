@@ -7,11 +7,9 @@ weights stay where they were: the graph holds the model's own submodules, so its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +19,17 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import LevelMapper
 
 from model.network.boxes import clip, decode, has_sides
+from model.network.heads import (
+    AgnosticMaskPredictor,
+    C4Backbone,
+    MlpMaskPredictor,
+    SoftmaxMaskRoIHeads,
+)
+from model.network.indexing import positions, rows, true_rows
 from model.network.nms import SUPPRESSED, TORCH, Lowering
+from model.network.pooling import plan_pooling, pool
 
 SIZE_DIVISOR = 32
 """Height and width of the input are multiples of this many pixels."""
@@ -34,35 +38,8 @@ MIN_DETECTION_SIDE = 1e-2
 """Detections with a side below this many pixels are dropped, as in torchvision's RoIHeads."""
 
 
-@dataclass(frozen=True)
-class PoolPlan:
-    """A MultiScaleRoIAlign with everything fixed that torchvision infers from its first batch.
-
-    levels: (name, stride in pixels) of the levels that boxes can land on, finest first.
-    bounds: sqrt(area) in pixels from which on a box belongs to the next coarser level, one fewer than levels.
-    """
-
-    levels: tuple[tuple[str, int], ...]
-    bounds: tuple[float, ...]
-    output_size: tuple[int, int]
-    sampling_ratio: int
-
-
-class Pooled(NamedTuple):
-    """RoI features of the slots that hold a box. A slot is a place for one; many are empty.
-
-    features: float32 [R, C, h, w], grouped by pyramid level.
-    slots: int64 [R], the slot that each row belongs to.
-    row_of_slot: int64 [S], the inverse; 0 for an empty slot.
-    """
-
-    features: Tensor
-    slots: Tensor
-    row_of_slot: Tensor
-
-
 class InferenceGraph(nn.Module):
-    """The whole-batch detector over a torchvision FasterRCNN, MaskRCNN or KeypointRCNN with an FPN backbone.
+    """The whole-batch detector over torchvision's FasterRCNN, MaskRCNN or KeypointRCNN, as `build_model` makes them.
 
     forward(images, sizes, score_threshold):
         images: uint8 [B, H, W, 3] RGB, H and W multiples of 32, each image in the top-left corner.
@@ -71,8 +48,8 @@ class InferenceGraph(nn.Module):
 
     Returns, for the N detections of the batch, image 0's first and by falling score inside an image:
         boxes float32 [N, 4] as (x1, y1, x2, y2) in pixels of the padded input, scores float32 [N], labels int64 [N],
-        image_index int64 [N]; for a MaskRCNN also the probabilities of the own class float32 [N, M, M], for a
-        KeypointRCNN the heatmap logits float32 [N, K, S, S].
+        image_index int64 [N]; with a mask head also the probabilities of the own class float32 [N, M, M], with a
+        keypoint head the heatmap logits float32 [N, K, S, S].
 
     The graph shares the model's modules, and with them their training mode: call `eval()` before use.
     Raises TypeError for a model with another backbone or mask predictor than torchvision's own.
@@ -83,14 +60,17 @@ class InferenceGraph(nn.Module):
 
     def __init__(self, model: FasterRCNN, lowering: Lowering = TORCH) -> None:
         super().__init__()
-        if not isinstance(model.backbone, BackboneWithFPN):
-            raise TypeError(f"the inference graph needs a BackboneWithFPN, got {type(model.backbone).__name__}")
-        if model.roi_heads.has_mask() and not isinstance(model.roi_heads.mask_predictor, MaskRCNNPredictor):
+        if not isinstance(model.backbone, BackboneWithFPN | C4Backbone):
             raise TypeError(
-                f"the inference graph needs a MaskRCNNPredictor, got {type(model.roi_heads.mask_predictor).__name__}"
+                f"the inference graph needs a BackboneWithFPN or a C4Backbone, got {type(model.backbone).__name__}"
+            )
+        predictor = model.roi_heads.mask_predictor
+        if model.roi_heads.has_mask() and not isinstance(predictor, MaskRCNNPredictor | MlpMaskPredictor):
+            raise TypeError(
+                f"the inference graph needs a MaskRCNNPredictor or an MlpMaskPredictor, got {type(predictor).__name__}"
             )
         self.lowering = lowering
-        self.backbone: BackboneWithFPN = model.backbone
+        self.backbone: BackboneWithFPN | C4Backbone = model.backbone
         self.rpn: RegionProposalNetwork = model.rpn
         self.roi_heads: RoIHeads = model.roi_heads
         self.has_masks = bool(model.roi_heads.has_mask())
@@ -111,11 +91,13 @@ class InferenceGraph(nn.Module):
         self.classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.detections_per_image = min(model.roi_heads.detections_per_img, self.proposals_per_image * self.classes)
         strides = _strides(model.backbone, device)
-        lateral = list(strides.values())[: len(model.backbone.fpn.inner_blocks)]
-        self.fpn_factors = [coarse // fine for fine, coarse in pairwise(lateral)]
-        self.box_pool = _pool_plan(model.roi_heads.box_roi_pool, strides)
-        self.mask_pool = _pool_plan(model.roi_heads.mask_roi_pool, strides) if self.has_masks else None
-        self.keypoint_pool = _pool_plan(model.roi_heads.keypoint_roi_pool, strides) if self.has_keypoints else None
+        self.fpn_factors: list[int] = []
+        if isinstance(model.backbone, BackboneWithFPN):
+            lateral = list(strides.values())[: len(model.backbone.fpn.inner_blocks)]
+            self.fpn_factors = [coarse // fine for fine, coarse in pairwise(lateral)]
+        self.box_pool = plan_pooling(model.roi_heads.box_roi_pool, strides)
+        self.mask_pool = plan_pooling(model.roi_heads.mask_roi_pool, strides) if self.has_masks else None
+        self.keypoint_pool = plan_pooling(model.roi_heads.keypoint_roi_pool, strides) if self.has_keypoints else None
 
     @property
     def output_names(self) -> list[str]:
@@ -137,23 +119,23 @@ class InferenceGraph(nn.Module):
         image_of_slot = _image_of_slot(scores)
         boxes, scores, labels = boxes.flatten(0, 1), scores.flatten(), labels.flatten()
         is_detection = scores > SUPPRESSED
-        found = _true_rows(is_detection)
-        outputs = [_rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
+        found = true_rows(is_detection)
+        outputs = [rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
         if self.mask_pool is not None:
-            pooled = _pool(self.mask_pool, pyramid, boxes, image_of_slot, is_detection)
-            masks = self._masks(pooled.features, _rows(labels, pooled.slots))
-            outputs.append(_rows(masks, _rows(pooled.row_of_slot, found)))
+            pooled = pool(self.mask_pool, pyramid, boxes, image_of_slot, is_detection)
+            masks = self._masks(pooled.features, rows(labels, pooled.slots))
+            outputs.append(rows(masks, rows(pooled.row_of_slot, found)))
         if self.keypoint_pool is not None:
-            pooled = _pool(self.keypoint_pool, pyramid, boxes, image_of_slot, is_detection)
+            pooled = pool(self.keypoint_pool, pyramid, boxes, image_of_slot, is_detection)
             heatmaps = self.roi_heads.keypoint_predictor(self.roi_heads.keypoint_head(pooled.features))
-            outputs.append(_rows(heatmaps, _rows(pooled.row_of_slot, found)))
+            outputs.append(rows(heatmaps, rows(pooled.row_of_slot, found)))
         return tuple(outputs)
 
     def _normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], zero outside the valid sizes: first normalized, then padded."""
         height, width = sizes.unsqueeze(1).unbind(2)
-        rows, columns = _positions(images, 1) < height, _positions(images, 2) < width
-        inside = rows.unflatten(1, (1, -1, 1)) & columns.unflatten(1, (1, 1, -1))
+        row, column = positions(images, 1), positions(images, 2)
+        inside = (row < height).unflatten(1, (1, -1, 1)) & (column < width).unflatten(1, (1, 1, -1))
         pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         return torch.where(inside, (pixels - self.image_mean) / self.image_std, 0.0)
 
@@ -163,8 +145,10 @@ class InferenceGraph(nn.Module):
         torchvision upsamples to the next level's size; with a constant factor instead, ONNX Runtime keeps the whole FPN
         in its blocked layout.
         """
-        body, fpn = self.backbone.body, self.backbone.fpn
-        maps = body(pixels)
+        maps = self.backbone.body(pixels)
+        if isinstance(self.backbone, C4Backbone):
+            return dict(maps)
+        fpn = self.backbone.fpn
         names, maps = list(maps.keys()), list(maps.values())
         top = fpn.inner_blocks[-1](maps[-1])
         levels = [fpn.layer_blocks[-1](top)]
@@ -187,7 +171,7 @@ class InferenceGraph(nn.Module):
             best, position = self.lowering.top_k(padded, self.pre_nms)
             position = torch.where(best > SUPPRESSED, position, 0)
             deltas = _pick(deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3), position)
-            anchors = _rows(self._anchors(level, pixels, logits), position.flatten()).view_as(deltas)
+            anchors = rows(self._anchors(level, pixels, logits), position.flatten()).view_as(deltas)
             found.append((best, deltas, anchors))
         logits, deltas, anchors = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
 
@@ -206,7 +190,7 @@ class InferenceGraph(nn.Module):
         """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""
         # The stride is not a constant: the coarsest level of an 800 px side has 13 cells, 61 px apart.
         x, y = (
-            _positions(level_map, dim)
+            positions(level_map, dim)
             * torch.div(
                 torch.scalar_tensor(pixels.shape[dim], dtype=torch.int64),
                 torch.scalar_tensor(level_map.shape[dim], dtype=torch.int64),
@@ -229,14 +213,14 @@ class InferenceGraph(nn.Module):
         """Boxes [B, D, 4], scores [B, D] falling and SUPPRESSED where there is none, labels [B, D]."""
         heads = self.roi_heads
         image_of_slot = _image_of_slot(is_proposal)
-        pooled = _pool(self.box_pool, pyramid, proposals.flatten(0, 1), image_of_slot, is_proposal.flatten())
+        pooled = pool(self.box_pool, pyramid, proposals.flatten(0, 1), image_of_slot, is_proposal.flatten())
         class_logits, deltas = heads.box_predictor(heads.box_head(pooled.features))
         # Class 0 is the background.
-        scores = _rows(class_logits.softmax(1).narrow(1, 1, self.classes), pooled.row_of_slot).unflatten(
+        scores = rows(class_logits.softmax(1).narrow(1, 1, self.classes), pooled.row_of_slot).unflatten(
             0, (-1, self.proposals_per_image)
         )
         deltas = (
-            _rows(deltas.narrow(1, 4, 4 * self.classes), pooled.row_of_slot)
+            rows(deltas.narrow(1, 4, 4 * self.classes), pooled.row_of_slot)
             .unflatten(1, (-1, 4))
             .unflatten(0, (-1, self.proposals_per_image))
         )
@@ -259,23 +243,40 @@ class InferenceGraph(nn.Module):
         return boxes, scores, position.remainder(self.classes) + 1
 
     def _masks(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Probabilities float32 [R, M, M] of each row's own class.
-
-        torchvision's MaskRCNNPredictor, rearranged. Its 2x2 deconvolution of stride 2 never overlaps, so it is a 1x1
-        convolution with a set of channels for each of the four pixels. And only the own class's logits are computed.
-        """
+        """Probabilities float32 [R, M, M] of each row's own class."""
         features = self.roi_heads.mask_head(features)
-        deconvolution = self.roi_heads.mask_predictor.conv5_mask
-        classifier = self.roi_heads.mask_predictor.mask_fcn_logits
-        weight = deconvolution.weight.permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (-1, 1, 1))
-        hidden = F.conv2d(features, weight, deconvolution.bias.repeat(4)).relu()
-        hidden = hidden.unflatten(1, (4, -1)).flatten(3)
-        own_class = _rows(classifier.weight.flatten(1), labels).unflatten(0, (-1, 1, 1))
-        logits = (own_class @ hidden).squeeze(2) + _rows(classifier.bias, labels).unflatten(0, (-1, 1, 1))
-        # [R, 4, s * s] -> [R, row, its half, column, its half]
-        logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
-        probabilities: Tensor = logits.flatten(3).flatten(1, 2).sigmoid()
-        return probabilities
+        predictor = self.roi_heads.mask_predictor
+        if isinstance(self.roi_heads, SoftmaxMaskRoIHeads):
+            return _own(predictor(features).softmax(1), labels)
+        if isinstance(predictor, MlpMaskPredictor):
+            return _own(predictor(features), labels).sigmoid()
+        if isinstance(predictor, AgnosticMaskPredictor):
+            labels = torch.zeros_like(labels)
+        return _own_class_masks(predictor, features, labels)
+
+
+def _own(values: Tensor, labels: Tensor) -> Tensor:
+    """values [R, classes, M, M], labels int64 [R] -> [R, M, M]."""
+    index = labels.unflatten(0, (-1, 1, 1, 1)).expand(-1, 1, *values.shape[2:])
+    return values.gather(1, index).squeeze(1)
+
+
+def _own_class_masks(predictor: MaskRCNNPredictor, features: Tensor, labels: Tensor) -> Tensor:
+    """torchvision's MaskRCNNPredictor, rearranged: probabilities float32 [R, M, M] of the own class.
+
+    Its 2x2 deconvolution of stride 2 never overlaps, so it is a 1x1 convolution with a set of channels for each of the
+    four pixels. And only the own class's logits are computed.
+    """
+    deconvolution, classifier = predictor.conv5_mask, predictor.mask_fcn_logits
+    weight = deconvolution.weight.permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (-1, 1, 1))
+    hidden = F.conv2d(features, weight, deconvolution.bias.repeat(4)).relu()
+    hidden = hidden.unflatten(1, (4, -1)).flatten(3)
+    own_class = rows(classifier.weight.flatten(1), labels).unflatten(0, (-1, 1, 1))
+    logits = (own_class @ hidden).squeeze(2) + rows(classifier.bias, labels).unflatten(0, (-1, 1, 1))
+    # [R, 4, s * s] -> [R, row, its half, column, its half]
+    logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
+    probabilities: Tensor = logits.flatten(3).flatten(1, 2).sigmoid()
+    return probabilities
 
 
 @contextmanager
@@ -290,91 +291,24 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _arange(x: Tensor, dim: int) -> Tensor:
-    return torch.arange(x.size(dim), device=x.device)
-
-
-# Scripted because a trace would write the tracing device into the graph, which could then not move to another one.
-_positions: Callable[[Tensor, int], Tensor] = torch.jit.script_if_tracing(_arange)
-
-
-def _pool(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tensor, holds_box: Tensor) -> Pooled:
-    """RoIAlign of boxes [S, 4] of images [S], each on its own level, for the slots that hold one."""
-    # Slot 0 is always computed: no operator then ever sees an empty tensor, on which runtimes disagree.
-    computed = holds_box | (_positions(holds_box, 0) == 0)
-    x1, y1, x2, y2 = boxes.unbind(1)
-    side = torch.sqrt((x2 - x1) * (y2 - y1))
-    rois = torch.cat((image.unsqueeze(1).to(boxes.dtype), boxes), dim=1)
-    features, slots = [], []
-    for i, (name, stride) in enumerate(plan.levels):
-        here = computed
-        if i > 0:
-            here = here & (side >= plan.bounds[i - 1])
-        if i < len(plan.bounds):
-            here = here & ~(side >= plan.bounds[i])
-        rows = _true_rows(here)
-        # The bare operator: torchvision's function asserts a shape in Python, which a trace would warn about.
-        features.append(
-            torch.ops.torchvision.roi_align(
-                pyramid[name], _rows(rois, rows), 1 / stride, *plan.output_size, plan.sampling_ratio, False
-            )
-        )
-        slots.append(rows)
-    order = torch.cat(slots)
-    if torch.compiler.is_exporting():
-        # Batch norm in a head asks whether its input is empty.
-        torch._check(order.shape[0] > 0)
-    row_of_slot = torch.zeros_like(image).scatter(0, order, _positions(order, 0))
-    return Pooled(torch.cat(features), order, row_of_slot)
-
-
-def _true_rows(mask: Tensor) -> Tensor:
-    return torch.nonzero(mask).squeeze(1)
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    # Indexing with [] exports as a transposition and GatherND, this as one Gather.
-    return x.index_select(0, index)
-
-
 def _pick(boxes: Tensor, position: Tensor) -> Tensor:
     """boxes [B, N, 4], positions int64 [B, k] -> [B, k, 4]."""
     return boxes.gather(1, position.unsqueeze(2).expand(-1, -1, 4))
 
 
 def _image_of_slot(slots: Tensor) -> Tensor:
-    return _positions(slots, 0).unsqueeze(1).expand(-1, slots.shape[1]).flatten()
+    return positions(slots, 0).unsqueeze(1).expand(-1, slots.shape[1]).flatten()
 
 
 def _keep(scores: Tensor, kept: Tensor) -> Tensor:
     """`scores` with every position that is not in `kept` (of the flat tensor) SUPPRESSED."""
     flat = scores.flatten()
-    return torch.full_like(flat, SUPPRESSED).scatter(0, kept, _rows(flat, kept)).view_as(scores)
+    return torch.full_like(flat, SUPPRESSED).scatter(0, kept, rows(flat, kept)).view_as(scores)
 
 
-def _strides(backbone: BackboneWithFPN, device: torch.device) -> dict[str, int]:
+def _strides(backbone: BackboneWithFPN | C4Backbone, device: torch.device) -> dict[str, int]:
     """Pixels between two cells of each level, by name. torchvision guesses them from the first image it ever sees."""
     side = 2 * SIZE_DIVISOR
     with evaluating(backbone), torch.no_grad():
         levels = backbone(torch.zeros(1, 3, side, side, device=device))
     return {name: side // level.shape[-1] for name, level in levels.items()}
-
-
-def _pool_plan(pooler: MultiScaleRoIAlign, strides: dict[str, int]) -> PoolPlan:
-    """Which level each box size is pooled from (FPN, eq. 1).
-
-    The bounds are the very float32 numbers at which torchvision's LevelMapper steps: no runtime's logarithm decides.
-    """
-    levels = [(name, stride) for name, stride in strides.items() if name in pooler.featmap_names]
-    k_min, k_max = (stride.bit_length() - 1 for stride in (levels[0][1], levels[-1][1]))
-    mapper = LevelMapper(k_min, k_max, pooler.canonical_scale, pooler.canonical_level)
-    bounds = []
-    for level in range(k_min + 1, k_max + 1):
-        nominal = torch.tensor([pooler.canonical_scale * 2.0 ** (level - pooler.canonical_level)])
-        sides = (nominal.view(torch.int32) + torch.arange(-64, 64, dtype=torch.int32)).view(torch.float32)
-        # Boxes one pixel high: their area is their width, so that only the mapper's own square root rounds.
-        boxes = torch.stack((0 * sides, 0 * sides, sides.square(), 0 * sides + 1), dim=1)
-        above = mapper([boxes]) + k_min >= level
-        bounds.append(float(boxes[above][0, 2].sqrt()))
-    used = levels[: len(bounds) + 1]
-    return PoolPlan(tuple(used), tuple(bounds), tuple(pooler.output_size), pooler.sampling_ratio)

@@ -28,13 +28,23 @@ def load_network(bundle: Bundle) -> Detector:
     if WEIGHTS_FILE in bundle.manifest.files:
         state = torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True)
     else:
-        state = _initializers(bundle) | {k: v for k, v in model.state_dict().items() if k.endswith(COUNTER)}
-        state = {name: value for name, value in state.items() if name in model.state_dict()}
+        state = _named_by_all(model, _initializers(bundle))
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise DamagedFile(f"the weights of {bundle.path} are not those of its architecture: {error}") from error
     return model.eval()
+
+
+def _named_by_all(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under each of their names: a C4 model's heads share a stage, which a network holds once."""
+    wanted = model.state_dict(keep_vars=True)
+    shared = {id(wanted[name]): value for name, value in state.items() if name in wanted}
+    return {
+        name: tensor if name.endswith(COUNTER) else shared[id(tensor)]
+        for name, tensor in wanted.items()
+        if name.endswith(COUNTER) or id(tensor) in shared
+    }
 
 
 def _initializers(bundle: Bundle) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class ManifestDraft(_Record):
                 f"defaults.score_thresholds names {', '.join(map(repr, unknown))}, which class_names does not have; "
                 f"leave them out or correct them"
             )
-        keypoints = self.architecture.num_keypoints if self.architecture.task == "keypoints" else 0
+        keypoints = self.architecture.num_keypoints if self.architecture.has_keypoints else 0
         if len(self.keypoint_names) != keypoints:
             raise ValueError(
                 f"keypoint_names has {len(self.keypoint_names)} names, but the model predicts {keypoints} keypoints"

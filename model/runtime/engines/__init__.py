@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RawDetections
 from model.runtime.engines.devices import check_device
 
 if TYPE_CHECKING:
-    from model.architecture import Task
     from model.runtime.bundle import Bundle
 
 EngineKind = Literal["onnx", "torchscript"]
@@ -24,8 +24,6 @@ MODEL_FILES: dict[EngineKind, str] = {"onnx": "model.onnx", "torchscript": "mode
 
 INPUTS = ("images", "sizes", "score_threshold")
 """The network's inputs, in order."""
-
-_LAST_OUTPUT: dict[Task, tuple[str, ...]] = {"boxes": (), "masks": ("masks",), "keypoints": ("keypoint_heatmaps",)}
 
 
 class EngineError(RuntimeError):
@@ -66,7 +64,9 @@ class Engine(Protocol):
 
 def output_names(task: Task) -> tuple[str, ...]:
     """The network's outputs in order, for what the network predicts."""
-    return ("boxes", "scores", "labels", "image_index", *_LAST_OUTPUT[task])
+    masks = ("masks",) if has_masks(task) else ()
+    heatmaps = ("keypoint_heatmaps",) if has_keypoints(task) else ()
+    return ("boxes", "scores", "labels", "image_index", *masks, *heatmaps)
 
 
 def load_engine(

@@ -14,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector, build_model
+from model.network.heads import MlpMaskPredictor
 from model.runtime.detections import RawDetections
 
 SMALL = ArchitectureConfig(
@@ -36,6 +37,21 @@ SMALL = ArchitectureConfig(
 )
 
 V2 = {"norm": "batch_norm", "fpn_norm": True, "rpn_conv_depth": 2, "box_head": "conv", "mask_head_norm": True}
+
+C4 = {"features": "c4", "anchor_sizes": ((16, 32, 64),), "task": "masks"}
+VARIANTS: dict[str, dict[str, object]] = {
+    "c4": C4,
+    "c4_boxes": {**C4, "task": "boxes"},
+    "c4_bottleneck": {**C4, "backbone": "resnet50", "rpn_post_nms_top_n_test": 30},
+    "roi_pool": {"task": "masks", "roi_pooling": "pool"},
+    "softmax": {"task": "masks", "mask_loss": "softmax"},
+    "softmax_mlp": {"task": "masks", "mask_loss": "softmax", "mask_head": "mlp", "mask_head_channels": 32},
+    "agnostic": {"task": "masks", "mask_classes": "agnostic"},
+    "mlp": {"task": "masks", "mask_head": "mlp", "mask_head_channels": 32},
+    "mlp_agnostic": {"task": "masks", "mask_head": "mlp", "mask_classes": "agnostic", "mask_head_channels": 32},
+    "masks_keypoints": {"task": "masks_keypoints", "num_classes": 2},
+}
+"""The paper's variants, as changes of SMALL."""
 
 MOBILENET = {"backbone": "mobilenet_v3_small", "anchor_sizes": ((16, 32, 64, 128),) * 3}
 
@@ -75,7 +91,10 @@ def make_detector(config: ArchitectureConfig, seed: int = 0) -> Detector:
         heads.box_predictor.bbox_pred: 1.0,
     }
     if heads.has_mask():
-        spreads[heads.mask_predictor.mask_fcn_logits] = 3.0
+        predictor = heads.mask_predictor
+        spreads[predictor.mask_fc_logits if isinstance(predictor, MlpMaskPredictor) else predictor.mask_fcn_logits] = (
+            3.0
+        )
     if heads.has_keypoint():
         spreads[heads.keypoint_predictor.kps_score_lowres] = 3.0
 
@@ -168,6 +187,7 @@ def assert_same_answer(
 class Helpers:
     small: ArchitectureConfig
     v2: dict[str, object]
+    variants: dict[str, dict[str, object]]
     mobilenet: dict[str, object]
     batch: Callable[..., Batch]
     detector: Callable[..., Detector]
@@ -177,4 +197,4 @@ class Helpers:
 
 @pytest.fixture(scope="session")
 def helpers() -> Helpers:
-    return Helpers(SMALL, V2, MOBILENET, make_batch, make_detector, torchvision_answer, assert_same_answer)
+    return Helpers(SMALL, V2, VARIANTS, MOBILENET, make_batch, make_detector, torchvision_answer, assert_same_answer)

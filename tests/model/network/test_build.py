@@ -1,6 +1,4 @@
-"""ArchitectureConfig -> torchvision, strictly loadable there; published weights by name."""
-
-from pathlib import Path
+"""ArchitectureConfig -> torchvision, strictly loadable there."""
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
 from model.architecture import PRESETS, ArchitectureConfig
 from model.network.build import build_model
-from model.network.published import load_imagenet_backbone, published_model
 
 SMALL = ArchitectureConfig(
     backbone="resnet18",
@@ -86,53 +83,3 @@ def test_frozen_stages(trainable: int, frozen: int) -> None:
     stages = [body.conv1, body.layer1, body.layer2, body.layer3, body.layer4]
     learning = [all(parameter.requires_grad for parameter in stage.parameters()) for stage in stages]
     assert learning == [False] * frozen + [True] * (5 - frozen)
-
-
-def put_into_hub_cache(home: Path, url: str, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(home))
-    checkpoints = home / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    torch.save(state, checkpoints / url.rsplit("/", 1)[1])
-
-
-def test_published_weights_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's own file format, found in the hub cache as torchvision itself would find it."""
-    entry = torchvision.models.get_model_weights("maskrcnn_resnet50_fpn")["COCO_V1"]
-    state = {k: v for k, v in torchvision_state("maskrcnn_resnet50_fpn").items() if not k.endswith("tracked")}
-    put_into_hub_cache(tmp_path, entry.url, state, monkeypatch)
-    published = published_model("maskrcnn_resnet50_fpn", "COCO_V1")
-    assert len(published.class_names) == 90
-    assert published.class_names[0] == "person"
-    assert published.architecture.norm_eps == 0.0
-    theirs = torchvision.models.get_model("maskrcnn_resnet50_fpn", weights="COCO_V1").eval()
-    image = torch.rand(3, 64, 64)
-    for model in (theirs, published.model):
-        model.transform.min_size, model.transform.max_size = (64,), 64
-        model.roi_heads.score_thresh = 0.0
-    with torch.no_grad():
-        expected, actual = theirs([image])[0], published.model([image])[0]
-    assert len(expected["scores"]) > 0
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights", "message"),
-    [
-        pytest.param("maskrcnn_resnet99", "COCO_V1", "maskrcnn_resnet50_fpn_v2", id="unknown model names the known"),
-        pytest.param("maskrcnn_resnet50_fpn", "COCO_V9", "COCO_V1", id="unknown weights name the known"),
-    ],
-)
-def test_unknown_published_models(name: str, weights: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        published_model(name, weights)
-
-
-def test_imagenet_backbone_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = torchvision.models.get_model_weights("resnet18")["DEFAULT"]
-    source = torchvision.models.resnet18(weights=None)
-    put_into_hub_cache(tmp_path, entry.url, source.state_dict(), monkeypatch)
-    model = build_model(SMALL)
-    load_imagenet_backbone(model, SMALL)
-    assert torch.equal(model.backbone.body.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    with pytest.raises(ValueError, match="group_norm"):
-        load_imagenet_backbone(model, SMALL.model_copy(update={"norm": "group_norm"}))

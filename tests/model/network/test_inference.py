@@ -42,6 +42,7 @@ def parts(helpers: Any) -> dict[str, dict[str, object]]:
         "mobilenet": helpers.mobilenet,
         "one class, few proposals": {"num_classes": 2, "rpn_post_nms_top_n_test": 30},
         "proposals need a score": {"rpn_score_threshold": 0.6},
+        **helpers.variants,
     }
 
 
@@ -57,6 +58,16 @@ def parts(helpers: Any) -> dict[str, dict[str, object]]:
         ("mobilenet", TWO),
         ("one class, few proposals", TWO),
         ("proposals need a score", TWO),
+        ("c4", TWO),
+        ("c4_boxes", TWO),
+        ("c4_bottleneck", ONE),
+        ("roi_pool", THREE),
+        ("softmax", THREE),
+        ("softmax_mlp", TWO),
+        ("agnostic", TWO),
+        ("mlp", TWO),
+        ("mlp_agnostic", TWO),
+        ("masks_keypoints", THREE),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} images",
 )
@@ -209,7 +220,7 @@ def test_building_and_probing_leave_the_training_mode_alone() -> None:
 def test_other_models_are_refused() -> None:
     model = build_model(ArchitectureConfig(backbone="resnet18", fpn_channels=16))
     model.roi_heads.mask_predictor = nn.Conv2d(256, 91, 1)
-    with pytest.raises(TypeError, match="MaskRCNNPredictor, got Conv2d"):
+    with pytest.raises(TypeError, match="or an MlpMaskPredictor, got Conv2d"):
         InferenceGraph(model)
     backbone = nn.Conv2d(3, 8, 1)
     backbone.out_channels = 8

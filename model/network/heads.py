@@ -1,0 +1,213 @@
+"""The paper's variants of heads and backbones that torchvision has no class for (Mask R-CNN, sec. 3 and table 2).
+
+Parts keep torchvision's names and interfaces, so that they fit into its FasterRCNN, MaskRCNN and KeypointRCNN.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
+from torchvision.ops import roi_pool
+from torchvision.ops.poolers import LevelMapper
+
+C4_STRIDE = 16
+"""Pixels of the input to a cell of the fourth stage's map."""
+
+
+class C4Backbone(nn.Module):
+    """A ResNet up to its fourth stage; the rest of it is the box head (Faster R-CNN on ResNet, He et al.).
+
+    images float32 [B, 3, H, W] -> {"0": float32 [B, C, H / 16, W / 16]}. `out_channels` is C.
+    """
+
+    def __init__(self, resnet: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self.body(images)
+        return features
+
+
+def fifth_stage(resnet: Any) -> nn.Module:
+    """The ResNet's last stage with stride 1: RoIs come in with the 7x7 cells that it shall put out (Mask R-CNN,
+    fig. 4)."""
+    stage: nn.Module = resnet.layer4
+    first: Any = next(iter(stage.children()))
+    for layer in (first.conv1, first.conv2, first.downsample[0]):
+        layer.stride = (1, 1)
+    return stage
+
+
+def c4_box_head(stage: nn.Module) -> nn.Sequential:
+    """RoI features [R, C, 7, 7] -> the fifth stage's, averaged: [R, 2 * C]."""
+    return nn.Sequential(OrderedDict(layer4=stage, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+
+
+def c4_mask_head(stage: nn.Module) -> nn.Sequential:
+    """RoI features [R, C, 7, 7] -> [R, 2 * C, 7, 7], by the box head's own fifth stage."""
+    return nn.Sequential(OrderedDict(layer4=stage))
+
+
+class MultiScaleRoIPool(nn.Module):
+    """RoIPool on the pyramid level of each box's size (Fast R-CNN, sec. 2.1; FPN, eq. 1).
+
+    Takes the place of torchvision's MultiScaleRoIAlign, and has its attributes.
+    """
+
+    def __init__(self, featmap_names: Sequence[str], output_size: int) -> None:
+        super().__init__()
+        self.featmap_names = list(featmap_names)
+        self.output_size = (output_size, output_size)
+        self.sampling_ratio = 0
+        self.canonical_scale = 224
+        self.canonical_level = 4
+        self.scales: list[float] | None = None
+        self.map_levels: LevelMapper | None = None
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """boxes: of each image float32 [N_i, 4], xyxy in pixels. Returns float32 [sum of N_i, C, h, w]."""
+        levels = [features[name] for name in self.featmap_names]
+        height = max(shape[0] for shape in image_shapes)
+        # A map is the size that its stride gives, rounded up: the stride is the nearest power of two.
+        strides = [2 ** round(float(torch.log2(torch.tensor(height / level.shape[-2])))) for level in levels]
+        mapper = LevelMapper(
+            strides[0].bit_length() - 1, strides[-1].bit_length() - 1, self.canonical_scale, self.canonical_level
+        )
+        level_of_box = mapper(boxes)
+        image = torch.cat([torch.full_like(each[:, :1], index) for index, each in enumerate(boxes)])
+        rois = torch.cat((image, torch.cat(boxes)), dim=1)
+        pooled = levels[0].new_zeros((len(rois), levels[0].shape[1], *self.output_size))
+        for index, (level, stride) in enumerate(zip(levels, strides, strict=True)):
+            rows = torch.where(level_of_box == index)[0]
+            # roi_pool has no kernel for autocast's low precision on every device; what it picks is exact anyway.
+            picked = roi_pool(level.float(), rois[rows].float(), self.output_size, 1 / stride)
+            pooled = pooled.index_put((rows,), picked.to(pooled.dtype))
+        return pooled
+
+
+class AgnosticMaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]  # torchvision has no types
+    """One mask for whatever class (Mask R-CNN, sec. 4.2 "class-specific vs. class-agnostic masks").
+
+    Has the weights of a MaskRCNNPredictor of one class and answers as one of `num_classes`: with views of that mask.
+    """
+
+    def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
+        super().__init__(in_channels, dim_reduced, 1)
+        self.num_classes = num_classes
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [R, C, s, s] -> logits [R, num_classes, 2 * s, 2 * s]."""
+        logits: Tensor = super().forward(features)
+        return logits.expand(-1, self.num_classes, -1, -1)
+
+
+class MlpMaskHead(nn.Sequential):
+    """RoI features [R, C, s, s] -> [R, channels]: two fully connected layers (Mask R-CNN, table 2e)."""
+
+    def __init__(self, in_features: int, channels: int) -> None:
+        super().__init__(
+            OrderedDict(
+                flatten=nn.Flatten(),
+                fc6=nn.Linear(in_features, channels),
+                relu6=nn.ReLU(),
+                fc7=nn.Linear(channels, channels),
+                relu7=nn.ReLU(),
+            )
+        )
+
+
+class MlpMaskPredictor(nn.Module):
+    """[R, channels] -> logits [R, masks, side, side] by one fully connected layer (Mask R-CNN, table 2e).
+
+    `masks` is 1 for class-agnostic ones; they are given as views for all `num_classes`.
+    """
+
+    def __init__(self, channels: int, masks: int, num_classes: int, side: int) -> None:
+        super().__init__()
+        self.mask_fc_logits = nn.Linear(channels, masks * side**2)
+        self.masks, self.num_classes, self.side = masks, num_classes, side
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.mask_fc_logits(features).unflatten(1, (self.masks, self.side, self.side))
+        return logits.expand(-1, self.num_classes, -1, -1)
+
+
+class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]
+    """RoI heads whose classes compete for each pixel of a mask (Mask R-CNN, sec. 4.2 "multinomial vs. independent
+    masks"): softmax over the classes, with the background as class 0, and the multinomial loss."""
+
+    _masks_elsewhere = False
+
+    def has_mask(self) -> bool:
+        """False while torchvision's part runs: masks are trained and predicted here."""
+        return not self._masks_elsewhere and bool(super().has_mask())
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+        """torchvision's, kept for the mask loss."""
+        self._samples = super().select_training_samples(proposals, targets)
+        return self._samples
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """As torchvision's RoIHeads: detections of each image and, in training, the losses."""
+        self._masks_elsewhere = True
+        try:
+            detections, losses = super().forward(features, proposals, image_shapes, targets)
+        finally:
+            self._masks_elsewhere = False
+        if self.training:
+            assert targets is not None
+            rois, matched, labels, _ = self._samples
+            self._samples = None
+            positive = [label > 0 for label in labels]
+            rois = [roi[rows] for roi, rows in zip(rois, positive, strict=True)]
+            matched = [index[rows] for index, rows in zip(matched, positive, strict=True)]
+            logits = self._mask_logits(features, rois, image_shapes)
+            losses["loss_mask"] = softmax_mask_loss(logits, rois, matched, targets)
+        else:
+            rois = [detection["boxes"] for detection in detections]
+            probabilities = self._mask_logits(features, rois, image_shapes).softmax(1)
+            for detection, part in zip(detections, probabilities.split([len(roi) for roi in rois]), strict=True):
+                rows = torch.arange(len(part), device=part.device)
+                detection["masks"] = part[rows, detection["labels"]].unsqueeze(1)
+        return detections, losses
+
+    def _mask_logits(
+        self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, rois, image_shapes)))
+        return logits
+
+
+def softmax_mask_loss(
+    logits: Tensor, rois: list[Tensor], matched: list[Tensor], targets: list[dict[str, Tensor]]
+) -> Tensor:
+    """Mean cross-entropy over the pixels of positive RoIs.
+
+    logits: float32 [R, num_classes, M, M] of all images' RoIs. rois: of each image [R_i, 4] xyxy. matched: of each
+    image int64 [R_i], the object that a RoI stands for. A pixel's class is the object's where it has half of it.
+    """
+    if len(logits) == 0:
+        return logits.sum() * 0
+    side = logits.shape[-1]
+    classes = []
+    for roi, index, target in zip(rois, matched, targets, strict=True):
+        share = project_masks_on_boxes(target["masks"], roi, index, side)
+        labels = target["labels"][index][:, None, None]
+        classes.append(torch.where(share >= 0.5, labels, 0))
+    return F.cross_entropy(logits.float(), torch.cat(classes))

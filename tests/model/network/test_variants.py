@@ -1,0 +1,197 @@
+"""The paper's variants: exported as they answer, trained, loadable into torchvision, refused where impossible."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from pydantic import ValidationError
+from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_pool
+
+from model.architecture import ArchitectureConfig
+from model.network.build import build_model
+from model.network.export import export_onnx
+from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
+from model.network.weights import load_network
+from model.runtime.bundle import publish_bundle
+from model.runtime.detections import RawDetections
+from model.runtime.engines import INPUTS
+from model.runtime.manifest import ManifestDraft, Provenance
+from model.runtime.preprocess import Preprocessing
+
+EXPORTED = ("c4", "roi_pool", "softmax", "mlp_agnostic", "masks_keypoints")
+CLOSE = {"pixels": 2e-2, "probability": 1e-3, "order": False}
+
+
+def run_onnx(path: Path, batch: Any, score: float) -> RawDetections:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    scores = np.full(len(batch.sizes), score, np.float32)
+    values = session.run(None, dict(zip(INPUTS, (batch.images, batch.sizes, scores), strict=True)))
+    return RawDetections(**{out.name: value for out, value in zip(session.get_outputs(), values, strict=True)})
+
+
+@pytest.mark.parametrize("variant", EXPORTED)
+def test_the_exported_network_answers_as_torchvision(helpers: Any, variant: str, tmp_path: Path) -> None:
+    model = helpers.detector(helpers.small.model_copy(update=helpers.variants[variant]))
+    export_onnx(model, tmp_path / "model.onnx")
+    for height, width, sizes in ((96, 160, [(96, 160)]), (128, 96, [(128, 90), (110, 96), (128, 96)])):
+        batch = helpers.batch(height, width, sizes)
+        ours = run_onnx(tmp_path / "model.onnx", batch, 0.25)
+        assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
+        helpers.assert_same_answer(ours, helpers.torchvision_answer(model, batch, 0.25), **CLOSE)
+
+
+def target(side: int = 96) -> dict[str, torch.Tensor]:
+    masks = torch.zeros(2, side, side, dtype=torch.uint8)
+    masks[0, 10:50, 10:60] = 1
+    masks[1, 40:90, 50:90] = 1
+    boxes = torch.tensor([[10.0, 10, 60, 50], [50, 40, 90, 90]])
+    keypoints = torch.tensor([[[20.0, 20, 2], [40, 30, 2], [30, 45, 1]], [[60, 50, 2], [80, 60, 2], [70, 80, 0]]])
+    return {"boxes": boxes, "labels": torch.tensor([1, 1]), "masks": masks, "keypoints": keypoints}
+
+
+@pytest.mark.parametrize("variant", ["c4", "roi_pool", "softmax", "softmax_mlp", "agnostic", "mlp", "masks_keypoints"])
+def test_every_part_of_a_variant_learns(helpers: Any, variant: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(helpers.small.model_copy(update={"norm": "group_norm", **helpers.variants[variant]}))
+    losses = model([torch.rand(3, 96, 96), torch.rand(3, 96, 96)], [target(), target()])
+    expected = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "loss_mask"}
+    assert set(losses) == expected | ({"loss_keypoint"} if variant == "masks_keypoints" else set())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_step_along_the_gradient_lowers_the_softmax_loss() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 14, 14, requires_grad=True)
+    rois, matched = [torch.tensor([[10.0, 10, 60, 50], [12, 8, 55, 52], [48, 40, 92, 88]])], [torch.tensor([0, 0, 1])]
+    targets = [{**target(), "labels": torch.tensor([3, 1])}]
+    before = softmax_mask_loss(logits, rois, matched, targets)
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert softmax_mask_loss(logits - 10 * gradient, rois, matched, targets) < before
+    assert softmax_mask_loss(logits[:0], [rois[0][:0]], [matched[0][:0]], targets) == 0
+
+
+def test_the_softmax_loss_pixel_by_pixel() -> None:
+    """RoIs that are the objects' own boxes in whole cells: each cell is inside or outside."""
+    torch.manual_seed(1)
+    side = 4
+    masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    masks[0, 4:12, 4:8] = 1  # the left half of the box below
+    rois = [torch.tensor([[4.0, 4, 12, 12]])]
+    logits = torch.randn(1, 3, side, side)
+    loss = softmax_mask_loss(logits, rois, [torch.tensor([0])], [{"masks": masks, "labels": torch.tensor([2])}])
+    probabilities = logits.softmax(1)[0]
+    pixels = [-float(probabilities[2 if x < side // 2 else 0, y, x].log()) for y in range(side) for x in range(side)]
+    assert float(loss) == pytest.approx(sum(pixels) / len(pixels), rel=1e-5)
+
+
+def test_roi_pool_takes_each_box_from_its_level() -> None:
+    torch.manual_seed(0)
+    features = {str(level): torch.randn(2, 3, 64 // 2**level, 64 // 2**level) for level in range(4)}
+    boxes = [torch.tensor([[0.0, 0, 30, 30], [10, 10, 250, 250]]), torch.tensor([[5.0, 7, 120, 130]])]
+    pooled = MultiScaleRoIPool(["0", "1", "2", "3"], 7)(features, boxes, [(256, 256), (256, 200)])
+    # FPN, eq. 1, with k0 = 4 for 224 pixels and levels 2 to 5: sides of 30, 240 and 119 pixels
+    for row, (image, box, level) in enumerate([(0, boxes[0][0], 0), (0, boxes[0][1], 2), (1, boxes[1][0], 1)]):
+        roi = torch.cat((torch.tensor([float(image)]), box))[None]
+        assert torch.equal(pooled[row], roi_pool(features[str(level)], roi, 7, 1 / (4 * 2**level))[0])
+    empty = MultiScaleRoIPool(["0", "1", "2", "3"], 7)(features, [torch.zeros(0, 4)] * 2, [(256, 256)] * 2)
+    assert empty.shape == (0, 3, 7, 7)
+
+
+def test_c4_weights_load_into_torchvisions_own_parts(helpers: Any) -> None:
+    config = helpers.small.model_copy(update=helpers.variants["c4"])
+    ours = build_model(config)
+    resnet = torchvision.models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    backbone = nn.Module()
+    backbone.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+    backbone.out_channels = 256
+    theirs = MaskRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(config.anchor_sizes, (config.anchor_aspect_ratios,)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=nn.Sequential(OrderedDict(layer4=resnet.layer4)),
+        box_predictor=FastRCNNPredictor(512, config.num_classes),
+        mask_head=nn.Sequential(OrderedDict(layer4=resnet.layer4)),
+        mask_predictor=MaskRCNNPredictor(512, config.mask_predictor_channels, config.num_classes),
+    )
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+
+
+def test_the_fifth_stage_keeps_the_size_of_a_roi(helpers: Any) -> None:
+    for name, channels in (("resnet18", 256), ("resnet50", 1024)):
+        model = build_model(helpers.small.model_copy(update={**helpers.variants["c4"], "backbone": name}))
+        assert model.roi_heads.mask_head(torch.rand(2, channels, 7, 7)).shape == (2, 2 * channels, 7, 7)
+        assert model.backbone(torch.rand(1, 3, 64, 96))["0"].shape == (1, channels, 4, 6)
+        assert model.roi_heads.box_head.layer4 is model.roi_heads.mask_head.layer4
+
+
+def test_agnostic_masks_are_one_for_all_classes(helpers: Any) -> None:
+    model = build_model(helpers.small.model_copy(update=helpers.variants["agnostic"]))
+    predictor = model.roi_heads.mask_predictor
+    assert predictor.mask_fcn_logits.out_channels == 1
+    logits = predictor(torch.rand(2, 32, 14, 14))
+    assert logits.shape == (2, 5, 28, 28)
+    assert torch.equal(logits[:, 0], logits[:, 4])
+
+
+def test_a_shared_stage_is_read_back_from_the_network_alone(helpers: Any, tmp_path: Path) -> None:
+    """A bundle without weights.pth: its network holds the weights of both heads once."""
+    config = helpers.small.model_copy(update=helpers.variants["c4"])
+    model = helpers.detector(config)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    export_onnx(model, staging / "model.onnx")
+    draft = ManifestDraft(
+        architecture=config,
+        class_names=tuple("abcd"),
+        preprocessing=Preprocessing.from_architecture(config),
+        provenance=Provenance(dataset="none", license="none"),
+    )
+    bundle = publish_bundle(staging, draft, tmp_path / "models", "c4")
+    state = load_network(bundle).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"features": "c4"}, "C4 has 1 feature levels", id="c4 has one level of anchors"),
+        pytest.param(
+            {"features": "c4", "anchor_sizes": [[32]], "backbone": "mobilenet_v3_large"},
+            "ResNet",
+            id="c4 on a MobileNet",
+        ),
+        pytest.param({"features": "c4", "anchor_sizes": [[32]], "task": "keypoints"}, "fpn", id="keypoints on c4"),
+        pytest.param({"features": "c4", "anchor_sizes": [[32]], "mask_head": "mlp"}, "fifth stage", id="mlp on c4"),
+        pytest.param({"mask_loss": "softmax", "mask_classes": "agnostic"}, "choose one", id="one class cannot compete"),
+        pytest.param({"mask_head": "mlp", "mask_head_norm": True}, "mask_head_norm", id="norm in an mlp"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_built(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ArchitectureConfig.model_validate(fields)
+
+
+def test_softmax_probabilities_sum_to_one_over_classes(helpers: Any) -> None:
+    model = helpers.detector(helpers.small.model_copy(update=helpers.variants["softmax"]))
+    heads = model.roi_heads
+    features = torch.rand(1, 32, 14, 14)
+    logits = heads.mask_predictor(heads.mask_head(features))
+    assert torch.allclose(logits.softmax(1).sum(1), torch.ones(1, 28, 28))

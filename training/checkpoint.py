@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 
-FORMAT = 1
+FORMAT = 2
+"""2 added `ema` and `without_gain`, and dropped the generator state: randomness now follows from the iteration."""
 
 
 class CheckpointError(Exception):
@@ -23,8 +24,11 @@ class CheckpointError(Exception):
 class Checkpoint:
     """iteration: optimizer steps done. config: the run's configuration as JSON data. model: the plain state_dict.
 
-    class_names are the names of labels 1..C, keypoint_names is empty but for keypoint models. optimizer, scheduler and
-    scaler are their state_dicts, rng torch's CPU generator state, best the highest validation figure so far.
+    class_names are the names of labels 1..C, keypoint_names is empty but for keypoint models. ema is the state_dict of
+    averaged weights, None where the run keeps none. optimizer, scheduler and scaler are their state_dicts. best is the
+    highest validation figure so far, without_gain the number of evaluations since it was reached.
+
+    No generator's state is here: the data and every draw of an iteration follow from the seed and its number.
     """
 
     iteration: int
@@ -35,8 +39,14 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
-    rng: Tensor
     best: float
+    ema: dict[str, Tensor] | None = None
+    without_gain: int = 0
+
+    @property
+    def published_state(self) -> dict[str, Tensor]:
+        """The state_dict that is evaluated and published: the average where the run keeps one."""
+        return self.model if self.ema is None else self.ema
 
     def train_config(self) -> TrainConfig:
         """The configuration that the run had."""
@@ -57,7 +67,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint onto the CPU without running any code in it.
 
-    Raises CheckpointError when the file is missing, damaged, or of a newer format.
+    Format 1 is read too. Raises CheckpointError when the file is missing, damaged, or of a newer format.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -68,6 +78,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} has checkpoint format {format_}, this release reads {FORMAT}: upgrade maskserve"
             )
+        if format_ == 1:
+            del fields["rng"]
         return Checkpoint(**fields)
     except CheckpointError:
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,12 +22,20 @@ class AugmentConfig(_Group):
 
     crop: int | None = Field(None, ge=32, description="train on square windows of this side; none: whole images")
     scale: tuple[float, float] = Field((1.0, 1.0), description="random scale of a window, log-uniform in this range")
-    crop_around: float = Field(0.0, ge=0, le=1, description="share of windows that are put around an object")
-    jitter: tuple[float, float] | None = Field(
-        None, description="large-scale jitter: whole images fitted into the crop, times a factor drawn from this range"
+    crop_around: float = Field(
+        0.0, ge=0, le=1, description="share of windows that hold the middle of a randomly chosen object"
     )
-    copy_paste: float = Field(0.0, ge=0, le=1, description="probability of pasting another image's objects")
-    min_sizes: tuple[int, ...] = Field((), description="shorter sides drawn for whole images; empty: the served size")
+    jitter: tuple[float, float] | None = Field(
+        None,
+        description="large-scale jitter, instead of `scale`: a window's scale is what fits the image into it, times a "
+        "factor drawn from this range",
+    )
+    copy_paste: float = Field(
+        0.0, ge=0, le=1, description="probability of pasting objects of another image (tasks with masks)"
+    )
+    min_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="shorter sides drawn for whole images; empty: the served size"
+    )
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
     transpose: float = Field(0.0, ge=0, le=1, description="probability of swapping x and y (with flips: all rotations)")
@@ -39,6 +47,22 @@ class AugmentConfig(_Group):
     hue: float = Field(0.0, ge=0, le=0.5, description="hue shift drawn from -this to this, of a full turn")
     blur: float = Field(0.0, ge=0, description="deviation of a Gaussian blur drawn from 0 to this, in pixels")
     noise: float = Field(0.0, ge=0, le=1, description="deviation of Gaussian noise drawn from 0 to this, of 0..1")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, given in (("scale", self.scale), ("jitter", self.jitter)):
+            if given is not None and not 0 < given[0] <= given[1]:
+                raise ValueError(f"augment.{name} must be two rising positive numbers, got {given[0]} and {given[1]}")
+        scaled = self.scale != (1.0, 1.0)
+        if self.crop is None:
+            needy = {"scale": scaled, "jitter": self.jitter is not None, "crop_around": self.crop_around > 0}
+            for name in (name for name, used in needy.items() if used):
+                raise ValueError(f"augment.{name} is about windows: give their side, augment.crop, or leave it out")
+        elif self.min_sizes:
+            raise ValueError("augment.min_sizes is about whole images, augment.crop about windows: give one of them")
+        if self.jitter is not None and scaled:
+            raise ValueError("augment.jitter draws the scale of a window in place of augment.scale: give one of them")
+        return self
 
 
 class OptimizerConfig(_Group):
@@ -81,7 +105,7 @@ class TrainConfig(_Group):
 
     name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name of the published model")
     data: Path | None = Field(
-        None, description="dataset folder in any format of docs/formats.md; none: generated shapes"
+        None, description="dataset folder in any format of docs/formats.md; none: generated shapes or figures"
     )
     classes: tuple[str, ...] = Field((), description="train on these classes alone, by (new) name; empty: all")
     rename: dict[str, str] = Field({}, description="classes called otherwise, old: new; equal new names merge")
@@ -129,11 +153,16 @@ class TrainConfig(_Group):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        low, high = self.augment.scale
-        if not 0 < low <= high:
-            raise ValueError(f"augment.scale must be two rising positive numbers, got {low} and {high}")
-        if self.amp == "fp16" and self.device == "cpu":
-            raise ValueError("amp fp16 needs a GPU: use bf16 or none on a CPU")
+        if self.augment.copy_paste and "masks" not in self.architecture.task:
+            raise ValueError(
+                f"augment.copy_paste needs masks, which architecture.task '{self.architecture.task}' does without: "
+                f"set it to 0, or train masks"
+            )
+        if max(self.augment.min_sizes, default=0) > self.architecture.max_size:
+            raise ValueError(
+                f"augment.min_sizes go up to {max(self.augment.min_sizes)}, but no side may be longer than "
+                f"architecture.max_size, {self.architecture.max_size}"
+            )
         return self
 
     @property

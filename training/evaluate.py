@@ -4,6 +4,7 @@ python -m training.evaluate --model models/nuclei/1 --data DIR --report report
 python -m training.evaluate --model models/nuclei/1 --data DIR --engine torchscript --json figures.json
 python -m training.evaluate --model runs/nuclei/checkpoints/best.pt --data DIR
 python -m training.evaluate --model http://127.0.0.1:8000 --data DIR
+python -m training.evaluate --model models/bikes/1 --data DIR --rename bicycle=bike --classes bike
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from model.runtime.engines import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import stop
 from training.data.check import check, report
+from training.data.classes import add_class_flags
 from training.data.coco import CocoData, CocoError
 from training.data.samples import UnreadableImage
-from training.data.source import load_splits
+from training.data.source import TrainingData, load_splits
 from training.evaluated import Evaluated, open_model
 from training.evaluation import ALL_KINDS, evaluate_detections
 from training.matching import MATCHED_BY, match_detections
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop(f"--operating_point {options.operating_point:g}: give a score from --score_threshold to below 1")
     try:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
-        data = _load(options.data, options.split, evaluated)
+        splits = load_splits(options.data, evaluated.task, rename=options.rename, classes=options.classes)
+        data = _chosen(splits, options.data, options.split, evaluated)
     except (BundleError, CheckpointError, CocoError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     try:
@@ -82,9 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(directory: Path, name: str, evaluated: Evaluated) -> CocoData:
-    """The chosen split, checked. Raises CocoError; stops where records are broken or the classes are others."""
-    splits = load_splits(directory, evaluated.task)
+def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluated) -> CocoData:
+    """The split called `name`, checked. Raises CocoError; stops where records are broken or the classes are others."""
     data = splits.train if name == "train" else splits.val
     if data is None:
         stop(f"{directory} has no validation split; use --split train")
@@ -94,7 +96,7 @@ def _load(directory: Path, name: str, evaluated: Evaluated) -> CocoData:
     if data.class_names != evaluated.class_names:
         stop(
             f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "
-            f"the classes must be the same, in the same order"
+            f"the classes must be the same, in the same order; give the --rename and --classes of its training"
         )
     return data
 
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO dataset folder")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="which images")
+    add_class_flags(parser)
     parser.add_argument(
         "--engine",
         choices=(*get_args(EngineKind), "eager"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,18 +14,55 @@ from training.config import OptimizerConfig, ScheduleConfig
 NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
-    """SGD or AdamW over the trainable parameters; biases and normalization layers do not decay."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for module in model.modules():
+def make_optimizer(model: nn.Module, config: OptimizerConfig, images: int | None = None) -> optim.Optimizer:
+    """SGD or AdamW over the trainable parameters; biases and normalization layers do not decay.
+
+    `images` is the number that a step has, which the rate is scaled to.
+    """
+    rate = scaled_rate(config, images)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {(0, True): [], (0, False): []}
+    seen: set[nn.Parameter] = set()
+    stages = _backbone_stages(model)
+    for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                (free if name == "bias" or isinstance(module, NORMALIZATION) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                decays = not (name == "bias" or isinstance(module, NORMALIZATION))
+                depth = 0 if config.layer_decay == 1 else _depth(module_name, stages)
+                groups.setdefault((depth, decays), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": rate * config.layer_decay**depth,
+        }
+        for (depth, decays), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
+    ]
     if config.name == "sgd":
-        return optim.SGD(groups, lr=config.rate, momentum=config.momentum)
-    return optim.AdamW(groups, lr=config.rate, betas=(config.momentum, 0.999))
+        return optim.SGD(options, lr=rate, momentum=config.momentum)
+    return optim.AdamW(options, lr=rate, betas=(config.momentum, 0.999))
+
+
+def scaled_rate(config: OptimizerConfig, images: int | None) -> float:
+    """The peak rate of a step of `images`: linear in them where the rate is meant for a number (Goyal et al., 2017)."""
+    if images is None or config.reference_batch is None:
+        return config.rate
+    return config.rate * images / config.reference_batch
+
+
+def _backbone_stages(model: nn.Module) -> list[int]:
+    """A MobileNet's blocks that begin a stage: the strided ones. Empty for a ResNet, whose stages have names."""
+    body = getattr(getattr(model, "backbone", None), "body", nn.Module())
+    return [int(name) for name, block in body.named_children() if name.isdecimal() and getattr(block, "_is_cn", False)]
+
+
+def _depth(module: str, stages: list[int]) -> int:
+    """Stages between a module and the heads: 0 for heads, RPN and FPN; 1 for a ResNet's layer4; 5 for its stem."""
+    if stage := re.search(r"(?:body|_head)\.layer(\d)\b", module):
+        return 5 - int(stage[1])
+    if block := re.match(r"backbone\.body\.(\d+)\b", module):
+        return 1 + sum(int(block[1]) < start for start in stages)
+    return 5 if module.startswith("backbone.body.") else 0
 
 
 def rate_factor(config: ScheduleConfig, iteration: int) -> float:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from model.architecture import ArchitectureConfig
+from model.architecture import ArchitectureConfig, has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.export import export_onnx, export_torchscript, is_half_storable
@@ -80,7 +80,7 @@ def publish_run(
     """
     loaded = load_checkpoint(checkpoint)
     model = build_model(config.architecture)
-    model.load_state_dict(loaded.model)
+    model.load_state_dict(loaded.published_state)
     images = generated_images()
     if data is not None:
         source = data.train if data.val is None else data.val
@@ -142,7 +142,7 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
         draft = ManifestDraft(
             architecture=export.architecture,
             class_names=export.class_names,
-            keypoint_names=export.keypoint_names if task == "keypoints" else (),
+            keypoint_names=export.keypoint_names if has_keypoints(task) else (),
             preprocessing=preprocessing,
             defaults=ServingDefaults(
                 max_detections=export.architecture.detections_per_image, score_thresholds=thresholds

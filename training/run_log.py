@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,19 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from model.runtime.bundle import Bundle
+from training.trackers import BackgroundTracker, Tracker, run_pictures
+
 SMOOTHING = 0.95
 """Share of the old value in the displayed loss's running mean."""
 
 
 class RunLog:
-    """Use as a context manager; `step` once an iteration, `validation` after each evaluation.
+    """Use as a context manager; `step` once an iteration, `validation` after each evaluation, `published` at the end.
 
-    On a terminal a progress bar is live; elsewhere a plain line is printed at every `every` iterations.
+    On a terminal a progress bar is live; elsewhere a plain line is printed at every `every` iterations. `trackers` get
+    what metrics.csv gets; a run that ends without `published` has failed for them.
     """
 
-    def __init__(self, folder: Path, iterations: int, start: int, every: int) -> None:
+    def __init__(self, folder: Path, iterations: int, start: int, every: int, trackers: Sequence[Tracker] = ()) -> None:
         self.console = Console(stderr=True)
         self.every, self.iterations = every, iterations
+        self.folder = folder
         self.csv_path = folder / "metrics.csv"
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         self._progress = Progress(
@@ -43,7 +48,9 @@ class RunLog:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._since = time.perf_counter()
+        self._published = False
         _drop_rows_after(self.csv_path, start)
+        self._trackers = [BackgroundTracker(tracker, self.say) for tracker in trackers]
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -54,10 +61,12 @@ class RunLog:
     ) -> None:
         self._progress.stop()
         self._board.close()
+        for tracker in self._trackers:
+            tracker.finish(self._published)
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
-        self.console.print(message, highlight=False, soft_wrap=True)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, iteration: int, figures: Mapping[str, float]) -> None:
         """Figures of one finished iteration (counted from 1): losses, rate, waiting time."""
@@ -84,6 +93,16 @@ class RunLog:
         self.say(f"{iteration:>7}/{self.iterations}  " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
         self._since = time.perf_counter()
 
+    def published(self, bundle: Bundle) -> None:
+        """The run's result: trackers get the bundle's place and AP, the curves and the newest sample pictures."""
+        self._published = True
+        summary: dict[str, float | str] = {"bundle": str(bundle.path)}
+        if bundle.manifest.evaluation:  # the first is the engine that serves
+            metrics = bundle.manifest.evaluation[0].metrics
+            summary |= {f"published/{name}": value for name, value in metrics.items()}
+        for tracker in self._trackers:
+            tracker.summarize(summary, run_pictures(self.folder))
+
     def _write(self, iteration: int, figures: Mapping[str, float]) -> None:
         """metrics.csv is long-form (iteration, name, value): columns never change while a run grows."""
         new = not self.csv_path.exists()
@@ -94,23 +113,33 @@ class RunLog:
             for name, value in figures.items():
                 writer.writerow([iteration, name, f"{value:.6g}"])
                 self._board.add_scalar(name, value, iteration)
+        for tracker in self._trackers:
+            tracker.log(iteration, figures)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as curves: name -> [(iteration, value), ...]."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["iteration"]), float(row["value"])))
+    for iteration, name, value in _rows(path)[1:]:
+        curves.setdefault(name, []).append((int(iteration), float(value)))
     return curves
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """All complete lines, the header first. A killed run may have left a part of one at the end."""
+    with path.open(newline="") as file:
+        return list(csv.reader(line for line in file if line.endswith("\n")))
 
 
 def _drop_rows_after(path: Path, start: int) -> None:
     """A resumed run repeats the iterations since its checkpoint; their old rows go."""
     if not path.exists():
         return
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file))
-    kept = [row for row in rows if int(row[0]) <= start]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *kept])
+    rows = _rows(path)
+    if not rows:  # killed before the first line was complete
+        path.unlink()
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        csv.writer(file).writerows([rows[0], *(row for row in rows[1:] if int(row[0]) <= start)])
+    partial.replace(path)

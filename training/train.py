@@ -3,6 +3,7 @@
     python -m training.train                                   generated shapes, minutes on a CPU
     python -m training.train --recipe nuclei --data DIR        a recipe on a COCO folder
     python -m training.train --recipe my.yaml --optimizer.rate 0.01
+    torchrun --nproc_per_node=2 -m training.train --recipe nuclei --data DIR     on two GPUs (or CPU processes)
 
 Writes into the run's folder (`--output`, default runs/NAME): config.yaml, checkpoints/, metrics.csv, tensorboard/,
 curves.png, samples/, and the published bundle under models/NAME/VERSION. Started again, it goes on where it stopped.
@@ -10,190 +11,156 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 
 from __future__ import annotations
 
-import math
-import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import nn
 from torch.utils.data import DataLoader
 
-from model.network.build import Detector, build_model
-from model.network.published import load_imagenet_backbone
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state, save_checkpoint
+from training.checkpoint import CheckpointError, save_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
 from training.data.coco import CocoData, CocoError
-from training.data.loader import Batch, make_loader
+from training.data.loader import Batch, Share, make_loader
 from training.data.samples import TrainingSet, UnreadableImage
-from training.data.source import DataStop, TrainingData, flip_pairs, keypoint_names, load_training_data
+from training.data.source import DataStop, TrainingData, flip_pairs, load_training_data
 from training.data.transforms import Augmentation
-from training.optimization import make_optimizer, make_scheduler
+from training.distributed import Process, join
+from training.evaluation import KINDS, evaluate_detections
+from training.optimization import scaled_rate
 from training.pictures import draw_curves, draw_samples
 from training.publish import GateError, publish_run
 from training.run_log import RunLog
-from training.validation import eager_predictor, main_kind, validate
+from training.state import State, seed_everything, snapshot, start, step_images
+from training.step import TrainingError, take_step
+from training.trackers import start_trackers
+from training.validation import detect_shared, eager_predictor, limits, main_kind, validation_losses
 
 
-class TrainingError(Exception):
-    """A run that cannot go on; the message names the batch and what to try."""
-
-
-@dataclass
-class State:
-    """Everything that moves while training; a checkpoint is this, written down."""
-
-    model: Detector
-    optimizer: Optimizer
-    scheduler: LambdaLR
-    scaler: torch.amp.GradScaler
-    iteration: int = 0
-    best: float = -1.0
-
-
-def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, torch.device]:
-    """Configuration, checked data and device; seeds set, the run's folder made and its config.yaml written."""
+def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]:
+    """Configuration, checked data, and this process; seeds set, the run's folder and its config.yaml written."""
     config = parse_train_config(arguments)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
-    folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    data = load_training_data(config)
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    process = join(name)
+    # The same first weights in every process; from then on each iteration seeds anew.
+    seed_everything(config.seed, 0, 0)
+    if process.first:
+        config.run_folder.mkdir(parents=True, exist_ok=True)
+        data = load_training_data(config)
+    process.agree(None)
+    if not process.first:
+        data = load_training_data(config)
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
-    if architecture.task == "keypoints":
+    if "keypoints" in architecture.task:
         architecture = architecture.model_copy(update={"num_keypoints": data.train.num_keypoints})
     config = config.model_copy(update={"architecture": architecture})
-    save_config(config, folder / "config.yaml")
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return config, data, torch.device(name)
+    if process.first:
+        save_config(config, config.run_folder / "config.yaml")
+    return config, data, process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the whole line; returns the exit status."""
     try:
-        config, data, device = setup(sys.argv[1:] if arguments is None else arguments)
-        state = start(config, data.train, device)
+        config, data, process = setup(sys.argv[1:] if arguments is None else arguments)
+        state = start(config, data.train, process)
+        trackers = start_trackers(config, config.run_folder, state.iteration) if process.first else ()
     except (DataStop, CocoError, CheckpointError, ValueError) as error:
         stop(str(error))
+    if not process.first:
+        return follow(config, data, state, process)
     folder = config.run_folder
-    with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every) as log:
-        log.say(f"{config.name}: {describe(config, data, state.model)}; {device}, writing to {folder}")
+    with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers) as log:
+        log.say(f"{config.name}: {describe(config, data, state.model, process)}; {process.device}, writing to {folder}")
+        for line in state.origin:
+            log.say(line)
         try:
-            fit(config, data, state, device, log)
+            fit(config, data, state, process, log)
+            process.close()
             log.say("exporting, comparing with the eager model, publishing")
             bundle = publish_run(config, data, best_or_last(folder), log.say)
         except (TrainingError, GateError, UnreadableImage) as error:
             # A loader process sends its stack trace along; the message is the last line.
             log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
+        log.published(bundle)
         log.say(f"published {bundle.path}")
         log.say(f"serve it:  MASKSERVE_MODELS={config.model_repository} python -m service")
     return 0
 
 
-def start(config: TrainConfig, data: CocoData, device: torch.device) -> State:
-    """The model, fresh or from published weights, or the run's last checkpoint."""
-    model = build_model(config.architecture, trainable_backbone_layers=config.trainable_backbone_layers)
-    last = config.run_folder / "checkpoints" / "last.pt"
-    resumed = load_checkpoint(last) if config.resume == "auto" and last.is_file() else None
-    if resumed is None and config.start_from == "imagenet":
-        load_imagenet_backbone(model, config.architecture)
-    if resumed is not None:
-        if resumed.train_config().architecture != config.architecture or resumed.class_names != data.class_names:
-            raise CheckpointError(
-                f"{last} is of another model or other classes: choose another --output or --resume never"
-            )
-        model.load_state_dict(resumed.model)
-    model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
-    optimizer = make_optimizer(model, config.optimizer)
-    scheduler = make_scheduler(optimizer, config.schedule)
-    state = State(model, optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"))
-    if resumed is not None:
-        optimizer.load_state_dict(resumed.optimizer)
-        scheduler.load_state_dict(resumed.scheduler)
-        state.scaler.load_state_dict(resumed.scaler)
-        torch.set_rng_state(resumed.rng)
-        state.iteration, state.best = resumed.iteration, resumed.best
-    return state
+def follow(config: TrainConfig, data: TrainingData, state: State, process: Process) -> int:
+    """What every process but the first does: trains along, and writes nothing; returns the exit status."""
+    try:
+        fit(config, data, state, process, None)
+    except (TrainingError, UnreadableImage) as error:
+        print(f"error in process {process.rank}: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 1
+    process.close()
+    return 0
 
 
-def fit(config: TrainConfig, data: TrainingData, state: State, device: torch.device, log: RunLog) -> None:
-    """All remaining iterations, with checkpoints and evaluations on the way."""
-    iterations = config.schedule.iterations
-    loader = batches(config, data.train, state.iteration, device)
-    waiting = time.perf_counter()
-    for batch in loader:
-        waited = time.perf_counter() - waiting
-        losses = step(state, batch, device, config)
-        state.iteration += 1
-        rate = float(state.scheduler.get_last_lr()[0])
-        log.step(state.iteration, losses | {"rate": rate, "waiting": waited})
+def fit(config: TrainConfig, data: TrainingData, state: State, process: Process, log: RunLog | None) -> None:
+    """All remaining iterations, with checkpoints and evaluations on the way; `log` is the first process's alone."""
+    iterations, last = config.schedule.iterations, config.run_folder / "checkpoints" / "last.pt"
+    loader = iter(batches(config, data.train, state.iteration, process))
+    while state.iteration < iterations and not out_of_patience(config, state):
+        began = time.perf_counter()
+        passes = list(islice(loader, config.accumulate))
+        loaded = time.perf_counter()
+        rate = max(map(float, state.scheduler.get_last_lr()))
+        losses = take_step(config, state, passes, process)
+        waited, whole = loaded - began, time.perf_counter() - began
+        if log is not None:
+            log.step(state.iteration, losses | {"rate": rate, "waiting": waited, "waiting_share": waited / whole})
         due = config.validation.every and state.iteration % config.validation.every == 0
         finished = state.iteration == iterations
         if data.val is not None and (due or finished):
-            evaluate(config, data.train, data.val, state, log)
-        if finished or due or state.iteration % config.checkpoint_every == 0:
-            save_checkpoint(snapshot(config, data.train, state), config.run_folder / "checkpoints" / "last.pt")
-        waiting = time.perf_counter()
-
-
-def step(state: State, batch: Batch, device: torch.device, config: TrainConfig) -> dict[str, float]:
-    """One forward and backward pass and one optimizer step; returns the losses."""
-    state.model.train()
-    images = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
-    targets = [
-        {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in batch.targets
-    ]
-    precision = torch.bfloat16 if config.amp == "bf16" else torch.float16
-    with torch.autocast(device.type, precision, enabled=config.amp != "none"):
-        losses: dict[str, Tensor] = state.model(images, targets)
-    total = torch.stack([value.float() for value in losses.values()]).sum()
-    figures = {"loss": float(total.detach()), **{name: float(value.detach()) for name, value in losses.items()}}
-    if not math.isfinite(figures["loss"]):
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        raise TrainingError(
-            f"not finite at iteration {state.iteration + 1}: {parts}, on {', '.join(batch.names)}; the last checkpoint "
-            f"is untouched: look at these images, lower --optimizer.rate, or set --optimizer.clip_norm"
+            evaluate(config, data.train, data.val, state, process, log)
+        if process.first and (finished or due or state.iteration % config.checkpoint_every == 0):
+            save_checkpoint(snapshot(config, data.train, state), last)
+    if log is not None and state.iteration < iterations:
+        log.say(
+            f"stopped at iteration {state.iteration}: {state.without_gain} evaluations without a better AP than "
+            f"{state.best:.4f} (--validation.patience)"
         )
-    state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(state.scaler.scale(total))
-    if config.optimizer.clip_norm is not None:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.scheduler.step()
-    return figures
 
 
-def evaluate(config: TrainConfig, data: CocoData, val: CocoData, state: State, log: RunLog) -> None:
-    """COCO AP on the validation split; keeps the best checkpoint; draws curves and samples."""
-    task = config.architecture.task
-    predictor = eager_predictor(state.model.eval(), config.architecture)
-    outcome = validate(predictor, val, task, max_detections=config.validation.max_detections)
-    figures = outcome.metrics.headline()
-    log.validation(state.iteration, {name: value for name, value in figures.items() if value >= 0})
-    folder = config.run_folder
-    score = figures[f"{main_kind(task)}/AP"]
-    if score > state.best:
-        state.best = score
-        save_checkpoint(snapshot(config, data, state), folder / "checkpoints" / "best.pt")
-    draw_curves(folder / "metrics.csv", folder / "curves.png")
-    draw_samples(val, outcome.detections, config.validation.samples, folder / "samples" / f"{state.iteration:07d}")
+def out_of_patience(config: TrainConfig, state: State) -> bool:
+    """Whether the run has had as many evaluations without a better AP as `validation.patience` allows."""
+    return config.validation.patience is not None and state.without_gain >= config.validation.patience
 
 
-def batches(config: TrainConfig, data: CocoData, skip: int, device: torch.device) -> DataLoader[Batch]:
-    """The run's batches from number `skip` on."""
+def evaluate(
+    config: TrainConfig, data: CocoData, val: CocoData, state: State, process: Process, log: RunLog | None
+) -> None:
+    """COCO AP on the validation split, of the averaged weights if there are any; keeps the best checkpoint; draws
+    curves and samples."""
+    task, most = config.architecture.task, config.validation.max_detections
+    model, folder = state.evaluated, config.run_folder
+    process.share_buffers(model)
+    detections = detect_shared(eager_predictor(model, config.architecture), val, process, max_detections=most)
+    losses = validation_losses(model, val, config.architecture, process) if config.validation.loss else {}
+    if log is not None:
+        figures = evaluate_detections(val, detections, KINDS[task], limits(most)).headline()
+        log.validation(state.iteration, {name: value for name, value in figures.items() if value >= 0} | losses)
+        state.without_gain += 1
+        if (score := figures[f"{main_kind(task)}/AP"]) > state.best:
+            state.best, state.without_gain = score, 0
+            save_checkpoint(snapshot(config, data, state), folder / "checkpoints" / "best.pt")
+        draw_curves(folder / "metrics.csv", folder / "curves.png")
+        draw_samples(val, detections, config.validation.samples, folder / "samples" / f"{state.iteration:07d}")
+    state.best, state.without_gain = process.agree((state.best, state.without_gain))
+
+
+def batches(config: TrainConfig, data: CocoData, skip: int, process: Process) -> DataLoader[Batch]:
+    """This process's batches, `accumulate` to a step, from step number `skip` on."""
     augmentation = Augmentation(config.augment, config.architecture, flip_pairs(data))
     return make_loader(
         TrainingSet(data, augmentation, config.seed),
@@ -202,23 +169,8 @@ def batches(config: TrainConfig, data: CocoData, skip: int, device: torch.device
         skip=skip,
         count=config.schedule.iterations,
         same_size=config.augment.crop is not None,
-        pin=device.type == "cuda",
-    )
-
-
-def snapshot(config: TrainConfig, data: CocoData, state: State) -> Checkpoint:
-    """The state as a checkpoint."""
-    return Checkpoint(
-        iteration=state.iteration,
-        config=config.model_dump(mode="json"),
-        class_names=data.class_names,
-        keypoint_names=keypoint_names(data) if config.architecture.task == "keypoints" else (),
-        model=plain_state(state.model),
-        optimizer=state.optimizer.state_dict(),
-        scheduler=state.scheduler.state_dict(),
-        scaler=state.scaler.state_dict(),
-        rng=torch.get_rng_state(),
-        best=state.best,
+        pin=process.device.type == "cuda",
+        share=Share(process.rank, process.count, config.accumulate),
     )
 
 
@@ -228,15 +180,22 @@ def best_or_last(folder: Path) -> Path:
     return best if best.is_file() else folder / "checkpoints" / "last.pt"
 
 
-def describe(config: TrainConfig, data: TrainingData, model: nn.Module) -> str:
+def describe(config: TrainConfig, data: TrainingData, model: nn.Module, process: Process) -> str:
     """One line on what is about to be trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     objects = sum(len(annotations) for annotations in data.train.annotations)
+    images = step_images(config, process)
+    factors = {"in a pass": config.batch_size, "passes": config.accumulate, "processes": process.count}
+    named = [f"{factor} {name}" for name, factor in factors.items() if factor > 1 or name == "in a pass"]
+    parts = f" ({', '.join(named)})" if images > config.batch_size else ""
+    rate = scaled_rate(config.optimizer, images)
+    reference = config.optimizer.reference_batch
+    scaled = "" if reference is None else f" ({config.optimizer.rate:g} for {reference} images)"
     val = f", {len(data.val)} to validate" if data.val is not None else ""
     return (
         f"{config.architecture.torchvision_class} {config.architecture.backbone}, {parameters / 1e6:.1f} M parameters; "
         f"{len(data.train)} images, {objects} objects in {len(data.train.categories)} classes{val}; "
-        f"{config.schedule.iterations} iterations of {config.batch_size}"
+        f"{config.schedule.iterations} iterations of {images} images{parts}, peak rate {rate:.4g}{scaled}"
     )
 
 

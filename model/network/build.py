@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
@@ -27,6 +27,7 @@ from model.architecture import ArchitectureConfig
 from model.network.heads import (
     AgnosticMaskPredictor,
     C4Backbone,
+    ContiguousKeypointPredictor,
     MlpMaskHead,
     MlpMaskPredictor,
     MultiScaleRoIPool,
@@ -93,7 +94,7 @@ def build_model(config: ArchitectureConfig, *, trainable_backbone_layers: int | 
             **arguments,
             keypoint_roi_pool=_align(config, FINE_POOL_SIZE),
             keypoint_head=KeypointRCNNHeads(config.fpn_channels, config.keypoint_head_convs),
-            keypoint_predictor=KeypointRCNNPredictor(config.keypoint_head_convs[-1], config.num_keypoints),
+            keypoint_predictor=ContiguousKeypointPredictor(config.keypoint_head_convs[-1], config.num_keypoints),
         )
         if config.has_masks:
             heads = model.roi_heads

@@ -149,7 +149,7 @@ def _onnx_conv2d(
 
 
 def _onnx_roi_pool(features: Any, rois: Any, spatial_scale: float, height: int, width: int) -> Any:
-    """torchvision::roi_pool in ONNX, which rounds and divides as it does; the positions of the maxima are not wanted."""
+    """torchvision::roi_pool in ONNX, which rounds and divides as it does; where the maxima are is not wanted."""
     from onnxscript import opset18 as op
 
     pooled = op.MaxRoiPool(features, rois, pooled_shape=[height, width], spatial_scale=spatial_scale)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.ops import roi_pool
@@ -109,6 +110,15 @@ class AgnosticMaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]  # torchvi
         """features [R, C, s, s] -> logits [R, num_classes, 2 * s, 2 * s]."""
         logits: Tensor = super().forward(features)
         return logits.expand(-1, self.num_classes, -1, -1)
+
+
+class ContiguousKeypointPredictor(KeypointRCNNPredictor):  # type: ignore[misc]
+    """torchvision's, with heatmaps in ordinary layout: its loss takes views of them, which channels-last has not."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [R, C, s, s] -> logits [R, K, 4 * s, 4 * s]."""
+        logits: Tensor = super().forward(features)
+        return logits.contiguous()
 
 
 class MlpMaskHead(nn.Sequential):

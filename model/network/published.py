@@ -84,15 +84,6 @@ def imagenet_backbone(backbone: str, weights: str = "DEFAULT") -> ImagenetBackbo
     return ImagenetBackbone(f"{backbone}:{entry.name}", state, MOBILENET_EPS if mobile else 1e-5)
 
 
-def load_imagenet_backbone(detector: Detector, config: ArchitectureConfig, weights: str = "DEFAULT") -> None:
-    """Replaces the backbone's weights by torchvision's ImageNet classification weights, by name, in place."""
-    state = imagenet_backbone(config.backbone, weights).state
-    if config.norm == "group_norm":
-        raise ValueError("torchvision's ImageNet weights are batch-normalized: they cannot start a group_norm backbone")
-    wanted = {key: value for key, value in state.items() if key in detector.state_dict()}
-    detector.load_state_dict(wanted, strict=False)
-
-
 def _entry(name: str, weights: str) -> Any:
     enum = torchvision.models.get_model_weights(name)
     if weights not in enum.__members__:

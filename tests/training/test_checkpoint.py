@@ -20,8 +20,9 @@ def checkpoint() -> Checkpoint:
         optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         scheduler={"last_epoch": 7},
         scaler={},
-        rng=torch.get_rng_state(),
         best=0.25,
+        ema={"weight": torch.ones(2, 3)},
+        without_gain=3,
     )
 
 
@@ -30,9 +31,26 @@ def test_round_trip(tmp_path: Path) -> None:
     save_checkpoint(saved, tmp_path / "deep" / "last.pt")
     loaded = load_checkpoint(tmp_path / "deep" / "last.pt")
     assert torch.equal(loaded.model["weight"], saved.model["weight"])
-    assert torch.equal(loaded.rng, saved.rng)
+    assert loaded.ema is not None
+    assert torch.equal(loaded.ema["weight"], torch.ones(2, 3))
+    assert loaded.without_gain == 3
     assert (loaded.iteration, loaded.best, loaded.class_names) == (7, 0.25, ("cell",))
     assert loaded.train_config() == TrainConfig(name="small")
+
+
+def test_the_average_is_what_is_published() -> None:
+    saved = checkpoint()
+    assert saved.published_state is saved.ema
+    assert replace(saved, ema=None).published_state is saved.model
+
+
+def test_the_first_format_is_read(tmp_path: Path) -> None:
+    """It had the generator's state, and neither an average nor patience."""
+    fields = {name: value for name, value in vars(checkpoint()).items() if name not in ("ema", "without_gain")}
+    torch.save({"format": 1, **fields, "rng": torch.get_rng_state()}, tmp_path / "last.pt")
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert (loaded.iteration, loaded.ema, loaded.without_gain) == (7, None, 0)
+    assert torch.equal(loaded.published_state["weight"], checkpoint().model["weight"])
 
 
 def test_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_engines_agree(finished_run: Path, shapes: Path, tmp_path: Path, capsys:
             assert figures[engine][kind]["AP"] == pytest.approx(figures["onnx"][kind]["AP"], abs=1e-3)
 
 
-def test_other_classes_are_refused(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_classes_are_refused_unless_renamed(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_shapes(tmp_path / "data", train=1, val=1, seed=0)
     file = tmp_path / "data" / "annotations" / "instances_val.json"
     document = json.loads(file.read_text())
@@ -35,6 +37,11 @@ def test_other_classes_are_refused(finished_run: Path, tmp_path: Path, capsys: p
         main([f"--model={bundle.path}", f"--data={tmp_path / 'data'}"])
     assert stopped.value.code == 2
     assert "blob" in capsys.readouterr().err
+    renamed = f"--rename=blob={bundle.manifest.class_names[0]}"
+    assert main([f"--model={bundle.path}", f"--data={tmp_path / 'data'}", renamed]) == 0
+    with pytest.raises(SystemExit):
+        main([f"--model={bundle.path}", f"--data={tmp_path / 'data'}", renamed, "--classes=blob"])
+    assert "has no class blob; it has " in capsys.readouterr().err
 
 
 def test_no_bundle(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from model.architecture import ArchitectureConfig
+from model.network.build import build_model
 from training.config import OptimizerConfig, ScheduleConfig
 from training.optimization import make_optimizer, make_scheduler, rate_factor
 
@@ -39,6 +41,79 @@ def test_only_weights_decay(name: str) -> None:
         id(model[0].weight): 0.5,
         **{id(p): 0.0 for p in (model[0].bias, *model[1].parameters(), *model[2].parameters())},
     }
+
+
+SMALL = ArchitectureConfig(
+    backbone="resnet18", norm="batch_norm", num_classes=3, fpn_channels=16, box_head_channels=16, mask_head_convs=(16,)
+)
+C4 = ArchitectureConfig.model_validate(SMALL.model_dump() | {"features": "c4", "anchor_sizes": ((32, 64),)})
+MOBILE = ArchitectureConfig.model_validate(
+    SMALL.model_dump() | {"backbone": "mobilenet_v3_small", "anchor_sizes": ((32,),) * 3}
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rates"),
+    [
+        pytest.param(
+            SMALL,
+            {
+                "roi_heads.box_predictor.cls_score.weight": 0.1,
+                "rpn.head.conv.0.0.weight": 0.1,
+                "backbone.fpn.inner_blocks.0.0.weight": 0.1,
+                "backbone.body.layer4.1.bn2.bias": 0.05,
+                "backbone.body.layer3.0.conv1.weight": 0.025,
+                "backbone.body.layer1.0.conv1.weight": 0.1 / 16,
+                "backbone.body.conv1.weight": 0.1 / 32,
+                "backbone.body.bn1.weight": 0.1 / 32,
+            },
+            id="stages of a ResNet",
+        ),
+        pytest.param(
+            C4,
+            {
+                "roi_heads.box_head.layer4.1.conv2.weight": 0.05,
+                "backbone.body.layer3.0.conv1.weight": 0.025,
+                "rpn.head.conv.0.0.weight": 0.1,
+            },
+            id="a last stage that two heads share",
+        ),
+        pytest.param(
+            MOBILE,
+            {
+                "backbone.body.12.0.weight": 0.05,
+                "backbone.body.9.block.0.0.weight": 0.05,
+                "backbone.body.8.block.0.0.weight": 0.025,
+            },
+            id="stages of a MobileNet begin at its strided blocks",
+        ),
+    ],
+)
+def test_the_rate_falls_with_the_distance_from_the_heads(
+    architecture: ArchitectureConfig, rates: dict[str, float]
+) -> None:
+    model = build_model(architecture)
+    optimizer = make_optimizer(model, OptimizerConfig(rate=0.1, layer_decay=0.5))
+    found = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    names = dict(model.named_parameters(remove_duplicate=False))
+    assert {name: found[names[name]] for name in rates} == pytest.approx(rates)
+    assert set(found) == set(model.parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found)
+    decays = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert {decays[value] for name, value in names.items() if name.endswith("bias")} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("reference", "images", "rate"),
+    [
+        pytest.param(None, 8, 0.1, id="as it is"),
+        pytest.param(16, 4, 0.025, id="fewer images"),
+        pytest.param(16, 64, 0.4, id="more images"),
+    ],
+)
+def test_the_rate_follows_the_images_of_a_step(reference: int | None, images: int, rate: float) -> None:
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(rate=0.1, reference_batch=reference), images)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
 
 
 def test_scheduler_continues_from_its_state() -> None:

@@ -16,10 +16,12 @@ from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
 from training.data.coco import find_splits, load_coco
 from training.data.samples import load_stored
+from training.publish import ExportOptions, publish_run
 from training.run_log import RunLog, read_metrics
 from training.train import fit, main, setup, start
 
 from .conftest import TINY
+from .runs import SMALL
 
 
 def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
@@ -27,6 +29,7 @@ def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
     curves = read_metrics(finished_run / "metrics.csv")
     assert [iteration for iteration, _ in curves["loss"]] == [1, 2, 3, 4, 5, 6]
     assert [iteration for iteration, _ in curves["val/mask/AP"]] == [3, 6]
+    assert all(0 < share < 1 for _, share in curves["waiting_share"])
     with Image.open(finished_run / "curves.png") as curves_picture:
         assert curves_picture.width > 500
     samples = sorted((finished_run / "samples" / "0000006").glob("*.png"))
@@ -93,10 +96,10 @@ class InterruptingLog(RunLog):
 
 
 def train_until_done_or_interrupted(arguments: list[str], log_class: type[RunLog]) -> None:
-    config, data, device = setup(arguments)
-    state = start(config, data.train, device)
+    config, data, process = setup(arguments)
+    state = start(config, data.train, process)
     with log_class(config.run_folder, config.schedule.iterations, state.iteration, 1) as log:
-        fit(config, data, state, device, log)
+        fit(config, data, state, process, log)
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(shapes: Path, finished_run: Path, tmp_path: Path) -> None:
@@ -111,6 +114,41 @@ def test_an_interrupted_run_resumes_to_the_same_weights(shapes: Path, finished_r
     assert resumed.best == whole.best
     assert all(torch.equal(value, whole.model[name]) for name, value in resumed.model.items())
     assert read_metrics(tmp_path / "metrics.csv")["loss"] == read_metrics(finished_run / "metrics.csv")["loss"]
+
+
+def test_a_run_ends_when_patience_does(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a rate of nearly nothing no evaluation beats the first one. Started again, the run stays ended."""
+    arguments = [
+        *SMALL,
+        f"--data={shapes}",
+        f"--output={tmp_path}",
+        "--optimizer.rate=1e-12",
+        "--validation.every=1",
+        "--validation.patience=2",
+    ]
+    for _ in range(2):
+        train_until_done_or_interrupted(arguments, RunLog)
+        last = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+        assert (last.iteration, last.without_gain) == (3, 2)
+        assert "stopped at iteration 3: 2 evaluations without a better AP" in " ".join(capsys.readouterr().err.split())
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt").iteration == 1
+
+
+def test_the_average_is_published(shapes: Path, tmp_path: Path) -> None:
+    config, data, process = setup(
+        [*SMALL, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
+    )
+    state = start(config, data.train, process)
+    with RunLog(tmp_path, 2, 0, 1) as log:
+        fit(config, data, state, process, log)
+    best = tmp_path / "checkpoints" / "best.pt"
+    loaded = load_checkpoint(best)
+    assert loaded.ema is not None
+    name = "roi_heads.box_predictor.cls_score.weight"
+    assert not torch.equal(loaded.ema[name], loaded.model[name])
+    bundle = publish_run(config, None, best, print, ExportOptions(torchscript=False))
+    published = torch.load(bundle.file("weights.pth"), weights_only=True)
+    assert all(torch.equal(value, loaded.ema[name]) for name, value in published.items())
 
 
 def test_another_model_s_checkpoint_is_refused(

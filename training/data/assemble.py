@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.detections import RLE
-from training.data.coco import Annotations, Category, CocoData, CocoError, ImageRecord, Problem
+from training.data.coco import Category, CocoData, CocoError, Problem
 from training.data.fields import BrokenRecord, Segmentation
 from training.data.orientation import orientation_of, pixels_to_stored, upright_size
+from training.data.packed import PackedAnnotations
+from training.data.records import Annotations, ImageRecord
+from training.data.segmentations import PackedSegmentations
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -85,7 +87,7 @@ class Assembly:
                 labels=np.array(labels, np.int64),
                 crowd=np.array([item.crowd for item in found], np.bool_),
                 area=np.array([area for _, area in shapes], np.float64),
-                segmentations=tuple(item.segmentation for item in found),
+                segmentations=PackedSegmentations.pack(item.segmentation for item in found),
             )
         )
         self._count += len(found)
@@ -116,8 +118,8 @@ class Assembly:
             name=self.name,
             root=self.root,
             categories=tuple(Category(id_, name) for id_, name in enumerate(class_names, 1)),
-            images=tuple(self._images),
-            annotations=tuple(replace(objects, labels=lookup[objects.labels]) for objects in self._annotations),
+            images=self._images,
+            annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
             problems=tuple(self.problems),
         )
 

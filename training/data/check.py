@@ -1,5 +1,10 @@
 """The check before training starts: every broken record by name, and a dataset without them.
 
+    python -m training.data.check DIR
+    python -m training.data.check DIR --recipe nuclei --json check.json --sheet check.png
+
+Also counts objects and finds what is there twice: in an image, in a split, and in several splits. From code:
+
 data = load_coco(*find_splits(directory, "masks").train)
 problems = check(data, "masks")
 if problems and not skip:
@@ -9,17 +14,33 @@ data = drop_broken(data, problems)
 
 from __future__ import annotations
 
+import argparse
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
-from model.architecture import Task
+from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
+from training.command_line import load_recipe, stop
+from training.config import TrainConfig, recipe_path
+from training.data.advice import advise
+from training.data.check_tables import BrokenRecords, Survey, print_survey
 from training.data.coco import Annotations, CocoData, CocoError, ImageRecord, Problem
+from training.data.contact_sheet import draw_sheet
+from training.data.duplicates import duplicate_objects, same_pictures
+from training.data.fingerprints import Fingerprint, fingerprint_images, unusual_images
+from training.data.formats import NAMES, Format, detect_format, find_format
+from training.data.statistics import class_gaps, gather_objects, split_statistics
 
 BORDER = 1.0
 """Pixels that a box may reach over the image's border: rounding does that in COCO's own files."""
@@ -27,12 +48,12 @@ BORDER = 1.0
 
 def check(data: CocoData, task: Task = "masks") -> list[Problem]:
     """What load_coco found, and what shows next to the images: missing, unreadable and mis-sized files (by the header,
-    as stored, before EXIF rotation), empty boxes, boxes outside the image; for task 'masks' also absent, empty and
+    as stored, before EXIF rotation), empty boxes, boxes outside the image; for tasks with masks also absent, empty and
     mis-sized masks. No pixel is decoded.
 
-    Raises CocoError for task 'keypoints' on a dataset without keypoints: no record is to blame for that.
+    Raises CocoError for a task with keypoints on a dataset without keypoints: no record is to blame for that.
     """
-    if task == "keypoints" and not data.num_keypoints:
+    if has_keypoints(task) and not data.num_keypoints:
         raise CocoError(
             f"{data.name} has no keypoints: train it with task 'boxes' or 'masks', or give keypoint annotations"
         )
@@ -40,7 +61,7 @@ def check(data: CocoData, task: Task = "masks") -> list[Problem]:
     for image, objects in zip(data.images, data.annotations, strict=True):
         problems += _check_file(image)
         problems += _check_boxes(image, objects)
-        if task == "masks":
+        if has_masks(task):
             problems += _check_masks(image, objects)
     return problems
 
@@ -166,3 +187,148 @@ def _runs(counts: bytes) -> NDArray[np.int64] | None:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+def survey_splits(
+    directory: Path,
+    form: Format,
+    splits: dict[str, CocoData],
+    task: Task,
+    architecture: ArchitectureConfig,
+    *,
+    alike: bool,
+    workers: int | None,
+    progress: Progress,
+) -> Survey:
+    """Everything that `python -m training.data.check` reports. Decodes every image once. Raises CocoError."""
+    problems: dict[str, list[Problem]] = {}
+    prints: dict[str, list[Fingerprint]] = {}
+    for name, data in splits.items():
+        found = check(data, task)
+        headers = {problem.image_id for problem in found if problem.kind in ("missing file", "unreadable image")}
+        images = [record for record in data.images if record.id not in headers]
+        bar = progress.add_task(f"reading {name}", total=len(images))
+        prints[name], undecoded = fingerprint_images(images, workers=workers, progress=partial(progress.advance, bar))
+        problems[name] = [*found, *undecoded]
+    sound = {name: kept for name, data in splits.items() for kept in _sound(data, problems[name])}
+    objects = {name: gather_objects(data) for name, data in sound.items()}
+    statistics = {name: split_statistics(name, data, objects[name]) for name, data in sound.items()}
+    twice = [one for name, data in sound.items() for one in duplicate_objects(name, data, with_masks=has_masks(task))]
+    return Survey(
+        directory=str(directory),
+        format=form.name,
+        task=task,
+        statistics=tuple(statistics.values()),
+        class_gaps=tuple(class_gaps(statistics)),
+        broken=tuple(BrokenRecords(split=name, records=tuple(found)) for name, found in problems.items()),
+        duplicate_objects=tuple(twice),
+        same_pictures=tuple(same_pictures(prints, alike=alike)),
+        unusual_images=tuple(unusual_images(prints)),
+        advice=tuple(advise(sound, objects, architecture)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".jpg"):
+        parser.error(f"--sheet {options.sheet}: give a name that ends in .png or .jpg")
+    if options.count < 1:
+        parser.error(f"--count {options.count}: give 1 or more")
+    try:
+        form = _format(options.directory, options.format, options.task)
+        splits = {name: form.load(options.directory, name) for name in form.splits(options.directory)}
+        task = options.task or _task(splits)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            survey = survey_splits(
+                options.directory,
+                form,
+                splits,
+                task,
+                _architecture(options.recipe),
+                alike=not options.exact,
+                workers=options.workers,
+                progress=progress,
+            )
+    except (CocoError, ValueError) as error:
+        stop(str(error))
+    console = Console()
+    print_survey(survey, console)
+    for split in survey.broken:
+        text = report(split.records, options.limit)
+        console.print(f"{split.split}: {text}", highlight=False, markup=False, soft_wrap=True)
+    if survey.leaks:
+        console.print(f"leakage: pictures in more than one split: {len(survey.leaks)}", highlight=False)
+    try:
+        if options.json is not None:
+            options.json.write_text(survey.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if options.sheet is not None:
+            problems = {split.split: split.records for split in survey.broken}
+            sheet = draw_sheet(splits, problems, options.count, with_masks=has_masks(task))
+            Image.fromarray(sheet).save(options.sheet)
+            console.print(f"pictures: {options.sheet}", highlight=False, markup=False, soft_wrap=True)
+    except OSError as error:
+        stop(f"cannot write {error.filename}: {error.strerror}")
+    return 0 if survey.clean else 1
+
+
+def _sound(data: CocoData, problems: Sequence[Problem]) -> list[CocoData]:
+    """The dataset without broken records; empty where nothing is left."""
+    try:
+        return [drop_broken(data, problems)]
+    except CocoError:
+        return []
+
+
+def _format(directory: Path, name: str, task: Task | None) -> Format:
+    if name != "auto":
+        form = find_format(name)
+    elif task is not None and has_keypoints(task) and find_format("coco_keypoints").splits(directory):
+        form = find_format("coco_keypoints")
+    else:
+        found = detect_format(directory)
+        if found is None:
+            raise CocoError(f"{directory} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
+        form = found
+    if not form.splits(directory):
+        raise CocoError(f"{directory} is no dataset of the format {form.name}; docs/formats.md says how it lies")
+    return form
+
+
+def _task(splits: dict[str, CocoData]) -> Task:
+    """The most that the annotations could train."""
+    masks = any(one is not None for data in splits.values() for some in data.annotations for one in some.segmentations)
+    keypoints = all(data.num_keypoints for data in splits.values())
+    if keypoints:
+        return "masks_keypoints" if masks else "keypoints"
+    return "masks" if masks else "boxes"
+
+
+def _architecture(recipe: str | None) -> ArchitectureConfig:
+    """What the advice is about: a recipe's, or the defaults. Raises ValueError."""
+    return ArchitectureConfig() if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe))).architecture
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.check",
+        description="Counts, sizes, crowding, duplicates, leakage between splits and broken records of a dataset.",
+        epilog="Exit status: 0 clean; 1 broken records, or pictures that are in more than one split (the same pixels, "
+        "or looking the same unless --exact); 2 no dataset, or wrong arguments.",
+    )
+    parser.add_argument("directory", type=Path, help="dataset folder in any format of docs/formats.md")
+    parser.add_argument("--format", choices=(*NAMES, "auto"), default="auto", help="format of the folder")
+    parser.add_argument("--task", choices=get_args(Task), help="what is to be trained; default: all that is annotated")
+    parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: torchvision's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, nothing left out")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet here (.png or .jpg)")
+    parser.add_argument("--count", type=int, default=12, help="pictures of each split on the sheet (default 12)")
+    parser.add_argument("--limit", type=int, metavar="N", help="broken records of a kind to list; default: all")
+    parser.add_argument("--exact", action="store_true", help="look for the same pixels only, not for similar pictures")
+    parser.add_argument("--workers", type=int, help="threads that read images; default: one a core")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

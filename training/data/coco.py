@@ -2,7 +2,7 @@
 
 `load_coco` reads a file without stopping at broken records: a record that cannot be represented is left out and named
 in `CocoData.problems`; `training.data.check` adds what only shows next to the images. Masks are kept as polygons or
-compressed RLE and become pixels only when `Annotations.masks` is called.
+compressed RLE, packed into arrays, and become pixels only when `Annotations.masks` is called.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 
 from model.architecture import Task
-from model.runtime.detections import RLE
 from training.data.fields import BrokenRecord, Kind, Segmentation, get, integer, numbers, read_segmentation, text
+from training.data.packed import PackedAnnotations, PackedImages, offsets_of
+from training.data.records import Annotations as Annotations
+from training.data.records import ImageRecord as ImageRecord
 
 
 class CocoError(ValueError):
@@ -50,93 +52,11 @@ class Category:
     keypoints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """An image as the JSON describes it; width and height in pixels as stored, before any EXIF rotation.
-
-    file is the JSON's file_name, path where that lies.
-    """
-
-    id: int
-    path: Path
-    width: int
-    height: int
-    file: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Annotations:
-    """The N annotations of one image, in the order of the file.
-
-    ids: int64 [N], the JSON's annotation ids, unique in the dataset.
-    xywh: float64 [N, 4] boxes exactly as in the JSON: left, top, width, height in pixels.
-    labels: int64 [N], 1..C contiguous, in rising category id (0 is background).
-    crowd: bool [N]. area: float64 [N] in square pixels.
-    segmentations: N masks as polygons or compressed RLE; None where the record has no mask.
-    keypoints: float32 [N, K, 3] as (x, y, visibility: 0 unlabeled, 1 hidden, 2 visible); None without them.
-    """
-
-    ids: NDArray[np.int64]
-    xywh: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-    area: NDArray[np.float64]
-    segmentations: tuple[Segmentation, ...]
-    keypoints: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def boxes(self) -> NDArray[np.float32]:
-        """float32 [N, 4], (x1, y1, x2, y2) in pixels; a new array at each call."""
-        corners = np.concatenate([self.xywh[:, :2], self.xywh[:, :2] + self.xywh[:, 2:]], axis=1)
-        return corners.astype(np.float32)
-
-    def rles(self, height: int, width: int) -> list[RLE]:
-        """The N masks as RLE of an image of height x width pixels.
-
-        Raises ValueError where an annotation has no mask or its RLE has another size.
-        """
-        return [
-            _encode(segmentation, height, width, int(id_))
-            for segmentation, id_ in zip(self.segmentations, self.ids, strict=True)
-        ]
-
-    def masks(self, height: int, width: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.uint8]:
-        """The N masks of an image of height x width pixels, as uint8 [N, height, width] of 0 and 1.
-
-        window (x, y, window width, window height), inside the image, gives only that part: [N, window height, window
-        width]. Masks are decoded one at a time, so a small window of a large image needs little memory.
-        Raises ValueError as `rles` does, and for an RLE that does not decode.
-        """
-        x, y, window_width, window_height = window or (0, 0, width, height)
-        if x < 0 or y < 0 or x + window_width > width or y + window_height > height:
-            raise ValueError(f"window {window} does not lie inside the image of {width}x{height} pixels")
-        masks = np.empty((len(self), window_height, window_width), np.uint8)
-        for mask, rle in zip(masks, self.rles(height, width), strict=True):
-            pixels = mask_api.decode({"size": [height, width], "counts": rle.counts})
-            mask[:] = pixels[y : y + window_height, x : x + window_width]
-        return masks
-
-    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64] | Sequence[int]) -> Annotations:
-        """The chosen annotations, by boolean mask [N] or by indices."""
-        indices = np.arange(len(self))[np.asarray(rows, np.int64 if len(rows) == 0 else None)]
-        return Annotations(
-            self.ids[indices],
-            self.xywh[indices],
-            self.labels[indices],
-            self.crowd[indices],
-            self.area[indices],
-            tuple(self.segmentations[i] for i in indices),
-            None if self.keypoints is None else self.keypoints[indices],
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class CocoData:
     """A dataset in memory. annotations[i] belongs to images[i]; images without annotations are there too.
 
+    images and annotations may be given as any sequence and are packed, so that worker processes can share them.
     categories are sorted by id; label l is categories[l - 1]. problems names the records that were left out in loading.
     num_keypoints is K, 0 in a dataset without keypoints.
     """
@@ -144,10 +64,14 @@ class CocoData:
     name: str
     root: Path
     categories: tuple[Category, ...]
-    images: tuple[ImageRecord, ...]
-    annotations: tuple[Annotations, ...]
+    images: Sequence[ImageRecord]
+    annotations: Sequence[Annotations]
     num_keypoints: int = 0
     problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", PackedImages.pack(self.images))
+        object.__setattr__(self, "annotations", PackedAnnotations.pack(self.annotations))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -190,7 +114,7 @@ def find_splits(directory: Path, task: Task) -> Splits:
 
     Raises CocoError, naming what was looked for, where there is no training split.
     """
-    prefix = "person_keypoints" if task == "keypoints" else "instances"
+    prefix = "person_keypoints" if "keypoints" in task else "instances"
     looked: list[Path] = []
     for suffix in ("", "2017"):
         train = _find_split(directory, prefix, f"train{suffix}", looked)
@@ -271,8 +195,8 @@ def load_coco(annotations: Path, images: Path) -> CocoData:
         name=annotations.stem,
         root=images,
         categories=categories,
-        images=tuple(records),
-        annotations=tuple(_pack(rows[record.id], num_keypoints) for record in records),
+        images=records,
+        annotations=_pack([rows[record.id] for record in records], num_keypoints),
         num_keypoints=num_keypoints,
         problems=tuple(problems),
     )
@@ -372,29 +296,18 @@ def _row(record: Mapping[str, Any], id_: int, labels: Mapping[int, int], num_key
     return _Row(id_, xywh, labels[category], bool(crowd), float(area[0]), segmentation, keypoints)
 
 
-def _encode(segmentation: Segmentation, height: int, width: int, id_: int) -> RLE:
-    """One mask as RLE; polygons by the rasterizer that every COCO tool shares."""
-    if segmentation is None:
-        raise ValueError(f"annotation {id_} has no mask; train this dataset with task 'boxes', or give it masks")
-    if isinstance(segmentation, RLE):
-        if segmentation.size != (height, width):
-            raise ValueError(f"RLE of annotation {id_} has size {segmentation.size}, its image {(height, width)}")
-        return segmentation
-    parts = mask_api.frPyObjects([polygon.ravel().tolist() for polygon in segmentation], height, width)
-    return RLE((height, width), mask_api.merge(parts)["counts"])
-
-
-def _pack(rows: list[_Row], num_keypoints: int) -> Annotations:
-    count = len(rows)
+def _pack(images: list[list[_Row]], num_keypoints: int) -> PackedAnnotations:
+    rows = list(chain.from_iterable(images))
     keypoints = None
     if num_keypoints:
-        keypoints = np.array([row.keypoints for row in rows], np.float32).reshape(count, num_keypoints, 3)
-    return Annotations(
+        keypoints = np.array([row.keypoints for row in rows], np.float32).reshape(-1, num_keypoints, 3)
+    objects = Annotations(
         ids=np.array([row.id for row in rows], np.int64),
-        xywh=np.array([row.xywh for row in rows], np.float64).reshape(count, 4),
+        xywh=np.array([row.xywh for row in rows], np.float64).reshape(-1, 4),
         labels=np.array([row.label for row in rows], np.int64),
         crowd=np.array([row.crowd for row in rows], np.bool_),
         area=np.array([row.area for row in rows], np.float64),
-        segmentations=tuple(row.segmentation for row in rows),
+        segmentations=[row.segmentation for row in rows],
         keypoints=keypoints,
     )
+    return PackedAnnotations(objects, offsets_of(map(len, images)))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.check import check, drop_broken, report
-from training.data.classes import rename_classes, select_classes
+from training.data.classes import add_class_flags, change_classes
 from training.data.coco import CocoData, CocoError
 from training.data.formats import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.writing import Placement
@@ -53,8 +53,7 @@ def convert(
         folder = Path(scratch) / "dataset"
         for split, loaded in load_dataset(source, reader).items():
             data, skipped = _sound(loaded, skip_broken)
-            data = rename_classes(data, rename or {})
-            data = select_classes(data, classes or data.class_names)
+            data = change_classes(data, rename=rename or {}, classes=classes)
             lost = writer.save(data, folder, split, placement)
             if data.num_keypoints and writer.name not in ("coco", "coco_keypoints"):
                 lost = [f"keypoints: {writer.name} has none", *lost]
@@ -77,10 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--from", dest="reader", choices=(*NAMES, "auto"), default="auto", help="format of SOURCE")
     parser.add_argument("--to", dest="writer", choices=WRITABLE, default="coco", help="format of TARGET (default coco)")
-    parser.add_argument(
-        "--classes", type=_names, default=(), help="keep these classes alone, after renaming: person,car"
-    )
-    parser.add_argument("--rename", type=_pairs, default={}, help="call classes otherwise: bicycle=bike,car=vehicle")
+    add_class_flags(parser)
     parser.add_argument(
         "--images", choices=("copy", "link"), default="copy", help="copy images, or make symbolic links"
     )
@@ -133,20 +129,6 @@ def _summary(split: str, data: CocoData) -> list[str]:
     crowd = f" and {crowds} crowd regions" if crowds else ""
     lines = [f"{split}: {len(data)} images, {objects.total()} objects{crowd}"]
     return lines + [f"  {name}: {count}" for name, count in objects.items()]
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for pair in _names(text):
-        old, _, new = (part.strip() for part in pair.partition("="))
-        if not old or not new:
-            raise argparse.ArgumentTypeError(f"'{pair}' is not OLD=NEW")
-        pairs[old] = new
-    return pairs
 
 
 if __name__ == "__main__":

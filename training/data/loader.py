@@ -63,12 +63,57 @@ class GroupedBatches(Sampler[list[Draw]]):
             epoch += 1
 
 
+class Share(NamedTuple):
+    """A process's part of every step: process `rank` of `processes`, in `passes` passes."""
+
+    rank: int = 0
+    processes: int = 1
+    passes: int = 1
+
+    def first(self, number: int, batch_size: int) -> int:
+        """Where, in the step's images, this process's batch of pass `number` begins."""
+        return (number * self.processes + self.rank) * batch_size
+
+
+class SharedBatches(Sampler[list[Draw]]):
+    """One process's batches out of a step's, pass after pass: all processes together see each step's images once."""
+
+    def __init__(self, steps: GroupedBatches, share: Share) -> None:
+        self.steps, self.share = steps, share
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.share.passes
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size = self.steps.batch_size // (self.share.processes * self.share.passes)
+        for step in self.steps:
+            for number in range(self.share.passes):
+                first = self.share.first(number, size)
+                yield step[first : first + size]
+
+
+WHOLE = Share()
+
+
 def make_loader(
-    dataset: TrainingSet, *, batch_size: int, workers: int, skip: int, count: int, same_size: bool, pin: bool
+    dataset: TrainingSet,
+    *,
+    batch_size: int,
+    workers: int,
+    skip: int,
+    count: int,
+    same_size: bool,
+    pin: bool,
+    share: Share = WHOLE,
 ) -> DataLoader[Batch]:
-    """Batches number `skip` to `count` of the run. `same_size`: every sample has one size, so grouping is pointless."""
+    """Batches of steps number `skip` to `count` of the run, `share.passes` of `batch_size` images for each step.
+
+    A step's images are drawn together, from one aspect-ratio group: they are the same however they are shared out.
+    `same_size`: every sample has one size, so grouping is pointless.
+    """
     ratios = [1.0 if same_size else record.width / record.height for record in dataset.data.images]
-    sampler = GroupedBatches(ratios, batch_size, dataset.seed, skip, count)
+    step_size = batch_size * share.processes * share.passes
+    sampler = SharedBatches(GroupedBatches(ratios, step_size, dataset.seed, skip, count), share)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.runtime.images import ImageError, ImageLimits, load_image
-from training.data.coco import CocoData, ImageRecord
-from training.data.transforms import Augmentation
+from training.data.coco import CocoData
+from training.data.draws import chance, integer
+from training.data.records import ImageRecord
+from training.data.transforms import Augmentation, Stored
 
 TRAINING_LIMITS = ImageLimits(max_pixels=500_000_000)
 """A user's own training images are trusted further than uploads."""
@@ -54,12 +56,23 @@ class TrainingSet(Dataset[tuple[Tensor, dict[str, Tensor], str]]):
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor], str]:
-        record, annotations = self.data.images[draw.image], self.data.annotations[draw.image]
-        image = load_stored(record)
+        """image: uint8 [3, H, W]; its target, a dict of `Sample.target`; and the files it is made of, for messages."""
+        first = self._stored(draw.image)
+        name = self.data.images[draw.image].path.name
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_mix(self.seed, draw.position))
-            sample = self.augmentation(image, annotations.select(~annotations.crowd))
-        return sample.image.contiguous(), sample.target(), record.path.name
+            pasted = None
+            if chance(self.augmentation.config.copy_paste):
+                second = integer(0, len(self.data) - 1)
+                if not self.data.annotations[second].crowd.all():  # else it has nothing that could be pasted
+                    pasted = self._stored(second)
+                    name += f" with {self.data.images[second].path.name}"
+            sample = self.augmentation(*first, pasted)
+        return sample.image.contiguous(), sample.target(), name
+
+    def _stored(self, image: int) -> Stored:
+        annotations = self.data.annotations[image]
+        return Stored(load_stored(self.data.images[image]), annotations.select(~annotations.crowd))
 
 
 def _mix(seed: int, position: int) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.architecture import Task
+from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
 from training.data.check import check, drop_broken, report
+from training.data.classes import change_splits
 from training.data.coco import CocoData, CocoError, find_splits, load_coco
+from training.data.figures import write_figures
 from training.data.formats import detect_format, load_dataset
 from training.data.shapes import write_shapes
 
@@ -27,16 +30,18 @@ class TrainingData:
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
-    """The splits of `config.data`, in any format of docs/formats.md, or generated shapes; every record checked before
-    training starts.
+    """The splits of `config.data`, in any format of docs/formats.md, or generated: shapes, and figures for keypoints.
+    Every record is checked before training starts.
 
-    Raises CocoError when there is no dataset, DataStop when records are broken and `on_broken` is "stop".
+    Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises CocoError
+    when there is no dataset or a class is not in it, DataStop when records are broken and `on_broken` is "stop".
     """
     directory = config.data
     if directory is None:
         directory = config.run_folder / "data"
-        write_shapes(directory, seed=config.seed)
-    splits = load_splits(directory, config.architecture.task)
+        write = write_figures if has_keypoints(config.architecture.task) else write_shapes
+        write(directory, seed=config.seed)
+    splits = load_splits(directory, config.architecture.task, rename=config.rename, classes=config.classes)
     train = _checked(splits.train, config)
     val = None if splits.val is None else _checked(splits.val, config)
     if val is not None and val.class_names != train.class_names:
@@ -60,11 +65,21 @@ def flip_pairs(data: CocoData) -> tuple[tuple[int, int], ...]:
     return tuple((left, right) for left, right in pairs if right is not None)
 
 
-def load_splits(directory: Path, task: Task) -> TrainingData:
-    """The splits of a folder in any format of docs/formats.md, as they are. Raises CocoError.
+def load_splits(
+    directory: Path, task: Task, *, rename: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+) -> TrainingData:
+    """The splits of a folder in any format of docs/formats.md, not yet checked.
 
-    COCO goes first: its files depend on the task, and it says best what is missing.
+    Classes are changed as `change_splits` says. Raises CocoError as it does, and where there is no training split.
     """
+    splits = _as_they_are(directory, task)
+    found = [splits.train] if splits.val is None else [splits.train, splits.val]
+    train, *val = change_splits(found, rename=rename or {}, classes=classes)
+    return TrainingData(train, val[0] if val else None)
+
+
+def _as_they_are(directory: Path, task: Task) -> TrainingData:
+    """COCO goes first: its files depend on the task, and it says best what is missing."""
     form = detect_format(directory)
     if form is None or form.name in ("coco", "coco_keypoints"):
         splits = find_splits(directory, task)

@@ -77,6 +77,14 @@ def test_every_part_of_a_variant_learns(helpers: Any, variant: str) -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("variant", ["masks_keypoints", "c4", "softmax"])
+def test_variants_learn_channels_last(helpers: Any, variant: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(helpers.small.model_copy(update=helpers.variants[variant]))
+    model.to(memory_format=torch.channels_last)
+    sum(model([torch.rand(3, 96, 96)], [target()]).values()).backward()
+
+
 def test_a_step_along_the_gradient_lowers_the_softmax_loss() -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 4, 14, 14, requires_grad=True)

@@ -10,8 +10,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as reference
 
-from training.data.check import check, drop_broken, report
+from tests.training.data.coco_folder import Box, noise, write_split
+from training.data.check import check, drop_broken, main, report
+from training.data.check_tables import Survey
 from training.data.coco import CocoData, CocoError, Problem, find_splits, load_coco
+from training.data.convert import main as convert
+from training.data.figures import write_figures
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 Document = dict[str, Any]
@@ -112,9 +116,10 @@ def test_masks_do_not_matter_to_a_box_detector(tmp_path: Path) -> None:
     assert len(check(data, "masks")) == 2
 
 
-def test_keypoint_training_needs_keypoints(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["keypoints", "masks_keypoints"])
+def test_keypoint_training_needs_keypoints(tmp_path: Path, task: Any) -> None:
     with pytest.raises(CocoError, match="data has no keypoints"):
-        check(_load(tmp_path, _document()), "keypoints")
+        check(_load(tmp_path, _document()), task)
 
 
 def _truncate(path: Path) -> None:
@@ -185,6 +190,131 @@ def test_report_groups_and_names() -> None:
     )
     assert "... and 1 more" in report(problems, limit=1)
     assert report(problems[:1]).startswith("1 broken record\n")
+
+
+def _survey(folder: Path, *flags: str) -> tuple[int, Survey]:
+    file = folder / "check.json"
+    status = main([str(folder), f"--json={file}", *flags])
+    return status, Survey.model_validate_json(file.read_text())
+
+
+def test_a_clean_dataset_passes_with_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_split(tmp_path, "train", [(90, 60), (90, 60)], [[Box((5, 5, 20, 20))], [Box((5, 5, 9, 9), 2)]])
+    write_split(tmp_path, "val", [(90, 60)], [[Box((5, 5, 20, 20))]])
+    status, survey = _survey(tmp_path)
+    assert status == 0
+    assert survey.clean
+    assert (survey.format, survey.task) == ("coco", "masks")
+    assert [split.total.objects for split in survey.statistics] == [2, 1]
+    out = capsys.readouterr().out
+    assert "the most objects in an image is 1: architecture.detections_per_image of 100" in out
+    assert "dog: only in train" in out
+    assert "train: no broken records" in out
+
+
+def test_leakage_between_splits_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = noise((90, 60), 1)
+    write_split(tmp_path, "train", [picture, (90, 60)], [[Box((5, 5, 20, 20))]] * 2)
+    write_split(tmp_path, "val", [(90, 60), (picture * 0.8).astype(np.uint8)], [[Box((5, 5, 20, 20))]] * 2)
+    status, survey = _survey(tmp_path)
+    assert status == 1
+    assert [[one.file for one in group.pictures] for group in survey.leaks] == [["train_1.png", "val_2.png"]]
+    assert "they look the same: train: train_1.png; val: val_2.png" in capsys.readouterr().out
+    assert _survey(tmp_path, "--exact")[0] == 0
+
+
+def test_a_picture_twice_in_a_split_is_reported_and_passes(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [noise((90, 60), 1)] * 2, [[Box((5, 5, 20, 20))]] * 2)
+    status, survey = _survey(tmp_path)
+    assert status == 0
+    assert [group.exact for group in survey.same_pictures] == [True]
+
+
+def test_broken_records_fail_and_are_left_out_of_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = [
+        [Box((5, 5, 20, 20)), Box((5, 5, 0, 20), polygon=(5, 5, 9, 5, 9, 9))],
+        [Box((1, 1, 9, 9))],
+        [Box((1, 1, 9, 9))],
+    ]
+    data = write_split(tmp_path, "train", [(90, 60)] * 3, boxes)
+    path = data.images[1].path
+    path.write_bytes(path.read_bytes()[:-200])  # the header is sound, only decoding shows it
+    data.images[2].path.unlink()
+    sheet = tmp_path / "sheet.png"
+    status, survey = _survey(tmp_path, f"--sheet={sheet}", "--count=3")
+    assert status == 1
+    kinds = [(record.kind, record.file) for record in survey.broken[0].records]
+    assert kinds == [
+        ("empty box", "train_1.png"),
+        ("missing file", "train_3.png"),
+        ("unreadable image", "train_2.png"),
+    ]
+    assert [(split.images, split.total.objects) for split in survey.statistics] == [(1, 1)]
+    assert "3 broken records" in capsys.readouterr().out
+    with Image.open(sheet) as picture:
+        assert picture.width > 1000
+
+
+def test_a_dataset_of_nothing_but_broken_images_is_reported(tmp_path: Path) -> None:
+    data = write_split(tmp_path, "train", [(90, 60)], [[Box((5, 5, 20, 20))]])
+    data.images[0].path.unlink()
+    status, survey = _survey(tmp_path, f"--sheet={tmp_path / 'sheet.jpg'}")
+    assert status == 1
+    assert survey.statistics == ()
+
+
+@pytest.mark.parametrize("form", ["voc", "yolo", "instance_png", "labelme", "via"])
+def test_every_format_is_checked(tmp_path: Path, form: str) -> None:
+    names = ("cat",)  # instance PNGs have one class
+    write_split(tmp_path / "coco", "train", [(90, 60), (90, 60)], [[Box((5, 5, 20, 20))]] * 2, names)
+    write_split(tmp_path / "coco", "val", [(90, 60)], [[Box((5, 5, 20, 20)), Box((40, 5, 9, 9))]], names)
+    assert convert(["--to", form, str(tmp_path / "coco"), str(tmp_path / "other")]) == 0
+    status, survey = _survey(tmp_path / "other")
+    assert status == 0
+    assert survey.format == form
+    assert {split.name: split.total.objects for split in survey.statistics} == {"train": 2, "val": 2}
+
+
+def test_figures_are_checked_for_keypoints_and_masks(tmp_path: Path) -> None:
+    write_figures(tmp_path, train=4, val=2, size=96)
+    status, survey = _survey(tmp_path)
+    assert (status, survey.task, survey.duplicate_objects) == (0, "masks_keypoints", ())
+    assert survey.statistics[0].keypoints
+    assert _survey(tmp_path, "--task=boxes")[1].task == "boxes"
+
+
+def test_the_advice_is_about_the_recipes_architecture(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [(90, 60)], [[Box((5, 5, 20, 20))]])
+    assert "detections_per_image of 400" in _survey(tmp_path, "--recipe=nuclei")[1].advice[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        pytest.param((), "holds no known format", id="no dataset"),
+        pytest.param(("--format=voc",), "is no dataset of the format voc", id="another format"),
+        pytest.param(("--sheet=sheet.svg",), "give a name that ends in .png or .jpg", id="no picture"),
+        pytest.param(("--count=0",), "give 1 or more", id="no pictures"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(
+    tmp_path: Path, flags: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), *flags])
+    assert stopped.value.code == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_task_and_a_recipe_must_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_split(tmp_path, "train", [(90, 60)], [[Box((5, 5, 20, 20))]])
+    for flag, reason in (("--task=keypoints", "has no keypoints"), ("--recipe=mine", "no recipe 'mine'")):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(tmp_path), flag])
+        assert stopped.value.code == 2
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")

@@ -1,155 +1,112 @@
-"""Augmentations against brute force: whatever moves the image moves boxes, masks and keypoints with it."""
-
-from collections.abc import Callable
-from dataclasses import replace
+"""The whole line from a stored image to a sample: what comes out fits together, and follows from torch's seed."""
 
 import numpy as np
 import pytest
 import torch
 
 from model.architecture import ArchitectureConfig
+from tests.training.data.scenes import annotate, assert_tight, assert_well_formed, extent, random_image, random_scene
 from training.config import AugmentConfig
-from training.data.coco import Annotations
-from training.data.transforms import (
-    Augmentation,
-    Sample,
-    cut_window,
-    horizontal_flip,
-    resize,
-    tighten,
-    transpose,
-    vertical_flip,
-)
+from training.data.geometry import Sample
+from training.data.records import Annotations
+from training.data.transforms import Augmentation, Stored
 
 HEIGHT, WIDTH = 40, 60
 BOXES = ((5, 8, 25, 30), (30, 2, 58, 20))
+ARCHITECTURE = ArchitectureConfig(task="masks_keypoints", min_size=40, max_size=90)
+MOVED = {"vertical_flip": 0.5, "transpose": 0.5}
+
+CONFIGS = {
+    "windows": AugmentConfig.model_validate({"crop": 32, "scale": (0.7, 1.4), **MOVED}),
+    "around": AugmentConfig.model_validate({"crop": 40, "scale": (0.3, 3), "crop_around": 0.7, **MOVED}),
+    "jitter": AugmentConfig.model_validate({"crop": 48, "jitter": (0.1, 2), **MOVED}),
+    "whole": AugmentConfig.model_validate({"min_sizes": (40, 60), **MOVED}),
+    "color": AugmentConfig(
+        crop=32, invert=0.5, grayscale=0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, blur=2, noise=0.1
+    ),
+}
 
 
-def annotations(crowd: tuple[bool, bool] = (False, False)) -> Annotations:
-    """Two rectangles as polygons; the keypoints are the corners of each: left, right."""
-    xywh = np.array([[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in BOXES], np.float64)
-    polygons = tuple((np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64),) for x1, y1, x2, y2 in BOXES)
-    keypoints = np.array([[[x1, y1, 2], [x2, y2, 1]] for x1, y1, x2, y2 in BOXES], np.float32)
-    return Annotations(
-        ids=np.array([1, 2]),
-        xywh=xywh,
-        labels=np.array([1, 2]),
-        crowd=np.array(crowd),
-        area=xywh[:, 2] * xywh[:, 3],
-        segmentations=polygons,
-        keypoints=keypoints,
-    )
+def rectangles() -> tuple[np.ndarray, Annotations]:
+    """Two bright rectangles on black, an object each; the picture itself says where boxes and masks must be."""
+    image, masks = np.zeros((HEIGHT, WIDTH, 3), np.uint8), np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(BOXES):
+        image[y1:y2, x1:x2] = 100 * (number + 1)
+        masks[number, y1:y2, x1:x2] = 1
+    return image, annotate(masks, np.array([1, 2]), np.zeros((2, 3, 3), np.float32))
 
 
-def picture() -> np.ndarray:
-    """Pixels that are bright exactly where an object is, so that the image itself says where the boxes must be."""
-    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for value, (x1, y1, x2, y2) in zip((100, 200), BOXES, strict=True):
-        image[y1:y2, x1:x2] = value
-    return image
-
-
-def whole() -> Sample:
-    return cut_window(picture(), annotations(), (0, 0, HEIGHT, WIDTH), with_masks=True)
-
-
-def assert_consistent(sample: Sample) -> None:
-    """Masks are where the pixels are, boxes are the masks' own."""
-    assert sample.masks is not None
-    for box, label, mask in zip(sample.boxes, sample.labels, sample.masks, strict=True):
-        assert torch.equal(mask.bool(), sample.image[0] == int(label) * 100)
-        ys, xs = torch.nonzero(mask, as_tuple=True)
-        assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-
-
-@pytest.mark.parametrize("move", [lambda s: s, horizontal_flip, vertical_flip, transpose], ids=["none", "h", "v", "t"])
-def test_moves_keep_everything_together(move: Callable[[Sample], Sample]) -> None:
-    assert_consistent(move(whole()))
-
-
-def test_moves_keep_keypoints_on_their_corners() -> None:
-    sample = whole()
-    assert sample.keypoints is not None
-    mirrored = horizontal_flip(sample, flip_pairs=((0, 1),))
-    assert mirrored.keypoints is not None
-    # The first keypoint was the left top corner; in the mirror the "left" name goes to the other one.
-    x1, y1, x2, y2 = mirrored.boxes[0].tolist()
-    assert mirrored.keypoints[0].tolist() == [[x1, y2, 1], [x2, y1, 2]]
-    twice = horizontal_flip(mirrored, flip_pairs=((0, 1),))
-    assert twice.keypoints is not None
-    assert torch.equal(twice.keypoints, sample.keypoints)
-    turned = transpose(sample)
-    assert turned.keypoints is not None
-    assert torch.equal(turned.keypoints[..., :2], sample.keypoints[..., :2].flip(-1))
-
-
-def test_unlabeled_keypoints_stay_at_the_origin() -> None:
-    sample = whole()
-    assert sample.keypoints is not None
-    hidden = sample.keypoints.clone()
-    hidden[0, 0] = 0
-    mirrored = horizontal_flip(replace(sample, keypoints=hidden))
-    assert mirrored.keypoints is not None
-    assert mirrored.keypoints[0, 0].tolist() == [0, 0, 0]
-
-
-def test_window_cuts_objects() -> None:
-    window = (10, 20, 20, 25)  # rows 10..30, columns 20..45: parts of both objects
-    sample = cut_window(picture(), annotations(), window, with_masks=True)
-    assert sample.image.shape == (3, 20, 25)
-    assert_consistent(tighten(sample))
-    assert sample.keypoints is not None
-    assert sample.keypoints[0, 0].tolist() == [0, 0, 0]  # its corner lies outside the window
-    assert sample.keypoints[0, 1].tolist() == [5, 20, 1]
-
-
-def test_window_without_objects() -> None:
-    sample = cut_window(picture(), annotations(), (32, 0, 8, 10), with_masks=True)
-    assert len(tighten(sample).boxes) == 0
-    assert sample.boxes.shape == (0, 4)
-
-
-def test_resize_scales_everything() -> None:
-    sample = resize(whole(), (HEIGHT * 2, WIDTH * 2))
-    assert sample.masks is not None
-    assert sample.keypoints is not None
-    assert sample.boxes[0].tolist() == [10, 16, 50, 60]
-    assert sample.masks[0].sum() == 4 * 20 * 22
-    assert sample.keypoints[0, 1].tolist() == [50, 60, 1]
-
-
-CROP = AugmentConfig(crop=32, scale=(0.7, 1.4), vertical_flip=0.5, transpose=0.5)
-PHOTOMETRIC = AugmentConfig(crop=32, invert=0.5, grayscale=0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
-
-
-@pytest.mark.parametrize(
-    "config", [CROP, PHOTOMETRIC, AugmentConfig(min_sizes=(40, 60))], ids=["crop", "color", "whole"]
-)
-def test_samples_are_what_torchvision_takes(config: AugmentConfig) -> None:
-    architecture = ArchitectureConfig(min_size=40, max_size=90)
-    augment = Augmentation(config, architecture)
-    torch.manual_seed(0)
-    seen = 0
-    for _ in range(30):
-        sample = augment(picture(), annotations())
-        height, width = sample.image.shape[1:]
-        assert sample.image.dtype == torch.uint8
+@pytest.mark.parametrize("pasting", [False, True], ids=["alone", "pasted"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_samples_are_what_torchvision_takes(name: str, pasting: bool) -> None:
+    config, seen = CONFIGS[name], 0
+    augment = Augmentation(config, ARCHITECTURE, ((0, 1),))
+    for seed in range(30):
+        sizes = np.random.default_rng(seed).integers(1, 90, (2, 2)).tolist()
+        first, second = (
+            random_scene(seed, height, width, number=number)[:2] for number, (height, width) in enumerate(sizes, 1)
+        )
+        torch.manual_seed(seed)
+        sample = augment(*first, Stored(*second) if pasting else None)
+        assert_well_formed(sample)
         if config.crop is not None:
-            assert max(height, width) <= config.crop
-        assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= 1).all()
-        assert (sample.boxes >= 0).all()
-        assert (sample.boxes <= torch.tensor([width, height, width, height])).all()
-        assert sample.masks is not None
-        assert sample.masks.shape == (len(sample.boxes), height, width)
+            assert max(sample.image.shape) <= config.crop
+        if config.crop is not None or pasting:
+            assert_tight(sample)
         seen += len(sample.boxes)
     assert seen > 20
 
 
+@pytest.mark.parametrize("name", ["windows", "around", "jitter", "whole"])
+def test_objects_stay_on_their_pixels(name: str) -> None:
+    augment = Augmentation(CONFIGS[name], ARCHITECTURE)
+    seen = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        sample = augment(*rectangles())
+        assert sample.masks is not None
+        for label, mask, box in zip(sample.labels.tolist(), sample.masks, sample.boxes.tolist(), strict=True):
+            assert max(abs(a - b) for a, b in zip(box, extent(mask.numpy()), strict=True)) <= 0.5
+            # Interpolation blurs edges: well inside the object and well outside it, the gray value tells.
+            brightness = sample.image[0].float()
+            assert not mask[brightness < 10].any()
+            if label == 2:
+                assert mask[brightness > 190].all()
+            seen += 1
+    assert seen > 40
+
+
+def test_a_window_that_misses_every_object_is_an_empty_sample() -> None:
+    masks = np.zeros((1, 100, 100), np.uint8)
+    masks[:, :20, :20] = 1
+    annotations = annotate(masks, np.ones(1), np.zeros((1, 3, 3), np.float32))
+    empty = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        sample = Augmentation(AugmentConfig(crop=32), ARCHITECTURE)(random_image(100, 100), annotations)
+        assert_well_formed(sample)
+        empty += len(sample.boxes) == 0
+    assert 5 < empty < 40
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_image_without_objects_or_with_one_pixel_gives_a_sample(name: str) -> None:
+    augment = Augmentation(CONFIGS[name], ARCHITECTURE)
+    for height, width, count in ((50, 70, 0), (1, 1, 1), (1, 1, 0), (1, 200, 1), (200, 1, 0)):
+        masks = np.zeros((count, height, width), np.uint8)
+        masks[:, 0, 0] = 1
+        annotations = annotate(masks, np.ones(count), np.zeros((count, 3, 3), np.float32))
+        for seed in range(10):
+            torch.manual_seed(seed)
+            assert_well_formed(augment(random_image(height, width), annotations))
+
+
 def test_randomness_is_torchs_seed_alone() -> None:
-    augment = Augmentation(CROP.model_copy(update={"brightness": 0.3}), ArchitectureConfig())
-    samples = []
+    samples: list[Sample] = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        samples.append(augment(picture(), annotations()))
+        samples.append(Augmentation(CONFIGS["color"], ARCHITECTURE)(*rectangles(), Stored(*rectangles())))
+    for key, value in samples[0].target().items():
+        assert torch.equal(value, samples[1].target()[key])
     assert torch.equal(samples[0].image, samples[1].image)
-    assert samples[0].image.shape != samples[2].image.shape or not torch.equal(samples[0].image, samples[2].image)
+    assert not torch.equal(samples[0].image, samples[2].image)

@@ -1,0 +1,78 @@
+"""Training in a process of its own, and what the tests of this folder compare of two runs."""
+
+import multiprocessing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, load_checkpoint
+
+SMALL = (
+    "--recipe=shapes",
+    "--threads=1",
+    "--workers=0",
+    "--batch_size=2",
+    "--log_every=1",
+    "--schedule.warmup=2",
+    "--validation.samples=0",
+    "--augment.crop=64",
+    "--architecture.norm=frozen_batch_norm",
+    "--architecture.fpn_channels=16",
+    "--architecture.box_head_channels=32",
+    "--architecture.mask_head_convs=[16]",
+    "--architecture.mask_predictor_channels=16",
+    "--architecture.rpn_pre_nms_top_n_train=100",
+    "--architecture.rpn_post_nms_top_n_train=100",
+    "--architecture.rpn_pre_nms_top_n_test=30",
+    "--architecture.rpn_post_nms_top_n_test=30",
+    "--architecture.box_batch_size_per_image=32",
+    "--architecture.detections_per_image=10",
+    "--architecture.min_size=64",
+    "--architecture.max_size=96",
+)
+"""Flags of a run with iterations of a fraction of a second."""
+
+PROGRAM = """
+import os
+os.environ.update(environment)
+from contextlib import nullcontext
+from training.run_log import RunLog
+from training.train import fit, setup, start
+config, data, process = setup(arguments)
+state = start(config, data.train, process)
+log = RunLog(config.run_folder, config.schedule.iterations, state.iteration, 1) if process.first else nullcontext()
+with log as entered:
+    fit(config, data, state, process, entered)
+process.close()
+"""
+
+
+def training_process(arguments: list[str], environment: dict[str, str] | None = None) -> BaseProcess:
+    """Trains without publishing; started, and to be joined or killed.
+
+    It is forked from a server that has imported everything and computed nothing: seconds sooner than a new program.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.train"])
+    process = context.Process(target=exec, args=(PROGRAM, {"arguments": arguments, "environment": environment or {}}))
+    process.start()
+    return process
+
+
+def finish(*processes: BaseProcess) -> None:
+    """Waits for their end; all of them must succeed."""
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def last_checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(folder / "checkpoints" / "last.pt")
+
+
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal to the last bit."""
+    assert first.keys() == second.keys()
+    return [name for name, value in first.items() if not torch.equal(value, second[name])]

@@ -1,0 +1,98 @@
+"""Variants on the same data and seeds, and the table of what each choice is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import SMALL
+from training.ablate import Factor, combine, main, parse_factor
+from training.ablation_table import Run, Variant, paper_says, rows, table_markdown
+
+POOLING = Factor("architecture.roi_pooling", ("align", "pool"))
+LOSS = Factor("architecture.mask_loss", ("sigmoid", "softmax"))
+
+
+def names(variants: list[Variant]) -> list[str]:
+    return [variant.name for variant in variants]
+
+
+def test_one_change_at_a_time_or_all_of_them() -> None:
+    assert names(list(combine([POOLING, LOSS], grid=False))) == ["align, sigmoid", "pool, sigmoid", "align, softmax"]
+    assert names(list(combine([POOLING, LOSS], grid=True))) == [
+        "align, sigmoid",
+        "align, softmax",
+        "pool, sigmoid",
+        "pool, softmax",
+    ]
+
+
+def test_a_variants_flags_and_folder() -> None:
+    variant = Variant((("architecture.roi_pooling", "pool"), ("augment.scale", "[0.5, 2]")))
+    assert variant.flags() == ["--architecture.roi_pooling", "pool", "--augment.scale", "[0.5, 2]"]
+    assert variant.folder == "roi_pooling=pool,scale=-0.5,-2-"
+
+
+@pytest.mark.parametrize("text", ["architecture.roi_pooling", "architecture.roi_pooling=align", "=a,b"])
+def test_a_factor_needs_two_values(text: str) -> None:
+    with pytest.raises(ValueError, match="give FIELD=BASELINE,OTHER"):
+        parse_factor(text)
+
+
+def test_a_field_cannot_be_varied_twice() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        list(combine([POOLING, POOLING], grid=False))
+
+
+def run(pooling: str, seed: int, ap: float) -> Run:
+    return Run(
+        settings={"architecture.roi_pooling": pooling},
+        seed=seed,
+        figures={"mask/AP": ap, "mask/AP50": 0.5, "mask/AP75": 0.25},
+    )
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    """Both variants swing by ten points with the seed, but their difference is 2 and 4 points."""
+    runs = [run("align", 0, 0.30), run("align", 1, 0.40), run("pool", 0, 0.28), run("pool", 1, 0.36)]
+    baseline, other = rows(runs, "mask")
+    assert baseline == ["align", "35.0 ± 7.1", "50.0 ± 0.0", "25.0 ± 0.0", "", ""]
+    assert other == ["pool", "32.0 ± 5.7", "50.0 ± 0.0", "25.0 ± 0.0", "-3.0 ± 1.4", "-3.4 (R50-C4, table 2c)"]
+    assert table_markdown(runs, "mask").splitlines()[0].startswith("| roi_pooling | mask AP |")
+
+
+def test_the_papers_finding_turns_around_with_the_baseline() -> None:
+    align, pool = {"architecture.roi_pooling": "align"}, {"architecture.roi_pooling": "pool"}
+    assert paper_says(pool, align) == "+3.4 (R50-C4, table 2c)"
+    assert paper_says(pool, pool) == ""
+    both = {"architecture.roi_pooling": "align", "architecture.mask_loss": "softmax"}
+    assert paper_says({**pool, "architecture.mask_loss": "sigmoid"}, both) == ""
+    assert paper_says({"ema": "0.9"}, {"ema": "0.99"}) == ""
+
+
+def test_variants_are_trained_once_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *("--vary", "architecture.roi_pooling=align,pool", "--seeds", "3", "--output", str(tmp_path)),
+        *(flag for flag in SMALL if not flag.startswith("--recipe")),
+        "--schedule.iterations=2",
+    ]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [one["settings"]["architecture.roi_pooling"] for one in results["runs"]] == ["align", "pool"]
+    assert all(0 <= one["figures"]["mask/AP"] <= 1 and one["seed"] == 3 for one in results["runs"])
+    assert "roi_pooling" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("models")), "variants are compared, not published"
+    checkpoint = tmp_path / "roi_pooling=pool" / "seed-3" / "checkpoints" / "last.pt"
+    written = checkpoint.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_a_wrong_value_stops_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--vary", "architecture.roi_pooling=align,warp", "--output", str(tmp_path)])
+    assert exit_.value.code == 2
+    assert "architecture.roi_pooling" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

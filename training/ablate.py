@@ -1,0 +1,166 @@
+"""Trains variants of one recipe on the same data with the same seeds, and says what each choice is worth.
+
+    python -m training.ablate --vary architecture.roi_pooling=align,pool
+    python -m training.ablate --recipe nuclei --data DIR --vary architecture.mask_loss=sigmoid,softmax --seeds 0 1 2
+    python -m training.ablate --vary A=1,2 --vary B=3,4 --grid --schedule.iterations 500
+
+Further flags go to every training run. Writes OUTPUT/VARIANT/seed-N (a run's folder each), OUTPUT/table.md and
+OUTPUT/results.json. Started again, it keeps the runs that are finished and goes on with those that are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from training.ablation_table import Run, Variant, ablation_table, table_markdown
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.command_line import parse_train_config, stop
+from training.config import TrainConfig
+from training.data.shapes import write_shapes
+from training.run_log import read_metrics
+from training.validation import main_kind
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One field of TrainConfig, dotted, and the values that it takes; the first is the baseline's."""
+
+    field: str
+    values: tuple[str, ...]
+
+
+class Results(BaseModel):
+    """What OUTPUT/results.json holds."""
+
+    command: list[str]
+    kind: str
+    runs: list[Run]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains what is missing, prints the table; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, flags = _parser().parse_known_args(arguments)
+    try:
+        variants = list(combine([parse_factor(text) for text in options.vary], grid=options.grid))
+    except ValueError as error:
+        stop(str(error))
+    common = ["--recipe", options.recipe, *flags]
+    # Everything is checked before the first hour of training.
+    configs = {variant: parse_train_config([*common, *variant.flags()]) for variant in variants}
+    data = options.data
+    if data is None:
+        data = options.output / "data"
+        if not data.is_dir():
+            write_shapes(data, seed=0)
+    console = Console(stderr=True)
+    kind = main_kind(configs[variants[0]].architecture.task)
+    runs = []
+    for seed, variant in itertools.product(options.seeds, variants):
+        folder = options.output / variant.folder / f"seed-{seed}"
+        flags_of_run = [*common, *variant.flags(), "--seed", str(seed), "--data", str(data), "--output", str(folder)]
+        figures = finished(folder, configs[variant])
+        if figures is None:
+            console.print(f"training {variant.name}, seed {seed}: {folder}/log", highlight=False, soft_wrap=True)
+            train(flags_of_run, folder)
+            figures = finished(folder, configs[variant])
+        if figures is None:
+            stop(f"{folder} holds no final AP: the data needs a validation split")
+        runs.append(Run(settings=dict(variant.settings), seed=seed, figures=figures))
+    results = Results(command=["python", "-m", "training.ablate", *arguments], kind=kind, runs=runs)
+    (options.output / "results.json").write_text(results.model_dump_json(indent=2) + "\n")
+    (options.output / "table.md").write_text(table_markdown(runs, kind))
+    Console().print(ablation_table(runs, kind))
+    return 0
+
+
+def parse_factor(text: str) -> Factor:
+    """FIELD=VALUE,VALUE... Raises ValueError where there are not two values."""
+    field, _, values = text.partition("=")
+    found = tuple(value for value in values.split(",") if value)
+    if not field or len(found) < 2:
+        raise ValueError(f"--vary {text}: give FIELD=BASELINE,OTHER, such as architecture.roi_pooling=align,pool")
+    return Factor(field, found)
+
+
+def combine(factors: Sequence[Factor], *, grid: bool) -> Iterator[Variant]:
+    """The baseline first: every factor's first value. Then one change at a time or, with `grid`, all combinations."""
+    baseline = {factor.field: factor.values[0] for factor in factors}
+    if len(baseline) < len(factors):
+        raise ValueError("--vary names a field twice: give all its values at once")
+    if grid:
+        for values in itertools.product(*(factor.values for factor in factors)):
+            yield Variant(tuple(zip(baseline, values, strict=True)))
+        return
+    yield Variant(tuple(baseline.items()))
+    for factor in factors:
+        for value in factor.values[1:]:
+            yield Variant(tuple({**baseline, factor.field: value}.items()))
+
+
+def train(flags: Sequence[str], folder: Path) -> None:
+    """One run in a process of its own, which leaves nothing behind for the next; its output goes to folder/log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("a") as log:
+        command = [sys.executable, "-m", "training.train", *flags, "--publish", "false"]
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status != 0:
+        stop(f"training failed with status {status}; its last words in {folder}/log: {_last_line(folder / 'log')}")
+
+
+def finished(folder: Path, config: TrainConfig) -> dict[str, float] | None:
+    """The run's figures of its last evaluation, such as {"mask/AP": 0.31}; None while it is not finished."""
+    try:
+        checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt")
+    except CheckpointError:
+        return None
+    if checkpoint.iteration < config.schedule.iterations:
+        return None
+    last = {name: points[-1] for name, points in read_metrics(folder / "metrics.csv").items()}
+    figures = {
+        name.removeprefix("val/"): value
+        for name, (iteration, value) in last.items()
+        if name.startswith("val/") and iteration == checkpoint.iteration
+    }
+    return figures or None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text().strip().splitlines()
+    return lines[-1] if lines else "(none)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.ablate",
+        description="Trains variants of a recipe on the same data and seeds, and compares them. "
+        "Further flags (see python -m training.train --help) go to every run.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        required=True,
+        metavar="FIELD=BASELINE,OTHER",
+        help="a field of the configuration and its values, the baseline's first; may be given several times",
+    )
+    parser.add_argument("--grid", action="store_true", help="all combinations, instead of one change at a time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of each variant for each")
+    parser.add_argument("--recipe", default="shapes", help="what all variants share")
+    parser.add_argument("--data", type=Path, default=None, metavar="DIR", help="dataset; none: generated shapes")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), metavar="DIR", help="folder of the runs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

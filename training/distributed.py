@@ -1,0 +1,122 @@
+"""The processes of one run: what torchrun says about them, and how they talk.
+
+    torchrun --nproc_per_node=2 -m training.train --recipe nuclei --data DIR
+
+Every process computes its part of each batch; the first one alone writes logs, checkpoints and the bundle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which computes AP and draws pictures meanwhile."""
+
+VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """This process. device: where it computes. rank: its number, from 0, of `count`.
+
+    group: in which they wait for each other and exchange what is not a tensor; None: the default one.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def table(self, values: Tensor) -> Tensor:
+        """`values` of every process: [N] on each -> [count, N], on the same device."""
+        if self.count == 1:
+            return values[None]
+        rows = [torch.empty_like(values) for _ in range(self.count)]
+        dist.all_gather(rows, values)
+        return torch.stack(rows)
+
+    def gather(self, value: T) -> list[T]:
+        """`value` of every process, in the first process; nothing in the others. Any object that pickles."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.gather_object(value, values if self.first else None, dst=0, group=self.group)
+        return values if self.first else []
+
+    def agree(self, value: T) -> T:
+        """The first process's `value`, in every process."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives every process the first one's buffers: batch norm's statistics are otherwise of its own images."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
+
+def join(device: str) -> Process:
+    """This process, as torchrun's variables say; `device` is "cpu", "cuda" or "cuda:N". Waits for the others.
+
+    Raises ValueError when the variables are incomplete or this machine lacks GPUs.
+    """
+    count = _number(os.environ, "WORLD_SIZE")
+    if count == 1:
+        return Process(torch.device(device))
+    rank, local = _place(os.environ, count)
+    if device == "cpu":
+        dist.init_process_group("gloo", timeout=PATIENCE)
+        return Process(torch.device("cpu"), rank, count)
+    if device != "cuda":
+        raise ValueError(f"device {device} is one GPU, but there are {count} processes: leave out its number")
+    if local >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local} of this machine needs a GPU of its own, there are {torch.cuda.device_count()}: start "
+            f"fewer with --nproc_per_node, or train on the CPU with --device cpu"
+        )
+    place = torch.device("cuda", local)
+    torch.cuda.set_device(place)
+    dist.init_process_group("nccl", device_id=place)
+    return Process(place, rank, count, dist.new_group(backend="gloo", timeout=PATIENCE))  # type: ignore[arg-type]
+
+
+def _place(environment: Mapping[str, str], count: int) -> tuple[int, int]:
+    """This process's number, in all and on this machine."""
+    missing = [name for name in VARIABLES if name not in environment]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE is {count}, but {', '.join(missing)} is not set: start several processes with "
+            f"`torchrun --nproc_per_node={count} -m training.train ...`, or unset WORLD_SIZE to train in one"
+        )
+    rank = _number(environment, "RANK")
+    if rank >= count:
+        raise ValueError(f"RANK is {rank}, but WORLD_SIZE is {count}: ranks are 0 to {count - 1}")
+    return rank, _number(environment, "LOCAL_RANK")
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "1")
+    if not text.isdecimal() or (name == "WORLD_SIZE" and int(text) == 0):
+        raise ValueError(f"{name} is {text!r}, which is no number of processes: let torchrun set it, or unset it")
+    return int(text)

@@ -123,7 +123,9 @@ def finished(folder: Path, config: TrainConfig) -> dict[str, float] | None:
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt")
     except CheckpointError:
         return None
-    if checkpoint.iteration < config.schedule.iterations:
+    patience = config.validation.patience
+    stopped_early = patience is not None and checkpoint.without_gain >= patience
+    if checkpoint.iteration < config.schedule.iterations and not stopped_early:
         return None
     last = {name: points[-1] for name, points in read_metrics(folder / "metrics.csv").items()}
     figures = {

@@ -144,6 +144,7 @@ class TrainConfig(_Group):
     loggers: tuple[Literal["mlflow", "wandb"], ...] = Field(
         (), description="send figures there too, besides metrics.csv and TensorBoard"
     )
+    publish: bool = Field(True, description="export, check and publish a bundle at the end")
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

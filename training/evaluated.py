@@ -79,7 +79,7 @@ def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evalua
     loaded = load_checkpoint(path)
     architecture = loaded.train_config().architecture
     model = build_model(architecture)
-    model.load_state_dict(loaded.model)
+    model.load_state_dict(loaded.published_state)
     predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), architecture)
     title = f"{path.name} after {loaded.iteration} iterations (eager)"
     return Evaluated(title, architecture.task, loaded.class_names, ServingDefaults(), partial(detect, predictor))

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.error import URLError
 
 from rich.console import Console
 
@@ -47,8 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bundle = publish(_published(options.torchvision, files), options.output, name, say)
     except (CheckpointError, CocoError, DataStop, BundleError, ValueError) as error:
         stop(str(error))
-    except URLError as error:
-        stop(f"torchvision's weights could not be downloaded ({error.reason}); put the file into torch's hub cache")
     except (GateError, UnreadableImage) as error:
         say(f"error: {error}")
         return 1

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from model.architecture import ArchitectureConfig, has_keypoints
+from model.architecture import PRESETS, ArchitectureConfig, has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.export import export_onnx, export_torchscript, is_half_storable
@@ -177,17 +177,27 @@ def round_to_half(model: Detector) -> None:
 
 def provenance(config: TrainConfig, data: CocoData | None, iterations: int) -> Provenance:
     """What the manifest says about where a run's weights come from; counts are left out where `data` is not at hand."""
+    generated = "figures" if config.architecture.has_keypoints else "shapes"
     return Provenance(
-        dataset=config.data.name if config.data else "generated shapes",
+        dataset=config.data.name if config.data else f"generated {generated}",
         license=config.license or ("unstated" if config.data else "generated, none needed"),
         images=None if data is None else len(data),
         instances=None if data is None else sum(len(annotations) for annotations in data.annotations),
         recipe=config.name,
         iterations=iterations,
         seed=config.seed,
-        initial_weights=None if config.start_from == "random" else "torchvision ImageNet backbone",
+        initial_weights=_initial_weights(config.start_from),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
     )
+
+
+def _initial_weights(start_from: str) -> str | None:
+    """What the manifest says of them; of a file its name alone, for folders are nobody else's business."""
+    if start_from == "random":
+        return None
+    if start_from.partition(":")[0] == "imagenet":
+        return f"torchvision {start_from} backbone"
+    return f"torchvision {start_from}" if start_from.partition(":")[0] in PRESETS else Path(start_from).name
 
 
 def generated_images(seed: int = 0) -> list[NDArray[np.uint8]]:

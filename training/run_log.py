@@ -82,8 +82,10 @@ class RunLog:
         means["seconds"] = (time.perf_counter() - self._since) / self._count
         self._write(iteration, means)
         if not self.console.is_terminal:
+            waiting = f", {means['waiting_share']:.0%} waiting for data" if "waiting_share" in means else ""
             self.say(
-                f"{iteration:>7}/{self.iterations}  loss {means['loss']:.4f}  {means['seconds']:.2f} s an iteration"
+                f"{iteration:>7}/{self.iterations}  loss {means['loss']:.4f}  "
+                f"{means['seconds']:.2f} s an iteration{waiting}"
             )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.network.build import Detector, build_model
+from model.network.folding import fold_frozen_batch_norm
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state
 from training.compiling import compile_backbone
 from training.config import TrainConfig
@@ -65,6 +66,7 @@ def start(config: TrainConfig, data: CocoData, process: Process) -> State:
     else:
         origin = load_starting_point(model, config, data.class_names, _keypoint_names(config, data)).lines()
     sample_by_image(model)
+    fold_frozen_batch_norm(model)
     if config.sync_batch_norm:
         model = _with_sync_batch_norm(model, process)
     model.to(process.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)

@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             fit(config, data, state, process, log)
             process.close()
+            if not config.publish:
+                return 0
             log.say("exporting, comparing with the eager model, publishing")
             bundle = publish_run(config, data, best_or_last(folder), log.say)
         except (TrainingError, GateError, UnreadableImage) as error:

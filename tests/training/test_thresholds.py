@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 from pydantic import ValidationError
 
 from model.runtime.manifest import Manifest
@@ -42,6 +43,8 @@ def findable(finished_run: Path, shapes: Path, tmp_path_factory: pytest.TempPath
             for row in np.flatnonzero(detections.labels <= 2)[::2].tolist():
                 x1, y1, x2, y2 = detections.boxes[row].astype(float).tolist()
                 mask = detections.masks[row]
+                if mask_api.area({"size": list(mask.size), "counts": mask.counts}) == 0:
+                    continue
                 annotations.append(
                     {
                         "id": len(annotations) + 1,

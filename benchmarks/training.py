@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.measure import alternate, table, write_json
 from benchmarks.training_loops import LOOPS, Turn
+from training.data.coco import CocoError, find_splits
 
 PACKAGES = ("torch", "torchvision", "pycocotools")
 
@@ -60,7 +61,7 @@ class Loop:
         """Ends it and its loaders."""
         if self._process.poll() is None:
             self._signal(signal.SIGKILL)
-        self._process.wait()
+        self._process.communicate()
 
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self._process.pid, number)
@@ -69,6 +70,10 @@ class Loop:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes the comparison; returns the exit status."""
     options = _parser().parse_args(arguments)
+    try:
+        find_splits(options.data, "masks")
+    except CocoError as error:
+        raise SystemExit(f"error: {error}") from error
     loops = {name: Loop(name, options) for name in LOOPS}
     try:
         # First steps start the loaders and allocate memory.

@@ -99,7 +99,8 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     split = find_splits(options.data, "masks").train
     dataset = CocoImages(split.images, split.annotations, v2.Compose([v2.ToDtype(torch.float, scale=True)]))
     torch.manual_seed(0)
-    config = ArchitectureConfig(min_size=options.min_size, max_size=options.max_size, num_classes=91)
+    classes = len(dataset.categories) + 1
+    config = ArchitectureConfig(min_size=options.min_size, max_size=options.max_size, num_classes=classes)
     model = build_model(config, trainable_backbone_layers=3)
     model.transform._skip_resize = False
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -79,7 +79,7 @@ def _as_detections(objects: Annotations, record: ImageRecord, with_masks: bool) 
         keypoints[:, :, 2] = np.where(keypoints[:, :, 2] > 0, 1, -1)  # visibility as a logit: what is drawn is positive
     return Detections(
         objects.boxes,
-        np.ones(len(objects), np.float32),
+        np.full(len(objects), np.nan, np.float32),
         objects.labels,
         objects.rles(record.height, record.width) if with_masks else None,
         keypoints,

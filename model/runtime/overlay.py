@@ -7,6 +7,7 @@ a line along the inside of its edge and its keypoints; its box goes around it, i
 from __future__ import annotations
 
 import io
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def draw_overlay(
     class_names: names of the labels 1, 2, ...; with several, a color stands for a class, by its label alone. With one,
         it stands for an object and differs from those of its neighbors.
     keypoint_edges: pairs of keypoint positions to join by lines.
+    An object whose score is not a number is an annotation: its label is the class alone.
     A mask takes its box's place, unless it is too small to be seen: an outline says more, and boxes of neighbors cross.
     With several classes a faint box stays, to tie the label to its object. Labels are left out in a crowd, except for
     what is needed to know a class by its color, and where they would not fit or hide more than they say.
@@ -279,7 +281,7 @@ def _draw_labels(
     pad = round(sizes.text / 4)
     high = sum(font.getmetrics())
     texts = [
-        f"{_readable(class_names, label)} {score:.2f}"
+        _readable(class_names, label) + ("" if math.isnan(score) else f" {score:.2f}")
         for label, score in zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
     ]
     wide = [round(font.getlength(text)) + 2 * pad for text in texts]

@@ -47,7 +47,7 @@ def draw_sheet(
 
 
 def as_detections(record: ImageRecord, objects: Annotations, size: tuple[int, int], *, with_masks: bool) -> Detections:
-    """Annotations of an image as detections of score 1 on a picture of it, resized to (width, height) pixels.
+    """Annotations of an image as detections without a score on a picture of it, resized to (width, height) pixels.
 
     Masks (resized one by one) are there where all objects have one, and keypoints where they are labeled.
     Raises ValueError where a mask does not decode.
@@ -62,7 +62,7 @@ def as_detections(record: ImageRecord, objects: Annotations, size: tuple[int, in
         keypoints[:, :, :2] *= factor
         keypoints[:, :, 2] = np.where(keypoints[:, :, 2] > 0, 1, -1)  # visibility as a logit: the positive are drawn
     boxes = (objects.boxes * np.tile(factor, 2)).astype(np.float32)
-    return Detections(boxes, np.ones(len(objects), np.float32), objects.labels.copy(), masks, keypoints)
+    return Detections(boxes, np.full(len(objects), np.nan, np.float32), objects.labels.copy(), masks, keypoints)
 
 
 def _resized_mask(record: ImageRecord, objects: Annotations, size: tuple[int, int]) -> RLE:

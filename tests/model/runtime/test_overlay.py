@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -245,6 +246,13 @@ def test_any_class_name_is_drawn(name: str) -> None:
     image = gray(255, 256, 400)
     drawn = draw_overlay(image, found([(100, 100, 200, 200)], [2]), ("other", name))
     assert is_text(drawn)[80:97].sum() > 300
+
+
+def test_an_annotation_is_labeled_without_a_score() -> None:
+    detection, image = found([(60, 90, 150, 200)], labels=[2]), gray(60)
+    scored = is_text(draw_overlay(image, detection, FEW)).sum()
+    annotated = is_text(draw_overlay(image, replace(detection, scores=np.full(1, np.nan, np.float32)), FEW)).sum()
+    assert 0 < annotated < scored
 
 
 def test_a_label_beyond_the_class_names_is_drawn_by_its_number() -> None:

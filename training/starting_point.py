@@ -10,14 +10,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from model.architecture import ArchitectureConfig
-from model.network.build import Detector
+from model.network.build import FINE_POOL_SIZE, Detector
 from model.network.weights import COUNTER
 from training.config import TrainConfig
 from training.starting_weights import StartError, StartingWeights, describe_network, read_starting_weights
@@ -98,6 +98,7 @@ _CLASS_LAYERS: Final = (
     _Layer("roi_heads.box_predictor.cls_score"),
     _Layer("roi_heads.box_predictor.bbox_pred", size=4),
     _Layer("roi_heads.mask_predictor.mask_fcn_logits"),
+    _Layer("roi_heads.mask_predictor.mask_fc_logits", size=(2 * FINE_POOL_SIZE) ** 2),
     _Layer("roi_heads.keypoint_predictor.kps_score_lowres", weight_dim=1, keypoints=True),
 )
 
@@ -118,12 +119,19 @@ def load_starting_point(
     if config.start_from == "random":
         return StartReport("random", notes=_unused_map(config))
     source = read_starting_weights(config)
+    if config.architecture.features == "c4":
+        source = replace(source, state=_fifth_stage_in_heads(source.state, config.architecture))
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
     _require_same_backbone(source, state, config.architecture)
     classes = _class_parts(source, class_names, config.class_map)
     keypoints = _keypoint_parts(source, keypoint_names)
 
-    layers = {f"{layer.name}.{kind}": layer for layer in _CLASS_LAYERS for kind in ("weight", "bias")}
+    layers = {
+        f"{layer.name}.{kind}": layer
+        for layer in _CLASS_LAYERS
+        for kind in ("weight", "bias")
+        if not _is_one_for_all(layer, state)
+    }
     loaded, fresh = 0, Counter[str]()
     heads: dict[str, HeadRows] = {}
     with torch.no_grad():
@@ -131,7 +139,11 @@ def load_starting_point(
             weights, layer = source.state.get(name), layers.get(name)
             if weights is None:
                 fresh[f"{_module(name)}, not in these weights"] += 1
-            elif not (weights.shape == target.shape if layer is None else _fits(layer, state, source.state)):
+            elif not (
+                weights.shape == target.shape
+                if layer is None
+                else _fits(layer, state, source.state) and not _is_one_for_all(layer, source.state)
+            ):
                 fresh[f"{_module(name)}, of another shape in these weights"] += 1
             elif layer is None:
                 target.copy_(weights)
@@ -150,6 +162,20 @@ def load_starting_point(
         heads=tuple(heads.values()),
         notes=(*_notes(source, config.architecture), *(_unused_map(config) if not heads else ())),
     )
+
+
+def _fifth_stage_in_heads(state: Mapping[str, Tensor], architecture: ArchitectureConfig) -> dict[str, Tensor]:
+    """With the ResNet's fifth stage where a C4 model has it: in its heads."""
+    stage = f"{BACKBONE}layer4."
+    heads = ["roi_heads.box_head.layer4."] + ["roi_heads.mask_head.layer4."] * architecture.has_masks
+    moved = {head + name.removeprefix(stage): value for name, value in state.items() for head in heads if stage in name}
+    return {name: value for name, value in state.items() if stage not in name} | moved
+
+
+def _is_one_for_all(layer: _Layer, state: Mapping[str, Tensor]) -> bool:
+    """Whether a class's layer has rows for one class alone: class-agnostic masks."""
+    weight = state.get(f"{layer.name}.weight")
+    return not layer.keypoints and weight is not None and weight.shape[layer.weight_dim] == layer.size
 
 
 def _require_same_backbone(

@@ -34,6 +34,7 @@ SMALL = ArchitectureConfig(
     mask_predictor_channels=16,
     keypoint_head_convs=(16,),
 )
+C4 = SMALL.model_copy(update={"features": "c4", "anchor_sizes": ((32, 64),)})
 THEIRS = ("person", "Traffic_Light", "motor cycle")
 POINTS = ("nose", "left_eye", "right_eye")
 SCORES = "roi_heads.box_predictor.cls_score"
@@ -294,10 +295,41 @@ def test_imagenet_fills_the_backbone_alone(tmp_path: Path, monkeypatch: pytest.M
             assert torch.equal(model.state_dict()[f"{SCORES}.weight"], before[f"{SCORES}.weight"])
             assert report.lines()[0].startswith("starting from ImageNet (resnet18:IMAGENET1K_V1): ")
             assert "class_map is not used" in report.lines()[1]
+        model, _, report = load("imagenet", config=C4)
+        for head in (model.roi_heads.box_head, model.roi_heads.mask_head):
+            assert torch.equal(head.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+        assert report.unused == ()
         with pytest.raises(StartError, match=r"set --architecture.norm batch_norm or frozen"):
             load("imagenet", config=architecture(norm="group_norm"))
         with pytest.raises(ValueError, match="IMAGENET1K_V1"):
             load("imagenet:IMAGENET22K")
+
+
+@pytest.mark.parametrize("head", ["fcn", "mlp"])
+def test_masks_for_any_class_are_taken_whole_or_not_at_all(head: str, tmp_path: Path) -> None:
+    agnostic = architecture(mask_classes="agnostic", mask_head=head, mask_head_channels=16)
+    specific = architecture(mask_head=head, mask_head_channels=16)
+    name = "roi_heads.mask_predictor." + ("mask_fcn_logits" if head == "fcn" else "mask_fc_logits")
+    theirs = write_checkpoint(tmp_path / "agnostic.pt", agnostic)
+    model, _, _ = load(tmp_path / "agnostic.pt", ("rider", "person"), agnostic)
+    assert torch.equal(model.state_dict()[f"{name}.weight"], theirs[f"{name}.weight"])
+    model, before, report = load(tmp_path / "agnostic.pt", config=specific)
+    assert torch.equal(model.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
+    assert any("mask_predictor" in line for line in report.fresh)
+    write_checkpoint(tmp_path / "specific.pt", specific)
+    model, before, report = load(tmp_path / "specific.pt", config=agnostic)
+    assert torch.equal(model.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
+    assert any("mask_predictor" in line for line in report.fresh)
+
+
+def test_an_mlp_mask_heads_parts_go_where_their_class_went(tmp_path: Path) -> None:
+    mlp = architecture(mask_head="mlp", mask_head_channels=16)
+    theirs = write_checkpoint(tmp_path / "last.pt", mlp)
+    model, _, _ = load(tmp_path / "last.pt", ("motor-cycle", "person"), mlp)
+    weight = model.roi_heads.mask_predictor.mask_fc_logits.weight.unflatten(0, (3, 784))
+    assert torch.equal(
+        weight, theirs["roi_heads.mask_predictor.mask_fc_logits.weight"].unflatten(0, (4, 784))[[0, 3, 1]]
+    )
 
 
 def test_random_changes_nothing() -> None:

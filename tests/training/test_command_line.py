@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from model.network.build import build_model
 from training.command_line import load_recipe, parse_train_config
 from training.config import TrainConfig, recipe_names, recipe_path, save_config
 
@@ -21,6 +23,12 @@ def test_the_paper_s_schedule() -> None:
     assert (config.batch_size, config.optimizer.rate, config.optimizer.weight_decay) == (16, 0.02, 1e-4)
     assert (config.schedule.iterations, config.schedule.milestones) == (90_000, (60_000, 80_000))
     assert (config.architecture.min_size, config.architecture.max_size) == (800, 1333)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in ("shapes", "figures")])
+def test_recipes_for_datasets_describe_networks_that_can_be_built(name: str) -> None:
+    with torch.device("meta"):
+        build_model(parse_train_config(["--recipe", name]).architecture)
 
 
 def test_no_arguments_train_the_shapes() -> None:
@@ -57,11 +65,11 @@ def test_the_environment_does_not_steer_training(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["--recipe", "nope"], "known: coco-r50-fpn-1x, nuclei, shapes", id="unknown recipe"),
+        pytest.param(["--recipe", "nope"], "nuclei, nuclei-2, shapes", id="unknown recipe"),
         pytest.param(["--batch_sise", "3"], "--batch_sise", id="unknown flag"),
         pytest.param(["--batch_size", "0"], "batch_size", id="out of range"),
         pytest.param(["--augment.scale", "[2, 1]"], "rising", id="crossed range"),
-        pytest.param(["--amp", "fp16", "--device", "cpu"], "bf16", id="fp16 on a CPU"),
+        pytest.param(["--architecture.features", "c4"], "feature levels", id="a network that cannot be"),
     ],
 )
 def test_errors_are_one_line_and_status_2(

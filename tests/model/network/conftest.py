@@ -38,7 +38,8 @@ SMALL = ArchitectureConfig(
 
 V2 = {"norm": "batch_norm", "fpn_norm": True, "rpn_conv_depth": 2, "box_head": "conv", "mask_head_norm": True}
 
-C4 = {"features": "c4", "anchor_sizes": ((16, 32, 64),), "task": "masks"}
+FEW_ROIS = {"rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 32}
+C4 = {"features": "c4", "anchor_sizes": ((16, 32, 64),), "task": "masks", **FEW_ROIS}
 VARIANTS: dict[str, dict[str, object]] = {
     "c4": C4,
     "c4_boxes": {**C4, "task": "boxes"},

@@ -224,7 +224,7 @@ def test_other_models_are_refused() -> None:
         InferenceGraph(model)
     backbone = nn.Conv2d(3, 8, 1)
     backbone.out_channels = 8
-    with pytest.raises(TypeError, match="BackboneWithFPN, got Conv2d"):
+    with pytest.raises(TypeError, match="or a C4Backbone, got Conv2d"):
         InferenceGraph(FasterRCNN(backbone, num_classes=2))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_pool
 
 from model.architecture import ArchitectureConfig
-from model.network.build import build_model
+from model.network.build import Detector, build_model
 from model.network.export import export_onnx
 from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
 from model.network.weights import load_network
@@ -35,6 +37,24 @@ EXPORTED = ("c4", "roi_pool", "softmax", "mlp_agnostic", "masks_keypoints")
 CLOSE = {"pixels": 2e-2, "probability": 1e-3, "order": False}
 
 
+Exports = Callable[[str], tuple[ArchitectureConfig, Detector, Path]]
+
+
+@pytest.fixture(scope="module")
+def exports(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """Of a variant's name: what it is, the network, and the ONNX file, alone in its folder."""
+
+    @cache
+    def export(variant: str) -> tuple[ArchitectureConfig, Detector, Path]:
+        config = helpers.small.model_copy(update=helpers.variants[variant])
+        path = tmp_path_factory.mktemp(variant) / "model.onnx"
+        model = helpers.detector(config)
+        export_onnx(model, path)
+        return config, model, path
+
+    return export
+
+
 def run_onnx(path: Path, batch: Any, score: float) -> RawDetections:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -45,12 +65,11 @@ def run_onnx(path: Path, batch: Any, score: float) -> RawDetections:
 
 
 @pytest.mark.parametrize("variant", EXPORTED)
-def test_the_exported_network_answers_as_torchvision(helpers: Any, variant: str, tmp_path: Path) -> None:
-    model = helpers.detector(helpers.small.model_copy(update=helpers.variants[variant]))
-    export_onnx(model, tmp_path / "model.onnx")
+def test_the_exported_network_answers_as_torchvision(helpers: Any, exports: Exports, variant: str) -> None:
+    _, model, path = exports(variant)
     for height, width, sizes in ((96, 160, [(96, 160)]), (128, 96, [(128, 90), (110, 96), (128, 96)])):
         batch = helpers.batch(height, width, sizes)
-        ours = run_onnx(tmp_path / "model.onnx", batch, 0.25)
+        ours = run_onnx(path, batch, 0.25)
         assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
         helpers.assert_same_answer(ours, helpers.torchvision_answer(model, batch, 0.25), **CLOSE)
 
@@ -159,20 +178,16 @@ def test_agnostic_masks_are_one_for_all_classes(helpers: Any) -> None:
     assert torch.equal(logits[:, 0], logits[:, 4])
 
 
-def test_a_shared_stage_is_read_back_from_the_network_alone(helpers: Any, tmp_path: Path) -> None:
+def test_a_shared_stage_is_read_back_from_the_network_alone(exports: Exports, tmp_path: Path) -> None:
     """A bundle without weights.pth: its network holds the weights of both heads once."""
-    config = helpers.small.model_copy(update=helpers.variants["c4"])
-    model = helpers.detector(config)
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    export_onnx(model, staging / "model.onnx")
+    config, model, path = exports("c4")
     draft = ManifestDraft(
         architecture=config,
         class_names=tuple("abcd"),
         preprocessing=Preprocessing.from_architecture(config),
         provenance=Provenance(dataset="none", license="none"),
     )
-    bundle = publish_bundle(staging, draft, tmp_path / "models", "c4")
+    bundle = publish_bundle(path.parent, draft, tmp_path / "models", "c4")
     state = load_network(bundle).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 

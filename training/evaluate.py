@@ -23,7 +23,7 @@ from model.runtime.bundle import BundleError
 from model.runtime.engines import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import stop
-from training.data.check import check, report
+from training.data.broken import check, report
 from training.data.classes import add_class_flags
 from training.data.coco import CocoData, CocoError
 from training.data.samples import UnreadableImage

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.check import check, drop_broken, report
+from training.data.broken import check, drop_broken, report
 from training.data.classes import add_class_flags, change_classes
 from training.data.coco import CocoData, CocoError
 from training.data.formats import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
-from training.data.check import check, drop_broken, report
+from training.data.broken import check, drop_broken, report
 from training.data.classes import change_splits
 from training.data.coco import CocoData, CocoError, find_splits, load_coco
 from training.data.figures import write_figures

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.training.data.coco_folder import Box, write_split
-from training.data.check import check
+from training.data.broken import check
 from training.data.coco import CocoData
 from training.data.contact_sheet import CAPTION, CELL, COLUMNS, GAP, TITLE, as_detections, draw_sheet
 from training.data.figures import write_figures

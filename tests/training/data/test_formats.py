@@ -37,7 +37,7 @@ from tests.training.data.samples import (
 )
 from training.config import TrainConfig
 from training.data.assemble import Assembly, Found, encode_indices
-from training.data.check import check, report
+from training.data.broken import check, report
 from training.data.cityscapes import load_cityscapes
 from training.data.coco import CocoError
 from training.data.formats import FORMATS, WRITABLE, Format, detect_format, find_format, load_dataset

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.network.build import Detector, build_model
 from model.network.folding import fold_frozen_batch_norm
+from model.network.threaded_align import align_in_threads
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state
 from training.compiling import compile_backbone
 from training.config import TrainConfig
@@ -67,6 +68,7 @@ def start(config: TrainConfig, data: CocoData, process: Process) -> State:
         origin = load_starting_point(model, config, data.class_names, _keypoint_names(config, data)).lines()
     sample_by_image(model)
     fold_frozen_batch_norm(model)
+    align_in_threads(model)
     if config.sync_batch_norm:
         model = _with_sync_batch_norm(model, process)
     model.to(process.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)

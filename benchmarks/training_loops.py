@@ -21,10 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Sampler
 
 from model.architecture import ArchitectureConfig
 from model.network.build import build_model
+from training.data.loader import GroupedBatches
+
+ITERATIONS = 90_000
+"""Of the schedule that both loops begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
             "channels_last": True,
             "trainable_backbone_layers": 3,
             "device": "cpu",
-            "schedule": {"iterations": 90_000},
+            "schedule": {"iterations": ITERATIONS},
             "architecture": {"min_size": options.min_size, "max_size": options.max_size},
         }
     )
@@ -88,9 +92,10 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
 
 
 def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
-    """A loop in the manner of torchvision's references/detection: its dataset, transforms, batching and model.
+    """A loop in the manner of torchvision's references/detection: its dataset, transforms and model.
 
-    Masks of whole images by pycocotools, images as float tensors, resizing inside the model, SGD with warm-up.
+    Masks of whole images by pycocotools, images as float tensors, resizing inside the model, SGD with warm-up. The
+    batches are ours, image by image, so that both loops see the same ones.
     """
     from torchvision.transforms import v2
 
@@ -108,7 +113,7 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.001, total_iters=1000)
     loader = DataLoader(
         dataset,
-        batch_sampler=ByAspectRatio(dataset.ratios, options.batch),
+        batch_sampler=SameBatches(dataset.ratios, options.batch),
         num_workers=options.workers,
         collate_fn=lambda samples: tuple(zip(*samples, strict=True)),
     )
@@ -128,7 +133,7 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
         return value
 
     model.train()
-    return endless(loader), step
+    return iter(loader), step
 
 
 class CocoImages(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
@@ -142,11 +147,7 @@ class CocoImages(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
         with redirect_stdout(sys.stderr):
             self.coco = COCO(str(annotations))
         self.root, self.transform = root, transform
-        self.ids = [
-            image
-            for image in sorted(self.coco.imgs)
-            if any(not one["iscrowd"] for one in self.coco.loadAnns(self.coco.getAnnIds(image)))
-        ]
+        self.ids = [record["id"] for record in self.coco.dataset["images"]]
         self.ratios = [self.coco.imgs[image]["width"] / self.coco.imgs[image]["height"] for image in self.ids]
         self.categories = sorted(self.coco.cats)
 
@@ -160,10 +161,11 @@ class CocoImages(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
         record = self.coco.imgs[self.ids[index]]
         image = F.pil_to_tensor(Image.open(self.root / record["file_name"]).convert("RGB"))
         objects = [one for one in self.coco.loadAnns(self.coco.getAnnIds(self.ids[index])) if not one["iscrowd"]]
-        masks = torch.from_numpy(np.stack([self.coco.annToMask(one) for one in objects]))
-        xywh = torch.tensor([one["bbox"] for one in objects], dtype=torch.float32)
+        empty = np.zeros((0, record["height"], record["width"]), np.uint8)
+        masks = torch.from_numpy(np.stack([self.coco.annToMask(one) for one in objects]) if objects else empty)
+        xywh = torch.tensor([one["bbox"] for one in objects], dtype=torch.float32).reshape(-1, 4)
         boxes = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), dim=1)
-        labels = torch.tensor([self.categories.index(one["category_id"]) + 1 for one in objects])
+        labels = torch.tensor([self.categories.index(one["category_id"]) + 1 for one in objects], dtype=torch.int64)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         if float(torch.rand(())) < 0.5:
             image, masks = image.flip(-1), masks.flip(-1)
@@ -173,27 +175,15 @@ class CocoImages(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return self.transform(image), {"boxes": boxes[keep], "labels": labels[keep], "masks": masks[keep]}
 
 
-class ByAspectRatio(BatchSampler):
-    """Random batches of landscape or of portrait images."""
+class SameBatches(Sampler[list[int]]):
+    """The images of our loop's batches, in its order."""
 
     def __init__(self, ratios: list[float], size: int) -> None:
-        super().__init__(RandomSampler(ratios), size, drop_last=True)
-        self.landscape = [ratio >= 1 for ratio in ratios]
+        self.batches = GroupedBatches(ratios, size, seed=0, skip=0, count=ITERATIONS)
 
     def __iter__(self) -> Iterator[list[int]]:
-        waiting: dict[bool, list[int]] = {True: [], False: []}
-        for index in self.sampler:
-            group = waiting[self.landscape[index]]
-            group.append(index)
-            if len(group) == self.batch_size:
-                yield list(group)
-                group.clear()
-
-
-def endless(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
-    while True:
-        yield from loader
+        for batch in self.batches:
+            yield [draw.image for draw in batch]
 
 
 def peak_memory(pids: list[int]) -> int:

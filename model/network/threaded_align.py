@@ -35,7 +35,10 @@ class ThreadedMultiScaleRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]  # t
     """torchvision's, image by image in threads."""
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """x: feature maps by name. boxes: of each image float32 [N_i, 4] xyxy, in pixels. Returns [sum of N, C, h, w]."""
+        """x: feature maps by name. boxes: of each image float32 [N_i, 4], xyxy in pixels.
+
+        Returns [sum of N_i, C, h, w].
+        """
         names = [name for name in self.featmap_names if name in x]
         threads = min(len(boxes), torch.get_num_threads())
         if not self.training or x[names[0]].device.type != "cpu" or threads < 2:

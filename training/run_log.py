@@ -48,7 +48,7 @@ class RunLog:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._since = time.perf_counter()
-        self._published = False
+        self._succeeded = False
         _drop_rows_after(self.csv_path, start)
         self._trackers = [BackgroundTracker(tracker, self.say) for tracker in trackers]
 
@@ -62,7 +62,7 @@ class RunLog:
         self._progress.stop()
         self._board.close()
         for tracker in self._trackers:
-            tracker.finish(self._published)
+            tracker.finish(self._succeeded)
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
@@ -95,9 +95,13 @@ class RunLog:
         self.say(f"{iteration:>7}/{self.iterations}  " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
         self._since = time.perf_counter()
 
+    def completed(self) -> None:
+        """The run ended as it should, without publishing anything."""
+        self._succeeded = True
+
     def published(self, bundle: Bundle) -> None:
         """The run's result: trackers get the bundle's place and AP, the curves and the newest sample pictures."""
-        self._published = True
+        self._succeeded = True
         summary: dict[str, float | str] = {"bundle": str(bundle.path)}
         if bundle.manifest.evaluation:  # the first is the engine that serves
             metrics = bundle.manifest.evaluation[0].metrics

@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit(config, data, state, process, log)
             process.close()
             if not config.publish:
+                log.completed()
                 return 0
             log.say("exporting, comparing with the eager model, publishing")
             bundle = publish_run(config, data, best_or_last(folder), log.say)

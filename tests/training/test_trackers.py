@@ -221,6 +221,14 @@ def test_a_tracker_that_fails_is_told_once_and_never_stops_the_training(
     assert capsys.readouterr().err.count("recorder failed (network is unreachable); training goes on") == 1
 
 
+def test_a_run_that_publishes_nothing_has_succeeded_too(tmp_path: Path) -> None:
+    tracker = Recorder()
+    with RunLog(tmp_path, 1, 0, 1, [tracker]) as log:
+        log.step(1, {"loss": 1.0})
+        log.completed()
+    assert tracker.taken == [1, "succeeded"]
+
+
 def test_a_tracker_goes_on_when_its_network_is_back() -> None:
     tracker, said, told = Recorder(), list[str](), threading.Event()
     tracker.away = True

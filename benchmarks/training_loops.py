@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -70,7 +69,7 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
     config = TrainConfig.model_validate(
         {
             "data": options.data,
-            "output": Path(tempfile.mkdtemp(prefix="maskserve-benchmark-")),
+            "resume": "never",
             "on_broken": "skip",
             "workers": options.workers,
             "batch_size": options.batch,

@@ -15,6 +15,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server.start(models)
     assert server.predict(encode(picture(1))).status_code == 200
     assert server.predict(b"no image").status_code == 400
-    assert server.predict(encode(picture(slow=110)), timeout_ms=20).status_code == 504
+    assert server.predict(encode(picture(slow=78)), timeout_ms=20).status_code == 504
     yield server
     server.close()

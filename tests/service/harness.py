@@ -88,7 +88,7 @@ def build_probe(path: Path) -> None:
         "mark": np.float32(HUNGRY_MARK),
         "2": np.float32(2),
         "axis0": np.array([0], np.int64),
-        "steps_a_level": np.float32(8),
+        "steps_a_level": np.float32(16),
         "limit": np.float32(250),
         "two": np.zeros(2, np.float32),
         "matrix": np.eye(32, dtype=np.float32),

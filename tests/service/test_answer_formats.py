@@ -83,7 +83,7 @@ def test_images_of_a_batch_are_limited(server: Server, count: int, status: int) 
 def test_a_batch_takes_a_place_for_each_image_or_none(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-queue-size", "4")
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(batch, server, *[("slow", encode(picture(slow=160)))] * 3)
+        first = pool.submit(batch, server, *[("slow", encode(picture(slow=113)))] * 3)
         until(lambda: server.metrics()["maskserve_requests_in_flight"] == 3)
         refused = batch(server, *[("a", encode(picture(1)))] * 2)
         assert refused.status_code == 429
@@ -95,7 +95,7 @@ def test_a_batch_takes_a_place_for_each_image_or_none(start_server: Callable[...
 
 def test_a_client_that_leaves_takes_its_whole_batch_out_of_the_queue(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-batch-size", "1")
-    slow = encode(picture(slow=160))
+    slow = encode(picture(slow=113))
     with ThreadPoolExecutor(1) as pool:
         blocker = pool.submit(server.predict, slow)
         until(lambda: server.metrics()["maskserve_requests_in_flight"] == 1)

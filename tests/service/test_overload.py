@@ -13,7 +13,7 @@ import httpx
 
 from tests.service.harness import Server, encode, picture
 
-IMAGE = encode(picture(slow=90))
+IMAGE = encode(picture(slow=64))
 TIMEOUT = 6.0
 """Seconds that a request has."""
 DURATION = 4.0

@@ -192,7 +192,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(server: Server) -> None:
     alone = [ask(index) for index in range(len(uploads))]
     before = server.metrics()
     with ThreadPoolExecutor(16) as pool:
-        blocker = pool.submit(server.predict, encode(picture(slow=60)))  # so that the others gather
+        blocker = pool.submit(server.predict, encode(picture(slow=42)))  # so that the others gather
         together = list(pool.map(ask, range(len(uploads))))
         assert blocker.result().status_code == 200
     after = server.metrics()

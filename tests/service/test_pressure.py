@@ -13,8 +13,8 @@ import numpy as np
 from tests.service.harness import Server, encode, head, picture, until
 
 QUICK = encode(picture(1))
-SLOW = encode(picture(slow=110))
-VERY_SLOW = encode(picture(slow=250))
+SLOW = encode(picture(slow=78))
+VERY_SLOW = encode(picture(slow=177))
 """A second or more on the engine."""
 
 
@@ -76,7 +76,7 @@ def test_a_request_past_its_deadline_gets_504_and_is_never_computed(start_server
 def test_a_client_that_leaves_is_never_computed(server: Server) -> None:
     before = Counter(server.metrics())
     with ThreadPoolExecutor(1) as pool:
-        blocker = pool.submit(server.predict, SLOW)
+        blocker = pool.submit(server.predict, VERY_SLOW)
         until(lambda: in_flight(server) == 1)
         with server.connect() as connection:
             connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
@@ -162,7 +162,7 @@ def test_what_cannot_be_answered_in_time_is_refused_before_its_body_is_read(
 
 def test_bulk_work_neither_starves_nor_is_starved(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-batch-size", "1", "--max-queue-size", "20")
-    step = encode(picture(slow=60))
+    step = encode(picture(slow=42))
     order: list[str] = []
 
     def ask(priority: str) -> int:

@@ -21,7 +21,7 @@ import pytest
 from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
-SLOW = encode(picture(slow=110))
+SLOW = encode(picture(slow=78))
 
 
 def ends(*flags: str, **environment: str) -> tuple[int, str]:
@@ -66,7 +66,7 @@ def test_sigterm_in_the_middle_of_load_loses_nothing_that_was_accepted(start_ser
         seen: Counter[int] = Counter()
         with httpx.Client(base_url=server.url, timeout=30) as connection:
             while True:
-                image = encode(picture(number, slow=30))
+                image = encode(picture(number, slow=21))
                 try:
                     answer = connection.post("/predict", content=image, headers={"Content-Type": "image/png"})
                 except httpx.TransportError:  # it came when all was answered; the log tells if an answer was lost
@@ -105,7 +105,7 @@ def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[
 
 def test_draining_ends_even_if_the_engine_does_not(start_server: Callable[..., Server]) -> None:
     server = start_server("--drain-timeout-ms", "50")
-    endless = encode(picture(slow=255))  # at least 5 seconds
+    endless = encode(picture(slow=255))  # at least 10 seconds
     with ThreadPoolExecutor(1) as pool:
         dropped = pool.submit(server.predict, endless)
         until_in_flight(server, 1)

@@ -14,7 +14,7 @@ import pytest
 from tests.service.harness import Server, encode, picture, publish_probe, until
 
 QUICK = encode(picture(1))
-SLOW = encode(picture(slow=160))
+SLOW = encode(picture(slow=113))
 NEVER = ("--poll-interval-ms", "0")
 
 

@@ -99,7 +99,7 @@ def test_a_server_has_the_figures_of_its_bundle(tmp_path: Path, server: Server, 
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server, repository: Path) -> None:
-    data = _probe_data(tmp_path, [picture(seed, slow=90) for seed in range(8)])
+    data = _probe_data(tmp_path, [picture(seed, slow=64) for seed in range(8)])
     done: list[int] = []
     remote = RemoteModel(f"{server.url}/models/probe").detect(
         data, max_detections=3, score_threshold=0.0, progress=done.append

@@ -18,6 +18,7 @@ from model.architecture import ArchitectureConfig
 from model.runtime.bundle import Bundle, Evaluation, publish_bundle
 from model.runtime.manifest import NETWORK_FILE, ManifestDraft, Provenance
 from model.runtime.preprocess import Preprocessing
+from tests.service.harness import until
 from training.config import TrainConfig
 from training.run_log import RunLog, read_metrics
 from training.trackers import BackgroundTracker, TrackerError, run_pictures, start_trackers
@@ -126,13 +127,19 @@ def wandb_records(file: Path) -> list[Any]:
 
     content, position, records = file.read_bytes(), 7, []
     assert len(content) < 32768
-    while position < len(content):
+    while position + 7 <= len(content):
         _, length, _ = struct.unpack("<IHB", content[position : position + 7])
+        if position + 7 + length > len(content):
+            break  # it is being written
         record = wandb_internal_pb2.Record()
         record.ParseFromString(content[position + 7 : position + 7 + length])
         records.append(record)
         position += 7 + length
     return records
+
+
+def kind(record: Any) -> str:
+    return str(record.WhichOneof("record_type"))
 
 
 def values(items: Sequence[Any]) -> dict[str, Any]:
@@ -149,17 +156,18 @@ def test_wandb_gets_figures_configuration_result_and_pictures_under_one_id(
     run_and_resume(configuration("wandb"), folder, bundle)
 
     run_id = json.loads((folder / "trackers.json").read_text())["wandb"]
-    files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.parent.name)
     assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
+    until(lambda: all("exit" in map(kind, wandb_records(file)) for file in files))  # its own process writes them
     first, second = (wandb_records(file) for file in files)
     for records, rows, status in ((first, [(1, 9.0), (2, 8.0), (3, 7.0), (4, 6.0)], 1), (second, None, 0)):
-        [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+        [start] = [record.run for record in records if kind(record) == "run"]
         assert (start.run_id, start.project, start.display_name) == (run_id, "maskserve", "cells")
         assert values(start.config.update)["optimizer"]["rate"] == 0.02
-        history = [values(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
+        history = [values(r.history.item) for r in records if kind(r) == "history"]
         curve = [(row["iteration"], row["loss"]) for row in history if "loss" in row]
         assert curve == (rows or [(3, pytest.approx(1 / 3, rel=1e-4)), (4, 0.25)])
-        [end] = [record.exit for record in records if record.WhichOneof("record_type") == "exit"]
+        [end] = [record.exit for record in records if kind(record) == "exit"]
         assert end.exit_code == status
     summary: dict[str, Any] = {}
     for record in second:

@@ -28,7 +28,7 @@ from service.client.calls import checked
 from tests.service.client.loopback import NOTHING_FOUND, Reply, loopback, problem
 from tests.service.harness import Server, encode, picture
 
-SLOW = encode(picture(slow=70))
+SLOW = encode(picture(slow=50))
 LONG = 1e6
 
 

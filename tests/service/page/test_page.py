@@ -237,7 +237,7 @@ def test_a_busy_server_is_asked_again_and_one_that_is_gone_is_told_of(
 ) -> None:
     server = start_server("--max-queue-size", "1")
     visitor = visit(server, 429)
-    visitor.choose(*((f"slow {number}.png", encode(picture(number, slow=255))) for number in range(3)))
+    visitor.choose(*((f"slow {number}.png", encode(picture(number, slow=180))) for number in range(3)))
     expect(visitor["#progress-text"]).to_have_text("3 of 3 done", timeout=60_000)
     refused = server.metrics().get('maskserve_requests_total{route="/predict",status="429"}', 0)
     assert refused > 0, "the queue was never full, so nothing is shown"

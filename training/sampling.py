@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from model.network.build import Detector
+from training.data.draws import mix
 
 Seed = tuple[int, ...]
 """Numbers that name an image in a run."""
@@ -88,8 +88,3 @@ def loss_counts(model: Detector, names: Sequence[str]) -> list[int]:
         "loss_keypoint": heads.positive,
     }
     return [int(counts[name]) for name in names]
-
-
-def mix(numbers: Sequence[int]) -> int:
-    """One seed for torch, 0 to 2**63 - 1, out of several numbers."""
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) & 0x7FFF_FFFF_FFFF_FFFF

@@ -19,11 +19,12 @@ from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, pl
 from training.compiling import compile_backbone
 from training.config import TrainConfig
 from training.data.coco import CocoData
+from training.data.draws import mix
 from training.data.source import keypoint_names
 from training.distributed import Process
 from training.ema import WeightAverage
 from training.optimization import make_optimizer, make_scheduler
-from training.sampling import mix, sample_by_image
+from training.sampling import sample_by_image
 from training.starting_point import load_starting_point
 
 
@@ -116,7 +117,7 @@ def snapshot(config: TrainConfig, data: CocoData, state: State) -> Checkpoint:
 
 
 def _keypoint_names(config: TrainConfig, data: CocoData) -> tuple[str, ...]:
-    return keypoint_names(data) if "keypoints" in config.architecture.task else ()
+    return keypoint_names(data) if config.architecture.has_keypoints else ()
 
 
 def _require_same_model(resumed: Checkpoint, config: TrainConfig, data: CocoData) -> None:

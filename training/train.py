@@ -57,7 +57,7 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]
     if not process.first:
         data = load_training_data(config)
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
-    if "keypoints" in architecture.task:
+    if architecture.has_keypoints:
         architecture = architecture.model_copy(update={"num_keypoints": data.train.num_keypoints})
     config = config.model_copy(update={"architecture": architecture})
     if process.first:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from model.runtime.detections import Detections
 from model.runtime.overlay import draw_overlay
-from training.data.coco import Annotations, CocoData, ImageRecord
+from training.data.coco import CocoData
+from training.data.contact_sheet import as_detections
 from training.data.samples import load_stored
 from training.matching import Matches
 from training.operating_point import Counts, image_counts
@@ -48,7 +49,8 @@ def draw_pair(
     record = data.images[position]
     image = load_stored(record)
     objects = data.annotations[position]
-    truth = _as_detections(objects.select(~objects.crowd), record, found.masks is not None)
+    size = record.width, record.height
+    truth = as_detections(record, objects.select(~objects.crowd), size, with_masks=found.masks is not None)
     pictures = [draw_overlay(image, one, data.class_names) for one in (truth, above(found, thresholds))]
     return _shrunk(pictures[0]), _shrunk(pictures[1])
 
@@ -70,20 +72,6 @@ def jpeg_url(picture: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _as_detections(objects: Annotations, record: ImageRecord, with_masks: bool) -> Detections:
-    keypoints = objects.keypoints
-    if keypoints is not None:
-        keypoints = keypoints.copy()
-        keypoints[:, :, 2] = np.where(keypoints[:, :, 2] > 0, 1, -1)  # visibility as a logit: what is drawn is positive
-    return Detections(
-        objects.boxes,
-        np.full(len(objects), np.nan, np.float32),
-        objects.labels,
-        objects.rles(record.height, record.width) if with_masks else None,
-        keypoints,
-    )
 
 
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ Parts keep torchvision's names and interfaces, so that they fit into its FasterR
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +19,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.ops import roi_pool
 from torchvision.ops.poolers import LevelMapper
-
-C4_STRIDE = 16
-"""Pixels of the input to a cell of the fourth stage's map."""
 
 
 class C4Backbone(nn.Module):
@@ -62,25 +60,22 @@ def c4_mask_head(stage: nn.Module) -> nn.Sequential:
 class MultiScaleRoIPool(nn.Module):
     """RoIPool on the pyramid level of each box's size (Fast R-CNN, sec. 2.1; FPN, eq. 1).
 
-    Takes the place of torchvision's MultiScaleRoIAlign, and has its attributes.
+    Takes the place of torchvision's MultiScaleRoIAlign, and has what `plan_pooling` reads of it.
     """
 
     def __init__(self, featmap_names: Sequence[str], output_size: int) -> None:
         super().__init__()
         self.featmap_names = list(featmap_names)
         self.output_size = (output_size, output_size)
-        self.sampling_ratio = 0
         self.canonical_scale = 224
         self.canonical_level = 4
-        self.scales: list[float] | None = None
-        self.map_levels: LevelMapper | None = None
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """boxes: of each image float32 [N_i, 4], xyxy in pixels. Returns float32 [sum of N_i, C, h, w]."""
         levels = [features[name] for name in self.featmap_names]
         height = max(shape[0] for shape in image_shapes)
         # A map is the size that its stride gives, rounded up: the stride is the nearest power of two.
-        strides = [2 ** round(float(torch.log2(torch.tensor(height / level.shape[-2])))) for level in levels]
+        strides = [2 ** round(math.log2(height / level.shape[-2])) for level in levels]
         mapper = LevelMapper(
             strides[0].bit_length() - 1, strides[-1].bit_length() - 1, self.canonical_scale, self.canonical_level
         )
@@ -90,7 +85,7 @@ class MultiScaleRoIPool(nn.Module):
         pooled = levels[0].new_zeros((len(rois), levels[0].shape[1], *self.output_size))
         for index, (level, stride) in enumerate(zip(levels, strides, strict=True)):
             rows = torch.where(level_of_box == index)[0]
-            # roi_pool has no kernel for autocast's low precision on every device; what it picks is exact anyway.
+            # On a CPU roi_pool has no kernel for bfloat16; it picks values, so that float32 changes none.
             picked = roi_pool(level.float(), rois[rows].float(), self.output_size, 1 / stride)
             pooled = pooled.index_put((rows,), picked.to(pooled.dtype))
         return pooled
@@ -112,7 +107,7 @@ class AgnosticMaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]  # torchvi
         return logits.expand(-1, self.num_classes, -1, -1)
 
 
-class ContiguousKeypointPredictor(KeypointRCNNPredictor):  # type: ignore[misc]
+class ContiguousKeypointPredictor(KeypointRCNNPredictor):  # type: ignore[misc]  # torchvision has no types
     """torchvision's, with heatmaps in ordinary layout: its loss takes views of them, which channels-last has not."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -152,7 +147,7 @@ class MlpMaskPredictor(nn.Module):
         return logits.expand(-1, self.num_classes, -1, -1)
 
 
-class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]
+class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     """RoI heads whose classes compete for each pixel of a mask (Mask R-CNN, sec. 4.2 "multinomial vs. independent
     masks"): softmax over the classes, with the background as class 0, and the multinomial loss."""
 

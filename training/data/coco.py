@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.architecture import Task
+from model.architecture import Task, has_keypoints
 from training.data.fields import BrokenRecord, Kind, Segmentation, get, integer, numbers, read_segmentation, text
 from training.data.packed import PackedAnnotations, PackedImages, offsets_of
 from training.data.records import Annotations as Annotations
@@ -114,7 +114,7 @@ def find_splits(directory: Path, task: Task) -> Splits:
 
     Raises CocoError, naming what was looked for, where there is no training split.
     """
-    prefix = "person_keypoints" if "keypoints" in task else "instances"
+    prefix = "person_keypoints" if has_keypoints(task) else "instances"
     looked: list[Path] = []
     for suffix in ("", "2017"):
         train = _find_split(directory, prefix, f"train{suffix}", looked)

@@ -55,7 +55,10 @@ def as_detections(record: ImageRecord, objects: Annotations, size: tuple[int, in
     factor = np.array(size) / (record.width, record.height)
     masks: list[RLE] | None = None
     if with_masks and all(segmentation is not None for segmentation in objects.segmentations):
-        masks = [_resized_mask(record, objects.select([row]), size) for row in range(len(objects))]
+        if size == (record.width, record.height):
+            masks = objects.rles(record.height, record.width)
+        else:
+            masks = [_resized_mask(record, objects.select([row]), size) for row in range(len(objects))]
     keypoints = None
     if objects.keypoints is not None:
         keypoints = objects.keypoints.copy()

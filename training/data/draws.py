@@ -1,10 +1,17 @@
-"""Random decisions of a training sample, all from torch's global generator, which the dataset seeds for each sample."""
+"""Random decisions of a training sample, all from torch's global generator, and the seeds that it gets."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+
+def mix(numbers: Sequence[int]) -> int:
+    """One seed for torch, 0 to 2**63 - 1, out of several numbers."""
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def chance(probability: float) -> bool:

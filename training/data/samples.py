@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from model.runtime.images import ImageError, ImageLimits, load_image
 from training.data.coco import CocoData
-from training.data.draws import chance, integer
+from training.data.draws import chance, integer, mix
 from training.data.records import ImageRecord
 from training.data.transforms import Augmentation, Stored
 
@@ -60,7 +60,7 @@ class TrainingSet(Dataset[tuple[Tensor, dict[str, Tensor], str]]):
         first = self._stored(draw.image)
         name = self.data.images[draw.image].path.name
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, draw.position))
+            torch.manual_seed(mix((self.seed, draw.position)))
             pasted = None
             if chance(self.augmentation.config.copy_paste):
                 second = integer(0, len(self.data) - 1)
@@ -73,7 +73,3 @@ class TrainingSet(Dataset[tuple[Tensor, dict[str, Tensor], str]]):
     def _stored(self, image: int) -> Stored:
         annotations = self.data.annotations[image]
         return Stored(load_stored(self.data.images[image]), annotations.select(~annotations.crowd))
-
-
-def _mix(seed: int, position: int) -> int:
-    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0]) & 0x7FFF_FFFF_FFFF_FFFF

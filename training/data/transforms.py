@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.architecture import ArchitectureConfig
+from model.architecture import ArchitectureConfig, has_keypoints, has_masks
 from training.config import AugmentConfig
 from training.data.color import change_color
 from training.data.copy_paste import paste
@@ -71,12 +71,12 @@ class Augmentation:
         """Cut, resized and flipped; with `some` only a random part of the objects that the window shows."""
         image, annotations = stored
         task = self.architecture.task
-        if "keypoints" not in task:
+        if not has_keypoints(task):
             annotations = replace(annotations, keypoints=None)
         window, size = draw_view(self.config, self.architecture, (image.shape[0], image.shape[1]), annotations.boxes)
         if some:
             annotations = annotations.select(subset(reaching_into(annotations.boxes, window)))
-        sample = cut_window(image, annotations, window, with_masks="masks" in task)
+        sample = cut_window(image, annotations, window, with_masks=has_masks(task))
         return self._flip(resize(sample, size))
 
     def _flip(self, sample: Sample) -> Sample:

@@ -50,8 +50,8 @@ class TorchScriptEngine:
         if self._network is None:
             raise EngineError("the engine is closed")
         arrays = (images, sizes, score_threshold)
-        # The profiling executor would compile anew for every input shape. Its switch is untyped.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        # The profiling executor would compile anew for every input shape.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # untyped
             try:
                 outputs = self._network(*(_tensor(array).to(self.device) for array in arrays))
                 values = [output.cpu().numpy() for output in outputs]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -24,13 +23,14 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_pool
 
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector, build_model
-from model.network.export import export_onnx
+from model.network.export import export_onnx, export_torchscript
 from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
 from model.network.weights import load_network
 from model.runtime.bundle import publish_bundle
-from model.runtime.detections import RawDetections
-from model.runtime.engines import INPUTS
+from model.runtime.engines.onnx import OnnxEngine
+from model.runtime.engines.torchscript import TorchScriptEngine
 from model.runtime.manifest import ManifestDraft, Provenance
+from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 
 EXPORTED = ("c4", "roi_pool", "softmax", "mlp_agnostic", "masks_keypoints")
@@ -55,23 +55,25 @@ def exports(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return export
 
 
-def run_onnx(path: Path, batch: Any, score: float) -> RawDetections:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    scores = np.full(len(batch.sizes), score, np.float32)
-    values = session.run(None, dict(zip(INPUTS, (batch.images, batch.sizes, scores), strict=True)))
-    return RawDetections(**{out.name: value for out, value in zip(session.get_outputs(), values, strict=True)})
-
-
 @pytest.mark.parametrize("variant", EXPORTED)
-def test_the_exported_network_answers_as_torchvision(helpers: Any, exports: Exports, variant: str) -> None:
-    _, model, path = exports(variant)
+def test_the_exported_networks_answer_as_torchvision(
+    helpers: Any, exports: Exports, variant: str, tmp_path: Path
+) -> None:
+    config, model, path = exports(variant)
+    export_torchscript(model, tmp_path / "model.torchscript.pt")
+    engines = (
+        OnnxEngine(path, config.task, "cpu", 1),
+        TorchScriptEngine(tmp_path / "model.torchscript.pt", config.task, "cpu", 1),
+    )
     for height, width, sizes in ((96, 160, [(96, 160)]), (128, 96, [(128, 90), (110, 96), (128, 96)])):
         batch = helpers.batch(height, width, sizes)
-        ours = run_onnx(path, batch, 0.25)
-        assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
-        helpers.assert_same_answer(ours, helpers.torchvision_answer(model, batch, 0.25), **CLOSE)
+        expected = helpers.torchvision_answer(model, batch, 0.25)
+        for engine in engines:
+            ours = engine.run(batch.images, batch.sizes, np.full(len(sizes), 0.25, np.float32))
+            assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
+            helpers.assert_same_answer(ours, expected, **CLOSE)
+    for engine in engines:
+        engine.close()
 
 
 def target(side: int = 96) -> dict[str, torch.Tensor]:
@@ -188,6 +190,10 @@ def test_a_shared_stage_is_read_back_from_the_network_alone(exports: Exports, tm
         provenance=Provenance(dataset="none", license="none"),
     )
     bundle = publish_bundle(path.parent, draft, tmp_path / "models", "c4")
+    # Its masks have 14 pixels a side, an FPN's 28: the runtime takes both.
+    [answer] = Predictor.of_bundle(bundle, threads=1).predict([np.full((80, 100, 3), 90, np.uint8)], 0.0)
+    assert answer.masks is not None
+    assert {mask.size for mask in answer.masks} == {(80, 100)}
     state = load_network(bundle).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
@@ -210,11 +216,3 @@ def test_a_shared_stage_is_read_back_from_the_network_alone(exports: Exports, tm
 def test_contradictions_are_refused_before_anything_is_built(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ArchitectureConfig.model_validate(fields)
-
-
-def test_softmax_probabilities_sum_to_one_over_classes(helpers: Any) -> None:
-    model = helpers.detector(helpers.small.model_copy(update=helpers.variants["softmax"]))
-    heads = model.roi_heads
-    features = torch.rand(1, 32, 14, 14)
-    logits = heads.mask_predictor(heads.mask_head(features))
-    assert torch.allclose(logits.softmax(1).sum(1), torch.ones(1, 28, 28))

@@ -35,6 +35,7 @@ def main() -> int:
     from service.background import in_background
     from service.configuration import manual, read_all_keys, read_settings
     from service.listen import bind
+    from service.memory import keep_freed_memory
     from service.settings import InvalidSettingsError
     from service.tracing import start_tracing
 
@@ -52,6 +53,7 @@ def main() -> int:
     except InvalidSettingsError as error:
         return _stop(error, 2)
 
+    keep_freed_memory()
     loading = in_background(lambda: _load(settings))  # while this thread imports the web framework
     from service.app import create_app
     from service.server import run

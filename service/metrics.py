@@ -23,6 +23,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 FILLS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SCORES = np.array(SCORES)
 STAGES = ("decode", "queue", "inference", "postprocess")
 OUTCOMES = {408: "expired", 429: "shed", 499: "cancelled", 500: "failed", 503: "shed", 504: "expired"}
 """What happened to a request that ended with this status; the others are answers, or the client's mistakes."""
@@ -175,7 +176,7 @@ class _Scores(Collector):
 
     def add(self, model: str, label: str, scores: NDArray[np.float32]) -> None:
         counts = self._counts.setdefault((model, label), _ScoreCounts())
-        counts.buckets += np.bincount(np.searchsorted(SCORES, scores), minlength=len(SCORES) + 1)
+        counts.buckets += np.bincount(np.searchsorted(_SCORES, scores), minlength=len(SCORES) + 1)
         counts.total += float(scores.sum())
 
     def collect(self) -> Iterable[Metric]:

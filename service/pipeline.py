@@ -176,7 +176,7 @@ def postprocess(
     rendered = render(Detected(job.model, prepared.original, detections, job.record, image))
     scores = {
         job.model.label_names[label]: detections.scores[detections.labels == label]
-        for label in np.unique(detections.labels).tolist()
+        for label in sorted(set(detections.labels.tolist()))
     }
     return rendered, scores
 

@@ -1,0 +1,35 @@
+"""Freed memory stays with the process, so that the next image finds its pages where the last one's were.
+
+The C library gives every large block back to the system as soon as it is free, and the kernel clears each page again at
+the next image's first touch: more time than decoding takes. `benchmarks.service` measures what this is worth.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+# mallopt(3), malloc.h.
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+
+KEPT_BYTES: Final = 256 << 20
+"""Free memory at the end of an arena beyond this goes back to the system."""
+LARGE_BYTES: Final = 32 << 20
+"""A single block of this size or more still comes from the system and goes back to it (glibc's largest setting)."""
+
+SET_BY_USER: Final = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+
+
+def keep_freed_memory() -> bool:
+    """Whether glibc took the settings: not where the environment has its own, nor with another C library.
+
+    Call it before threads begin to allocate.
+    """
+    if any(name in os.environ for name in SET_BY_USER):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl, macOS
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))

@@ -22,9 +22,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import Comparison, write_json
 from benchmarks.peers.prepare import NotTorchvisionsError, prepare
@@ -104,14 +104,20 @@ class Benchmark:
         model, samples = (None, self.photograph) if null else (self.weights, self.samples)
         return Start(peer, interpreter(peer, self.options.environments), model, samples, documented)
 
-    @contextmanager
-    def _pair(self, own: Start, peer: Start, what: str) -> Iterator[tuple[Running, Running]]:
-        """Both servers, running. A peer that fails is skipped: others may still be measured."""
+    def _compare(self, own: Start, peer: Start, counts: Mapping[int, int], details: Mapping[str, Any]) -> None:
+        """Both servers in turns, with the requests a turn for each number of connections.
+
+        A peer that fails is skipped: others may still be measured.
+        """
         try:
             with Running(own) as one, Running(peer) as other:
-                yield one, other
+                for connections, count in counts.items():
+                    rounds = self.options.rounds
+                    self._add(
+                        side_by_side(one, other, count=count, connections=connections, rounds=rounds, details=details)
+                    )
         except ServerFailedError as error:
-            self._skip(f"{peer.server.name}, {what}", str(error))
+            self._skip(f"{peer.server.name}, {details['kind']}", str(error))
 
     def kinds(self) -> dict[str, Callable[[], None]]:
         """The measurements by the names that `--only` takes."""
@@ -120,33 +126,21 @@ class Benchmark:
 
     def load(self) -> None:
         """Every peer, tuned and as documented, at 1 and 8 connections."""
+        most = max(CONNECTIONS)
+        counts = {each: max(len(self.samples), self.options.requests * each // most) for each in CONNECTIONS}
         for peer in self.peers:
             for kind in self.options.variants:
                 documented = kind == "documented"
                 threshold = DOCUMENTED_THRESHOLD if documented else SAME_THRESHOLD
-                with self._pair(self._ours(threshold), self._peer(peer, documented), kind) as (one, other):
-                    for connections in CONNECTIONS:
-                        count = max(len(self.samples), self.options.requests * connections // max(CONNECTIONS))
-                        details = {"kind": kind, "threshold": threshold, "images": len(self.samples)}
-                        rounds = self.options.rounds
-                        self._add(
-                            side_by_side(
-                                one, other, count=count, connections=connections, rounds=rounds, details=details
-                            )
-                        )
+                details = {"kind": kind, "threshold": threshold, "images": len(self.samples)}
+                self._compare(self._ours(threshold), self._peer(peer, documented), counts, details)
 
     def null(self) -> None:
         """Every peer with the null model, tuned."""
+        counts = {each: self.options.null_requests * min(each, 2) for each in CONNECTIONS}
         for peer in self.peers:
-            pair = self._pair(self._ours_null(self.photograph), self._peer(peer, False, null=True), "null model")
-            with pair as (one, other):
-                for connections in CONNECTIONS:
-                    count = self.options.null_requests * (1 if connections == 1 else 2)
-                    rounds = self.options.rounds
-                    details = {"kind": "null"}
-                    self._add(
-                        side_by_side(one, other, count=count, connections=connections, rounds=rounds, details=details)
-                    )
+            own = self._ours_null(self.photograph)
+            self._compare(own, self._peer(peer, False, null=True), counts, {"kind": "null"})
 
     def engine(self) -> None:
         """Ours beside its engine."""

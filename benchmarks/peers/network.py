@@ -98,13 +98,13 @@ class TorchvisionDetector:
                 "boxes": one["boxes"].tolist(),
                 "labels": one["labels"].tolist(),
                 "scores": one["scores"].tolist(),
-                "masks": _encode(one["masks"]),
+                "masks": encode(one["masks"]),
             }
             for one in found
         ]
 
 
-def _encode(masks: Tensor) -> list[dict[str, Any]]:
+def encode(masks: Tensor) -> list[dict[str, Any]]:
     """Probabilities [N, 1, H, W] as COCO RLE."""
     import torch
     from pycocotools import mask as coco

@@ -7,11 +7,13 @@ in another process, has the draws of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import keypoints_to_heatmap
 
 from model.network.build import Detector
 from training.data.draws import mix
@@ -73,18 +75,65 @@ def begin_batch(model: Detector, seeds: Sequence[Seed]) -> None:
         part.fg_bg_sampler.begin([(*seed, number) for seed in seeds])
 
 
-def loss_counts(model: Detector, names: Sequence[str]) -> list[int]:
-    """What each loss of the last batch is a mean over: its anchors, its RoIs, or its positive RoIs.
+class Counts(NamedTuple):
+    """What a batch's losses are means over: drawn anchors, drawn RoIs, positive RoIs, visible keypoints of these."""
 
-    The keypoint loss is a mean over the visible keypoints of the positive RoIs; these RoIs stand for them.
-    """
+    anchors: int
+    rois: int
+    positives: int
+    keypoints: int
+
+    def of(self, losses: Iterable[str]) -> list[int]:
+        """What each of these losses is a mean over."""
+        by_loss = {
+            "loss_objectness": self.anchors,
+            "loss_rpn_box_reg": self.anchors,
+            "loss_classifier": self.rois,
+            "loss_box_reg": self.rois,
+            "loss_mask": self.positives,
+            "loss_keypoint": self.keypoints,
+        }
+        return [by_loss[name] for name in losses]
+
+
+def drawn_counts(model: Detector) -> Counts:
+    """Those of the batch that `model` has just been given. Positive RoIs stand for their visible keypoints."""
     rpn, heads = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
-    counts = {
-        "loss_objectness": rpn.sampled,
-        "loss_rpn_box_reg": rpn.sampled,
-        "loss_classifier": heads.sampled,
-        "loss_box_reg": heads.sampled,
-        "loss_mask": heads.positive,
-        "loss_keypoint": heads.positive,
-    }
-    return [int(counts[name]) for name in names]
+    return Counts(int(rpn.sampled), int(heads.sampled), int(heads.positive), int(heads.positive))
+
+
+@torch.no_grad()
+def count_ahead(model: Detector, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> Counts:
+    """Those of a batch that `model`, in training mode, will be given after another `begin_batch` with the same seeds.
+
+    Costs a forward pass up to the proposals. Changes nothing but the generators' states.
+    """
+    heads = model.roi_heads
+    with _statistics_kept(model):
+        batch, scaled = model.transform(list(images), list(targets))
+        features = model.backbone(batch.tensors)
+        proposals, _ = model.rpn(batch, features, scaled)
+        proposals, matched, labels, _ = heads.select_training_samples(proposals, scaled)
+    counts = drawn_counts(model)
+    if not heads.has_keypoint():
+        return counts
+    visible = 0
+    side = 4 * heads.keypoint_roi_pool.output_size[0]  # the predictor doubles it twice
+    for target, boxes, objects, label in zip(scaled, proposals, matched, labels, strict=True):
+        positive = label > 0
+        _, valid = keypoints_to_heatmap(target["keypoints"][objects[positive]], boxes[positive], side)
+        visible += int(valid.sum())
+    return counts._replace(keypoints=visible)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Inside the block batch norm normalizes as ever, but its running mean and variance stay."""
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d) and part.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,21 +1,19 @@
 """One optimizer step: forward and backward passes over its images, however they are shared out.
 
-A step of `accumulate` passes on several processes is the step of one large batch, as far as torchvision's losses allow:
+A step of `accumulate` passes on several processes is the step of one large batch:
 
 - The draws of anchors and RoIs are the same: they follow from the image's number in the step.
-- Among processes the losses are the large batch's. Each is a mean over anchors, RoIs or positive RoIs; processes tell
-  each other these numbers before the backward pass, and weigh their parts by them. For keypoints the numbers of
-  positive RoIs stand for those of visible keypoints, which is close, but not the same.
-- Among passes each loss is the mean of the passes' own means, for the numbers of later passes aren't known yet. That is
-  the same where all passes have as many anchors, RoIs and positive RoIs: anchors and RoIs do once there are enough to
-  fill each image's sample; the mask and keypoint losses give an object more weight in a pass with fewer of them.
+- The losses are the large batch's. Each is a mean over anchors, RoIs, positive RoIs or visible keypoints; every pass of
+  every process is weighed by its share in their number. What later passes will have is counted before the first one,
+  which costs each of them a forward pass up to the proposals without gradients. A step of a single pass needs that for
+  keypoints alone: its other numbers are known once the losses are.
 - Batch norm, where it isn't frozen, sees the images of one pass (and process, without `sync_batch_norm`); and images of
-  unequal sizes are padded to the largest of their pass. Both differ from the large batch.
+  unequal sizes are padded to the largest of their pass. In both it is not the large batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.network.build import Detector
 from training.config import TrainConfig
 from training.data.loader import Batch, Share
 from training.distributed import Process
-from training.sampling import begin_batch, loss_counts
+from training.sampling import Counts, begin_batch, count_ahead, drawn_counts
 from training.state import State, seed_everything
 
 
@@ -44,45 +43,64 @@ def take_step(config: TrainConfig, state: State, passes: Sequence[Batch], proces
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
     share = Share(process.rank, process.count, len(passes))
-    figures: dict[str, float] = {}
-    for number, batch in enumerate(passes):
+
+    def begin(number: int, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         first = share.first(number, len(batch.images))
         begin_batch(state.model, [(config.seed, state.iteration, first + index) for index in range(len(batch.images))])
+        return _inputs(batch, process.device)
+
+    ahead: list[Counts] = []
+    if len(passes) > 1 or (process.count > 1 and config.architecture.has_keypoints):
+        for number, batch in enumerate(passes):
+            with _precision(config, process.device):
+                ahead.append(count_ahead(state.model, *begin(number, batch)))
+        seed_everything(config.seed, state.iteration, process.rank)
+    figures: dict[str, float] = {}
+    for number, batch in enumerate(passes):
+        inputs = begin(number, batch)
         with _communicating(state.network, number + 1 == len(passes)):
-            losses = _forward(config, state.network, batch, process.device)
-            values, shares = _over_processes(state, losses, process)
+            with _precision(config, process.device):
+                losses: dict[str, Tensor] = state.network(*inputs)
+            values, shares = _in_the_step(state.model, losses, ahead, number, process)
             if not bool(values.isfinite().all()):
-                raise _not_finite(state.iteration + 1, dict(zip(losses, values[process.rank], strict=True)), batch)
+                own = dict(zip(losses, values[process.rank], strict=True))
+                raise _not_finite(state.iteration + 1, own, batch)
             # Processes average their gradients; the factor makes a sum of it.
             weights = shares[process.rank] * process.count
-            total = (torch.stack([loss.float() for loss in losses.values()]) * weights).sum() / len(passes)
+            total = (torch.stack([loss.float() for loss in losses.values()]) * weights).sum()
             torch.autograd.backward(state.scaler.scale(total))
         for name, value in zip(losses, (values * shares).sum(0).tolist(), strict=True):
-            figures[name] = figures.get(name, 0.0) + value / len(passes)
+            figures[name] = figures.get(name, 0.0) + value
     _update(config, state)
     state.iteration += 1
     return {"loss": sum(figures.values()), **figures}
 
 
-def _forward(config: TrainConfig, network: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+def _inputs(batch: Batch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     images = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
     targets = [
         {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in batch.targets
     ]
+    return images, targets
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
     precision = torch.bfloat16 if config.amp == "bf16" else torch.float16
-    with torch.autocast(device.type, precision, enabled=config.amp != "none"):
-        losses: dict[str, Tensor] = network(images, targets)
-    return losses
+    return torch.autocast(device.type, precision, enabled=config.amp != "none")
 
 
-def _over_processes(state: State, losses: dict[str, Tensor], process: Process) -> tuple[Tensor, Tensor]:
-    """Values of the losses and the share that each process has in them, both float32 [processes, losses]."""
+def _in_the_step(
+    model: Detector, losses: Mapping[str, Tensor], ahead: Sequence[Counts], number: int, process: Process
+) -> tuple[Tensor, Tensor]:
+    """Values of pass `number`'s losses and the share that they have in the step's, float32 [processes, losses]."""
     values = torch.stack([loss.detach().float() for loss in losses.values()])
-    if process.count == 1:
+    if process.count == 1 and not ahead:
         return values[None], torch.ones_like(values)[None]
-    counts = values.new_tensor(loss_counts(state.model, list(losses)))
-    values, counts = process.table(torch.cat((values, counts))).chunk(2, dim=1)
-    return values, counts / counts.sum(0).clamp(min=1)
+    own = ahead[number] if ahead else drawn_counts(model)
+    counts = values.new_tensor(own.of(losses))
+    whole = values.new_tensor([counted.of(losses) for counted in ahead]).sum(0) if ahead else counts
+    values, counts, whole = process.table(torch.cat((values, counts, whole))).chunk(3, dim=1)
+    return values, counts / whole.sum(0).clamp(min=1)
 
 
 def _update(config: TrainConfig, state: State) -> None:

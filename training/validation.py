@@ -20,7 +20,7 @@ from training.data.samples import Draw, TrainingSet, load_stored
 from training.data.transforms import Augmentation
 from training.distributed import Process
 from training.evaluation import KINDS, Kind, Metrics, evaluate_detections
-from training.sampling import begin_batch, loss_counts
+from training.sampling import begin_batch, drawn_counts
 
 SCORE_THRESHOLD = 0.05
 """Lower scores are not counted; torchvision leaves them out too."""
@@ -98,7 +98,7 @@ def validation_losses(
                 [image.to(process.device).float() / 255],
                 [{name: value.to(process.device) for name, value in target.items()}],
             )
-            for (name, loss), count in zip(losses.items(), loss_counts(model, list(losses)), strict=True):
+            for (name, loss), count in zip(losses.items(), drawn_counts(model).of(losses), strict=True):
                 part_sum = torch.tensor([float(loss) * count, count], dtype=torch.float64)
                 sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + part_sum
     finally:

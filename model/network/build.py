@@ -28,6 +28,7 @@ from model.network.heads import (
     AgnosticMaskPredictor,
     C4Backbone,
     ContiguousKeypointPredictor,
+    MaskRoIHeads,
     MlpMaskHead,
     MlpMaskPredictor,
     MultiScaleRoIPool,
@@ -104,9 +105,9 @@ def build_model(config: ArchitectureConfig, *, trainable_backbone_layers: int | 
         model = MaskRCNN(**arguments, mask_roi_pool=pool, mask_head=head, mask_predictor=predictor)
     else:
         model = FasterRCNN(**arguments)
-    if config.has_masks and config.mask_loss == "softmax":
+    if config.has_masks:
         # torchvision's constructors make the RoI heads themselves; these differ in what they do, not in what they hold.
-        model.roi_heads.__class__ = SoftmaxMaskRoIHeads
+        model.roi_heads.__class__ = SoftmaxMaskRoIHeads if config.mask_loss == "softmax" else MaskRoIHeads
     if config.roi_pooling == "pool":
         _replace_align_by_pool(model)
     return model

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
-from torchvision.ops import roi_pool
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import roi_align, roi_pool
 from torchvision.ops.poolers import LevelMapper
 
 
@@ -147,9 +147,13 @@ class MlpMaskPredictor(nn.Module):
         return logits.expand(-1, self.num_classes, -1, -1)
 
 
-class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
-    """RoI heads whose classes compete for each pixel of a mask (Mask R-CNN, sec. 4.2 "multinomial vs. independent
-    masks"): softmax over the classes, with the background as class 0, and the multinomial loss."""
+class MaskRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's RoI heads, answering as they do, with mask targets that pasting turns back into the masks.
+
+    torchvision samples its targets half a pixel to the right and to the bottom of the boxes, and pastes masks into
+    boxes that are on average a pixel wider and higher: what its networks learn comes out half a pixel off to the left
+    and to the top, and too large. Small objects lose most by it.
+    """
 
     _masks_elsewhere = False
 
@@ -183,14 +187,28 @@ class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no
             rois = [roi[rows] for roi, rows in zip(rois, positive, strict=True)]
             matched = [index[rows] for index, rows in zip(matched, positive, strict=True)]
             logits = self._mask_logits(features, rois, image_shapes)
-            losses["loss_mask"] = softmax_mask_loss(logits, rois, matched, targets)
+            losses["loss_mask"] = self.mask_loss(logits, rois, matched, targets)
         else:
             rois = [detection["boxes"] for detection in detections]
-            probabilities = self._mask_logits(features, rois, image_shapes).softmax(1)
+            probabilities = self.probabilities(self._mask_logits(features, rois, image_shapes))
             for detection, part in zip(detections, probabilities.split([len(roi) for roi in rois]), strict=True):
                 rows = torch.arange(len(part), device=part.device)
                 detection["masks"] = part[rows, detection["labels"]].unsqueeze(1)
         return detections, losses
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [R, num_classes, M, M] -> probabilities of the same shape."""
+        return logits.sigmoid()
+
+    def mask_loss(
+        self, logits: Tensor, rois: list[Tensor], matched: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> Tensor:
+        """Mean over the pixels of positive RoIs.
+
+        logits: float32 [R, num_classes, M, M] of all images' RoIs. rois: of each image [R_i, 4] xyxy. matched: of each
+        image int64 [R_i], the object that a RoI stands for.
+        """
+        return sigmoid_mask_loss(logits, rois, matched, targets)
 
     def _mask_logits(
         self, features: dict[str, Tensor], rois: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -199,20 +217,57 @@ class SoftmaxMaskRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no
         return logits
 
 
+class SoftmaxMaskRoIHeads(MaskRoIHeads):
+    """RoI heads whose classes compete for each pixel of a mask (Mask R-CNN, sec. 4.2 "multinomial vs. independent
+    masks"): softmax over the classes, with the background as class 0, and the multinomial loss."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+    def mask_loss(
+        self, logits: Tensor, rois: list[Tensor], matched: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> Tensor:
+        return softmax_mask_loss(logits, rois, matched, targets)
+
+
+def mask_targets(masks: Tensor, rois: Tensor, matched: Tensor, side: int) -> Tensor:
+    """What the objects' masks are in the cells of the RoIs, so that pasting gives them back: float32 [R, side, side].
+
+    masks: uint8 [N, H, W], pixel (y, x) covers [x, x + 1) x [y, y + 1). rois: [R, 4] xyxy. matched: int64 [R].
+
+    torchvision's `paste_masks_in_image` puts a border of one cell around the mask, expands the box by as much, and goes
+    from the pixel in which that begins to the one in which it ends: over all positions in a pixel, its middle stays and
+    its sides are longer by one. Without the border that is side / (side + 2).
+    """
+    half = side / (side + 2) / 2
+    grown = rois + rois.new_tensor([-half, -half, half, half])
+    boxes = torch.cat((matched[:, None].to(rois), grown), dim=1)
+    # aligned: a pixel's value lies in its middle, half a pixel from its coordinate.
+    shares: Tensor = roi_align(masks[:, None].to(rois), boxes, (side, side), 1.0, aligned=True)[:, 0]
+    return shares
+
+
+def sigmoid_mask_loss(
+    logits: Tensor, rois: list[Tensor], matched: list[Tensor], targets: list[dict[str, Tensor]]
+) -> Tensor:
+    """See `MaskRoIHeads.mask_loss`: mean binary cross-entropy of the mask of the object's own class (sec. 3)."""
+    if len(logits) == 0:
+        return logits.sum() * 0
+    parts = list(zip(rois, matched, targets, strict=True))
+    wanted = torch.cat([mask_targets(t["masks"], roi, index, logits.shape[-1]) for roi, index, t in parts])
+    labels = torch.cat([target["labels"][index] for _, index, target in parts])
+    own = logits[torch.arange(len(labels), device=labels.device), labels]
+    return F.binary_cross_entropy_with_logits(own, wanted)
+
+
 def softmax_mask_loss(
     logits: Tensor, rois: list[Tensor], matched: list[Tensor], targets: list[dict[str, Tensor]]
 ) -> Tensor:
-    """Mean cross-entropy over the pixels of positive RoIs.
-
-    logits: float32 [R, num_classes, M, M] of all images' RoIs. rois: of each image [R_i, 4] xyxy. matched: of each
-    image int64 [R_i], the object that a RoI stands for. A pixel's class is the object's where it has half of it.
-    """
+    """See `MaskRoIHeads.mask_loss`: mean cross-entropy. A pixel's class is the object's where it has half of it."""
     if len(logits) == 0:
         return logits.sum() * 0
-    side = logits.shape[-1]
     classes = []
     for roi, index, target in zip(rois, matched, targets, strict=True):
-        share = project_masks_on_boxes(target["masks"], roi, index, side)
-        labels = target["labels"][index][:, None, None]
-        classes.append(torch.where(share >= 0.5, labels, 0))
+        share = mask_targets(target["masks"], roi, index, logits.shape[-1])
+        classes.append(torch.where(share >= 0.5, target["labels"][index][:, None, None], 0))
     return F.cross_entropy(logits.float(), torch.cat(classes))

@@ -1,6 +1,7 @@
 """Checkpoint to bundle: export, compare with the trained network, publish.
 
 python -m training.export --checkpoint runs/nuclei/checkpoints/best.pt --output models
+python -m training.export --checkpoint runs/nuclei/checkpoints/best.pt --data DIR --output models --int8
 python -m training.export --torchvision maskrcnn_resnet50_fpn_v2:COCO_V1 --output models
 """
 
@@ -21,7 +22,9 @@ from training.command_line import stop
 from training.data.coco import CocoError
 from training.data.samples import UnreadableImage
 from training.data.source import DataStop, load_training_data
-from training.publish import Export, ExportOptions, GateError, generated_images, publish, publish_run
+from training.gate import generated_images
+from training.publish import Export, ExportOptions, GateError, publish, publish_run
+from training.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,14 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(message: str) -> None:
         console.print(message, highlight=False, soft_wrap=True)
 
-    files = ExportOptions(options.half, "torchscript" not in options.without, "weights" not in options.without)
     try:
+        trades = TradeOptions(
+            options.int8, options.calibration_images, options.proposals, options.min_size, options.most_ap_lost
+        )
+        files = ExportOptions(
+            options.half, "torchscript" not in options.without, "weights" not in options.without, trades
+        )
         if options.torchvision is None:
             config = load_checkpoint(options.checkpoint).train_config()
             changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
             config = config.model_copy(update=changes)
             data = None if options.data is None else load_training_data(config)
             bundle = publish_run(config, data, options.checkpoint, say, files)
+        elif trades:
+            stop("--torchvision: a trade is measured on the data of a training; export a checkpoint, with its --data")
         else:
             model, _, _ = options.torchvision.partition(":")
             name = options.name or model.replace("_", "-")
@@ -89,6 +99,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--without", nargs="*", default=(), choices=("torchscript", "weights"), help="files to leave out of the bundle"
+    )
+    trades = parser.add_argument_group(
+        "accuracy for speed", "the same weights; needs --data with a validation split, on which the loss is measured"
+    )
+    trades.add_argument("--int8", action="store_true", help="convolutions and linear layers of model.onnx in INT8")
+    trades.add_argument(
+        "--calibration_images",
+        type=int,
+        default=CALIBRATION_IMAGES,
+        metavar="N",
+        help=f"training images that INT8's scales come from; default: {CALIBRATION_IMAGES}",
+    )
+    trades.add_argument("--proposals", type=int, metavar="N", help="proposals an image that reach the box head")
+    trades.add_argument(
+        "--min_size", type=int, metavar="N", help="shorter side that images are resized to; the longest in proportion"
+    )
+    trades.add_argument(
+        "--most_ap_lost",
+        type=float,
+        default=MOST_AP_LOST,
+        metavar="POINTS",
+        help=f"points of the task's AP (0 to 100) beyond which nothing is published; default: {MOST_AP_LOST:g}",
     )
     return parser
 

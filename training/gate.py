@@ -18,6 +18,10 @@ from model.runtime.engines import Engine
 from model.runtime.manifest import ExportCheck
 from model.runtime.preprocess import Prepared, Preprocessing, prepare
 
+GATE_IMAGES = 8
+GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
+"""(height, width) of the generated images that a model without data is compared on."""
+
 BATCH_SIZES = (1, 2, 3, 8)
 SCORE_THRESHOLD = 0.05
 AP_TOLERANCE = 0.001
@@ -140,3 +144,19 @@ def export_check(difference: Difference, images: int, ap_deltas: Mapping[str, fl
         max_keypoint_error=difference.heatmap if has_keypoints(task) else None,
         ap_deltas=dict(ap_deltas),
     )
+
+
+def generated_images(seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Images for the gate where a model comes without data: smooth blobs over noise, uint8 [H, W, 3], several sizes."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for number in range(GATE_IMAGES):
+        height, width = GENERATED_SIDES[number % len(GENERATED_SIDES)]
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        picture = rng.normal(110, 12, (height, width, 3)).astype(np.float32)
+        for _ in range(6):
+            center, radius = rng.uniform(0, (height, width)), rng.uniform(15, 90)
+            blob = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * radius**2))
+            picture += blob[..., None] * rng.uniform(-140, 140, 3).astype(np.float32)
+        images.append(picture.clip(0, 255).astype(np.uint8))
+    return images

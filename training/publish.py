@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 
-from model.architecture import PRESETS, ArchitectureConfig, has_keypoints
+from model.architecture import ArchitectureConfig, Task, has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.export import export_onnx, export_torchscript, is_half_storable
+from model.network.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundle import Bundle, publish_bundle
 from model.runtime.engines import MODEL_FILES, Engine
@@ -29,32 +29,47 @@ from training.config import TrainConfig
 from training.data.coco import CocoData
 from training.data.samples import load_stored
 from training.data.source import TrainingData
-from training.gate import AP_TOLERANCE, TOLERANCE, Difference, Tolerance, ap_differences, compare_engines, export_check
+from training.gate import (
+    AP_TOLERANCE,
+    GATE_IMAGES,
+    TOLERANCE,
+    Difference,
+    Tolerance,
+    ap_differences,
+    compare_engines,
+    export_check,
+    generated_images,
+)
 from training.matching import MATCHED_BY, match_detections
 from training.operating_point import best_thresholds
-from training.validation import SCORE_THRESHOLD, Outcome, validate
-
-GATE_IMAGES = 8
-GENERATED_SIDES = ((320, 320), (240, 320), (320, 200), (280, 256))
-"""(height, width) of the gate's generated images where a model comes without data."""
+from training.provenance import provenance
+from training.trades import TradeOptions, calibration_batches, points_lost, rebuilt, traded_architecture
+from training.validation import SCORE_THRESHOLD, Outcome, main_kind, validate
 
 
 class GateError(Exception):
-    """The exported files do not answer as the trained network does; the message says what differed."""
+    """The exported files do not answer as the trained network does, or lose too much AP; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too."""
+    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too.
+
+    An INT8 bundle has no TorchScript: it would be another network than `model.onnx`.
+    """
 
     half: bool = False
     torchscript: bool = True
     weights: bool = True
+    trades: TradeOptions = field(default_factory=TradeOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on."""
+    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on.
+
+    `train` is what INT8 is calibrated on; a trade needs it and `val`.
+    """
 
     model: Detector
     architecture: ArchitectureConfig
@@ -62,6 +77,7 @@ class Export:
     provenance: Provenance
     images: Sequence[NDArray[np.uint8]]
     keypoint_names: tuple[str, ...] = ()
+    train: CocoData | None = None
     val: CocoData | None = None
     max_detections: int = 100
     options: ExportOptions = ExportOptions()
@@ -76,7 +92,7 @@ def publish_run(
 ) -> Bundle:
     """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
 
-    Raises GateError, and CheckpointError when the checkpoint cannot be read.
+    Raises GateError and ValueError as `publish` does, and CheckpointError when the checkpoint cannot be read.
     """
     loaded = load_checkpoint(checkpoint)
     model = build_model(config.architecture)
@@ -92,6 +108,7 @@ def publish_run(
         provenance=provenance(config, None if data is None else data.train, loaded.iteration),
         images=images,
         keypoint_names=loaded.keypoint_names,
+        train=None if data is None else data.train,
         val=None if data is None else data.val,
         max_detections=config.validation.max_detections,
         options=options or ExportOptions(half=config.export_half),
@@ -102,54 +119,52 @@ def publish_run(
 def publish(export: Export, repository: Path, name: str, say: Callable[[str], object]) -> Bundle:
     """Exports, checks and publishes as the next version of `name` in `repository`.
 
-    Raises GateError when an exported file differs from the network; then nothing is published.
+    An export that trades accuracy is compared with the network as trained by AP alone. Raises GateError when an
+    exported file differs from the network or a trade costs too much; then nothing is published. Raises ValueError for a
+    trade that gives up nothing, or without the data that it needs.
     """
-    preprocessing, options = Preprocessing.from_architecture(export.architecture), export.options
+    trades = export.options.trades
+    traded = _traded(export)
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
         staging = Path(folder)
-        trained = EagerEngine(export.model)
-        trained_outcome = _measure(trained, preprocessing, export, "trained network", say)
-        if options.half:
-            round_to_half(export.model)
-        say("exporting ONNX")
-        export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=options.half)
-        if options.torchscript:
-            say("exporting TorchScript")
-            export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
-        if options.weights:
-            torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
-
-        reference = EagerEngine(export.model)
+        trained_outcome = _measure(EagerEngine(export.model), export, "trained network", say)
+        _write_files(traded, staging, say)
+        reference = EagerEngine(traded.model)
+        if trades.int8:
+            _quantize(traded, reference, staging, say)
         task = export.architecture.task
         engines: list[Engine] = [OnnxEngine(staging / MODEL_FILES["onnx"], task, "cpu", None)]
-        if options.torchscript:
+        if traded.options.torchscript:
             engines.append(TorchScriptEngine(staging / MODEL_FILES["torchscript"], task, "cpu", None))
         checks: dict[str, ExportCheck] = {}
         thresholds: dict[str, float] = {}
         evaluations: list[Evaluation] = []
         for engine in engines:
-            difference = compare_engines(reference, engine, export.images, preprocessing)
-            say(f"{engine.name} against eager: {difference}")
-            outcome = _measure(engine, preprocessing, export, engine.name, say)
+            difference = _compare(reference, engine, engine.name, traded, say)
+            outcome = _measure(engine, traded, engine.name, say)
             deltas = {}
             if outcome is not None and trained_outcome is not None:
                 deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
-                evaluations.append(_evaluation(export, outcome, engine.name))
-                thresholds = thresholds or _best_thresholds(export, outcome)  # the first engine's, which is served
-            require(engine.name, difference, deltas)
+                evaluations.append(_evaluation(traded, outcome, engine.name))
+                thresholds = thresholds or _best_thresholds(traded, outcome)  # the first engine's, which is served
+            if not trades.int8:
+                require(engine.name, difference, {} if trades else deltas)
+            if trades:
+                require_affordable(engine.name, deltas, task, trades.most_ap_lost, say)
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
         draft = ManifestDraft(
-            architecture=export.architecture,
+            architecture=traded.architecture,
             class_names=export.class_names,
             keypoint_names=export.keypoint_names if has_keypoints(task) else (),
-            preprocessing=preprocessing,
+            preprocessing=Preprocessing.from_architecture(traded.architecture),
             defaults=ServingDefaults(
                 max_detections=export.architecture.detections_per_image, score_thresholds=thresholds
             ),
             provenance=export.provenance,
             evaluation=tuple(evaluations),
             export_check=checks["onnx"],
+            trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,
         )
         return publish_bundle(staging, draft, repository, name)
 
@@ -168,6 +183,19 @@ def require(
         raise GateError(f"the {engine} export is not the trained network, nothing was published: {'; '.join(wrong)}")
 
 
+def require_affordable(
+    engine: str, ap_deltas: Mapping[str, float], task: Task, most_ap_lost: float, say: Callable[[str], object]
+) -> None:
+    """Raises GateError, saying what was lost, where a trade costs more than `most_ap_lost` points of the task's AP."""
+    lost, metric = points_lost(ap_deltas, task), f"{main_kind(task)}/AP"
+    say(f"{engine} against the network as trained: {metric} {-lost:+.2f} points")
+    if lost > most_ap_lost:
+        raise GateError(
+            f"the {engine} export loses {lost:.2f} points of {metric} to the network as trained, --most_ap_lost allows "
+            f"{most_ap_lost:g}: nothing was published"
+        )
+
+
 def round_to_half(model: Detector) -> None:
     """Rounds what `export_onnx` stores as fp16, in place, so that all files of a bundle hold the same numbers."""
     for tensor in model.state_dict().values():
@@ -175,52 +203,60 @@ def round_to_half(model: Detector) -> None:
             tensor.copy_(tensor.half())
 
 
-def provenance(config: TrainConfig, data: CocoData | None, iterations: int) -> Provenance:
-    """What the manifest says about where a run's weights come from; counts are left out where `data` is not at hand."""
-    generated = "figures" if config.architecture.has_keypoints else "shapes"
-    return Provenance(
-        dataset=config.data.name if config.data else f"generated {generated}",
-        license=config.license or ("unstated" if config.data else "generated, none needed"),
-        images=None if data is None else len(data),
-        instances=None if data is None else sum(len(annotations) for annotations in data.annotations),
-        recipe=config.name,
-        iterations=iterations,
-        seed=config.seed,
-        initial_weights=_initial_weights(config.start_from),
-        versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
-    )
+def _traded(export: Export) -> Export:
+    """What is exported: the same weights, in the network that the trades leave. Without trades, `export` itself."""
+    options, trades = export.options, export.options.trades
+    if not trades:
+        return export
+    if export.train is None or export.val is None:
+        raise ValueError(
+            "an export that trades accuracy is compared with the trained network by AP: give --data, a dataset with a "
+            "validation split"
+        )
+    architecture = traded_architecture(export.architecture, trades)
+    options = replace(options, torchscript=options.torchscript and not trades.int8)
+    return replace(export, model=rebuilt(export.model, architecture), architecture=architecture, options=options)
 
 
-def _initial_weights(start_from: str) -> str | None:
-    """What the manifest says of them; of a file its name alone, for folders are nobody else's business."""
-    if start_from == "random":
-        return None
-    if start_from.partition(":")[0] == "imagenet":
-        return f"torchvision {start_from} backbone"
-    return f"torchvision {start_from}" if start_from.partition(":")[0] in PRESETS else Path(start_from).name
+def _write_files(export: Export, staging: Path, say: Callable[[str], object]) -> None:
+    options = export.options
+    if options.half:
+        round_to_half(export.model)
+    say("exporting ONNX")
+    # Quantizing folds the batch norms into the weights, and stores what it leaves in fp32 as fp16 by itself.
+    export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=options.half and not options.trades.int8)
+    if options.torchscript:
+        say("exporting TorchScript")
+        export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
+    if options.weights:
+        torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
 
 
-def generated_images(seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Images for the gate where a model comes without data: smooth blobs over noise, uint8 [H, W, 3], several sizes."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for number in range(GATE_IMAGES):
-        height, width = GENERATED_SIDES[number % len(GENERATED_SIDES)]
-        y, x = np.mgrid[:height, :width].astype(np.float32)
-        picture = rng.normal(110, 12, (height, width, 3)).astype(np.float32)
-        for _ in range(6):
-            center, radius = rng.uniform(0, (height, width)), rng.uniform(15, 90)
-            blob = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * radius**2))
-            picture += blob[..., None] * rng.uniform(-140, 140, 3).astype(np.float32)
-        images.append(picture.clip(0, 255).astype(np.uint8))
-    return images
+def _quantize(export: Export, reference: Engine, staging: Path, say: Callable[[str], object]) -> None:
+    """model.onnx to INT8 in place, once it has answered as the network does."""
+    assert export.train is not None
+    file = staging / MODEL_FILES["onnx"]
+    engine = OnnxEngine(file, export.architecture.task, "cpu", None)
+    require("onnx", _compare(reference, engine, "onnx in fp32", export, say), {})
+    engine.close()
+    wanted = export.options.trades.calibration_images
+    say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    batches = calibration_batches(export.train, preprocessing, wanted)
+    quantize_int8(file, file, batches, half_storage=export.options.half)
 
 
-def _measure(
-    engine: Engine, preprocessing: Preprocessing, export: Export, what: str, say: Callable[[str], object]
-) -> Outcome | None:
+def _compare(reference: Engine, engine: Engine, what: str, export: Export, say: Callable[[str], object]) -> Difference:
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    difference = compare_engines(reference, engine, export.images, preprocessing)
+    say(f"{what} against eager: {difference}")
+    return difference
+
+
+def _measure(engine: Engine, export: Export, what: str, say: Callable[[str], object]) -> Outcome | None:
     if export.val is None:
         return None
+    preprocessing = Preprocessing.from_architecture(export.architecture)
     outcome = validate(
         Predictor(engine, preprocessing), export.val, export.architecture.task, max_detections=export.max_detections
     )

@@ -71,6 +71,16 @@ class ExportCheck(_Record):
     ap_deltas: Mapping[str, FiniteFloat] = Field(default_factory=dict, description="metric -> exported minus trained")
 
 
+class Trades(_Record):
+    """What an export gave up for speed, and what that cost in COCO AP on the validation split."""
+
+    int8: bool = Field(False, description="convolutions and linear layers compute in INT8")
+    calibration_images: int | None = Field(None, ge=1, description="training images that INT8's scales come from")
+    proposals: int | None = Field(None, ge=1, description="proposals an image after NMS, fewer than in training")
+    min_size: int | None = Field(None, ge=1, description="shorter side of the network input, less than in training")
+    ap_deltas: Mapping[str, FiniteFloat] = Field(description="metric -> exported minus the network as trained")
+
+
 class FileRecord(_Record):
     """What a published file must be."""
 
@@ -89,6 +99,7 @@ class ManifestDraft(_Record):
     provenance: Provenance
     evaluation: tuple[Evaluation, ...] = ()
     export_check: ExportCheck | None = None
+    trades: Trades | None = Field(None, description="None: nothing was given up")
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

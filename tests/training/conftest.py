@@ -1,11 +1,18 @@
 """A tiny dataset and a finished tiny run, shared by the tests of this folder."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 
+from training.data.coco import find_splits, load_coco
 from training.data.shapes import write_shapes
+from training.evaluated import open_model
 from training.train import main
+from training.validation import SCORE_THRESHOLD
 
 TINY = (
     "--recipe=shapes",
@@ -41,4 +48,44 @@ def finished_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of a run that trained, exported, passed the gate and published."""
     folder = tmp_path_factory.mktemp("run")
     assert main([*TINY, f"--data={shapes}", f"--output={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def findable(finished_run: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset, with the trained network's own detections for truth: every other one of two classes.
+
+    The run is too short for it to find a shape.
+    """
+    folder = tmp_path_factory.mktemp("findable")
+    (folder / "images").symlink_to(shapes / "images")
+    (folder / "annotations").mkdir()
+    detector = open_model(str(finished_run / "checkpoints" / "best.pt"), None, "cpu", None)
+    splits = find_splits(shapes, "masks")
+    for name, split in (("train", splits.train), ("val", splits.val)):
+        assert split is not None
+        data = load_coco(*split)
+        document = json.loads(split.annotations.read_text())
+        annotations: list[dict[str, Any]] = []
+        found = detector.detect(data, max_detections=20, score_threshold=SCORE_THRESHOLD)
+        for image, detections in zip(data.images, found, strict=True):
+            assert detections.masks is not None
+            for row in np.flatnonzero(detections.labels <= 2)[::2].tolist():
+                x1, y1, x2, y2 = detections.boxes[row].astype(float).tolist()
+                mask = detections.masks[row]
+                if mask_api.area({"size": list(mask.size), "counts": mask.counts}) == 0:
+                    continue
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image.id,
+                        "category_id": data.label_to_category(int(detections.labels[row])),
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "segmentation": {"size": list(mask.size), "counts": mask.counts.decode()},
+                    }
+                )
+        (folder / "annotations" / f"instances_{name}.json").write_text(
+            json.dumps(document | {"annotations": annotations})
+        )
     return folder

@@ -11,8 +11,11 @@ COMPILE_KERNELS := $(BIN)/python -c "from model.runtime import keypoints, masks;
 serve: .venv/serve.stamp
 	$(BIN)/python -m service --host $(HOST) --port $(PORT)
 
+# Networks are too small in tests to share out among threads; the service's tests measure waiting, and have the machine
+# to themselves.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/service --ignore tests/docker --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/service tests/docker
 
 check: .venv/all.stamp
 	$(BIN)/ruff check .

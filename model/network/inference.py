@@ -7,7 +7,7 @@ weights stay where they were: the graph holds the model's own submodules, so its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -36,6 +36,11 @@ SIZE_DIVISOR = 32
 
 MIN_DETECTION_SIDE = 1e-2
 """Detections with a side below this many pixels are dropped, as in torchvision's RoIHeads."""
+
+MASK_PARTS = 4
+"""The mask head takes the detections in so many parts. Behind its deconvolution a detection has four times as many
+values as elsewhere in the head, and that is what a server's memory goes to when images are crowded.
+"""
 
 
 class InferenceGraph(nn.Module):
@@ -123,7 +128,7 @@ class InferenceGraph(nn.Module):
         outputs = [rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
         if self.mask_pool is not None:
             pooled = pool(self.mask_pool, pyramid, boxes, image_of_slot, is_detection)
-            masks = self._masks(pooled.features, rows(labels, pooled.slots))
+            masks = in_parts(self._masks, pooled.features, rows(labels, pooled.slots), MASK_PARTS)
             outputs.append(rows(masks, rows(pooled.row_of_slot, found)))
         if self.keypoint_pool is not None:
             pooled = pool(self.keypoint_pool, pyramid, boxes, image_of_slot, is_detection)
@@ -253,6 +258,27 @@ class InferenceGraph(nn.Module):
         if isinstance(predictor, AgnosticMaskPredictor):
             labels = torch.zeros_like(labels)
         return _own_class_masks(predictor, features, labels)
+
+
+def in_parts(compute: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, parts: int) -> Tensor:
+    """`compute(features [R, ...], labels [R])` for R > 0 independent rows, in the memory of one part of them.
+
+    Part i has every parts-th row from row i on, and row 0 where that would be none: see `pool` for why.
+    """
+    row = positions(labels, 0)
+    taken, values = [], []
+    for part in range(parts):
+        mine = row.remainder(parts) == part
+        index = true_rows(mine | ((row == 0) & ~mine.any()))
+        if torch.compiler.is_exporting():
+            # See `pool`. The exporter writes down the most that all parts together can be, which must fit into 64 bits.
+            torch._check(index.shape[0] > 0)
+            torch._check(index.shape[0] < 2**31)
+        taken.append(index)
+        values.append(compute(rows(features, index), rows(labels, index)))
+    order = torch.cat(taken)
+    position = torch.zeros_like(row).scatter(0, order, positions(order, 0))
+    return rows(torch.cat(values), position)
 
 
 def _own(values: Tensor, labels: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops.poolers import LevelMapper
 
 from model.architecture import PRESETS, ArchitectureConfig
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
-from model.network.inference import InferenceGraph, evaluating
+from model.network.inference import InferenceGraph, evaluating, in_parts
 
 ONE = [(128, 160)]
 TWO = [(120, 160), (128, 131)]
@@ -198,6 +198,22 @@ def test_two_levels_of_one_stride_pool_from_the_first(helpers: Any) -> None:
     plan = InferenceGraph(build_model(helpers.small.model_copy(update=helpers.mobilenet))).box_pool
     assert plan.levels == (("0", 32),)
     assert plan.bounds == ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 11])
+def test_in_parts_is_the_same_in_less_memory(count: int) -> None:
+    features = torch.arange(count * 6.0).view(count, 2, 3)
+    labels = torch.arange(count) % 3
+    sizes = []
+
+    def compute(features: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(features))
+        return features.flatten(1) + labels.unsqueeze(1)
+
+    answer = in_parts(compute, features, labels, 4)
+    assert torch.equal(answer, features.flatten(1) + labels.unsqueeze(1))
+    assert len(sizes) == 4
+    assert 1 <= min(sizes) <= max(sizes) <= (count + 3) // 4
 
 
 def test_names_are_the_models(masks_model: Detector) -> None:

@@ -181,12 +181,15 @@ def table(comparison: Comparison) -> str:
         s, r = timing.seconds, timing.round_speedups
         times = " ".join(f"{value * 1e3:11.3f}" for value in (s.median, s.min, s.p10, s.p90))
         lines.append(f"{timing.name:{width}} {times} {timing.speedup:8.2f}x  {f'({r.p10:.2f}-{r.p90:.2f})':>15}")
+    return "\n".join([*lines, validity(comparison)])
+
+
+def validity(comparison: Comparison) -> str:
+    """One line: whether its figures may be quoted, and why not."""
     if comparison.other_load is None:
-        lines.append("INVALID: this system does not tell what other processes used")
-    else:
-        verdict = "valid" if comparison.valid else f"INVALID (over {MAX_OTHER_LOAD:.0%}): do not quote these figures"
-        lines.append(f"other processes used {comparison.other_load:.1%} of the cores: {verdict}")
-    return "\n".join(lines)
+        return "INVALID: this system does not tell what other processes used"
+    verdict = "valid" if comparison.valid else f"INVALID (over {MAX_OTHER_LOAD:.0%}): do not quote these figures"
+    return f"other processes used {comparison.other_load:.1%} of the cores: {verdict}"
 
 
 def machine(packages: Iterable[str] = ()) -> dict[str, Any]:

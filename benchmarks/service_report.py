@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import MAX_OTHER_LOAD, Comparison
+from benchmarks.measure import Comparison, validity
 from benchmarks.service_turns import OURS
 
 PYTHON_PEERS = ("fastapi", "litserve", "bentoml")
@@ -61,12 +61,7 @@ def describe(comparison: Comparison) -> str:
             lines.append(f"  {name:22} {median(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
     else:
         lines = _describe_turns(comparison)
-    if comparison.other_load is None:
-        lines.append("  INVALID: this system does not tell what other processes used")
-    else:
-        verdict = "valid" if comparison.valid else f"INVALID (over {MAX_OTHER_LOAD:.0%}): do not quote these figures"
-        lines.append(f"  other processes used {comparison.other_load:.1%} of the cores: {verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  {validity(comparison)}"])
 
 
 def _describe_turns(comparison: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ from training.validation import SCORE_THRESHOLD
 
 TINY = (
     "--recipe=shapes",
+    "--threads=1",
     "--workers=0",
     "--batch_size=2",
     "--checkpoint_every=2",

@@ -23,7 +23,7 @@ from model.network.inference import InferenceGraph
 from model.runtime.detections import RLE, Detections
 from model.runtime.engines.onnx import OnnxEngine
 
-SAME_PIXELS, SAME_SCORE, SAME_IOU = 1e-2, 1e-3, 0.99
+SAME_PIXELS, SAME_SCORE, SAME_IOU = 0.1, 1e-3, 0.99
 """A detection is found again with the same label, coordinates and score at most this far, and masks this alike."""
 
 MOST_UNMATCHED = 0.03

@@ -194,13 +194,14 @@ def _calibrate(model: Any, batch: Batch) -> float:
 
     bias = heads.box_predictor.cls_score.bias
     low, high = -10.0, 30.0
+    pool, heads.mask_roi_pool = heads.mask_roi_pool, None  # masks take most of the time, and are not counted
     for _ in range(BISECTIONS):
         bias[0] = (low + high) / 2
         if _mean_count(torchvision_detect(model, batch, device)) > most:
             low = float(bias[0])
         else:
             high = float(bias[0])
-    heads.detections_per_img = most
+    heads.detections_per_img, heads.mask_roi_pool = most, pool
     return _mean_count(torchvision_detect(model, batch, device))
 
 

@@ -126,7 +126,7 @@ def test_a_bundle_is_compared_at_its_own_size(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     "wrong",
     [
-        replace(ANSWER, boxes=ANSWER.boxes + np.array([0.02, 0, 0, 0], np.float32)),
+        replace(ANSWER, boxes=ANSWER.boxes + np.array([0.2, 0, 0, 0], np.float32)),
         replace(ANSWER, scores=ANSWER.scores - np.float32(0.002)),
         replace(ANSWER, labels=np.array([1, 2, 2])),
         replace(ANSWER, masks=[MASK, MASK, OTHER_MASK]),

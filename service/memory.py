@@ -14,10 +14,11 @@ from typing import Final
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 
-KEPT_BYTES: Final = 256 << 20
+KEPT_BYTES: Final = 64 << 20
 """Free memory at the end of an arena beyond this goes back to the system."""
-LARGE_BYTES: Final = 32 << 20
-"""A single block of this size or more still comes from the system and goes back to it (glibc's largest setting)."""
+LARGE_BYTES: Final = 8 << 20
+"""A single block of this size or more still comes from the system and goes back to it: the pixels of a picture of 2.8
+megapixels. More would cost memory that a server holds for its largest picture."""
 
 SET_BY_USER: Final = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 

@@ -17,12 +17,11 @@ FAULTS = """
 import resource, sys
 from service.memory import keep_freed_memory
 taken = keep_freed_memory() if sys.argv[1] == "keep" else None
-for _ in range(2):  # glibc itself raises its threshold at the first block that is freed
-    bytearray(20 << 20)
+bytearray(6 << 20)  # glibc itself raises its threshold at the first block that is freed
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    bytearray(20 << 20)
-    bytearray(24 << 20)
+    bytearray(4 << 20)
+    bytearray(6 << 20)
 print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

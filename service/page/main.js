@@ -5,12 +5,20 @@ import { askForKey, wireDialog } from "./dialog.js";
 import { byId, objectsWord } from "./elements.js";
 import { wireIntake } from "./intake.js";
 import { Listbox } from "./listbox.js";
-import { filterObjects, objectOptions, renderClasses, renderModel, renderSummary, renderTiming } from "./panels.js";
+import {
+  filterObjects,
+  objectOptions,
+  renderClasses,
+  renderModel,
+  renderSummary,
+  renderThresholds,
+  renderTiming,
+} from "./panels.js";
 import { Queue } from "./queue.js";
 import { makeRow, progressWords, renderProgress, updateRow } from "./rows.js";
 import { buildScene } from "./scene.js";
 import { Stage } from "./stage.js";
-import { LAYERS, announce, classCount, look, notify, now, passing, wishes } from "./state.js";
+import { LAYERS, announce, classCount, look, notify, now, passing, thresholdOf, thresholds, wishes } from "./state.js";
 import { renderSnippet, wireTakeaway } from "./takeaway.js";
 
 const FLOOR = 0.05; // least score asked for, so that the slider needs no new answer
@@ -74,8 +82,8 @@ function offer({ default: usual, models, refused }) {
 /** Take a model, with its own defaults. */
 function choose(choice) {
   const model = wishes.models.find(({ name }) => name === choice.model);
-  Object.assign(wishes, { choice, model, threshold: model.defaults.score_threshold, hidden: new Set() });
-  Object.assign(byId("score"), { min: String(floor()), value: String(wishes.threshold) });
+  Object.assign(wishes, { choice, model, threshold: null, hidden: new Set() });
+  byId("score").min = String(floor());
   byId("layer-boxes").checked = byId("layer-labels").checked = classCount() > 1;
   byId("classes").hidden = classCount() === 1;
   byId("samples").hidden = !Object.values(model.labels).includes("nucleus");
@@ -84,7 +92,8 @@ function choose(choice) {
 }
 
 function floor() {
-  return Math.min(wishes.model.defaults.score_threshold, FLOOR);
+  const { score_thresholds: own, score_threshold: common } = wishes.model.defaults;
+  return Math.min(common, ...Object.values(own), FLOOR);
 }
 
 async function predict(item, onBusy) {
@@ -186,7 +195,7 @@ function message(words) {
 
 /** Show again what depends on sliders, boxes and classes. */
 function refresh() {
-  byId("score-value").textContent = wishes.threshold.toFixed(2);
+  renderThresholds(thresholds(), wishes.threshold === null);
   byId("opacity-value").textContent = `${byId("opacity").value} %`;
   for (const item of queue.items) renderItem(item);
   const { scene, item, pinned } = now;
@@ -198,7 +207,7 @@ function refresh() {
   const count = objectsWord(now.shown.length);
   byId("count").textContent = count;
   byId("picture").setAttribute("aria-label", `${item.file.name} with ${count} drawn on it`);
-  const sure = scene.objects.filter(({ score }) => score > wishes.threshold);
+  const sure = scene.objects.filter(({ score, label }) => score > thresholdOf(label));
   renderClasses(sure, scene, wishes.hidden);
   renderSummary(now.shown, scene);
   filterObjects(now.shown);
@@ -265,6 +274,11 @@ function wireControls() {
   on("score", "input", ({ target }) => {
     wishes.threshold = Number(target.value);
     refreshSoon();
+  });
+  on("score-own", "click", () => {
+    wishes.threshold = null;
+    byId("score").focus(); // the button goes
+    refresh();
   });
   for (const id of ["opacity", ...LAYERS.map((layer) => `layer-${layer}`)]) on(id, "input", refreshSoon);
   on("class-list", "change", ({ target }) => hideClasses([target.dataset.label], !target.checked));

@@ -17,6 +17,19 @@ const [PLOT_WIDTH, PLOT_HEAD, PLOT_HEIGHT, PLOT_FOOT] = [300, 16, 80, 18];
 const STAGES = { decode: "Decoding", queue: "Waiting", inference: "Network", postprocess: "Masks" };
 
 /**
+ * What objects must score more than.
+ *
+ * @param {number[]} thresholds  those of the model's labels, in rising order
+ * @param {boolean} own  they are the model's, not the user's
+ */
+export function renderThresholds(thresholds, own) {
+  const [least, most] = [thresholds[0], thresholds.at(-1)].map((threshold) => threshold.toFixed(2));
+  byId("score-value").textContent = least === most ? least : `${least} to ${most}, by class`;
+  if (own) byId("score").value = String(thresholds[0]);
+  byId("score-own").hidden = own;
+}
+
+/**
  * The classes of a picture, each with a box to leave it out.
  *
  * @param {Found[]} sure  what scores enough, whatever its class

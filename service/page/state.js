@@ -10,13 +10,14 @@ import { byId } from "./elements.js";
 export const LAYERS = ["masks", "outlines", "boxes", "labels"];
 
 /**
- * The user's wishes, which hold for all images.
+ * The user's wishes, which hold for all images. A threshold of null: each label's own, as the model sets them.
  *
  * @type {{
- *   models: object[], choice: import("./api.js").Query, model: object | null, threshold: number, hidden: Set<string>,
+ *   models: object[], choice: import("./api.js").Query, model: object | null, threshold: number | null,
+ *   hidden: Set<string>,
  * }}
  */
-export const wishes = { models: [], choice: {}, model: null, threshold: 0.5, hidden: new Set() };
+export const wishes = { models: [], choice: {}, model: null, threshold: null, hidden: new Set() };
 
 /**
  * What is shown. `scene` is null unless the item is done.
@@ -33,6 +34,17 @@ export function classCount() {
   return Object.keys(wishes.model.labels).length;
 }
 
+/** What a detection of this label must score more than. */
+export function thresholdOf(label) {
+  const { score_thresholds: own, score_threshold: common } = wishes.model.defaults;
+  return wishes.threshold ?? own[label] ?? common;
+}
+
+/** What detections must score more than, in rising order: one number, unless the model's labels have their own. */
+export function thresholds() {
+  return [...new Set(Object.values(wishes.model.labels).map(thresholdOf))].sort((a, b) => a - b);
+}
+
 /**
  * Positions of an answer's detections that the filters let through.
  *
@@ -40,7 +52,7 @@ export function classCount() {
  * @returns {number[]}
  */
 export function passing({ scores, labels }) {
-  return [...scores.keys()].filter((i) => scores[i] > wishes.threshold && !wishes.hidden.has(labels[i]));
+  return [...scores.keys()].filter((i) => scores[i] > thresholdOf(labels[i]) && !wishes.hidden.has(labels[i]));
 }
 
 /** @returns {import("./stage.js").Look} */

@@ -41,7 +41,8 @@ export function renderSnippet(hasKey) {
 /** What to ask the server for to get the objects that are shown. */
 function queryOfShown() {
   const { name, version } = now.item.result.answer.model;
-  const query = { score_threshold: Number(wishes.threshold.toFixed(4)), model: name, version };
+  const query = { model: name, version };
+  if (wishes.threshold !== null) query.score_threshold = wishes.threshold;
   const shown = Object.values(wishes.model.labels).filter((label) => !wishes.hidden.has(label));
   if (!shown.length) query.score_threshold = 1; // no label would mean all of them
   else if (wishes.hidden.size) query.labels = shown;

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.service.harness import Server, encode, picture
+from tests.service.harness import Server, encode, picture, publish_probe
 from tests.service.page.conftest import KEY
 from tests.service.page.looking import (
     DEFAULT,
@@ -85,6 +85,28 @@ def test_score_and_class_filter_without_asking_again(visit: Visit, server: Serve
     visitor.page.get_by_role("button", name="All", exact=True).click()
     expect(visitor["#count"]).to_have_text(words(len(answer(server, score_threshold=0.05)["scores"])))
     assert len(visitor.asked) == asked
+
+
+def test_labels_have_their_own_thresholds_until_one_is_chosen(
+    visit: Visit, tmp_path: Path, start_server: Callable[..., Server]
+) -> None:
+    publish_probe(tmp_path / "staging", tmp_path / "models", score_thresholds={"circle": 0.7, "ring, broken": 0.1})
+    server = start_server("--models", str(tmp_path / "models"))
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    own, one = answer(server), answer(server, score_threshold=0.5)
+    assert len(own["scores"]) != len(one["scores"])
+    expect(visitor["#count"]).to_have_text(words(len(own["scores"])))
+    expect(visitor["#score-value"]).to_have_text("0.10 to 0.70, by class")
+    expect(visitor["#score-own"]).to_be_hidden()
+    assert "score_threshold" not in visitor["#snippet"].inner_text()
+    visitor.move_score(0.5)
+    expect(visitor["#count"]).to_have_text(words(len(one["scores"])))
+    assert "score_threshold=0.5" in visitor["#snippet"].inner_text()
+    visitor.page.get_by_role("button", name="As the model sets it").click()
+    expect(visitor["#count"]).to_have_text(words(len(own["scores"])))
+    expect(visitor["#score"]).to_be_focused()
 
 
 def test_measurements_are_those_of_the_masks(visit: Visit, server: Server, tmp_path: Path) -> None:

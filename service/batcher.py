@@ -15,13 +15,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from model.runtime.engines import OutOfMemory
 from service.priority import Priority, Turns
+from service.threads import Outcome, Threads
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -128,7 +128,7 @@ class Batcher(Generic[In, Out]):
         self._turns = Turns()
         self._hurried = False
         self._timer: asyncio.TimerHandle | None = None
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{device}") for device in range(devices)]
+        self._threads = [Threads(1, f"engine-{device}") for device in range(devices)]
         self._idle = set(range(devices))
         self._busy_since: dict[int, float] = {}
         self._busy_seconds = [0.0] * devices
@@ -183,7 +183,7 @@ class Batcher(Generic[In, Out]):
         if self._timer is not None:
             self._timer.cancel()
         for thread in self._threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.close()
 
     def _jobs(self) -> Iterator[_Job[In, Out]]:
         yield from self._alone
@@ -264,16 +264,18 @@ class Batcher(Generic[In, Out]):
             self._timer = None
         items = [job.item for job in batch]
         limit = batch[0].lane.max_batch_size
-        running = asyncio.get_running_loop().run_in_executor(self._threads[device], self._timed, items, device)
-        # Not in the context of the request that happened to start the batch: what is logged is not about it alone.
-        running.add_done_callback(lambda done: self._finish(batch, device, limit, now, done), context=Context())
+        # The end is not in the context of the request that happened to start the batch: it is not about it alone.
+        self._threads[device].submit(
+            asyncio.get_running_loop(),
+            lambda: self._values(items, device),
+            lambda outcome: self._finish(batch, device, limit, now, outcome),
+        )
 
-    def _timed(self, items: list[In], device: int) -> tuple[Sequence[Out], float]:
-        start = time.perf_counter()
+    def _values(self, items: list[In], device: int) -> Sequence[Out]:
         values = self._run(items, device)
         if len(values) != len(items):
             raise RuntimeError(f"the engine answered {len(values)} of {len(items)} images")
-        return values, time.perf_counter() - start
+        return values
 
     def _finish(
         self,
@@ -281,19 +283,14 @@ class Batcher(Generic[In, Out]):
         device: int,
         limit: int,
         started: float,
-        done: asyncio.Future[tuple[Sequence[Out], float]],
+        outcome: Outcome[Sequence[Out]],
     ) -> None:
         self._idle.add(device)
         seconds = time.monotonic() - self._busy_since.pop(device)
         self._busy_seconds[device] += seconds
-        if done.cancelled():  # closed before the device's thread took it
-            for job in batch:
-                job.future.cancel()
-            return
-        lane = batch[0].lane
-        error = done.exception()
+        lane, error = batch[0].lane, outcome.error
         if error is None:
-            seconds = done.result()[1]
+            seconds = outcome.seconds
             lane.measure(len(batch), seconds)
         elif len(batch) > 1:
             self._run_again(batch, error)
@@ -303,7 +300,7 @@ class Batcher(Generic[In, Out]):
             if len(batch) == 1 and not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
-        for job, value in zip(batch, done.result()[0], strict=True):
+        for job, value in zip(batch, outcome.result(), strict=True):
             if not job.future.done():
                 job.future.set_result(Computed(value, started - job.arrived, seconds, len(batch)))
 

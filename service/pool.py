@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.priority import Priority, Turns
+from service.threads import Outcome, Threads
 
 Result = TypeVar("Result")
 
@@ -22,7 +20,7 @@ class Pool:
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._threads = Threads(threads, name)
         self._free = threads
         self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
         self._turns = Turns()
@@ -34,24 +32,21 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         await self._turn(priority)
+        waiter: asyncio.Future[Outcome[Result]] = loop.create_future()
 
-        def timed() -> tuple[Result, float]:
-            start = time.perf_counter()
-            result = work()
-            return result, time.perf_counter() - start
+        def done(outcome: Outcome[Result]) -> None:
+            # Not when the caller is cancelled: the thread is free only when the work has ended.
+            self._leave()
+            if not waiter.done():
+                waiter.set_result(outcome)
 
-        def leave(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(self._leave)
-
-        running = self._threads.submit(timed)
-        # Not when the caller is cancelled: the thread is free only when the work has ended.
-        running.add_done_callback(leave)
-        return await asyncio.wrap_future(running)
+        self._threads.submit(loop, work, done)
+        outcome = await waiter
+        return outcome.result(), outcome.seconds
 
     def close(self) -> None:
         """Let the threads end. Work that runs is finished first."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     async def _turn(self, priority: Priority) -> None:
         if self._free:

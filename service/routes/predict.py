@@ -21,13 +21,14 @@ from service.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RES
 from service.parameters import BatchQuery, Options, PredictQuery
 from service.pipeline import Job
 from service.problems import Problem, internal_error, problem_response
+from service.routes.direct import DirectRoute
 from service.waiting import while_connected
 
 JSON = "application/json"
 PNG = "image/png"
 
 logger = logging.getLogger(__name__)
-router = APIRouter(tags=["prediction"])
+router = APIRouter(tags=["prediction"], route_class=DirectRoute)
 
 
 @router.post(

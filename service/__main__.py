@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -54,6 +55,7 @@ def main() -> int:
         return _stop(error, 2)
 
     keep_freed_memory()
+    gc.disable()  # until ready: nearly all that is made by then stays
     loading = in_background(lambda: _load(settings))  # while this thread imports the web framework
     from service.app import create_app
     from service.server import run

@@ -51,6 +51,7 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing`, `metrics` and `logs` are our own
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.lifecycle = lifecycle
@@ -73,6 +74,7 @@ def create_app(
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     problems.install(app)
     describe(app)
-    for router in (page.router, predict.router, models.router, inference.router, operations.router):
+    # In this order they are asked whether a request is theirs.
+    for router in (predict.router, inference.router, models.router, operations.router, page.router):
         app.include_router(router)
     return app

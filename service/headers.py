@@ -22,6 +22,7 @@ SECURITY = {
 
 # Letters that are safe in a header, in a log line and in a URL, and enough for every usual scheme of ids.
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+_REQUEST_ID = b"x-request-id"
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 
@@ -59,7 +60,8 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, cross_origin: bool = False) -> None:
         self._app = app
-        self._headers = SECURITY if cross_origin else {**SECURITY, "Cross-Origin-Resource-Policy": "same-origin"}
+        headers = SECURITY if cross_origin else {**SECURITY, "Cross-Origin-Resource-Policy": "same-origin"}
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,23 +75,22 @@ class SecurityHeaders:
         async def with_headers(message: Message) -> None:
             nonlocal held
             if message["type"] == "http.response.start":
-                message.setdefault("headers", [])
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = identifier
                 if is_docs:
                     held = message  # until the page is there, whose scripts the policy names
                     return
-                self._complete(headers)
+                self._complete(message, identifier)
             elif held is not None:
-                headers = MutableHeaders(scope=held)
-                headers.setdefault("Content-Security-Policy", docs_policy(message.get("body", b"")))
-                self._complete(headers)
+                MutableHeaders(scope=held).setdefault("Content-Security-Policy", docs_policy(message.get("body", b"")))
+                self._complete(held, identifier)
                 await send(held)
                 held = None
             await send(message)
 
         await self._app(scope, receive, with_headers)
 
-    def _complete(self, headers: MutableHeaders) -> None:
-        for name, value in self._headers.items():
-            headers.setdefault(name, value)
+    def _complete(self, start: Message, identifier: str) -> None:
+        # Names are in small letters, by the ASGI specification.
+        headers = [header for header in start.get("headers", ()) if header[0] != _REQUEST_ID]
+        sent = {name for name, _ in headers}
+        missing = [header for header in self._headers if header[0] not in sent]
+        start["headers"] = [*headers, (_REQUEST_ID, identifier.encode()), *missing]

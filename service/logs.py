@@ -46,6 +46,9 @@ def configure_logging(level: str, form: Literal["json", "text"]) -> None:
         handler = _Lines(sys.stdout.fileno())
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # No line shows these, so they need not be found out for each (the manual of `logging`, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # uvicorn's own account of starting and stopping adds nothing to the ready line.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
     # A client's bad body is the client's business, and gets its 400.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,22 @@ class Now:
     busy_seconds: Mapping[str, float]
     memory_bytes: Mapping[str, tuple[int, int]]
     served: tuple[ServedInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreCounts:
+    """How many scores fall between the bounds SCORES (int64 [S + 1], not cumulative), and their sum."""
+
+    buckets: NDArray[np.int64]
+    total: float
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32]) -> ScoreCounts:
+        """Not for the event loop: numpy lets other threads take the interpreter, and waits until it gets it back."""
+        return cls(np.bincount(np.searchsorted(_SCORES, scores), minlength=len(SCORES) + 1), float(scores.sum()))
+
+    def __add__(self, other: ScoreCounts) -> ScoreCounts:
+        return ScoreCounts(self.buckets + other.buckets, self.total + other.total)
 
 
 class Metrics:
@@ -117,8 +133,8 @@ class Metrics:
         self._scores = _Scores()
         self.registry.register(self._scores)
         ProcessCollector(registry=self.registry)
-        for stage in STAGES:  # a series that is missing until first used breaks rate() in dashboards
-            self._stage_seconds.labels(stage)
+        # Made now: a series that is missing until first used breaks rate() in dashboards.
+        self._stages = {stage: self._stage_seconds.labels(stage) for stage in STAGES}
 
     def request(self, record: RequestRecord) -> None:
         """A request that is over."""
@@ -132,8 +148,8 @@ class Metrics:
 
     def image(self, stage_seconds: Mapping[str, float]) -> None:
         """An image that is answered."""
-        for stage in STAGES:
-            self._stage_seconds.labels(stage).observe(stage_seconds.get(stage, 0.0))
+        for stage, seconds in self._stages.items():
+            seconds.observe(stage_seconds.get(stage, 0.0))
 
     def batch(self, model: str, size: int, limit: int, failed: bool) -> None:
         if failed:
@@ -145,10 +161,10 @@ class Metrics:
     def load(self, model: str, served: bool) -> None:
         self._loads.labels(model, "served" if served else "refused").inc()
 
-    def scores(self, model: str, scores: Mapping[str, NDArray[np.float32]]) -> None:
-        """Scores of an answer's detections, by label."""
-        for label, values in scores.items():
-            self._scores.add(model, label, values)
+    def scores(self, model: str, counts: Iterable[tuple[str, ScoreCounts]]) -> None:
+        """Of an answer's detections, by label."""
+        for label, of_label in counts:
+            self._scores.add(model, label, of_label)
 
     def watch(self, now: Callable[[], Now]) -> None:
         """Read the state of the moment at every scrape."""
@@ -159,12 +175,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-@dataclass(slots=True)
-class _ScoreCounts:
-    buckets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SCORES) + 1, np.int64))
-    total: float = 0.0
-
-
 class _Scores(Collector):
     """Detections and the histogram of their scores by model and label: how either drifts tells of changed images.
 
@@ -172,12 +182,11 @@ class _Scores(Collector):
     """
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], _ScoreCounts] = {}
+        self._counts: dict[tuple[str, str], ScoreCounts] = {}
 
-    def add(self, model: str, label: str, scores: NDArray[np.float32]) -> None:
-        counts = self._counts.setdefault((model, label), _ScoreCounts())
-        counts.buckets += np.bincount(np.searchsorted(_SCORES, scores), minlength=len(SCORES) + 1)
-        counts.total += float(scores.sum())
+    def add(self, model: str, label: str, counts: ScoreCounts) -> None:
+        before = self._counts.get((model, label))
+        self._counts[model, label] = counts if before is None else before + counts
 
     def collect(self) -> Iterable[Metric]:
         labels = ("model", "label")

@@ -20,7 +20,7 @@ from model.runtime.preprocess import Prepared, prepare, stack, to_original
 from service.answers import Detected
 from service.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
 from service.gate import deadline_passed
-from service.metrics import Metrics
+from service.metrics import Metrics, ScoreCounts
 from service.models import Catalog, ServedModel
 from service.parameters import Options
 from service.pool import Pool
@@ -98,12 +98,12 @@ class Pipeline:
         record.at = "queue"
         computed = await self._compute(job, prepared)
         record.at = "postprocess"
-        (rendered, scores), _ = await self.postprocess_pool.run(
+        (rendered, score_counts), _ = await self.postprocess_pool.run(
             lambda: postprocess(job, prepared, image, computed, render), job.priority
         )
         record.at = "answer"
         self._metrics.image(record.stage_seconds())
-        self._metrics.scores(job.model.name, scores)
+        self._metrics.scores(job.model.name, score_counts)
         return rendered
 
     async def _compute(self, job: Job, prepared: Prepared) -> Computed[RawDetections]:
@@ -157,7 +157,7 @@ def postprocess(
     image: NDArray[np.uint8] | None,
     computed: Computed[RawDetections],
     render: Callable[[Detected], Rendered],
-) -> tuple[Rendered, dict[str, NDArray[np.float32]]]:
+) -> tuple[Rendered, list[tuple[str, ScoreCounts]]]:
     """The rendered answer, and the scores in it of each label.
 
     The stage ends, for the answer's own account of it, where the rendering begins.
@@ -174,11 +174,11 @@ def postprocess(
     job.record.detections = len(detections)
     job.record.add("postprocess", time.perf_counter() - start)
     rendered = render(Detected(job.model, prepared.original, detections, job.record, image))
-    scores = {
-        job.model.label_names[label]: detections.scores[detections.labels == label]
+    score_counts = [
+        (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
         for label in sorted(set(detections.labels.tolist()))
-    }
-    return rendered, scores
+    ]
+    return rendered, score_counts
 
 
 def _as_problem(error: ImageError) -> Problem:

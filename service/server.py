@@ -103,6 +103,7 @@ class _Server(uvicorn.Server):
         else:
             # What is there now stays: a full collection would stop everything while it walks through all of it again.
             gc.freeze()
+            gc.enable()
             print(self._ready_line(catalog), file=sys.stderr, flush=True)
 
     def _ready_line(self, catalog: Catalog) -> str:

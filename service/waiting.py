@@ -17,20 +17,20 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -
 
     The request's body must have been read.
     """
-    working = asyncio.create_task(work)
-    watching = asyncio.create_task(_disconnected(request))
+    limit = asyncio.timeout(None)
+    watching = asyncio.create_task(_watch(request, limit))
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():  # somebody else's
+            raise
+        raise ClientDisconnect from None
     finally:
         watching.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
+async def _watch(request: Request, limit: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    limit.reschedule(0)  # long ago, on the loop's clock

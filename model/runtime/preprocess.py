@@ -141,10 +141,9 @@ def to_original(
     scores more than its label's; `want_masks=False` leaves the masks out. All of it happens before any mask is encoded,
     so what is not asked for costs nothing.
     """
-    rows = np.arange(len(raw.scores)) if labels is None else np.flatnonzero(np.isin(raw.labels, list(labels)))
-    if score_thresholds is not None:
-        rows = rows[raw.scores[rows] > score_thresholds[raw.labels[rows]]]
-    rows = rows[:max_detections]
+    rows: slice | NDArray[np.intp] = slice(max_detections)  # views, as long as nothing is left out between
+    if labels is not None or score_thresholds is not None:
+        rows = _wanted(raw, labels, score_thresholds)[:max_detections]
     height, width = prepared.original
     x_scale = np.float32(width) / np.float32(prepared.valid[1])
     y_scale = np.float32(height) / np.float32(prepared.valid[0])
@@ -160,3 +159,14 @@ def to_original(
     if want_masks and raw.masks is not None:
         masks = encode_masks(raw.masks[rows], boxes, prepared.original)
     return Detections(boxes, raw.scores[rows], raw.labels[rows], masks, keypoints)
+
+
+def _wanted(
+    raw: RawDetections, labels: Collection[int] | None, score_thresholds: NDArray[np.float32] | None
+) -> NDArray[np.intp]:
+    wanted = np.ones(len(raw.scores), np.bool_)
+    if labels is not None:
+        wanted &= np.isin(raw.labels, list(labels))
+    if score_thresholds is not None:
+        wanted &= raw.scores > score_thresholds[raw.labels]
+    return np.flatnonzero(wanted)

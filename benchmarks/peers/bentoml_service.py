@@ -15,11 +15,12 @@ from benchmarks.peers.network import load_detector
 from benchmarks.peers.settings import BATCH, PeerSettings
 
 SETTINGS = PeerSettings.from_environment()
-TRAFFIC: dict[str, typing.Any] = {} if SETTINGS.documented else {"timeout": 300}
+# BentoML does not start with settings that are there but empty.
+SERVICE: typing.Any = bentoml.service if SETTINGS.documented else bentoml.service(traffic={"timeout": 300})
 
 
 # BentoML reads the types of the endpoints when it starts.
-@bentoml.service(traffic=TRAFFIC)
+@SERVICE
 class Detector:
     """POST /predict with a multipart part `image`, or /predict_batch with parts `images`."""
 

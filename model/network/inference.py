@@ -75,6 +75,7 @@ class InferenceGraph(nn.Module):
                 f"the inference graph needs a MaskRCNNPredictor or an MlpMaskPredictor, got {type(predictor).__name__}"
             )
         self.lowering = lowering
+        self.mask_parts = MASK_PARTS
         self.backbone: BackboneWithFPN | C4Backbone = model.backbone
         self.rpn: RegionProposalNetwork = model.rpn
         self.roi_heads: RoIHeads = model.roi_heads
@@ -128,7 +129,7 @@ class InferenceGraph(nn.Module):
         outputs = [rows(values, found) for values in (boxes, scores, labels, image_of_slot)]
         if self.mask_pool is not None:
             pooled = pool(self.mask_pool, pyramid, boxes, image_of_slot, is_detection)
-            masks = in_parts(self._masks, pooled.features, rows(labels, pooled.slots), MASK_PARTS)
+            masks = in_parts(self._masks, pooled.features, rows(labels, pooled.slots), self.mask_parts)
             outputs.append(rows(masks, rows(pooled.row_of_slot, found)))
         if self.keypoint_pool is not None:
             pooled = pool(self.keypoint_pool, pyramid, boxes, image_of_slot, is_detection)
@@ -263,7 +264,7 @@ class InferenceGraph(nn.Module):
 def in_parts(compute: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, parts: int) -> Tensor:
     """`compute(features [R, ...], labels [R])` for R > 0 independent rows, in the memory of one part of them.
 
-    Part i has every parts-th row from row i on, and row 0 where that would be none: see `pool` for why.
+    Part i has every parts-th row from row i on, and row 0 once more where that would be none: see `pool` for why.
     """
     row = positions(labels, 0)
     taken, values = [], []

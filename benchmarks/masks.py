@@ -28,6 +28,7 @@ from model.runtime.masks import encode_masks, warm_up
 
 PACKAGES = ("numba", "torch", "torchvision", "pycocotools", "opencv-python-headless")
 PASTED_BYTES = 2**30
+"""Memory for the pictures that torchvision pastes at once."""
 
 Encode = Callable[[], list[bytes]]
 
@@ -175,9 +176,7 @@ def main() -> int:
     print(f"{found.identical_share:.1%} of the strings identical, smallest IoU {found.smallest_iou:.5f}")
     print(table(comparison))
     if args.json:
-        write_json(
-            args.json, comparison, packages=("numba", "torch", "torchvision", "pycocotools", "opencv-python-headless")
-        )
+        write_json(args.json, comparison, packages=PACKAGES)
     if found.identical_share < 0.98 or found.smallest_iou < 0.999:
         print(
             "error: the masks differ from torchvision's; the times above compare two different things", file=sys.stderr

@@ -69,7 +69,7 @@ class Contender:
     def run(self) -> None:
         """All images once, one at a time."""
         for feed in self.feeds:
-            self.predictor.engine.run(*(feed[name] for name in INPUTS))  # type: ignore[arg-type]
+            self.predictor.engine.run(*(feed[name] for name in INPUTS))  # type: ignore[arg-type]  # one type for all three
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

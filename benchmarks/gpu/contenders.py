@@ -78,7 +78,7 @@ def torchscript(case: Case) -> Contender:
 
     def run(batch: Batch) -> RawDetections:
         # As the TorchScript engine does: the profiling executor would compile anew for every shape.
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # untyped
             return _run_graph(network, names, batch, case.device)
 
     return Contender("fp32", run)

@@ -133,7 +133,7 @@ def build(architecture: Mapping[str, Any]) -> MaskRCNN:
     from torchvision.ops import FrozenBatchNorm2d
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-    class NeverSmaller(GeneralizedRCNNTransform):  # type: ignore[misc]
+    class NeverSmaller(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
         """Enlarges small images and leaves the others."""
 
         least = architecture["min_size"]

@@ -114,7 +114,7 @@ def _start(file: Path, device: str, threads: int | None) -> onnxruntime.Inferenc
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = usable_cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    # A plan of the memory for each size of input seen: 230 MB more at the peak, and no faster.
+    # A plan of the memory for each size of input seen takes more memory at the peak, and is no faster.
     options.enable_mem_pattern = False
     # Idle threads would burn the cores that decode the next image and answer health checks.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

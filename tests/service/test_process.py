@@ -21,7 +21,7 @@ import pytest
 from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
-SLOW = encode(picture(slow=78))
+SLOW = encode(picture(slow=120))
 
 
 def ends(*flags: str, **environment: str) -> tuple[int, str]:

@@ -4,7 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
-COMPILE_KERNELS := $(BIN)/python -c "from model.runtime import keypoints, masks; masks.warm_up(); keypoints.warm_up()"
+COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks; masks.warm_up(); keypoints.warm_up()"
 
 .PHONY: serve test check train-shapes clean
 

@@ -1,0 +1,1 @@
+"""Every figure of the documents is a command here."""

@@ -24,7 +24,7 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from benchmarks.measure import alternate, table, write_json
-from model.runtime.masks import encode_masks, warm_up
+from model.runtime.kernels.masks import encode_masks, warm_up
 
 PACKAGES = ("numba", "torch", "torchvision", "pycocotools", "opencv-python-headless")
 PASTED_BYTES = 2**30

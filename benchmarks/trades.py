@@ -28,17 +28,18 @@ from model.network.build import Detector, build_model
 from model.network.export import export_onnx
 from model.network.quantize import quantize_int8
 from model.network.weights import load_network
-from model.runtime.bundle import open_bundle
+from model.runtime.bundles.bundle import open_bundle
 from model.runtime.engines import INPUTS
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing, prepare, stack
 from training.checkpoint import load_checkpoint
-from training.data.coco import CocoData
-from training.data.samples import load_stored
-from training.data.source import load_splits
-from training.gate import ap_differences
-from training.trades import (
+from training.data.formats.coco import CocoData
+from training.data.loading.samples import load_stored
+from training.data.loading.source import load_splits
+from training.evaluation.validation import SCORE_THRESHOLD, validate
+from training.publishing.gate import ap_differences
+from training.publishing.trades import (
     CALIBRATION_IMAGES,
     MOST_AP_LOST,
     TradeOptions,
@@ -47,7 +48,6 @@ from training.trades import (
     rebuilt,
     traded_architecture,
 )
-from training.validation import SCORE_THRESHOLD, validate
 
 AS_TRAINED, INT8 = "as trained", "int8"
 INT8_SPEEDUP = 1.4

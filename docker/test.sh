@@ -127,7 +127,7 @@ sleep 2
 docker run --rm --interactive --volume "${COMPOSE_PROJECT_NAME}_models:/models" --entrypoint python maskserve:cpu - <<'EOF'
 import shutil, tempfile
 from pathlib import Path
-from model.runtime.bundle import ManifestDraft, open_bundle, publish_bundle
+from model.runtime.bundles.bundle import ManifestDraft, open_bundle, publish_bundle
 
 first = open_bundle(Path("/models/nuclei/1"))
 draft = ManifestDraft(**{name: getattr(first.manifest, name) for name in ManifestDraft.model_fields})

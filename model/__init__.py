@@ -1,0 +1,1 @@
+"""What a Mask R-CNN is: no web, no training loop."""

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.models import Catalog
-    from service.settings import Settings
+    from service.models.catalog import Catalog
+    from service.settings.settings import Settings
 
 CHECK = "--check"
 STARTED = time.perf_counter()
@@ -33,12 +33,12 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     # Imports stand where they are needed: a wrong flag or a taken port is told before anything slow begins.
-    from service.background import in_background
-    from service.configuration import manual, read_all_keys, read_settings
-    from service.listen import bind
-    from service.memory import keep_freed_memory
-    from service.settings import InvalidSettingsError
-    from service.tracing import start_tracing
+    from service.models.background import in_background
+    from service.observability.memory import keep_freed_memory
+    from service.observability.tracing import start_tracing
+    from service.settings.configuration import manual, read_all_keys, read_settings
+    from service.settings.listen import bind
+    from service.settings.settings import InvalidSettingsError
 
     arguments = [argument for argument in sys.argv[1:] if argument != CHECK]
     if {"-h", "--help"} & set(arguments):
@@ -64,17 +64,17 @@ def main() -> int:
 
 
 def _load(settings: Settings) -> Catalog:
-    from service.loading import load_first
+    from service.models.loading import load_first
 
     return load_first(settings)
 
 
 def _check(settings: Settings, arguments: Sequence[str]) -> int:
     """Everything that the start would do but listen, and then load the older versions that would be kept."""
-    from service.configuration import effective
-    from service.loading import RefusedError
-    from service.reload import Reloader
-    from service.tracing import start_tracing
+    from service.models.loading import RefusedError
+    from service.models.reload import Reloader
+    from service.observability.tracing import start_tracing
+    from service.settings.configuration import effective
 
     logging.disable()  # all of it is told below
     if (tracing := start_tracing()) is not None:

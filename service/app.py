@@ -10,19 +10,20 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from service import VERSION, problems
-from service.background import in_background
-from service.gzipped import MIN_COMPRESSED
-from service.headers import SecurityHeaders
-from service.keys import Keys, RequireKey
-from service.lifecycle import Lifecycle
-from service.loading import load_first
-from service.models import Catalog
-from service.observe import Observe, Rescue
-from service.openapi import describe
+from service import VERSION
+from service.http import problems
+from service.http.gzipped import MIN_COMPRESSED
+from service.http.headers import SecurityHeaders
+from service.http.keys import Keys, RequireKey
+from service.models.background import in_background
+from service.models.catalog import Catalog
+from service.models.loading import load_first
+from service.observability.observe import Observe, Rescue
+from service.observability.tracing import Tracing
+from service.prediction.lifecycle import Lifecycle
 from service.routes import inference, models, operations, page, predict
-from service.settings import Settings
-from service.tracing import Tracing
+from service.routes.openapi import describe
+from service.settings.settings import Settings
 
 EXPOSED = ("Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
 """Headers of answers that pages of other origins may read."""

@@ -14,14 +14,14 @@ from collections.abc import Coroutine, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from service.lifecycle import Lifecycle
-from service.listen import address
-from service.loading import RefusedError
-from service.logs import configure_logging
-from service.models import Catalog
-from service.protocol import protocol_class
-from service.settings import InvalidSettingsError, Settings
-from service.tracing import Tracing
+from service.http.protocol import protocol_class
+from service.models.catalog import Catalog
+from service.models.loading import RefusedError
+from service.observability.logs import configure_logging
+from service.observability.tracing import Tracing
+from service.prediction.lifecycle import Lifecycle
+from service.settings.listen import address
+from service.settings.settings import InvalidSettingsError, Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEP_ALIVE_SECONDS = 75

@@ -21,13 +21,13 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
-from training.ablation_table import Run, Variant, ablation_table, table_markdown
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig
 from training.data.shapes import write_shapes
-from training.run_log import read_metrics
-from training.validation import main_kind
+from training.evaluation.ablation_table import Run, Variant, ablation_table, table_markdown
+from training.evaluation.validation import main_kind
+from training.loop.run_log import read_metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,23 +19,23 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from model.runtime.bundle import BundleError
+from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import stop
-from training.data.broken import check, report
-from training.data.classes import add_class_flags
-from training.data.coco import CocoData, CocoError
-from training.data.samples import UnreadableImage
-from training.data.source import TrainingData, load_splits
-from training.evaluated import Evaluated, open_model
-from training.evaluation import ALL_KINDS, evaluate_detections
-from training.matching import MATCHED_BY, match_detections
-from training.operating_point import operating_point
-from training.remote import KEY_VARIABLE, RemoteError
-from training.report import Report, write_report
-from training.tables import class_table, confusion_table, figure_table, point_table
-from training.validation import SCORE_THRESHOLD, limits
+from training.data.annotations.classes import add_class_flags
+from training.data.checking.broken import check, report
+from training.data.formats.coco import CocoData, CocoError
+from training.data.loading.samples import UnreadableImage
+from training.data.loading.source import TrainingData, load_splits
+from training.evaluation.evaluated import Evaluated, open_model
+from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
+from training.evaluation.matching import MATCHED_BY, match_detections
+from training.evaluation.operating_point import operating_point
+from training.evaluation.remote import KEY_VARIABLE, RemoteError
+from training.evaluation.report import Report, write_report
+from training.evaluation.tables import class_table, confusion_table, figure_table, point_table
+from training.evaluation.validation import SCORE_THRESHOLD, limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,16 +15,16 @@ from pathlib import Path
 from rich.console import Console
 
 from model.network.published import published_model
-from model.runtime.bundle import BundleError
-from model.runtime.manifest import Provenance
+from model.runtime.bundles.bundle import BundleError
+from model.runtime.bundles.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import stop
-from training.data.coco import CocoError
-from training.data.samples import UnreadableImage
-from training.data.source import DataStop, load_training_data
-from training.gate import generated_images
-from training.publish import Export, ExportOptions, GateError, publish, publish_run
-from training.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOptions
+from training.data.formats.coco import CocoError
+from training.data.loading.samples import UnreadableImage
+from training.data.loading.source import DataStop, load_training_data
+from training.publishing.gate import generated_images
+from training.publishing.publish import Export, ExportOptions, GateError, publish, publish_run
+from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

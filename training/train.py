@@ -24,21 +24,21 @@ from torch.utils.data import DataLoader
 from training.checkpoint import CheckpointError, save_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
-from training.data.coco import CocoData, CocoError
-from training.data.loader import Batch, Share, make_loader
-from training.data.samples import TrainingSet, UnreadableImage
-from training.data.source import DataStop, TrainingData, flip_pairs, load_training_data
-from training.data.transforms import Augmentation
+from training.data.augmentation.transforms import Augmentation
+from training.data.formats.coco import CocoData, CocoError
+from training.data.loading.loader import Batch, Share, make_loader
+from training.data.loading.samples import TrainingSet, UnreadableImage
+from training.data.loading.source import DataStop, TrainingData, flip_pairs, load_training_data
 from training.distributed import Process, join
-from training.evaluation import KINDS, evaluate_detections
-from training.optimization import scaled_rate
-from training.pictures import draw_curves, draw_samples
-from training.publish import GateError, publish_run
-from training.run_log import RunLog
-from training.state import State, seed_everything, snapshot, start, step_images
-from training.step import TrainingError, take_step
-from training.trackers import start_trackers
-from training.validation import detect_shared, eager_predictor, limits, main_kind, validation_losses
+from training.evaluation.evaluation import KINDS, evaluate_detections
+from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind, validation_losses
+from training.loop.optimization import scaled_rate
+from training.loop.pictures import draw_curves, draw_samples
+from training.loop.run_log import RunLog
+from training.loop.state import State, seed_everything, snapshot, start, step_images
+from training.loop.step import TrainingError, take_step
+from training.loop.trackers import start_trackers
+from training.publishing.publish import GateError, publish_run
 
 
 def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]:

@@ -34,7 +34,7 @@ class Pipeline:
 def run_pipeline(engine: StaticEngine, batch: Batch, size: tuple[int, int], batches: int) -> Pipeline:
     """`size`: (height, width) of each image as seen. Skip when the mask kernel's compiler is missing."""
     try:
-        from model.runtime.masks import encode_masks, warm_up
+        from model.runtime.kernels.masks import encode_masks, warm_up
     except ImportError as error:
         raise Skip(f"encoding masks needs a package that is not installed: {error}") from error
     warm_up()

@@ -112,8 +112,8 @@ def _publish(case: Case, staging: Path, models: Path) -> None:
     try:
         from model.architecture import PRESETS
         from model.network.export import export_onnx, export_torchscript
-        from model.runtime.bundle import publish_bundle
-        from model.runtime.manifest import ManifestDraft, Provenance, ServingDefaults
+        from model.runtime.bundles.bundle import publish_bundle
+        from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
         from model.runtime.preprocess import Preprocessing
     except ImportError as error:
         raise Skip(f"exporting needs a package that is not installed: {error}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.peers.network import ARCHITECTURE, WEIGHTS
 from model.architecture import ArchitectureConfig
-from model.runtime.bundle import Bundle, BundleError, open_bundle
+from model.runtime.bundles.bundle import Bundle, BundleError, open_bundle
 
 
 class NotTorchvisionsError(Exception):

@@ -8,8 +8,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from model.network.build import Detector, build_model
-from model.runtime.bundle import Bundle, DamagedFile
-from model.runtime.manifest import NETWORK_FILE
+from model.runtime.bundles.bundle import Bundle, DamagedFile
+from model.runtime.bundles.manifest import NETWORK_FILE
 
 WEIGHTS_FILE = "weights.pth"
 """A bundle's plain torchvision state_dict; optional."""

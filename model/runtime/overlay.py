@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model.runtime.detections import RLE, Detections
-from model.runtime.rle import unpack
+from model.runtime.kernels.rle import unpack
 
 Color = tuple[int, int, int]
 

@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime import keypoints, masks
-from model.runtime.bundle import Bundle
+from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import Detections
 from model.runtime.engines import DeviceChoice, Engine, EngineKind, load_engine
+from model.runtime.kernels import keypoints, masks
 from model.runtime.preprocess import Preprocessing, Size, prepare, stack, to_original
 
 

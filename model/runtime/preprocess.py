@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
-from model.runtime.keypoints import decode_keypoints
-from model.runtime.masks import encode_masks
+from model.runtime.kernels.keypoints import decode_keypoints
+from model.runtime.kernels.masks import encode_masks
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

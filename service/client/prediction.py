@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
 
-# `model.runtime.rle` is imported where it is used: it loads numba, which takes longer than many a request.
+# `model.runtime.kernels.rle` is imported where it is used: it loads numba, which takes longer than many a request.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,13 +67,13 @@ class Prediction:
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Detection `index`'s mask, bool [H, W]. ValueError when there are no masks; IndexError."""
-        from model.runtime.rle import decode
+        from model.runtime.kernels.rle import decode
 
         return decode(self._masks()[index])
 
     def masks_array(self) -> NDArray[np.bool_]:
         """All masks, bool [N, H, W]: a byte for each pixel of each. ValueError when there are none."""
-        from model.runtime.rle import decode
+        from model.runtime.kernels.rle import decode
 
         stack = np.zeros((len(self), self.height, self.width), np.bool_)
         for layer, mask in zip(stack, self._masks(), strict=True):
@@ -82,7 +82,7 @@ class Prediction:
 
     def mask_areas(self) -> NDArray[np.int64]:
         """Pixels of each mask, int64 [N], without decoding them. ValueError when there are none."""
-        from model.runtime.rle import area
+        from model.runtime.kernels.rle import area
 
         return np.array([area(mask) for mask in self._masks()], np.int64)
 
@@ -149,7 +149,7 @@ def _rle(mask: Any, height: int, width: int) -> RLE:
     """A mask as the server sent it, in any of its forms."""
     if isinstance(mask, dict) and isinstance(mask["counts"], str):
         return RLE((height, width), mask["counts"].encode())
-    from model.runtime.rle import encode_bitmap, from_uncompressed
+    from model.runtime.kernels.rle import encode_bitmap, from_uncompressed
 
     if isinstance(mask, dict):
         return from_uncompressed(mask["counts"], (height, width))

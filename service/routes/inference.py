@@ -11,9 +11,15 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service import VERSION
-from service.answers import Detected
-from service.gzipped import compress
-from service.inference_schemas import (
+from service.http.gzipped import compress
+from service.http.uploads import Upload, read_body
+from service.http.waiting import while_connected
+from service.models.catalog import ServedModel
+from service.prediction.answers import Detected
+from service.prediction.intake import Visit, visit
+from service.prediction.lifecycle import lifecycle_of
+from service.prediction.parameters import MAX_VERSION
+from service.routes.inference_schemas import (
     IMAGE,
     PLATFORMS,
     ModelMetadata,
@@ -21,10 +27,7 @@ from service.inference_schemas import (
     ServerMetadata,
     output_tensors,
 )
-from service.intake import Visit, visit
-from service.lifecycle import lifecycle_of
-from service.models import ServedModel
-from service.openapi import (
+from service.routes.openapi import (
     INFER_BODY,
     INFER_RESPONSES,
     MODEL_RESPONSES,
@@ -32,11 +35,8 @@ from service.openapi import (
     UNLOAD_RESPONSES,
     problem_responses,
 )
-from service.parameters import MAX_VERSION
-from service.priority import Priority
-from service.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
-from service.uploads import Upload, read_body
-from service.waiting import while_connected
+from service.routes.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
+from service.scheduling.priority import Priority
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.lifecycle import lifecycle_of
-from service.openapi import MODEL_RESPONSES, RELOAD_RESPONSES, problem_responses
-from service.schemas import ModelDetails, ModelList, VersionDetails
+from service.prediction.lifecycle import lifecycle_of
+from service.routes.openapi import MODEL_RESPONSES, RELOAD_RESPONSES, problem_responses
+from service.routes.schemas import ModelDetails, ModelList, VersionDetails
 
 router = APIRouter(prefix="/models", tags=["models"])
 

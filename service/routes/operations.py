@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.gate import Phase
-from service.lifecycle import lifecycle_of
-from service.metrics import MEDIA_TYPE
-from service.openapi import METRICS_RESPONSES, problem_responses
-from service.schemas import Health
+from service.observability.metrics import MEDIA_TYPE
+from service.prediction.lifecycle import lifecycle_of
+from service.routes.openapi import METRICS_RESPONSES, problem_responses
+from service.routes.schemas import Health
+from service.scheduling.gate import Phase
 
 router = APIRouter(tags=["operations"])
 

@@ -12,17 +12,17 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.accept import qualities
-from service.answers import Detected, coco_results, picture, prediction, to_json
-from service.gzipped import compress
-from service.intake import Visit, visit
-from service.multipart import File
-from service.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
-from service.parameters import BatchQuery, Options, PredictQuery
-from service.pipeline import Job
-from service.problems import Problem, internal_error, problem_response
+from service.http.accept import qualities
+from service.http.gzipped import compress
+from service.http.multipart import File
+from service.http.problems import Problem, internal_error, problem_response
+from service.http.waiting import while_connected
+from service.prediction.answers import Detected, coco_results, picture, prediction, to_json
+from service.prediction.intake import Visit, visit
+from service.prediction.parameters import BatchQuery, Options, PredictQuery
+from service.prediction.pipeline import Job
 from service.routes.direct import DirectRoute
-from service.waiting import while_connected
+from service.routes.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
 
 JSON = "application/json"
 PNG = "image/png"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import model
-from benchmarks import graph
-from benchmarks.graph import ALL, ENGINE, FEW, OURS, PLAIN, PROFILED, TOLD, TORCHVISION, main, of_bundle
-from benchmarks.graph_work import (
+from benchmarks.graph import __main__ as graph
+from benchmarks.graph.__main__ import ALL, ENGINE, FEW, OURS, PLAIN, PROFILED, TOLD, TORCHVISION, main, of_bundle
+from benchmarks.graph.work import (
     PRODUCT_NAMES,
     PRODUCTS,
     TooFewDetections,
@@ -24,8 +24,8 @@ from benchmarks.graph_work import (
 )
 from model.runtime.detections import Detections
 from model.runtime.engines.cores import usable_cores
+from model.runtime.kernels.rle import encode_bitmap
 from model.runtime.predict import Predictor
-from model.runtime.rle import encode_bitmap
 
 MODEL = Path(model.__file__).parent
 BUNDLE, IMAGE = MODEL / "embedded" / "nuclei" / "1", MODEL / "samples" / "nuclei" / "small.png"

@@ -25,9 +25,9 @@ from benchmarks.peers.prepare import NotTorchvisionsError, main, prepare
 from benchmarks.peers.processes import Tree
 from benchmarks.peers.servers import PEERS, interpreter
 from benchmarks.peers.setup import _requirements
-from benchmarks.service_null import null_photograph
+from benchmarks.service.null import null_photograph
 from model.architecture import ArchitectureConfig
-from model.runtime.bundle import Bundle, open_bundle
+from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.predict import Predictor
 
 needs_proc = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="processes are found in /proc")

@@ -17,12 +17,12 @@ from pycocotools import mask as coco
 from benchmarks.measure import Comparison, Spread, Timing
 from benchmarks.peers import wire
 from benchmarks.peers.network import NULL_DETECTIONS, NULL_SIZE, Answer, NullDetector
-from benchmarks.service import main, read_samples
-from benchmarks.service_answers import compare
-from benchmarks.service_client import first_answer, load
-from benchmarks.service_null import null_photograph, publish_null
-from benchmarks.service_report import targets
-from model.runtime.images import decode_image
+from benchmarks.service.__main__ import main, read_samples
+from benchmarks.service.answers import compare
+from benchmarks.service.client import first_answer, load
+from benchmarks.service.null import null_photograph, publish_null
+from benchmarks.service.report import targets
+from model.runtime.images.decode import decode_image
 from model.runtime.predict import Predictor
 
 # pycocotools on a newer numpy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import main
+from benchmarks.training.__main__ import main
 from training.data.shapes import write_shapes
 
 

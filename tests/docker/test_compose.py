@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from service.server import FLUSH_SECONDS
-from service.settings import PREFIX, Settings
+from service.settings.settings import PREFIX, Settings
 from tests.docker.dockerfile import last_list, read_stages, variables
 from tests.service.harness import ROOT
 

@@ -64,5 +64,7 @@ def test_the_images_kernels_are_used_and_others_are_kept_beside_their_copies(app
 
 def test_where_nothing_can_be_written_numba_says_so_as_it_always_does(application: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder can be made in here")
-    with pytest.raises(AssertionError, match="no locator available"):  # `model.runtime.compiled` then does without
+    with pytest.raises(
+        AssertionError, match="no locator available"
+    ):  # `model.runtime.kernels.compiled` then does without
         run(application, "whole", tmp_path / "file" / "cache")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pycocotools import mask as coco_mask
 
-from model.runtime.bundle import open_bundle
-from model.runtime.images import load_image
+from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.repository import EMBEDDED, Repository
+from model.runtime.images.decode import load_image
 from model.runtime.predict import Predictor
-from model.runtime.repository import EMBEDDED, Repository
 
 SAMPLES = EMBEDDED.parent / "samples" / "nuclei"
 MEGABYTES = 1_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.harness import Server, publish_probe
-from tests.service.impatience import MAX_BODY, MAX_UPLOADS
+from tests.service.http.impatience import MAX_BODY, MAX_UPLOADS
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.architecture import ArchitectureConfig
-from model.runtime.bundle import Bundle, publish_bundle
-from model.runtime.manifest import ManifestDraft, Provenance, ServingDefaults
+from model.runtime.bundles.bundle import Bundle, publish_bundle
+from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
-from service.settings import PREFIX
+from service.settings.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0

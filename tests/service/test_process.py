@@ -220,8 +220,8 @@ def test_several_models_need_a_default_and_are_all_served(tmp_path: Path, start_
 def test_importing_and_building_the_application_never_imports_torch(repository: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from service.app import create_app; from service.loading import load_first\n"
-        "from service.settings import Settings\n"
+        "from service.app import create_app; from service.models.loading import load_first\n"
+        "from service.settings.settings import Settings\n"
         "settings = Settings(models=Path(sys.argv[1])); load_first(settings); create_app(settings)\n"
         "print('torch' in sys.modules)"
     )

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from training.data.coco import find_splits, load_coco
+from training.data.formats.coco import find_splits, load_coco
 from training.data.shapes import write_shapes
-from training.evaluated import open_model
+from training.evaluation.evaluated import open_model
+from training.evaluation.validation import SCORE_THRESHOLD
 from training.train import main
-from training.validation import SCORE_THRESHOLD
 
 TINY = (
     "--recipe=shapes",

@@ -38,7 +38,7 @@ PROGRAM = """
 import os
 os.environ.update(environment)
 from contextlib import nullcontext
-from training.run_log import RunLog
+from training.loop.run_log import RunLog
 from training.train import fit, setup, start
 config, data, process = setup(arguments)
 state = start(config, data.train, process)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.runs import SMALL
 from training.ablate import Factor, combine, main, parse_factor
-from training.ablation_table import Run, Variant, paper_says, rows, table_markdown
+from training.evaluation.ablation_table import Run, Variant, paper_says, rows, table_markdown
 
 POOLING = Factor("architecture.roi_pooling", ("align", "pool"))
 LOSS = Factor("architecture.mask_loss", ("sigmoid", "softmax"))

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.runs import SMALL, finish, last_checkpoint, training_process
 from training.distributed import join
-from training.run_log import read_metrics
-
-from .runs import SMALL, finish, last_checkpoint, training_process
+from training.loop.run_log import read_metrics
 
 EVERYTHING = (
     "--batch_size=2",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.runtime.repository import Repository
+from model.runtime.bundles.repository import Repository
 from training.data.shapes import write_shapes
 from training.evaluate import main
 

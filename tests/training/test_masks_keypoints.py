@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_api
 
-from model.runtime.repository import Repository
+from model.runtime.bundles.repository import Repository
 from tests.service.harness import Server
-from training.data.coco import find_splits, load_coco
 from training.data.figures import write_figures
+from training.data.formats.coco import find_splits, load_coco
 from training.evaluate import main as evaluate
 from training.train import main as train
 

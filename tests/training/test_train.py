@@ -8,20 +8,19 @@ import torch
 import torchvision
 from PIL import Image
 
-import training.publish
-from model.runtime.bundle import open_bundle
+import training.publishing.publish
+from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
-from model.runtime.repository import Repository
+from tests.training.conftest import TINY
+from tests.training.runs import SMALL
 from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
-from training.data.coco import find_splits, load_coco
-from training.data.samples import load_stored
-from training.publish import ExportOptions, publish_run
-from training.run_log import RunLog, read_metrics
+from training.data.formats.coco import find_splits, load_coco
+from training.data.loading.samples import load_stored
+from training.loop.run_log import RunLog, read_metrics
+from training.publishing.publish import ExportOptions, publish_run
 from training.train import fit, main, setup, start
-
-from .conftest import TINY
-from .runs import SMALL
 
 
 def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
@@ -208,7 +207,7 @@ def test_a_wrong_export_publishes_nothing(
     """The exporter is made to write a network whose box head is slightly off."""
     from training.export import main as export
 
-    real = training.publish.export_onnx
+    real = training.publishing.publish.export_onnx
 
     def spoiled(model: torch.nn.Module, path: Path, **options: object) -> None:
         weight = model.get_parameter("roi_heads.box_predictor.bbox_pred.bias")
@@ -217,7 +216,7 @@ def test_a_wrong_export_publishes_nothing(
             real(model, path, **options)  # type: ignore[arg-type]
             weight -= 0.5
 
-    monkeypatch.setattr(training.publish, "export_onnx", spoiled)
+    monkeypatch.setattr(training.publishing.publish, "export_onnx", spoiled)
     checkpoint = finished_run / "checkpoints" / "last.pt"
     status = export([f"--checkpoint={checkpoint}", f"--output={tmp_path}", f"--data={shapes}"])
     assert status == 1

@@ -1,0 +1,1 @@
+"""Annotated images, from a folder to samples. The commands are the modules here."""

@@ -22,15 +22,15 @@ from rich.progress import Progress
 from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
 from training.command_line import load_recipe, stop
 from training.config import TrainConfig, recipe_path
-from training.data.advice import advise
-from training.data.broken import check, drop_broken, report
-from training.data.check_tables import BrokenRecords, Survey, print_survey
-from training.data.coco import CocoData, CocoError, Problem
-from training.data.contact_sheet import draw_sheet
-from training.data.duplicates import duplicate_objects, same_pictures
-from training.data.fingerprints import Fingerprint, fingerprint_images, unusual_images
-from training.data.formats import NAMES, Format, detect_format, find_format
-from training.data.statistics import class_gaps, gather_objects, split_statistics
+from training.data.checking.advice import advise
+from training.data.checking.broken import check, drop_broken, report
+from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
+from training.data.checking.contact_sheet import draw_sheet
+from training.data.checking.duplicates import duplicate_objects, same_pictures
+from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
+from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
+from training.data.formats.coco import CocoData, CocoError, Problem
+from training.data.formats.known import NAMES, Format, detect_format, find_format
 
 
 def survey_splits(

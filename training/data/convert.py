@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.broken import check, drop_broken, report
-from training.data.classes import add_class_flags, change_classes
-from training.data.coco import CocoData, CocoError
-from training.data.formats import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
-from training.data.writing import Placement
+from training.data.annotations.classes import add_class_flags, change_classes
+from training.data.checking.broken import check, drop_broken, report
+from training.data.formats.coco import CocoData, CocoError
+from training.data.formats.known import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
+from training.data.formats.writing import Placement
 
 SHOWN = 20
 """Lines about one kind of broken record or loss; the rest is counted."""

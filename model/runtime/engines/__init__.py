@@ -13,7 +13,7 @@ from model.runtime.detections import RawDetections
 from model.runtime.engines.devices import check_device
 
 if TYPE_CHECKING:
-    from model.runtime.bundle import Bundle
+    from model.runtime.bundles.bundle import Bundle
 
 EngineKind = Literal["onnx", "torchscript"]
 DeviceChoice = str

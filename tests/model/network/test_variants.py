@@ -26,10 +26,10 @@ from model.network.build import Detector, build_model
 from model.network.export import export_onnx, export_torchscript
 from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
 from model.network.weights import load_network
-from model.runtime.bundle import publish_bundle
+from model.runtime.bundles.bundle import publish_bundle
+from model.runtime.bundles.manifest import ManifestDraft, Provenance
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
-from model.runtime.manifest import ManifestDraft, Provenance
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.network.weights import load_network
-from model.runtime.bundle import DamagedFile, open_bundle
-from model.runtime.repository import EMBEDDED, Repository
+from model.runtime.bundles.bundle import DamagedFile, open_bundle
+from model.runtime.bundles.repository import EMBEDDED, Repository
 
 
 def test_embedded_network_loads_without_a_weights_file() -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model.architecture import ArchitectureConfig, Task
-from model.runtime.bundle import Bundle, ManifestDraft, Provenance, publish_bundle
+from model.runtime.bundles.bundle import Bundle, ManifestDraft, Provenance, publish_bundle
 from model.runtime.preprocess import Preprocessing
 
 MASK_SIDE, KEYPOINTS, HEATMAP_SIDE = 28, 2, 56

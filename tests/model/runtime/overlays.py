@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import Detections
+from model.runtime.kernels.rle import encode_bitmap
 from model.runtime.overlay import PALETTE
-from model.runtime.rle import encode_bitmap
 
 Bitmap = NDArray[np.bool_]
 Picture = NDArray[np.uint8]

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from model.architecture import Task
-from model.runtime.bundle import Bundle
+from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import RawDetections
 from model.runtime.engines import Engine, load_engine
-from model.runtime.masks import decode
+from model.runtime.kernels.masks import decode
 from model.runtime.predict import Predictor, warm_up
 from model.runtime.preprocess import Preprocessing
 
@@ -132,8 +132,8 @@ for name in ("torch", "torchvision", "onnx", "model.network", "training", "servi
     sys.modules[name] = None
 from pathlib import Path
 import numpy as np
-import model.runtime.images, model.runtime.repository, model.runtime.engines.onnx
-from model.runtime.bundle import open_bundle
+import model.runtime.images.decode, model.runtime.bundles.repository, model.runtime.engines.onnx
+from model.runtime.bundles.bundle import open_bundle
 from model.runtime.predict import Predictor, warm_up
 predictor = Predictor.of_bundle(open_bundle(Path(sys.argv[1])), device="cpu", threads=1)
 warm_up(predictor.engine, predictor.preprocessing)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import RawDetections
-from model.runtime.masks import decode
+from model.runtime.kernels.masks import decode
 from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
 
 

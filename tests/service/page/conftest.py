@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from model.runtime.repository import EMBEDDED
+from model.runtime.bundles.repository import EMBEDDED
 from tests.service.harness import Server, publish_probe
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from model.runtime.repository import EMBEDDED
+from model.runtime.bundles.repository import EMBEDDED
 from tests.service.harness import Server, encode, picture
 from tests.service.page.visitor import Visitor
 

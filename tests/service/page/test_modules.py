@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from model.runtime.detections import RLE
-from model.runtime.masks import to_polygons
+from model.runtime.kernels.masks import to_polygons
 from model.runtime.overlay import PALETTE, _tell_apart, _whole_pixels
 from tests.service.harness import Server
 from tests.service.page.visitor import Visit, Visitor

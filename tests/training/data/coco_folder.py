@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from training.data.coco import CocoData, load_coco
+from training.data.formats.coco import CocoData, load_coco
 
 
 class Box(NamedTuple):

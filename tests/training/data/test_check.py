@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.training.data.coco_folder import Box, noise, write_split
 from training.data.check import main
-from training.data.check_tables import Survey
+from training.data.checking.check_tables import Survey
 from training.data.convert import main as convert
 from training.data.figures import write_figures
 

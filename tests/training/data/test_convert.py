@@ -11,10 +11,10 @@ import pytest
 from faster_coco_eval import mask as mask_api
 from PIL import Image
 
-from training.data.classes import align_classes, rename_classes, select_classes
-from training.data.coco import CocoData, CocoError
+from training.data.annotations.classes import align_classes, rename_classes, select_classes
 from training.data.convert import convert, main
-from training.data.formats import find_format, load_dataset
+from training.data.formats.coco import CocoData, CocoError
+from training.data.formats.known import find_format, load_dataset
 
 WIDTH, HEIGHT = 30, 20
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.broken import check
-from training.data.coco import find_splits, load_coco
+from training.data.checking.broken import check
 from training.data.figures import KEYPOINTS, MOST_FIGURES, SHOWN, SIZE, SKELETON, Drawing, draw_figures, write_figures
-from training.data.source import flip_pairs, keypoint_names
+from training.data.formats.coco import find_splits, load_coco
+from training.data.loading.source import flip_pairs, keypoint_names
 
 ROOT = Path(__file__).parents[3]
 

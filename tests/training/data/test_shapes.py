@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.broken import check
-from training.data.coco import CocoData, find_splits, load_coco
+from training.data.checking.broken import check
+from training.data.formats.coco import CocoData, find_splits, load_coco
 from training.data.shapes import FORMS, MOST_OBJECTS, Scene, make_scene, write_shapes
 
 ROOT = Path(__file__).parents[3]

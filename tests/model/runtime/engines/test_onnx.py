@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.architecture import Task
-from model.runtime.bundle import Bundle
+from model.runtime.bundles.bundle import Bundle
 from model.runtime.engines import EngineError, OutOfMemory, load_engine
 from model.runtime.engines.onnx import OnnxEngine
 from tests.service.harness import SIDE, build_probe, picture
@@ -164,7 +164,7 @@ def test_gpu_equals_cpu(publish: Publish) -> None:
 def test_starting_says_nothing(publish: Publish) -> None:
     """ONNX Runtime warns on stderr of what a server's operator can do nothing about."""
     program = (
-        "import sys; from pathlib import Path; from model.runtime.bundle import open_bundle;"
+        "import sys; from pathlib import Path; from model.runtime.bundles.bundle import open_bundle;"
         "from model.runtime.engines import load_engine; load_engine(open_bundle(Path(sys.argv[1])))"
     )
     done = subprocess.run([sys.executable, "-c", program, publish("masks").path], capture_output=True, text=True)

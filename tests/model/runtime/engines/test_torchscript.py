@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.runtime.bundle import ManifestDraft, publish_bundle
+from model.runtime.bundles.bundle import ManifestDraft, publish_bundle
 from model.runtime.engines import EngineError, load_engine
 from model.runtime.engines.torchscript import TorchScriptEngine
 

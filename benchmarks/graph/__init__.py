@@ -1,0 +1,1 @@
+"""The network from pixels to RLE beside torchvision; `python -m benchmarks.graph`."""

@@ -1,0 +1,221 @@
+"""The two loops that `benchmarks.training` compares, each as a program that does a few steps whenever it is told to.
+
+    python -m benchmarks.training.loops maskserve|torchvision DATA BATCH MIN_SIZE MAX_SIZE WORKERS AMP
+
+One line on stdin (a number of steps) is answered by one line of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from model.architecture import ArchitectureConfig
+from model.network.build import build_model
+from training.data.loading.loader import GroupedBatches
+
+ITERATIONS = 90_000
+"""Of the schedule that both loops begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What both loops share. data: a COCO folder. min_size, max_size: pixels. amp: none or bf16."""
+
+    data: Path
+    batch: int
+    min_size: int
+    max_size: int
+    workers: int
+    amp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a few steps took. Seconds of wall-clock time; peak_memory in bytes, of this process and its workers."""
+
+    images: int
+    seconds: float
+    waiting: float
+    loss: float
+    peak_memory: int
+    pids: list[int]
+
+
+Step = Callable[[Any], float]
+
+
+def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
+    """Our loop's own loader and step, as `training.train` puts them together."""
+    from training.config import TrainConfig
+    from training.data.loading.source import load_training_data
+    from training.distributed import join
+    from training.loop.state import start
+    from training.loop.step import take_step
+    from training.train import batches
+
+    config = TrainConfig.model_validate(
+        {
+            "data": options.data,
+            "resume": "never",
+            "on_broken": "skip",
+            "workers": options.workers,
+            "batch_size": options.batch,
+            "amp": options.amp,
+            "channels_last": True,
+            "trainable_backbone_layers": 3,
+            "device": "cpu",
+            "schedule": {"iterations": ITERATIONS},
+            "architecture": {"min_size": options.min_size, "max_size": options.max_size},
+        }
+    )
+    data = load_training_data(config).train
+    architecture = config.architecture.model_copy(update={"num_classes": data.num_classes})
+    config = config.model_copy(update={"architecture": architecture})
+    process = join(config.device)
+    state = start(config, data, process)
+    loader = iter(batches(config, data, 0, process))
+    return loader, lambda batch: take_step(config, state, [batch], process)["loss"]
+
+
+def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
+    """A loop in the manner of torchvision's references/detection: its dataset, transforms and model.
+
+    Masks of whole images by pycocotools, images as float tensors, resizing inside the model, SGD with warm-up. The
+    batches are ours, image by image, so that both loops see the same ones.
+    """
+    from torchvision.transforms import v2
+
+    from training.data.formats.coco import find_splits
+
+    split = find_splits(options.data, "masks").train
+    dataset = CocoImages(split.images, split.annotations, v2.Compose([v2.ToDtype(torch.float, scale=True)]))
+    torch.manual_seed(0)
+    classes = len(dataset.categories) + 1
+    config = ArchitectureConfig(min_size=options.min_size, max_size=options.max_size, num_classes=classes)
+    model = build_model(config, trainable_backbone_layers=3)
+    model.transform._skip_resize = False
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-4)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.001, total_iters=1000)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=SameBatches(dataset.ratios, options.batch),
+        num_workers=options.workers,
+        collate_fn=lambda samples: tuple(zip(*samples, strict=True)),
+    )
+
+    def step(batch: Any) -> float:
+        images, targets = list(batch[0]), [dict(target) for target in batch[1]]
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.amp == "bf16"):
+            losses = model(images, targets)
+            total = sum(losses.values())
+        value = float(total.item())
+        if not np.isfinite(value):
+            raise SystemExit(f"the reference's loss is {value}")
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        warmup.step()
+        return value
+
+    model.train()
+    return iter(loader), step
+
+
+class CocoImages(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Images with objects, as torchvision's references read COCO: PIL, pycocotools, every mask in full."""
+
+    def __init__(self, root: Path, annotations: Path, transform: Callable[[Tensor], Tensor]) -> None:
+        from contextlib import redirect_stdout
+
+        from pycocotools.coco import COCO
+
+        with redirect_stdout(sys.stderr):
+            self.coco = COCO(str(annotations))
+        self.root, self.transform = root, transform
+        self.ids = [record["id"] for record in self.coco.dataset["images"]]
+        self.ratios = [self.coco.imgs[image]["width"] / self.coco.imgs[image]["height"] for image in self.ids]
+        self.categories = sorted(self.coco.cats)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        from PIL import Image
+        from torchvision.transforms.v2 import functional as F
+
+        record = self.coco.imgs[self.ids[index]]
+        image = F.pil_to_tensor(Image.open(self.root / record["file_name"]).convert("RGB"))
+        objects = [one for one in self.coco.loadAnns(self.coco.getAnnIds(self.ids[index])) if not one["iscrowd"]]
+        empty = np.zeros((0, record["height"], record["width"]), np.uint8)
+        masks = torch.from_numpy(np.stack([self.coco.annToMask(one) for one in objects]) if objects else empty)
+        xywh = torch.tensor([one["bbox"] for one in objects], dtype=torch.float32).reshape(-1, 4)
+        boxes = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), dim=1)
+        labels = torch.tensor([self.categories.index(one["category_id"]) + 1 for one in objects], dtype=torch.int64)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        if float(torch.rand(())) < 0.5:
+            image, masks = image.flip(-1), masks.flip(-1)
+            boxes = torch.stack(
+                (record["width"] - boxes[:, 2], boxes[:, 1], record["width"] - boxes[:, 0], boxes[:, 3]), dim=1
+            )
+        return self.transform(image), {"boxes": boxes[keep], "labels": labels[keep], "masks": masks[keep]}
+
+
+class SameBatches(Sampler[list[int]]):
+    """The images of our loop's batches, in its order."""
+
+    def __init__(self, ratios: list[float], size: int) -> None:
+        self.batches = GroupedBatches(ratios, size, seed=0, skip=0, count=ITERATIONS)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield [draw.image for draw in batch]
+
+
+def peak_memory(pids: list[int]) -> int:
+    """Bytes: the sum of the processes' own peaks of resident memory, as /proc has them."""
+    total = 0
+    for pid in pids:
+        status = Path(f"/proc/{pid}/status").read_text()
+        total += 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    return total
+
+
+LOOPS = {"maskserve": maskserve, "torchvision": torchvision_reference}
+
+
+def main() -> None:
+    """Serves turns until stdin ends."""
+    name, data, batch, min_size, max_size, workers, amp = sys.argv[1:]
+    torch.set_num_threads(os.cpu_count() or 1)
+    options = Options(Path(data), int(batch), int(min_size), int(max_size), int(workers), amp)
+    loader, step = LOOPS[name](options)
+    for line in sys.stdin:
+        began, waiting, losses, images = time.perf_counter(), 0.0, [], 0
+        for _ in range(int(line)):
+            asked = time.perf_counter()
+            loaded = next(loader)
+            waiting += time.perf_counter() - asked
+            losses.append(step(loaded))
+            images += len(loaded[0])
+        pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
+        loss = sum(losses) / len(losses)
+        turn = Turn(images, time.perf_counter() - began, waiting, loss, peak_memory(pids), pids)
+        print(json.dumps(asdict(turn)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models on disk: the bundle, its manifest, the repository of versions."""

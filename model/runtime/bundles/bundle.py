@@ -1,0 +1,274 @@
+"""A bundle: one version of one model, a folder NAME/VERSION with `manifest.json` and the files that the manifest names.
+
+A bundle is read with `open_bundle` and made with `publish_bundle`; nothing else writes into a repository. It appears
+under its version with one rename, complete, and is never changed after that.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from model.runtime.bundles.manifest import (
+    FORMAT,
+    Evaluation,
+    ExportCheck,
+    FileRecord,
+    Manifest,
+    ManifestDraft,
+    ModelName,
+    Provenance,
+    ServingDefaults,
+)
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "BundleError",
+    "DamagedFile",
+    "Evaluation",
+    "ExportCheck",
+    "FileRecord",
+    "InvalidManifest",
+    "Manifest",
+    "ManifestDraft",
+    "MissingFile",
+    "MissingManifest",
+    "NewerFormat",
+    "Provenance",
+    "PublishError",
+    "ServingDefaults",
+    "open_bundle",
+    "publish_bundle",
+    "published_versions",
+]
+
+MANIFEST: Final = "manifest.json"
+
+_NAME: Final = TypeAdapter(ModelName)
+_COPY_BYTES: Final = 1 << 20
+
+
+class BundleError(Exception):
+    """A bundle that cannot be read or written. The message says which, where and what to do."""
+
+
+class MissingManifest(BundleError):
+    """The folder is no bundle: it does not exist or has no manifest."""
+
+
+class InvalidManifest(BundleError):
+    """The manifest is no JSON, or lacks or contradicts something."""
+
+
+class NewerFormat(BundleError):
+    """The manifest was written by a newer release."""
+
+
+class MissingFile(BundleError):
+    """A file that the manifest names is not there."""
+
+
+class DamagedFile(BundleError):
+    """A file is not the one that was published: cut short, or changed."""
+
+
+class PublishError(BundleError):
+    """What was to be published cannot be: a bad name, or files that make no bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Where one of the manifest's files lies. KeyError when the manifest does not name it."""
+        if name not in self.manifest.files:
+            raise KeyError(name)
+        return self.path / name
+
+
+def open_bundle(path: Path, verify: bool = True) -> Bundle:
+    """Read a bundle and check that every file is the one that was published.
+
+    `verify=False` compares the files' sizes but spares reading and hashing them.
+
+    Raises:
+        BundleError: one of its subclasses here, which say what is wrong.
+        OSError: the folder cannot be read.
+    """
+    manifest = _read_manifest(path)
+    for name, record in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise MissingFile(f"{file} is missing, though the manifest names it; publish or copy the bundle again")
+        size = file.stat().st_size
+        if size != record.bytes:
+            raise DamagedFile(
+                f"{file} has {size} bytes and was published with {record.bytes}: it was cut short or replaced; "
+                f"publish or copy the bundle again"
+            )
+        if verify and (digest := _sha256(file)) != record.sha256:
+            raise DamagedFile(
+                f"{file} was changed after publishing: its SHA-256 is {digest} and was {record.sha256}; "
+                f"publish or copy the bundle again"
+            )
+    return Bundle(path, manifest)
+
+
+def publish_bundle(staging: Path, draft: ManifestDraft, repository: Path, name: str) -> Bundle:
+    """Publish the files of the folder `staging` as the next version of the model `name`.
+
+    The files are copied to a hidden folder of the repository, reach the disk, and appear as NAME/VERSION with one
+    rename: a crash at any point leaves a hidden folder, which nothing serves, or the whole bundle. Publishers may run
+    at the same time, in any process; each gets a version of its own. `staging` stays as it is.
+
+    Raises:
+        PublishError: `name` is no model name, or `staging` holds a folder, no `model.onnx` or nothing.
+        OSError: the repository cannot be written.
+    """
+    try:
+        _NAME.validate_python(name)
+    except ValidationError:
+        raise PublishError(
+            f"{name!r} is no model name; use small letters, digits, '.', '_' and '-', a letter or digit first"
+        ) from None
+    files = _staged_files(staging)
+    versions = repository / name
+    versions.mkdir(parents=True, exist_ok=True)
+    with _hidden_folder(repository, name) as hidden:
+        records = {file.name: _copy(file, hidden / file.name) for file in files}
+        while True:
+            version = max(published_versions(versions), default=0) + 1
+            manifest = _complete(draft, name, version, records)
+            _write(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+            _sync_folder(hidden)
+            target = versions / str(version)
+            try:
+                hidden.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue  # another publisher took this version in between
+            _sync_folder(versions)
+            _sync_folder(repository)
+            return Bundle(target, manifest)
+
+
+def published_versions(folder: Path) -> list[int]:
+    """The versions in a model's folder, rising: entries named by a whole number as this module writes it."""
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        reason = "has no manifest.json" if path.is_dir() else "is not a folder"
+        raise MissingManifest(f"{path} is no bundle: it {reason}; give a folder NAME/VERSION of a repository") from None
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise InvalidManifest(f"{file} is no JSON ({error}); publish or copy the bundle again") from error
+    written = content.get("format") if isinstance(content, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise NewerFormat(
+            f"{file} has format {written} and this release reads formats up to {FORMAT}; upgrade maskserve, or export "
+            f"the model again with this release"
+        )
+    try:
+        # From JSON, where a list stands for a tuple and a string for a time.
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'manifest'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise InvalidManifest(f"{file} is not a valid manifest: {problems}") from error
+
+
+def _complete(draft: ManifestDraft, name: str, version: int, records: dict[str, FileRecord]) -> Manifest:
+    known = {field: getattr(draft, field) for field in ManifestDraft.model_fields}
+    try:
+        return Manifest(**known, name=name, version=version, created=datetime.now(UTC), files=records)
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"] for problem in error.errors())
+        raise PublishError(f"the bundle {name} {version} cannot be published: {problems}") from error
+
+
+def _staged_files(staging: Path) -> list[Path]:
+    try:
+        files = sorted(staging.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise PublishError(f"{staging} is not a folder; write the bundle's files into one and publish that") from None
+    for file in files:
+        if not file.is_file():
+            raise PublishError(f"{file} is no file; a bundle holds plain files only")
+        if file.name == MANIFEST:
+            raise PublishError(f"{file} is in the way: publishing writes the manifest; remove it")
+    return files
+
+
+@contextmanager
+def _hidden_folder(repository: Path, name: str) -> Iterator[Path]:
+    """A new folder that no reader of the repository looks at; removed unless it was renamed."""
+    # Not tempfile.mkdtemp: its mode 0700 would stay on the published bundle and lock the server's user out.
+    hidden = repository / f".publishing-{name}-{uuid.uuid4().hex}"
+    hidden.mkdir()
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> FileRecord:
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(_COPY_BYTES):
+            digest.update(chunk)
+            size += writer.write(chunk)
+        _sync(writer)
+    return FileRecord(sha256=digest.hexdigest(), bytes=size)
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as writer:
+        writer.write(content)
+        _sync(writer)
+
+
+def _sync(writer: BinaryIO) -> None:
+    writer.flush()
+    os.fsync(writer.fileno())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the folder's entries survive a power cut; a file's own fsync does not cover its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

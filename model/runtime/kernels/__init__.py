@@ -1,0 +1,1 @@
+"""Compiled loops over masks and keypoints: pasting, RLE, polygons."""

@@ -1,0 +1,1 @@
+"""The wire, without a model: connections, headers, bodies, keys, and errors as the client sees them."""

@@ -1,0 +1,105 @@
+"""Compressed bodies: requests unpacked without ever growing past a limit, answers packed for clients that accept it."""
+
+from __future__ import annotations
+
+import zlib
+
+from service.http.accept import qualities
+from service.http.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem
+
+MIN_COMPRESSED = 1000
+"""Bytes; below, the compression saves less than the packet it goes in."""
+MAX_MEMBERS = 4096
+"""Members of one gzip body. Who concatenates files has few; a body of empty ones would take very long to unpack."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+_ZLIB = zlib.MAX_WBITS
+# zlib copies what follows the end of a member, so it gets the input piece by piece.
+_WINDOW = 64 * 1024
+_LEVEL = 1
+
+
+def decompress(data: bytes, content_encoding: str, max_bytes: int) -> bytes:
+    """The body that `data` is, or packs, by the Content-Encoding header (empty: none): at most `max_bytes` bytes.
+
+    Raises Problem: larger, damaged, or an encoding (or a list of them) that is not supported.
+    """
+    match content_encoding.strip().lower():
+        case "" | "identity":
+            if len(data) > max_bytes:
+                raise _too_many(max_bytes)
+            return data
+        case "gzip" | "x-gzip":
+            return gunzip(data, max_bytes)
+        case "deflate":
+            return inflate(data, max_bytes)
+    raise Problem(
+        UNSUPPORTED_ENCODING,
+        f"The content encoding is {content_encoding[:80]!r}; send one of gzip, deflate, or identity, and once only.",
+    )
+
+
+def gunzip(data: bytes, max_bytes: int) -> bytes:
+    """Unpack gzip (RFC 1952), several members included, to at most `max_bytes` bytes.
+
+    Raises Problem: larger, damaged, truncated or followed by something else.
+    """
+    return _unpack(data, "gzip", _GZIP, MAX_MEMBERS, max_bytes)
+
+
+def inflate(data: bytes, max_bytes: int) -> bytes:
+    """Unpack what HTTP calls deflate, the zlib format (RFC 1950), as `gunzip` does."""
+    return _unpack(data, "deflate", _ZLIB, 1, max_bytes)
+
+
+def compress(body: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
+    """The body to send and its Content-Encoding: gzip if the client accepts it and it pays, else as it is and None.
+
+    The same body gives the same bytes. The answer depends on the request: it needs `Vary: Accept-Encoding`.
+    """
+    if len(body) < MIN_COMPRESSED or not _accepts_gzip(accept_encoding):
+        return body, None
+    packed = zlib.compress(body, _LEVEL, _GZIP)  # writes no time into the header
+    return (packed, "gzip") if len(packed) < len(body) else (body, None)
+
+
+def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_bytes: int) -> bytes:
+    view, position, members = memoryview(data), 0, 0
+    pieces: list[bytes] = []
+    room = max_bytes
+    while position < len(data) or members == 0:
+        if members == max_members:
+            raise _damaged(encoding, f"something follows its end at byte {position}")
+        members += 1
+        stream = zlib.decompressobj(window_bits)
+        while not stream.eof:
+            window = view[position : position + _WINDOW]
+            if not window:
+                raise _damaged(encoding, "it ends too early")
+            try:
+                piece = stream.decompress(window, room + 1)
+            except zlib.error:
+                raise _damaged(encoding, f"near byte {position} of {len(data)}") from None
+            if len(piece) > room:
+                raise _too_many(max_bytes)
+            room -= len(piece)
+            pieces.append(piece)
+            position += len(window) - len(stream.unused_data)
+    return b"".join(pieces)
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is acceptable (RFC 9110, section 12.5.3) and not liked less than no compression."""
+    quality = qualities(accept_encoding)
+    gzip = quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0)))
+    return gzip > 0 and gzip >= quality.get("identity", 0.0)
+
+
+def _damaged(encoding: str, where: str) -> Problem:
+    return Problem(
+        BAD_ENCODING, f"The body does not unpack as {encoding}: {where}; pack it again, or send it uncompressed."
+    )
+
+
+def _too_many(max_bytes: int) -> Problem:
+    return Problem(TOO_MANY_BYTES, f"At most {max_bytes} bytes are accepted, counted after unpacking; send it smaller.")

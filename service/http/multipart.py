@@ -1,0 +1,111 @@
+"""Finds the uploaded files in a complete multipart/form-data body (RFC 7578)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.http.problems import BAD_MULTIPART, Problem
+
+FILE = "file"
+"""The name of the parts that hold images."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An uploaded file: its content, and what the client called it ("" if nothing)."""
+
+    content: bytes
+    name: str = ""
+
+
+@dataclass(slots=True)
+class _Part:
+    disposition: bytes = b""
+    chunks: list[bytes] = field(default_factory=list)
+
+    def option(self, name: bytes) -> str:
+        _, options = parse_options_header(self.disposition)
+        return options.get(name, b"").decode("utf-8", "replace")
+
+
+class _Collector:
+    """The parser's callbacks. They get (buffer, start, end) because it never copies."""
+
+    def __init__(self, max_files: int) -> None:
+        self.parts: list[_Part] = []
+        self.complete = False
+        self._max_files = max_files
+        self._header = bytearray()
+        self._value = bytearray()
+
+    def on_part_begin(self) -> None:
+        if len(self.parts) == self._max_files:
+            raise Problem(BAD_MULTIPART, f"The body has more than {self._max_files} parts; send fewer images at once.")
+        self.parts.append(_Part())
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self.parts[-1].disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.parts[-1].chunks.append(data[start:end])
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
+    """The parts named `file`, at least one, in their order.
+
+    Raises Problem: the body is not multipart with this boundary, is cut short, has no such part or more than
+    `max_files`, or has other parts, which would be parameters that silently do nothing.
+    """
+    found = _Collector(max_files)
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": found.on_part_begin,
+                "on_header_field": found.on_header_field,
+                "on_header_value": found.on_header_value,
+                "on_header_end": found.on_header_end,
+                "on_part_data": found.on_part_data,
+                "on_end": found.on_end,
+            },
+        )
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise Problem(BAD_MULTIPART, f"The body is not valid multipart/form-data: {error}.") from None
+    if not found.complete:
+        raise Problem(BAD_MULTIPART, "The multipart body is empty or ends before its last boundary.")
+    if not found.parts:
+        raise Problem(BAD_MULTIPART, f"The body has no part named {FILE}.")
+    for part in found.parts:
+        if (name := part.option(b"name")) != FILE:
+            raise Problem(
+                BAD_MULTIPART,
+                f"Unknown part {name!r}: an image goes into a part named {FILE}, parameters into the query.",
+            )
+    return [File(b"".join(part.chunks), part.option(b"filename")) for part in found.parts]
+
+
+def find_file(body: bytes, boundary: bytes) -> File:
+    """The one part named `file`. Raises Problem as `find_files` does, and when there are several."""
+    files = find_files(body, boundary, max_files=2)
+    if len(files) > 1:
+        raise Problem(
+            BAD_MULTIPART, f"The body has several parts named {FILE}; send them to POST /predict/batch, or one here."
+        )
+    return files[0]

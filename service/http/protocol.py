@@ -1,0 +1,158 @@
+"""The HTTP connection: uvicorn's, with limits on how slowly and how large a request's head may come.
+
+Belongs below the application, which a request without a complete head never reaches: the answers are written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.http.headers import SECURITY, new_request_id
+from service.http.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, Problem, problem_response
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together; of a request that is pipelined behind another's end, up to twice as much."""
+LINGER_SECONDS = 1.0
+"""How long a refused client may go on sending. Closing at once would reset the connection under its answer."""
+
+
+def protocol_class(header_timeout: float) -> type[HttpToolsProtocol]:
+    """For `uvicorn.Config(http=...)`. A request's head must be complete `header_timeout` seconds after the connection
+    opened, or after its first byte on a connection that has had requests."""
+    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout})
+
+
+class _Protocol(HttpToolsProtocol):
+    header_timeout: float
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head = True
+        """In a request's head or between requests, not in a body."""
+        self._head_begun = False
+        self._head_bytes = 0
+        self._deaf = False
+        """Nothing more is read: the connection ends after what is being answered."""
+
+    @property
+    def _answering(self) -> bool:
+        # The latest request's: they are answered in their order.
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types its own
+        super().connection_made(transport)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self._deaf:
+            piece, data = data, b""
+            if self._in_head:
+                room = MAX_HEAD_BYTES - self._head_bytes
+                piece, data = piece[:room], piece[room:]
+                self._head_bytes += len(piece)
+            super().data_received(piece)
+            if self._in_head and self._head_bytes >= MAX_HEAD_BYTES:
+                detail = f"The request line and the headers take {MAX_HEAD_BYTES} bytes or more; send fewer or shorter."
+                self._refuse(Problem(HEADERS_TOO_LARGE, detail))
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem(BAD_HTTP, "What came is not an HTTP/1.1 request, or not a whole one; see RFC 9112."))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # To HTTP/2 (curl, Java): it is fine to answer in HTTP/1.1 instead. But the parser has taken the request to end
+        # with its head, and would read a body as the next request.
+        self._deaf = True
+        self.cycle.keep_alive = False
+
+    def _unset_keepalive_if_required(self) -> None:
+        # uvicorn calls it for every byte. Only a request that begins ends the idle time: after a blank line, or the
+        # rest of a body that was answered early, nothing would set the timer again.
+        if self._head_begun or self.transport.is_closing():
+            super()._unset_keepalive_if_required()
+
+    # Parser callbacks
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_begun = True
+        self._unset_keepalive_if_required()
+        self._watch_head()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = self._head_begun = False
+        self._head_bytes = 0
+        self._stop_timer()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head_begun and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._watch_head()
+
+    def _watch_head(self) -> None:
+        # While an earlier request is being answered its successor may wait: uvicorn doesn't even read then.
+        if self._timer is None and not self._answering:
+            self._timer = self.loop.call_later(self.header_timeout, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        detail = f"The request's head was not complete within {self.header_timeout:g} seconds; send it in one go."
+        self._refuse(Problem(HEADER_TIMEOUT, detail))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer what is being received, and end the connection."""
+        if self._deaf or self.transport.is_closing():
+            return
+        self._deaf = True
+        self._stop_timer()
+        if self._in_head and self._answering:
+            # The client would take this for the answer to its earlier request. That one is the last.
+            self.cycle.keep_alive = False
+            return
+        if self.pipeline:  # in the body of a request whose turn to be answered has not come
+            self.transport.close()
+            return
+        if self._in_head or not self.cycle.response_started:
+            self.transport.write(self._raw(problem))
+        if self._answering:  # in its body: the application hears that the client is gone, and can say nothing more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _raw(self, problem: Problem) -> bytes:
+        response = problem_response(problem)
+        headers = [
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            *((name.lower().encode(), value.encode()) for name, value in SECURITY.items()),
+            (b"x-request-id", new_request_id().encode()),
+            (b"connection", b"close"),
+        ]
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        return b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)])

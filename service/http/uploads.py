@@ -1,0 +1,82 @@
+"""From an HTTP request to the bytes of the images in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+
+from service.http.gzipped import decompress
+from service.http.multipart import File, find_file, find_files
+from service.http.problems import BAD_MULTIPART, TOO_MANY_BYTES, UNSUPPORTED_TYPE, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A complete body as it was sent. Its methods search and unpack all of it, so they are not for the event loop.
+
+    `boundary` is None when the body itself is the image.
+    """
+
+    raw: bytes
+    encoding: str
+    boundary: bytes | None
+    max_bytes: int
+
+    def body(self) -> bytes:
+        """Without its content encoding. Raises Problem (damaged, unknown encoding, more than `max_bytes`)."""
+        return decompress(self.raw, self.encoding, self.max_bytes)
+
+    def file(self) -> File:
+        """The one image. Raises Problem as `body` does, or bad multipart."""
+        body = self.body()
+        return File(body) if self.boundary is None else find_file(body, self.boundary)
+
+    def files(self, max_files: int) -> list[File]:
+        """One image or several. Raises Problem as `body` does, or bad multipart."""
+        body = self.body()
+        return [File(body)] if self.boundary is None else find_files(body, self.boundary, max_files)
+
+
+async def read_upload(request: Request, max_bytes: int) -> Upload:
+    """Read a body that holds images. Raises Problem for a wrong content type before reading, and as `read_body`."""
+    return await read_body(request, max_bytes, _boundary(request.headers.get("content-type", "")))
+
+
+async def read_body(request: Request, max_bytes: int, boundary: bytes | None = None) -> Upload:
+    """Read the body, but no more than `max_bytes` of it, whatever Content-Length says or doesn't.
+
+    Raises Problem: too many bytes. Raises starlette's ClientDisconnect.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise too_many_bytes(max_bytes)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_many_bytes(max_bytes)
+        chunks.append(chunk)
+    return Upload(b"".join(chunks), request.headers.get("content-encoding", ""), boundary, max_bytes)
+
+
+def too_many_bytes(max_bytes: int) -> Problem:
+    return Problem(TOO_MANY_BYTES, f"At most {max_bytes} bytes are accepted; compress it more, or send it smaller.")
+
+
+def _boundary(content_type: str) -> bytes | None:
+    """The multipart boundary, or None for a raw image."""
+    kind, options = parse_options_header(content_type)
+    if kind.startswith(b"image/"):
+        return None
+    if kind != b"multipart/form-data":
+        raise Problem(
+            UNSUPPORTED_TYPE,
+            f"The content type is {content_type or 'missing'}; send multipart/form-data with a part named file, "
+            f"or the image itself with an image/* content type.",
+        )
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise Problem(BAD_MULTIPART, "The content type multipart/form-data lacks its boundary.")
+    return boundary

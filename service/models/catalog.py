@@ -1,0 +1,173 @@
+"""The models that are served, found by name and version. `loading` makes them, `reload` keeps them up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime.engines import Engine
+from model.runtime.bundles.manifest import Manifest
+from service.scheduling.batcher import Lane
+from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
+
+RETRY_NOTHING_SERVED = 5
+"""Seconds in `Retry-After`."""
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    """One version of one model with an engine on each device, and its limits in the batcher.
+
+    `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
+    several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
+    if the manifest has any. `leases` counts the requests that use it.
+    """
+
+    manifest: Manifest
+    engines: tuple[Engine, ...]
+    lane: Lane
+    max_queue_size: int
+    label_names: tuple[str, ...]
+    label_ids: Mapping[str, tuple[int, ...]]
+    score_thresholds: NDArray[np.float32] | None = None
+    leases: int = 0
+
+    @classmethod
+    def of(cls, manifest: Manifest, engines: Sequence[Engine], lane: Lane, max_queue_size: int) -> ServedModel:
+        names = ("", *manifest.class_names)
+        ids: dict[str, tuple[int, ...]] = {}
+        for label_id, name in enumerate(manifest.class_names, start=1):
+            ids[name] = (*ids.get(name, ()), label_id)
+        own, common = manifest.defaults.score_thresholds, manifest.defaults.score_threshold
+        thresholds = np.array([own.get(name, common) for name in names], np.float32) if own else None
+        return cls(manifest, tuple(engines), lane, max_queue_size, names, ids, thresholds)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(engine.device for engine in self.engines)
+
+    def close(self) -> None:
+        """Free the networks. A run that has begun still ends."""
+        for engine in self.engines:
+            engine.close()
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """What became of one version in the repository; `reason` says why it is not served."""
+
+    version: int
+    state: Literal["served", "loading", "refused"]
+    reason: str = ""
+
+
+class Catalog:
+    """What is served now. Belongs to the event loop's thread.
+
+    A request holds a lease on the one version that answers it, so that a newer version can take over at any moment:
+    what is retired is closed when its last lease ends.
+    """
+
+    def __init__(self, default: str, served: Sequence[ServedModel] = ()) -> None:
+        self.default_name = default
+        self.loading: set[tuple[str, int]] = set()
+        self.refused: dict[tuple[str, int], str] = {}
+        self.dispose: Callable[[ServedModel], object] = ServedModel.close
+        """How a retired model is closed; freeing a network takes milliseconds, which the event loop has not."""
+        self._served = {(model.name, model.version): model for model in served}
+        self._retired: list[ServedModel] = []
+
+    @property
+    def served(self) -> tuple[ServedModel, ...]:
+        """Every version, by name and falling version."""
+        return tuple(sorted(self._served.values(), key=lambda model: (model.name, -model.version)))
+
+    @property
+    def newest(self) -> tuple[ServedModel, ...]:
+        """The version of every model that answers when none is named, by name."""
+        return tuple(self.find(name) for name in self.served_names)
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Also of models that have only been refused so far."""
+        return tuple(sorted({name for name, _ in (*self._served, *self.loading, *self.refused)}))
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        return tuple(sorted({name for name, _ in self._served}))
+
+    def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
+        """The newest version, or the one that is named.
+
+        Raises Problem: no such model (naming what there is), or nothing served at all.
+        """
+        if not self._served:
+            raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
+        name = self.default_name if name is None else name
+        for model in self.served:
+            if model.name == name and version in (None, model.version):
+                return model
+        wanted = name if version is None else f"{name}/{version}"
+        served = ", ".join(map(str, self.served))
+        why = f" ({self.refused[name, version]})" if version is not None and (name, version) in self.refused else ""
+        raise Problem(NO_SUCH_MODEL, f"There is no model {wanted}{why}; this server has {served}.")
+
+    def check_newest(self, name: str) -> None:
+        """Raise a Problem if the newest version of the model that there is was refused."""
+        versions = self.versions(name)
+        if versions and versions[0].state == "refused":
+            raise Problem(MODEL_REFUSED, f"{name}/{versions[0].version} is refused: {versions[0].reason}")
+
+    @contextmanager
+    def lease(self, name: str | None = None, version: int | None = None) -> Iterator[ServedModel]:
+        """Hold a model for the time of a request. Raises as `find` does."""
+        model = self.find(name, version)
+        model.leases += 1
+        try:
+            yield model
+        finally:
+            model.leases -= 1
+            self._close_unused()
+
+    def versions(self, name: str) -> list[VersionState]:
+        """What is known of a model's versions, the newest first."""
+        states = [VersionState(model.version, "served") for model in self.served if model.name == name]
+        states += [VersionState(version, "loading") for of, version in self.loading if of == name]
+        states += [VersionState(number, "refused", why) for (of, number), why in self.refused.items() if of == name]
+        return sorted(states, key=lambda state: -state.version)
+
+    def add(self, model: ServedModel) -> None:
+        """From now on, new requests get it if it is the newest of its name."""
+        self._served[model.name, model.version] = model
+
+    def retire(self, model: ServedModel) -> None:
+        """New requests don't get it any more; those that have it are answered by it."""
+        del self._served[model.name, model.version]
+        self._retired.append(model)
+        self._close_unused()
+
+    def close(self) -> None:
+        """Free everything."""
+        for model in (*self._served.values(), *self._retired):
+            model.close()
+
+    def _close_unused(self) -> None:
+        for model in [model for model in self._retired if not model.leases]:
+            self._retired.remove(model)
+            self.dispose(model)

@@ -1,0 +1,146 @@
+"""Loads versions from the repository and warms them up. Takes seconds each: not for the event loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from model.runtime.kernels import masks
+from model.runtime.bundles.bundle import BundleError
+from model.runtime.engines import Engine, EngineError, load_engine
+from model.runtime.engines.cores import usable_cores
+from model.runtime.engines.devices import list_devices
+from model.runtime.bundles.manifest import Manifest
+from model.runtime.predict import warm_up
+from model.runtime.bundles.repository import Repository, RepositoryError
+from service.models.background import in_background
+from service.scheduling.batcher import Lane
+from service.models.catalog import Catalog, ServedModel
+from service.settings.settings import InvalidSettingsError, Settings
+
+GPU_BATCH_SIZE = 8
+CPU_BATCH_SIZE = 1
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """A version that cannot be served; the message says why, in one line."""
+
+
+class Loader:
+    """Makes served models of the repository's versions. Its methods may run on any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._repository = Repository(settings.models)
+        self._devices = list_devices(settings.device)
+
+    def look(self) -> Mapping[str, tuple[int, ...]]:
+        """The versions of every model that are there now, rising. Raises RepositoryError or OSError."""
+        return self._repository.models()
+
+    def fingerprint(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
+        """Changes when the version's files do; empty when they cannot be listed."""
+        folder = self._settings.models / name / str(version)
+        try:
+            return tuple(sorted((file.name, *_stamp(file)) for file in folder.iterdir()))
+        except OSError:
+            return ()
+
+    def load(self, name: str, version: int) -> ServedModel:
+        """Check a version's files, start its engines and warm them up. Raises RefusedError."""
+        engines: list[Engine] = []
+        try:
+            bundle = self._repository.get(name, version)
+            for device in self._devices:
+                engines.append(load_engine(bundle, self._settings.engine, device, self._threads()))
+                self._warm_up(engines[-1], bundle.manifest)
+        except (BundleError, RepositoryError, EngineError, OSError) as error:
+            _close(engines)
+            raise RefusedError(_one_line(error)) from error
+        except Exception as error:  # a network that loads but cannot run raises whatever its engine does
+            _close(engines)
+            raise RefusedError(f"{name}/{version} failed its warm-up: {_one_line(error)}") from error
+        limits = self._settings.limits(name)
+        size = limits.max_batch_size
+        if size == "auto":
+            size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
+        lane = Lane(name, size, limits.max_queue_delay_ms / 1e3)
+        return ServedModel.of(bundle.manifest, engines, lane, limits.max_queue_size)
+
+    def _warm_up(self, engine: Engine, manifest: Manifest) -> None:
+        choice = self._settings.warm_up
+        every = choice == "every-bucket" or (choice == "auto" and engine.device != "cpu")
+        warm_up(engine, manifest.preprocessing, every_bucket=every)
+
+    def _threads(self) -> int | None:
+        if self._settings.engine_threads != "auto":
+            return self._settings.engine_threads
+        on_cpu = self._devices.count("cpu")
+        return max(1, usable_cores() // on_cpu) if on_cpu > 1 else None
+
+
+def load_first(settings: Settings) -> Catalog:
+    """What is needed to be ready: of every model the newest version that can be served.
+
+    Raises:
+        InvalidSettingsError: nothing is there, or the settings name a model that is not.
+        RefusedError: the default model has no version that can be served. Other models that have none are reported.
+    """
+    loader = Loader(settings)
+    try:
+        found = loader.look()
+    except RepositoryError as error:
+        raise InvalidSettingsError(f"--models: {error}") from None
+    default = _default_model(settings, list(found))
+    kernels = in_background(masks.warm_up)  # it needs another core while an engine reads its weights
+    catalog = Catalog(default)
+    for name, versions in found.items():
+        _load_newest(loader, catalog, name, versions)
+    kernels.result()
+    return catalog
+
+
+def _load_newest(loader: Loader, catalog: Catalog, name: str, versions: tuple[int, ...]) -> None:
+    for version in reversed(versions):
+        try:
+            catalog.add(loader.load(name, version))
+        except RefusedError as error:
+            catalog.refused[name, version] = str(error)
+            if name == catalog.default_name and version == versions[0]:
+                raise
+            logger.error("%s/%d is not served: %s", name, version, error)
+        else:
+            return
+
+
+def _default_model(settings: Settings, names: list[str]) -> str:
+    if not names:
+        raise InvalidSettingsError(f"--models: {settings.models} holds no bundle; expected NAME/VERSION/manifest.json")
+    if settings.model is None and len(names) > 1:
+        raise InvalidSettingsError(f"--model: say which of {', '.join(names)} answers when a request names none")
+    if settings.model is not None and settings.model not in names:
+        raise InvalidSettingsError(f"--model: {settings.models} has no {settings.model}; it has {', '.join(names)}")
+    if unknown := sorted(set(settings.per_model) - set(names)):
+        raise InvalidSettingsError(
+            f"--per-model: {settings.models} has no {', '.join(unknown)}; it has {', '.join(names)}"
+        )
+    return settings.model or names[0]
+
+
+def _close(engines: list[Engine]) -> None:
+    for engine in engines:
+        engine.close()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error that was foreseen, the type too of one that was not."""
+    message = " ".join(str(error).split())
+    return message if type(error).__module__.startswith("model.") else f"{type(error).__name__}: {message}"

@@ -1,0 +1,1 @@
+"""What an operator sees: the record of a request, and the log, metrics and traces made of it."""

@@ -1,0 +1,97 @@
+"""Renders one image's detections: the JSON of the contract, COCO results, or the picture with the detections on it.
+
+All of it runs on the postprocess pool's threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from model.runtime.detections import RLE, Detections
+from model.runtime.kernels.masks import to_polygons, to_uncompressed
+from model.runtime.overlay import draw_overlay, to_png
+from service.models.catalog import ServedModel
+from service.observability.record import ImageRecord
+from service.prediction.parameters import MaskFormat
+
+STAGES = ("decode", "queue", "inference", "postprocess")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detected:
+    """One image's answer before it is rendered.
+
+    `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for.
+    """
+
+    model: ServedModel
+    size: tuple[int, int]
+    detections: Detections
+    record: ImageRecord
+    image: NDArray[np.uint8] | None = None
+
+
+def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
+    """The contract's answer, ready for `to_json`: columns side by side in falling score."""
+    model, detections = detected.model, detected.detections
+    height, width = detected.size
+    answer: dict[str, Any] = {
+        "model": {"name": model.name, "version": model.version},
+        "image": {"width": width, "height": height},
+        "boxes": detections.boxes,
+        "labels": [model.label_names[label] for label in detections.labels],
+        "label_ids": detections.labels,
+        "scores": detections.scores,
+    }
+    if detections.masks is not None and masks != "none":
+        answer["masks"] = [_mask(mask, masks) for mask in detections.masks]
+    if detections.keypoints is not None:
+        answer["keypoints"] = detections.keypoints
+    seconds = detected.record.stage_seconds()
+    answer["timing_ms"] = {stage: round(seconds.get(stage, 0.0) * 1e3, 3) for stage in STAGES}
+    return answer
+
+
+def coco_results(detected: Detected, masks: MaskFormat, image_id: int) -> list[dict[str, Any]]:
+    """COCO's results format: an entry a detection, `bbox` as x, y, width, height. `category_id` is the label id.
+
+    As polygons, `segmentation` holds the outer rings alone, as COCO's has no holes.
+    """
+    detections = detected.detections
+    corners = detections.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(3)
+    entries: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": int(label), "bbox": box, "score": score}
+        for label, box, score in zip(detections.labels, boxes, detections.scores, strict=True)
+    ]
+    if detections.masks is not None and masks != "none":
+        for entry, mask in zip(entries, detections.masks, strict=True):
+            polygons = masks == "polygon"
+            entry["segmentation"] = [part[0] for part in to_polygons(mask)] if polygons else _mask(mask, masks)
+    if detections.keypoints is not None:
+        for entry, keypoints in zip(entries, detections.keypoints, strict=True):
+            entry["keypoints"] = keypoints.reshape(-1)
+    return entries
+
+
+def picture(detected: Detected) -> bytes:
+    """The image as a PNG with the detections drawn on it. It must have been asked for."""
+    assert detected.image is not None, "decode with keep_image"
+    return to_png(draw_overlay(detected.image, detected.detections, detected.model.label_names[1:]))
+
+
+def to_json(answer: Any) -> bytes:
+    """UTF-8 JSON. float32 values are written with the fewest digits that read back the same."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _mask(mask: RLE, form: MaskFormat) -> Any:
+    if form == "polygon":
+        return to_polygons(mask)
+    counts = to_uncompressed(mask) if form == "rle_uncompressed" else mask.counts.decode("ascii")
+    return {"size": mask.size, "counts": counts}

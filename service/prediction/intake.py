@@ -1,0 +1,102 @@
+"""How a request comes in: a model is leased, the gate asked, the body received, and a place in the queue held."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fastapi import Request
+
+from service.http.uploads import Upload, read_upload
+from service.models.catalog import ServedModel
+from service.observability.record import ImageRecord, RequestRecord, record_of
+from service.prediction.lifecycle import Lifecycle, lifecycle_of
+from service.prediction.parameters import Options
+from service.prediction.pipeline import Job, Pipeline
+from service.scheduling.gate import Place
+from service.scheduling.priority import Priority
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request and the model that answers it, whatever is reloaded meanwhile. `timeout` is in seconds."""
+
+    request: Request
+    lifecycle: Lifecycle
+    model: ServedModel
+    priority: Priority
+    timeout: float
+
+    def with_wishes(self, priority: Priority, timeout: float | None) -> Visit:
+        """The same with what only its body told. `timeout` None, or longer than the server's: the server's."""
+        self.record.priority = priority.value
+        return replace(self, priority=priority, timeout=min(self.timeout, timeout or self.timeout))
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.lifecycle.pipeline
+
+    @property
+    def record(self) -> RequestRecord:
+        return record_of(self.request.scope)
+
+    @property
+    def accept_encoding(self) -> str:
+        return self.request.headers.get("accept-encoding", "")
+
+    async def receive(self) -> Upload:
+        """Read the body. Raises Problem."""
+        async with self._upload():
+            return await read_upload(self.request, self.lifecycle.settings.max_body_bytes)
+
+    async def receive_parsed(
+        self, parse: Callable[[Upload], Parsed], read: Callable[[Request, int], Awaitable[Upload]] = read_upload
+    ) -> Parsed:
+        """Read the body and make something of it on a decode thread, which counts as uploading. Raises Problem."""
+        async with self._upload():
+            upload = await read(self.request, self.lifecycle.settings.max_body_bytes)
+            parsed, _ = await self.pipeline.decode_pool.run(lambda: parse(upload), self.priority)
+            return parsed
+
+    @asynccontextmanager
+    async def admitted(self, images: int = 1) -> AsyncIterator[float]:
+        """Hold places for the images until they are answered; yields the deadline. Raises as `Gate.admit`."""
+        place = _place(self.model, self.priority)
+        async with self.lifecycle.gate.admit(place, self.timeout, images) as deadline:
+            yield deadline
+
+    def _upload(self) -> AbstractAsyncContextManager[None]:
+        return self.lifecycle.gate.upload(self.lifecycle.settings.upload_timeout_ms / 1e3)
+
+    def job(self, encoded: Callable[[], bytes], options: Options, deadline: float, *, keep_image: bool = False) -> Job:
+        """One image of the request, for the pipeline."""
+        record = ImageRecord()
+        self.record.images.append(record)
+        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image)
+
+
+@contextmanager
+def visit(
+    request: Request, name: str | None, version: int | None, priority: Priority, timeout: float | None
+) -> Iterator[Visit]:
+    """Before the body is read: is there such a model, and room for the request? `timeout` None: the server's own.
+
+    Raises Problem.
+    """
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_phase()
+    own = lifecycle.settings.timeout_ms / 1e3
+    timeout = own if timeout is None else min(own, timeout)
+    with lifecycle.catalog.lease(name, version) as model:
+        record = record_of(request.scope)
+        record.model, record.version, record.priority = model.name, model.version, priority.value
+        lifecycle.gate.check(_place(model, priority), timeout)
+        yield Visit(request, lifecycle, model, priority, timeout)
+
+
+def _place(model: ServedModel, priority: Priority) -> Place:
+    return Place(model.name, priority, model.max_queue_size)

@@ -1,0 +1,140 @@
+"""The server's life: starting (models load beside the event loop), ready, draining, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import Future
+
+from fastapi import Request
+
+from service.models.catalog import Catalog
+from service.models.reload import Reloader
+from service.observability.device_memory import read_memory
+from service.observability.metrics import Metrics, Now, ServedInfo
+from service.prediction.pipeline import Pipeline
+from service.scheduling.gate import Gate, Phase, still_starting
+from service.scheduling.priority import Priority
+from service.settings.settings import Settings
+
+
+class Lifecycle:
+    """What the routes share: settings, gate, metrics and, once the models are loaded, the rest."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.gate = Gate(settings.max_uploads)
+        self._catalog: Catalog | None = None
+        self._pipeline: Pipeline | None = None
+        self._reloader: Reloader | None = None
+        self._loading: asyncio.Task[Catalog] | None = None
+        self._reloading: asyncio.Task[None] | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """Raises Problem while the models are still being loaded."""
+        if self._catalog is None:
+            raise still_starting()
+        return self._catalog
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Raises Problem while the models are still being loaded."""
+        if self._pipeline is None:
+            raise still_starting()
+        return self._pipeline
+
+    @property
+    def reloader(self) -> Reloader:
+        """Raises Problem while the models are still being loaded."""
+        if self._reloader is None:
+            raise still_starting()
+        return self._reloader
+
+    def start(self, loading: Future[Catalog]) -> None:
+        """Become ready as soon as the models are. Call on the event loop."""
+        self._loading = asyncio.create_task(self._become_ready(loading))
+
+    async def ready(self) -> Catalog:
+        """Wait for the models. Raises what loading them raised."""
+        assert self._loading is not None, "start first"
+        return await asyncio.shield(self._loading)
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when the accepted ones are answered, or cut off because they took too long."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self._pipeline is not None:
+            self._pipeline.hurry()
+        await self.gate.drain(self.settings.drain_timeout_ms / 1e3)
+
+    async def close(self) -> None:
+        """Free threads and models."""
+        for task in (self._loading, self._reloading):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(BaseException):
+                    await task
+        for part in (self._reloader, self._pipeline, self._catalog):
+            if part is not None:
+                part.close()
+
+    async def _become_ready(self, loading: Future[Catalog]) -> Catalog:
+        catalog = await asyncio.wrap_future(loading)
+        self._catalog = catalog
+        self._pipeline = pipeline = Pipeline(catalog, self.settings, self.metrics)
+        self._reloader = Reloader(catalog, self.settings)
+        self._reloader.on_load = self.metrics.load
+        self.gate.devices = pipeline.batcher.devices
+        self.gate.seconds_per_image = lambda name: _seconds_per_image(catalog, name)
+        self.metrics.watch(lambda: self._now(catalog, pipeline))
+        if self.gate.phase is Phase.STARTING:
+            self.gate.phase = Phase.READY
+            self._reloading = asyncio.create_task(self._reloader.run())
+        return catalog
+
+    def _now(self, catalog: Catalog, pipeline: Pipeline) -> Now:
+        batcher, newest = pipeline.batcher, catalog.newest
+        depth = {(model.name, priority.value): 0 for model in catalog.served for priority in Priority}
+        for model in catalog.served:
+            for priority in Priority:
+                depth[model.name, priority.value] += batcher.depth(model.lane, priority)
+        devices = _distinct(pipeline.devices)
+        return Now(
+            queue_depth=depth,
+            oldest_wait=batcher.oldest_wait(),
+            in_flight=self.gate.in_flight,
+            uploads=self.gate.uploads,
+            busy_seconds={device: batcher.busy_seconds(index) for index, device in enumerate(devices)},
+            memory_bytes=read_memory(pipeline.devices),
+            served=tuple(
+                ServedInfo(
+                    model.name,
+                    model.version,
+                    model.engines[0].name,
+                    model.devices,
+                    model in newest,
+                    model.lane.max_batch_size,
+                )
+                for model in catalog.served
+            ),
+        )
+
+
+def _seconds_per_image(catalog: Catalog, name: str) -> float:
+    """Of the newest version that has computed anything."""
+    return next((m.lane.seconds_per_item for m in catalog.served if m.name == name and m.lane.seconds_per_item), 0.0)
+
+
+def _distinct(devices: tuple[str, ...]) -> list[str]:
+    """The devices' names, numbered where one comes twice: two engines on the CPU are busy each on their own."""
+    seen = [devices[:index].count(device) for index, device in enumerate(devices)]
+    return [f"{device}#{count}" if count else device for device, count in zip(devices, seen, strict=True)]
+
+
+def lifecycle_of(request: Request) -> Lifecycle:
+    """The app's lifecycle, for its routes."""
+    lifecycle = request.app.state.lifecycle
+    assert isinstance(lifecycle, Lifecycle)
+    return lifecycle

@@ -1,0 +1,120 @@
+"""What a request may wish for: the query of /predict and /predict/batch, and what other protocols share with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.http.problems import INVALID_PARAMETER, Problem
+from service.models.catalog import ServedModel
+from service.scheduling.priority import Priority
+
+MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "none"]
+AnswerFormat = Literal["maskserve", "coco"]
+MAX_TIMEOUT_MS = 3_600_000
+MAX_VERSION = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One request's wishes, checked against the model: label ids or None for all.
+
+    score_threshold: in [0, 1], what the network need not find. score_thresholds: those of the single labels, float32 by
+    label id, none below it; None if they are all alike.
+    """
+
+    score_threshold: float
+    score_thresholds: NDArray[np.float32] | None
+    max_detections: int
+    label_ids: frozenset[int] | None
+    masks: MaskFormat
+
+
+class PredictParameters(BaseModel):
+    """What to detect. Unknown names are refused: a misspelled threshold must not silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    score_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Detections must score more than this. Default: the model's, which may differ by label.",
+    )
+    max_detections: int | None = Field(
+        None, ge=1, le=100_000, description="At most this many, the best. Default: the model's."
+    )
+    labels: list[str] = Field(
+        [], description="Keep only these labels, by name: repeated or separated by commas.", examples=[["nucleus"]]
+    )
+    masks: MaskFormat = Field(
+        "rle",
+        description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: "
+        "polygons, all parts and holes, `none`: leave masks out, which saves their time.",
+    )
+
+    def options(self, model: ServedModel) -> Options:
+        """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
+        defaults = model.manifest.defaults
+        thresholds = None if self.score_threshold is not None else model.score_thresholds
+        lowest = defaults.score_threshold if thresholds is None else float(thresholds[1:].min())
+        return Options(
+            lowest if self.score_threshold is None else self.score_threshold,
+            thresholds,
+            defaults.max_detections if self.max_detections is None else self.max_detections,
+            self._label_ids(model),
+            self.masks,
+        )
+
+    def _label_ids(self, model: ServedModel) -> frozenset[int] | None:
+        if not self.labels:
+            return None
+        names: list[str] = []
+        for value in self.labels:  # a label's own name may hold a comma
+            names += [value] if value in model.label_ids else [part.strip() for part in value.split(",")]
+        unknown = sorted({name for name in names if name not in model.label_ids})
+        if unknown:
+            known = list(model.label_ids)
+            raise Problem(
+                INVALID_PARAMETER,
+                f"labels: {model.manifest.name} has no label {', '.join(map(repr, unknown))}; "
+                f"it knows {', '.join(map(repr, known[:20]))}{' and more (GET /models)' if len(known) > 20 else ''}.",
+                extra={"unknown_labels": unknown, "known_labels": known},
+            )
+        return frozenset(label_id for name in names for label_id in model.label_ids[name])
+
+
+class PredictQuery(PredictParameters):
+    """`POST /predict?...`."""
+
+    model: str | None = Field(None, description="Model name. Default: the server's.")
+    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Model version. Default: the newest.")
+    timeout_ms: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_TIMEOUT_MS,
+        description="Milliseconds from the complete upload to the answer; then 504. The server's own limit holds if it "
+        "is shorter.",
+    )
+    priority: Priority = Field(
+        Priority.INTERACTIVE,
+        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own.",
+    )
+    format: AnswerFormat = Field(
+        "maskserve", description="`maskserve`: columns side by side; `coco`: a list of COCO results."
+    )
+    image_id: int = Field(
+        0, ge=0, le=2**53, description="`image_id` in COCO results; in a batch that of the first image."
+    )
+
+
+class BatchQuery(PredictQuery):
+    """`POST /predict/batch?...`."""
+
+    priority: Priority = Field(
+        Priority.BULK, description="`bulk` gives way to other requests; `interactive` goes first."
+    )

@@ -1,0 +1,199 @@
+"""The path of an accepted image: decode pool -> batcher and engine threads -> postprocess pool -> whatever is rendered.
+
+`Pipeline.predict` runs on the event loop and only hands work over; the functions below it run on the pools' threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime.detections import RawDetections
+from model.runtime.engines import OutOfMemory
+from model.runtime.images.decode import (
+    ImageError,
+    ImageLimits,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+    decode_image,
+)
+from model.runtime.preprocess import Prepared, prepare, stack, to_original
+from service.http.problems import (
+    DAMAGED_IMAGE,
+    NOT_AN_IMAGE,
+    OUT_OF_MEMORY,
+    TOO_MANY_PIXELS,
+    UNSUPPORTED_FORMAT,
+    Problem,
+)
+from service.models.catalog import Catalog, ServedModel
+from service.observability.metrics import Metrics, ScoreCounts
+from service.observability.record import ImageRecord
+from service.prediction.answers import Detected
+from service.prediction.parameters import Options
+from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
+from service.scheduling.gate import deadline_passed
+from service.scheduling.pool import Pool
+from service.scheduling.priority import Priority
+from service.settings.settings import Settings
+
+RETRY_OUT_OF_MEMORY = 5
+"""Seconds in `Retry-After`."""
+
+Rendered = TypeVar("Rendered")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One image to predict.
+
+    `encoded` gives the image file; it is called on a decode thread and may raise Problem. `deadline` is on
+    `time.monotonic()`'s clock. `keep_image` is for those who draw on it.
+    """
+
+    model: ServedModel
+    encoded: Callable[[], bytes]
+    options: Options
+    deadline: float
+    priority: Priority
+    record: ImageRecord
+    keep_image: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """One image on its way through the network."""
+
+    model: ServedModel
+    prepared: Prepared
+    score_threshold: float
+    record: ImageRecord
+
+
+class Pipeline:
+    """The pools and the batcher, for all models. `predict` and `close` are for the event loop."""
+
+    def __init__(self, catalog: Catalog, settings: Settings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self.decode_pool = Pool(settings.pool_threads, "decode")
+        self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
+        self.devices = catalog.served[0].devices
+        self.batcher = Batcher[_Task, RawDetections](infer, devices=len(self.devices), on_batch=self._on_batch)
+
+    async def predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
+        """What `render` makes of the detections, on a postprocess thread.
+
+        Cancelling it takes the image out of whichever queue it waits in. Raises Problem, or whatever the engine raised.
+        """
+        record = job.record
+        record.at = "decode"
+        arrived = time.monotonic()
+        try:
+            (prepared, image), seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
+        except ImageError as error:
+            raise _as_problem(error) from error
+        decoded = time.time_ns()
+        record.add("queue", time.monotonic() - arrived - seconds, decoded - round(seconds * 1e9))
+        record.add("decode", seconds, decoded)
+        record.at = "queue"
+        computed = await self._compute(job, prepared)
+        record.at = "postprocess"
+        (rendered, score_counts), _ = await self.postprocess_pool.run(
+            lambda: postprocess(job, prepared, image, computed, render), job.priority
+        )
+        record.at = "answer"
+        self._metrics.image(record.stage_seconds())
+        self._metrics.scores(job.model.name, score_counts)
+        return rendered
+
+    async def _compute(self, job: Job, prepared: Prepared) -> Computed[RawDetections]:
+        task = _Task(job.model, prepared, job.options.score_threshold, job.record)
+        try:
+            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline, job.priority)
+        except DeadlinePassedError:
+            raise deadline_passed() from None
+        except OutOfMemory as error:
+            raise Problem(
+                OUT_OF_MEMORY, f"{str(error).capitalize()}; send the image smaller, or try again.", RETRY_OUT_OF_MEMORY
+            ) from error
+        now = time.time_ns()
+        job.record.add("queue", computed.queue_seconds, now - round(computed.run_seconds * 1e9))
+        job.record.add("inference", computed.run_seconds, now)
+        job.record.batch_size = computed.batch_size
+        return computed
+
+    def _on_batch(self, report: BatchReport) -> None:
+        self._metrics.batch(report.lane.name, report.size, report.limit, report.failed)
+
+    def hurry(self) -> None:
+        """Nothing more will come: don't wait for fuller batches."""
+        self.batcher.hurry()
+
+    def close(self) -> None:
+        self.decode_pool.close()
+        self.batcher.close()
+        self.postprocess_pool.close()
+
+
+def decode(job: Job, limits: ImageLimits) -> tuple[Prepared, NDArray[np.uint8] | None]:
+    """The image as the network takes it, and itself if wanted. The header's pixel count is checked before decoding."""
+    image = decode_image(job.encoded(), limits)
+    return prepare(image, job.model.manifest.preprocessing), image if job.keep_image else None
+
+
+def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
+    """One run of the network for tasks of one model and bucket, each with its own score threshold."""
+    for task in tasks:
+        task.record.at = "inference"
+    images, sizes = stack([task.prepared for task in tasks])
+    thresholds = np.array([task.score_threshold for task in tasks], np.float32)
+    raw = tasks[0].model.engines[device].run(images, sizes, thresholds)
+    return [raw.of_image(index) for index in range(len(tasks))]
+
+
+def postprocess(
+    job: Job,
+    prepared: Prepared,
+    image: NDArray[np.uint8] | None,
+    computed: Computed[RawDetections],
+    render: Callable[[Detected], Rendered],
+) -> tuple[Rendered, list[tuple[str, ScoreCounts]]]:
+    """The rendered answer, and the scores in it of each label.
+
+    The stage ends, for the answer's own account of it, where the rendering begins.
+    """
+    start = time.perf_counter()
+    detections = to_original(
+        computed.value,
+        prepared,
+        max_detections=job.options.max_detections,
+        labels=job.options.label_ids,
+        score_thresholds=job.options.score_thresholds,
+        want_masks=job.options.masks != "none",
+    )
+    job.record.detections = len(detections)
+    job.record.add("postprocess", time.perf_counter() - start)
+    rendered = render(Detected(job.model, prepared.original, detections, job.record, image))
+    score_counts = [
+        (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
+        for label in sorted(set(detections.labels.tolist()))
+    ]
+    return rendered, score_counts
+
+
+def _as_problem(error: ImageError) -> Problem:
+    kind = DAMAGED_IMAGE
+    if isinstance(error, NotAnImage):
+        kind = NOT_AN_IMAGE
+    elif isinstance(error, UnsupportedFormat):
+        kind = UNSUPPORTED_FORMAT
+    elif isinstance(error, TooManyPixels):
+        kind = TOO_MANY_PIXELS
+    return Problem(kind, str(error))

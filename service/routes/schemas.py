@@ -1,0 +1,185 @@
+"""The JSON bodies as pydantic models: what the small routes answer with, and what /docs shows for the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.architecture import Task
+from model.runtime.bundles.manifest import Evaluation, Provenance, ServingDefaults
+from model.runtime.preprocess import Preprocessing
+from service.models.catalog import ServedModel, VersionState
+
+
+class Health(BaseModel):
+    status: str
+    models: list[str] = Field([], description="NAME/VERSION of what is served")
+
+
+class VersionDetails(BaseModel):
+    """One version in the repository."""
+
+    version: int
+    state: Literal["served", "loading", "refused"]
+    reason: str = Field("", description="why it is refused")
+
+    @classmethod
+    def of(cls, versions: Sequence[VersionState]) -> list[Self]:
+        return [cls(version=one.version, state=one.state, reason=one.reason) for one in versions]
+
+
+class ModelDetails(BaseModel):
+    """One served model; the details are those of its newest version."""
+
+    name: str
+    version: int = Field(description="the newest one served, which answers when none is named")
+    versions: list[VersionDetails] = Field(description="newest first")
+    task: Task
+    engine: str = Field(description="what runs the network: onnx or torchscript")
+    devices: list[str] = Field(description="where: cpu, cuda or cuda:N; they share one queue")
+    max_batch_size: int = Field(description="most images in a batch; halved when one did not fit into memory")
+    max_queue_size: int = Field(description="most images of one priority accepted and not yet answered")
+    labels: dict[int, str] = Field(description="label id -> name")
+    keypoints: list[str] = Field(description="names of a detection's keypoints, in order")
+    defaults: ServingDefaults
+    preprocessing: Preprocessing
+    provenance: Provenance
+    evaluation: list[Evaluation]
+
+    @classmethod
+    def of(cls, model: ServedModel, versions: Sequence[VersionState]) -> Self:
+        manifest = model.manifest
+        return cls(
+            name=manifest.name,
+            version=manifest.version,
+            versions=VersionDetails.of(versions),
+            task=manifest.architecture.task,
+            engine=model.engines[0].name,
+            devices=list(model.devices),
+            max_batch_size=model.lane.max_batch_size,
+            max_queue_size=model.max_queue_size,
+            labels=dict(enumerate(manifest.class_names, start=1)),
+            keypoints=list(manifest.keypoint_names),
+            defaults=manifest.defaults,
+            preprocessing=manifest.preprocessing,
+            provenance=manifest.provenance,
+            evaluation=list(manifest.evaluation),
+        )
+
+
+class ModelList(BaseModel):
+    default: str = Field(description="name of the model that answers when a request names none")
+    models: list[ModelDetails]
+    refused: dict[str, list[VersionDetails]] = Field(
+        {}, description="models of which no version is served, by name, with the reasons"
+    )
+
+
+class ModelReference(BaseModel):
+    name: str
+    version: int
+
+
+class ImageSize(BaseModel):
+    """Pixels of the image as seen, EXIF orientation applied."""
+
+    width: int
+    height: int
+
+
+class CompressedRLE(BaseModel):
+    """COCO's RLE as pycocotools reads it."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: str
+
+
+class UncompressedRLE(BaseModel):
+    """Lengths of the runs in column-major order, background first."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: list[int]
+
+
+class TimingMs(BaseModel):
+    """Milliseconds. `inference` is the run of the whole batch that the image was part of."""
+
+    decode: float
+    queue: float
+    inference: float
+    postprocess: float
+
+
+class Prediction(BaseModel):
+    """Columns side by side: entry i of each belongs to detection i, in falling score."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": {"name": "nuclei", "version": 1},
+                "image": {"width": 8, "height": 4},
+                "boxes": [[1.0, 1.0, 4.0, 3.0]],
+                "labels": ["nucleus"],
+                "label_ids": [1],
+                "scores": [0.98],
+                "masks": [{"size": [4, 8], "counts": "522000?"}],
+                "timing_ms": {"decode": 1.2, "queue": 0.4, "inference": 31.0, "postprocess": 0.8},
+            }
+        }
+    )
+
+    model: ModelReference
+    image: ImageSize
+    boxes: list[tuple[float, float, float, float]] = Field(description="x1, y1, x2, y2 in pixels of the image as seen")
+    labels: list[str]
+    label_ids: list[int]
+    scores: list[float]
+    masks: list[CompressedRLE | UncompressedRLE | list[list[list[float]]]] | None = Field(
+        None,
+        description="Missing when the model has none or none were asked for. As polygons, a mask is a list of parts, a "
+        "part its outer ring and then its holes, a ring x, y, x, y, ... along pixel edges; COCO's polygons are the "
+        "outer rings alone.",
+    )
+    keypoints: list[list[tuple[float, float, float]]] | None = Field(
+        None, description="x, y, score of each; missing when the model has none. The score is the heatmap's logit"
+    )
+    timing_ms: TimingMs
+
+
+class CocoResult(BaseModel):
+    """An entry of COCO's results format."""
+
+    image_id: int
+    category_id: int = Field(description="the label id")
+    bbox: tuple[float, float, float, float] = Field(description="x, y, width, height")
+    score: float
+    segmentation: CompressedRLE | UncompressedRLE | list[list[float]] | None = Field(
+        None, description="as `masks` says; polygons are outer rings"
+    )
+    keypoints: list[float] | None = Field(None, description="x, y, score of each in a row")
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="a URN that never changes for one kind of error, or about:blank")
+    title: str
+    status: int
+    detail: str
+
+
+class BatchItem(BaseModel):
+    """What became of one image: `prediction` if `status` is 200, else `problem`."""
+
+    file: str = Field(description="the part's filename")
+    status: int
+    prediction: Prediction | list[CocoResult] | None = None
+    problem: ProblemBody | None = None
+
+
+class BatchPrediction(BaseModel):
+    answers: list[BatchItem] = Field(description="in the order of the images")

@@ -1,0 +1,1 @@
+"""Who computes when: admission, queues, batches, threads and their priorities."""

@@ -1,0 +1,225 @@
+"""Decides whether a request may come in, and how long it may stay.
+
+Nothing comes in while the server starts or drains, or when too many requests wait already. What is in has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from service.http.problems import (
+    DEADLINE_PASSED,
+    DRAINING,
+    NO_TIME,
+    QUEUE_FULL,
+    SLOW_UPLOAD,
+    STARTING,
+    TOO_MANY_UPLOADS,
+    Problem,
+)
+from service.scheduling.priority import SHARES, Priority
+
+RETRY_STARTING = 1
+RETRY_DRAINING = 5
+MAX_RETRY = 60
+"""Seconds in `Retry-After`."""
+
+HEADROOM = 0.8
+"""The share of a request's time that the work ahead of it may take by estimate, which is a mean and not a bound."""
+
+# When a stay ends that draining cut off, on the loop's clock: long ago.
+_CUT_OFF = 0.0
+
+logger = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+def still_starting() -> Problem:
+    return Problem(STARTING, "The model is being loaded; GET /readyz tells when it is ready.", RETRY_STARTING)
+
+
+def deadline_passed() -> Problem:
+    return Problem(DEADLINE_PASSED, "The answer was not ready before the request's deadline; the request was dropped.")
+
+
+def slow_upload(timeout: float) -> Problem:
+    return Problem(SLOW_UPLOAD, f"The body was not complete after {timeout:g} s; send it faster, or smaller.")
+
+
+def _draining() -> Problem:
+    return Problem(DRAINING, "This server takes no new requests; send it to another.", RETRY_DRAINING)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a request asks for: a place in the queue of one model and priority, which has `limit` of them."""
+
+    model: str
+    priority: Priority
+    limit: int
+
+
+class Gate:
+    """Counts the images between upload and answer. Belongs to the event loop's thread.
+
+    `seconds_per_image(model)` is the current estimate of the device time that one more image of a model costs; it is
+    shared by `devices`.
+    """
+
+    def __init__(self, max_uploads: int) -> None:
+        self.phase = Phase.STARTING
+        self.seconds_per_image: Callable[[str], float] = lambda model: 0.0
+        self.devices = 1
+        self._max_uploads = max_uploads
+        self._uploads: set[asyncio.Timeout] = set()
+        self._accepted: set[asyncio.Timeout] = set()
+        self._places: Counter[tuple[str, Priority]] = Counter()
+        self._patience: asyncio.Timeout | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Images accepted and not yet answered."""
+        return self._places.total()
+
+    @property
+    def uploads(self) -> int:
+        """Bodies that are being received."""
+        return len(self._uploads)
+
+    @property
+    def is_draining(self) -> bool:
+        return self.phase is Phase.DRAINING
+
+    def check_phase(self) -> None:
+        """Raise a Problem unless ready."""
+        if self.phase is Phase.STARTING:
+            raise still_starting()
+        if self.is_draining:
+            raise _draining()
+
+    def check(self, place: Place, timeout: float, images: int = 1) -> None:
+        """Raise a Problem if no request may come in now. Costs nothing: call it before reading the body.
+
+        What could not be answered within `timeout` seconds, going by the work ahead of it, is refused at once:
+        computing it would be in vain.
+        """
+        self.check_phase()
+        ahead = self.seconds_ahead(place.priority)
+        retry_after = min(max(math.ceil(ahead), 1), MAX_RETRY)
+        taken = self._places[place.model, place.priority]
+        if taken + images > place.limit:
+            raise Problem(
+                QUEUE_FULL,
+                f"{taken} {place.priority.value} images wait for {place.model} and at most {place.limit} may; "
+                f"try again later.",
+                retry_after,
+            )
+        if ahead > HEADROOM * timeout:
+            raise Problem(
+                NO_TIME,
+                f"About {ahead:.1f} s of work is waiting and this request has {timeout:g} s; try again later, or with "
+                f"a longer timeout_ms.",
+                retry_after,
+            )
+
+    def seconds_ahead(self, priority: Priority) -> float:
+        """About how long a request that comes in now waits for a device.
+
+        It waits for all that is in, but for its own priority's work no longer than that priority's share of the turns
+        makes it.
+        """
+        seconds = dict.fromkeys(Priority, 0.0)
+        for (model, of), images in self._places.items():
+            seconds[of] += images * self.seconds_per_image(model) / self.devices
+        return min(sum(seconds.values()), seconds[priority] / SHARES[priority])
+
+    @asynccontextmanager
+    async def upload(self, timeout: float) -> AsyncIterator[None]:
+        """Around the reading of a body. Raises a Problem: too many of them are being read, it takes more than `timeout`
+        seconds, or draining starts before it is complete.
+        """
+        if self.uploads >= self._max_uploads:
+            raise Problem(
+                TOO_MANY_UPLOADS, f"{self.uploads} other uploads are being received; try again later.", RETRY_STARTING
+            )
+        async with self._stay(self._uploads, timeout, slow_upload(timeout)):
+            yield
+
+    @asynccontextmanager
+    async def admit(self, place: Place, timeout: float, images: int = 1) -> AsyncIterator[float]:
+        """Hold places from acceptance to answer, at most `timeout` seconds; yields the deadline (time.monotonic()).
+
+        Raises a Problem as `check` does, when the deadline has passed, or when draining takes too long.
+        """
+        self.check(place, timeout, images)
+        self._empty.clear()
+        key = place.model, place.priority
+        self._places[key] += images
+        try:
+            async with self._stay(self._accepted, timeout, deadline_passed()):
+                yield time.monotonic() + timeout
+        finally:
+            self._places[key] -= images
+            if not self._places[key]:
+                del self._places[key]
+            if not self._places:
+                self._empty.set()
+
+    async def drain(self, timeout: float) -> bool:
+        """Refuse everything new and return when nothing is in flight; False if `timeout` seconds were not enough.
+
+        What is then still in flight is answered with 503.
+        """
+        self.phase = Phase.DRAINING
+        _cut_off(self._uploads)
+        try:
+            async with asyncio.timeout(timeout) as self._patience:
+                await self._empty.wait()
+            return True
+        except TimeoutError:
+            logger.warning("%d requests were not answered in time and are dropped", len(self._accepted))
+            _cut_off(self._accepted)
+            await self._empty.wait()
+            return False
+        finally:
+            self._patience = None
+
+    def give_up(self) -> None:
+        """Let `drain` wait no longer."""
+        if self._patience is not None:
+            _cut_off([self._patience])
+
+    @asynccontextmanager
+    async def _stay(self, stays: set[asyncio.Timeout], timeout: float, too_late: Problem) -> AsyncIterator[None]:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                stays.add(limit)
+                yield
+        except TimeoutError:
+            if not limit.expired():  # somebody else's
+                raise
+            raise (_draining() if limit.when() == _CUT_OFF else too_late) from None
+        finally:
+            stays.discard(limit)
+
+
+def _cut_off(limits: Iterable[asyncio.Timeout]) -> None:
+    for limit in limits:
+        if not limit.expired():
+            limit.reschedule(_CUT_OFF)

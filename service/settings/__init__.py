@@ -1,0 +1,1 @@
+"""What the operator decides: every setting, where its value comes from, and the socket that it opens."""

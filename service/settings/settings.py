@@ -1,0 +1,284 @@
+"""Every setting of the server. `configuration` reads them from flags, the environment and a file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.runtime.engines.devices import list_devices
+
+PREFIX: Final = "MASKSERVE_"
+EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
+MOST_BATCH_IMAGES: Final = 16
+
+Auto = Literal["auto"]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _split(value: object) -> object:
+    """ "a, b" as the environment and flags give several values; lists as the file does."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _split_keys(value: object) -> object:
+    parts = _split(value)
+    if isinstance(value, str) and not parts:  # such as a variable of a deployment that is not filled in
+        raise ValueError("no key in it; leave the setting out to serve without keys")
+    return parts
+
+
+def _check_device(value: str) -> str:
+    list_devices(value)
+    return value
+
+
+def _check_host(value: str) -> str:
+    try:
+        value.encode("idna")
+    except UnicodeError:
+        raise ValueError("is no name of a host") from None
+    return value
+
+
+def _check_origin(value: str) -> str:
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError("no browser sends such an origin; give SCHEME://HOST or SCHEME://HOST:PORT, or *")
+    return value
+
+
+def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, bool) and info.field_name != "access_log":  # Python takes it for a number
+        raise ValueError("should not be true or false")
+    return value
+
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
+
+
+class InvalidSettingsError(Exception):
+    """The server cannot start with these settings; the message is one line for the person who starts it."""
+
+
+class ModelSettings(BaseModel):
+    """What holds for one model instead of the setting of the same name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
+
+    max_batch_size: PositiveInt | Auto | None = None
+    max_queue_delay_ms: float | None = Field(None, ge=0, le=60_000)
+    max_queue_size: int | None = Field(None, ge=1)
+    keep_versions: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that hold for one model."""
+
+    max_batch_size: int | Auto
+    max_queue_delay_ms: float
+    max_queue_size: int
+    keep_versions: int
+
+
+class Settings(BaseSettings):
+    """See `GROUPS` for their order in the manual."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        protected_namespaces=(),
+    )
+
+    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
+
+    config: Path | None = Field(None, description="TOML file of settings; the environment and flags win over it")
+
+    host: Annotated[str, AfterValidator(_check_host)] = Field(
+        "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    cors_origins: Origins = Field(
+        (),
+        description="web origins whose pages may call this server from a browser, such as https://lab.example; * is "
+        "any. None: no CORS headers are sent",
+    )
+
+    models: Path = Field(EMBEDDED_MODELS, description="model repository: a folder NAME/VERSION/ of bundles")
+    model: str | None = Field(
+        None, min_length=1, description="model that answers when a request names none; needed if there are several"
+    )
+    keep_versions: int = Field(
+        2, ge=1, description="newest versions of each model that are loaded and can be asked for; the newest answers"
+    )
+    poll_interval_ms: float = Field(
+        5_000,
+        ge=0,
+        description="how often the repository is looked at for new versions; 0: only when POST /models/NAME/reload "
+        "asks for it",
+    )
+    warm_up: Literal["auto", "every-bucket", "one"] = Field(
+        "auto",
+        description="image sizes that a model computes before it is ready. Auto is every bucket on a GPU, which plans "
+        "anew for each shape, and one on a CPU, which does not",
+    )
+    engine: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the network")
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto",
+        description="where: cpu, cuda, cuda:N, or several separated by commas, which share one queue (cuda:0,cuda:1). "
+        "Auto is every GPU there is, else the CPU",
+    )
+    engine_threads: PositiveInt | Auto = Field(
+        "auto", description="CPU threads of one inference; auto is every physical core, shared by the CPU devices"
+    )
+    per_model: dict[str, ModelSettings] = Field(
+        {},
+        description="max_batch_size, max_queue_delay_ms, max_queue_size or keep_versions of single models, as JSON "
+        '({"nuclei": {"max_batch_size": 4}}) or, in the file, as tables [per_model.nuclei]',
+    )
+
+    max_batch_size: PositiveInt | Auto = Field(
+        "auto",
+        description="most images in a batch; auto is 1 on a CPU (a batch keeps its first image waiting), 8 on a GPU",
+    )
+    max_queue_delay_ms: float = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="how long the oldest image may wait for its batch to fill while the device idles",
+    )
+    max_queue_size: int = Field(
+        64,
+        ge=1,
+        description="most images of one model and priority accepted and not yet answered; more are refused with 429",
+    )
+    timeout_ms: float = Field(
+        30_000,
+        gt=0,
+        description="time from the complete upload to the answer, then the request is dropped with 504; a request may "
+        "ask for less with its own timeout_ms",
+    )
+    drain_timeout_ms: float = Field(
+        30_000, ge=0, description="how long accepted requests may take after SIGTERM before they are cut off"
+    )
+    decode_threads: PositiveInt | Auto = Field(
+        "auto", description="threads that decode images, and as many that encode masks; auto is one a core, at most 4"
+    )
+
+    max_body_bytes: int = Field(
+        32 * 1024**2, ge=1, description="largest upload in bytes, also after a gzip body is unpacked"
+    )
+    max_pixels: int = Field(64_000_000, ge=1, description="largest image in pixels, refused from its header")
+    max_batch_images: PositiveInt | Auto = Field(
+        "auto",
+        description="most images in one request to /predict/batch or /v2; auto is 16, or max_queue_size if smaller",
+    )
+    max_uploads: int = Field(64, ge=1, description="most bodies being received at once; more are refused with 429")
+    upload_timeout_ms: float = Field(60_000, gt=0, description="how long a client may take to send its body")
+    header_timeout_ms: float = Field(10_000, gt=0, description="how long a client may take to send a request's head")
+
+    api_keys: Secrets = Field(
+        (), description="keys of which a request must bring one, separated by commas; none: everybody may ask"
+    )
+    api_keys_file: Path | None = Field(None, description="file of such keys, one a line")
+    admin_keys: Secrets = Field((), description="keys for loading, unloading and reloading models")
+    admin_keys_file: Path | None = Field(None, description="file of such keys, one a line")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
+    log_format: Literal["json", "text"] = Field("json", description="form of the log on stdout, a line a message")
+    access_log: bool = Field(True, description="log a line for every request")
+
+    @property
+    def pool_threads(self) -> int:
+        """Threads of the decode pool, and of the postprocess pool."""
+        if self.decode_threads == "auto":
+            return min(4, usable_cpus())
+        return self.decode_threads
+
+    def limits(self, model: str) -> Limits:
+        """What holds for a model."""
+        own = self.per_model.get(model, ModelSettings())
+        return Limits(
+            self.max_batch_size if own.max_batch_size is None else own.max_batch_size,
+            self.max_queue_delay_ms if own.max_queue_delay_ms is None else own.max_queue_delay_ms,
+            self.max_queue_size if own.max_queue_size is None else own.max_queue_size,
+            self.keep_versions if own.keep_versions is None else own.keep_versions,
+        )
+
+    @property
+    def batch_images(self) -> int:
+        """Most images in one request."""
+        if self.max_batch_images == "auto":
+            return min(MOST_BATCH_IMAGES, *(self.limits(model).max_queue_size for model in ("", *self.per_model)))
+        return self.max_batch_images
+
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        for model in ("", *self.per_model):
+            limits, where = self.limits(model), f" of {model}" if model else ""
+            if limits.max_queue_delay_ms >= self.timeout_ms:
+                raise ValueError(
+                    f"max-queue-delay-ms{where} ({limits.max_queue_delay_ms:g}) leaves nothing of timeout-ms "
+                    f"({self.timeout_ms:g}); choose a shorter delay"
+                )
+            if limits.max_queue_size < self.batch_images:
+                raise ValueError(
+                    f"a request of max-batch-images ({self.batch_images}) can never enter the queue{where} of "
+                    f"max-queue-size ({limits.max_queue_size}); choose fewer images or a longer queue"
+                )
+        return self
+
+
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Address": ("host", "port", "cors_origins"),
+    "Models": (
+        *("models", "model", "keep_versions", "poll_interval_ms", "warm_up", "engine", "device", "engine_threads"),
+        "per_model",
+    ),
+    "Scheduling": (
+        *("max_batch_size", "max_queue_delay_ms", "max_queue_size", "timeout_ms", "drain_timeout_ms"),
+        "decode_threads",
+    ),
+    "Limits": (
+        *("max_body_bytes", "max_pixels", "max_batch_images", "max_uploads", "upload_timeout_ms"),
+        "header_timeout_ms",
+    ),
+    "Keys": ("api_keys", "api_keys_file", "admin_keys", "admin_keys_file"),
+    "Logs": ("log_level", "log_format", "access_log"),
+    "File": ("config",),
+}
+"""The settings as the manual orders them."""
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

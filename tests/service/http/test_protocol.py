@@ -1,0 +1,358 @@
+"""Connections that misbehave, against a real uvicorn with the limited protocol over a small application."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, MEDIA_TYPE, ProblemKind
+from service.http.protocol import MAX_HEAD_BYTES, protocol_class
+
+PATIENCE = 10.0
+"""Seconds after which something that should happen never will."""
+SHORT = 0.15
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+KIB = 1024
+
+
+@contextmanager
+def serving(
+    app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE, root_path: str = ""
+) -> Iterator[tuple[str, int]]:
+    """`app` on a uvicorn in a thread, at the yielded host and port."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=protocol_class(header_timeout),
+        ws="none",
+        lifespan="off",
+        root_path=root_path,
+        log_config=None,
+        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # seconds for call_later, which takes fractions
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@dataclass
+class Recorder:
+    """Answers 200 with the length of the body; /slow takes a while, .../early does not wait for the body."""
+
+    paths: list[str] = field(default_factory=list)
+    disconnected: threading.Event = field(default_factory=threading.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append(scope["path"])
+        size, more = 0, not scope["path"].endswith("/early")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected.set()
+                return
+            size += len(message["body"])
+            more = message["more_body"]
+        if scope["path"].startswith("/slow"):
+            await asyncio.sleep(2 * SHORT)
+        body = str(size).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self.answered.set()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+@pytest.fixture(scope="module")
+def untouched() -> Iterator[tuple[str, int]]:
+    """The address of a server for all requests that never come through to its application."""
+    app = Recorder()
+    with serving(app) as address:
+        yield address
+    assert app.paths == []
+
+
+def connect(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, timeout=PATIENCE)
+
+
+def read_answer(connection: socket.socket) -> Answer:
+    """The next answer on the connection, and not a byte more."""
+    response = http.client.HTTPResponse(_Unbuffered(connection))  # type: ignore[arg-type]  # it only calls makefile
+    response.begin()
+    return Answer(response.status, response.headers, response.read())
+
+
+class _Unbuffered:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def makefile(self, mode: str) -> Any:
+        return self._connection.makefile("rb", buffering=0)
+
+
+def send_for_ever(connection: socket.socket) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        connection.sendall(b"a")
+        time.sleep(SHORT / 5)
+
+
+def assert_problem(answer: Answer, kind: ProblemKind) -> None:
+    assert answer.status == kind.status
+    assert orjson.loads(answer.body)["type"] == kind.type
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def assert_refused(connection: socket.socket, kind: ProblemKind) -> None:
+    """The next answer is this problem, and then the connection ends."""
+    assert_problem(read_answer(connection), kind)
+    assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="nothing at all"),
+        pytest.param(b"\r\n", id="a blank line"),
+        pytest.param(b"GE", id="half a method"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n", id="all but the last line"),
+    ],
+)
+def test_a_head_that_is_not_complete_in_time_gets_408(begin: bytes) -> None:
+    app = Recorder()
+    with serving(app, header_timeout=SHORT) as address, connect(address) as connection:
+        connection.sendall(begin)
+        assert_refused(connection, HEADER_TIMEOUT)
+    assert app.paths == []
+
+
+def test_a_byte_now_and_then_wins_no_time() -> None:
+    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        deadline = time.monotonic() + PATIENCE
+        while not select.select([connection], [], [], SHORT / 10)[0]:
+            assert time.monotonic() < deadline, "never refused"
+            connection.sendall(b"a")
+        assert_problem(read_answer(connection), HEADER_TIMEOUT)
+
+
+def test_a_slow_second_request_gets_408_counted_from_its_first_byte() -> None:
+    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
+        connection.sendall(GET)
+        assert read_answer(connection).status == 200
+        assert select.select([connection], [], [], 2 * SHORT)[0] == [], "an idle connection has the keep-alive time"
+        connection.sendall(GET)
+        assert read_answer(connection).status == 200
+        connection.sendall(GET[:-1])
+        assert_refused(connection, HEADER_TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(b"", id="nothing follows"),
+        pytest.param(b"\r\n", id="a blank line follows"),
+    ],
+)
+def test_an_idle_connection_is_closed_without_a_word_after_the_keep_alive_time(more: bytes) -> None:
+    with serving(Recorder(), keep_alive=SHORT) as address, connect(address) as connection:
+        connection.sendall(GET)
+        assert read_answer(connection).status == 200
+        connection.sendall(more)
+        assert connection.recv(1) == b""
+
+
+def test_the_rest_of_a_body_that_was_answered_early_does_not_hold_the_connection() -> None:
+    with serving(Recorder(), keep_alive=SHORT) as address, connect(address) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert read_answer(connection).status == 200
+        connection.sendall(b"12345")
+        assert connection.recv(1) == b""
+
+
+def test_a_slow_body_is_not_a_slow_head() -> None:
+    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+        assert select.select([connection], [], [], 2 * SHORT)[0] == []
+        connection.sendall(b"123")
+        assert read_answer(connection).body == b"3"
+
+
+def test_a_slow_head_behind_a_request_waits_for_that_ones_answer() -> None:
+    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
+        connection.sendall(GET.replace(b"/", b"/slow", 1) + b"GET /")
+        assert read_answer(connection).status == 200
+        assert_refused(connection, HEADER_TIMEOUT)
+
+
+def test_requests_in_one_packet_are_all_answered() -> None:
+    app = Recorder()
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(GET.replace(b"/", b"/slow", 1) + 2 * GET)
+        assert [read_answer(connection).status for _ in range(3)] == [200, 200, 200]
+    assert app.paths == ["/slow", "/", "/"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
+        pytest.param(b"BREW / HTTP/1.1\r\n\r\n", id="unknown method"),
+        pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", id="header without colon"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", id="path that is not ASCII"),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", id="negative length"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", id="two lengths of one body"
+        ),
+    ],
+)
+def test_what_is_not_http_gets_400_as_a_problem(untouched: tuple[str, int], sent: bytes) -> None:
+    with connect(untouched) as connection:
+        connection.sendall(sent)
+        assert_refused(connection, BAD_HTTP)
+
+
+def test_a_malformed_body_gets_400_and_the_application_hears_that_the_client_is_gone() -> None:
+    app = Recorder()
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        connection.sendall(b"not a length\r\n")
+        assert_refused(connection, BAD_HTTP)
+        assert app.disconnected.wait(PATIENCE)
+
+
+def test_what_the_application_answers_after_a_malformed_body_goes_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    app = Recorder()
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(
+            b"POST /slow/early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n"
+        )
+        assert_refused(connection, BAD_HTTP)
+        assert app.answered.wait(PATIENCE)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "answers"),
+    [
+        pytest.param(GET.replace(b"/", b"/slow", 1), 0, id="behind a request that is being answered"),
+        pytest.param(b"", 1, id="answered before it came"),
+    ],
+)
+def test_a_malformed_body_is_never_answered_in_anothers_place(first: bytes, answers: int) -> None:
+    with serving(Recorder()) as address, connect(address) as connection:
+        connection.sendall(first + b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(answers):
+            assert read_answer(connection).status == 200
+        connection.sendall(b"not a length\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_garbage_behind_a_request_is_not_taken_for_its_answer() -> None:
+    with serving(Recorder()) as address, connect(address) as connection:
+        connection.sendall(GET.replace(b"/", b"/slow", 1) + b"\x00\x01\x02")
+        answer = read_answer(connection)
+        assert (answer.status, answer.body) == (200, b"0")
+        assert answer.headers["connection"] == "close"
+        assert connection.recv(1) == b""
+
+
+def test_the_body_of_an_upgrade_request_is_not_taken_for_the_next_request() -> None:
+    app = Recorder()
+    body = GET.replace(b"/", b"/smuggled", 1)
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(
+            b"POST /slow HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n"
+            % len(body)
+        )
+        connection.sendall(body)
+        answer = read_answer(connection)
+        assert answer.status == 200
+        assert answer.headers["connection"] == "close"
+        assert connection.recv(1) == b""
+    assert app.paths == ["/slow"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /" + 65 * KIB * b"a", id="path"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + 65 * KIB * b"a", id="one value"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + 5000 * b"X-Name: value\r\n", id="many headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + 2048 * KIB * b"a" + b"\r\n\r\n", id="far too much"),
+        pytest.param(70 * KIB * b"\r\n", id="blank lines"),
+    ],
+)
+def test_a_giant_head_gets_431(untouched: tuple[str, int], sent: bytes) -> None:
+    with connect(untouched) as connection:
+        connection.sendall(sent)  # all of it, although the answer comes before
+        assert_refused(connection, HEADERS_TOO_LARGE)
+
+
+def test_a_refused_client_can_read_its_answer_after_it_has_sent_everything(untouched: tuple[str, int]) -> None:
+    with connect(untouched) as connection:
+        connection.sendall(GET[:-2] + b"X: " + 70 * KIB * b"a")
+        assert select.select([connection], [], [], PATIENCE)[0], "never refused"
+        for _ in range(5):  # into a connection that is reset, the second would fail
+            connection.sendall(10 * KIB * b"a")
+            time.sleep(SHORT / 20)
+        assert_refused(connection, HEADERS_TOO_LARGE)
+
+
+def test_a_giant_second_head_gets_431() -> None:
+    with serving(Recorder()) as address, connect(address) as connection:
+        for _ in range(2):  # each below the limit: nothing adds up
+            connection.sendall(GET[:-2] + b"X: " + 40 * KIB * b"a" + b"\r\n\r\n")
+            assert read_answer(connection).status == 200
+        connection.sendall(GET[:-2] + b"X: " + 70 * KIB * b"a")
+        assert_refused(connection, HEADERS_TOO_LARGE)
+
+
+def test_the_limit_is_for_the_head_alone() -> None:
+    start = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX: " % (300 * KIB)
+    head = start + (MAX_HEAD_BYTES - len(start) - 5) * b"a" + b"\r\n\r\n"
+    with serving(Recorder()) as address, connect(address) as connection:
+        connection.sendall(head + 300 * KIB * b"b")
+        assert read_answer(connection).body == b"%d" % (300 * KIB)
+        connection.sendall(GET)
+        assert read_answer(connection).status == 200
+
+
+def test_the_servers_end_is_closed_too_when_the_client_keeps_its_own_open() -> None:
+    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
+        assert_refused(connection, HEADER_TIMEOUT)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_for_ever(connection)

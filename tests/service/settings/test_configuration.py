@@ -1,0 +1,236 @@
+"""The manual, `--check`, and every way in which a start can fail before it begins."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.settings.configuration import effective, manual, read_settings
+from service.settings.settings import GROUPS, PREFIX, Settings
+from tests.service.harness import ROOT, START_TIMEOUT, publish_probe
+
+KEY, ADMIN_KEY = "key-of-the-flag-0123", "key-of-the-administration-0123"
+NOT_IN_A_FILE = {"config", "api_keys", "admin_keys"}
+"""What `--check` prints as comments only."""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*os.environ]:
+        if name.startswith((PREFIX, "OTEL_")):
+            monkeypatch.delenv(name)
+
+
+def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m service` that ends by itself. Told no port: one that starts to serve would be ended by the timeout."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT,
+    )
+
+
+def without_comments(shown: str) -> str:
+    return re.sub(r"  # \w+$", "", shown, flags=re.MULTILINE)
+
+
+def test_every_setting_is_in_the_manual_once() -> None:
+    names = [name for group in GROUPS.values() for name in group]
+    assert sorted(names) == sorted(Settings.model_fields)
+    flags = re.findall(r"^  --([a-z-]+)", manual(), re.MULTILINE)
+    assert flags == [name.replace("_", "-") for name in names]
+    for title in GROUPS:
+        assert manual().count(f"\n{title}\n") == 1
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_manual_has_a_settings_flag_variable_description_and_default(name: str) -> None:
+    field = Settings.model_fields[name]
+    assert field.description
+    entry = re.search(rf"^  --{name.replace('_', '-')}\b.*\n((?: {{8}}.*\n?)+)", manual(), re.MULTILINE)
+    assert entry is not None
+    text = " ".join(entry[1].split())
+    assert text.startswith(field.description)
+    assert text.endswith(f"[{PREFIX}{name.upper()}]")
+    if field.default not in (None, (), {}):
+        shown = re.search(r"\(default: (.*)\)", text)
+        assert shown is not None
+        default = str(field.default)
+        assert shown[1].strip('"') == (default.lower() if isinstance(field.default, bool) else default)
+
+
+def test_the_manual_fits_a_terminal_and_every_character_is_plain() -> None:
+    assert manual().isascii()
+    assert max(len(line) for line in manual().splitlines() if str(ROOT) not in line) <= 120
+
+
+def test_a_switch_shows_how_to_turn_it_off() -> None:
+    assert "--access-log, --no-access-log" in manual()
+
+
+def test_the_manual_is_printed_whatever_else_is_wrong() -> None:
+    done = serve("--port", "x", "--help", MASKSERVE_NOPE="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, manual() + "\n", "")
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        pytest.param("| head -1", id="a reader that leaves after a line"),
+        pytest.param("| true", id="a reader that reads nothing"),
+        pytest.param(">&-", id="closed"),
+        pytest.param(
+            ">/dev/full", id="full", marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+        ),
+    ],
+)
+def test_a_manual_that_nobody_can_read_is_no_accident(redirection: str) -> None:
+    command = f'"{sys.executable}" -m service --help {redirection}'
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (manual().split("\n")[0] + "\n" if "head" in redirection else "")
+
+
+def test_what_holds_is_shown_with_its_origin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("port = 1\ntimeout_ms = 2000\nmax_batch_size = 3")
+    monkeypatch.setenv("MASKSERVE_PORT", "4")
+    monkeypatch.setenv("MASKSERVE_TIMEOUT_MS", "5000")
+    arguments = [f"--config={tmp_path / 's.toml'}", "--port", "6", "--no-access-log"]
+    lines = effective(read_settings(arguments), arguments).splitlines()
+    for shown in (
+        "port = 6 # flag",
+        "access_log = false # flag",
+        f'# config = "{tmp_path / "s.toml"}" # flag',
+        "timeout_ms = 5000 # environment",
+        "max_batch_size = 3 # file",
+        'host = "127.0.0.1" # default',
+        "# model is not set # default",
+    ):
+        assert shown in [" ".join(line.split()) for line in lines]
+
+
+def test_what_is_shown_is_a_settings_file_that_gives_the_same(tmp_path: Path) -> None:
+    models = tmp_path / 'quote " backslash \\ tab \t emoji \U0001f52c del \x7f'
+    models.mkdir()
+    file = tmp_path / "s.toml"
+    file.write_text(
+        'model = "a.b"\n[per_model."a.b"]\nmax_queue_delay_ms = 0.1\n[per_model.c]\nmax_batch_size = "auto"'
+    )
+    flags = {
+        "config": str(file),
+        "host": "::1",
+        "cors-origins": "https://a.example,*",
+        "models": str(models),
+        "poll-interval-ms": "1234.5678",
+        "timeout-ms": "1234567.25",
+        "drain-timeout-ms": "1e15",
+        "max-batch-size": "7",
+        "max-body-bytes": str(2**40),
+        "device": "cpu,cpu",
+        "log-format": "text",
+        "api-keys": KEY,
+        "admin-keys": ADMIN_KEY,
+    }
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", value)] + ["--no-access-log"]
+    settings = read_settings(arguments)
+    shown = effective(settings, arguments)
+    assert KEY not in shown
+    assert ADMIN_KEY not in shown
+    (tmp_path / "again.toml").write_text(shown, encoding="utf-8")
+    again = read_settings(["--config", str(tmp_path / "again.toml")])
+    for name in Settings.model_fields.keys() - NOT_IN_A_FILE:
+        assert getattr(again, name) == getattr(settings, name), name
+    assert again.api_keys == again.admin_keys == ()
+    assert without_comments(effective(again, [])).count("\n") == shown.count("\n")
+
+
+def test_check_tells_what_would_be_served_without_listening(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for _ in range(3):
+        publish_probe(tmp_path / "staging", models)
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = str(occupied.getsockname()[1])
+        done = serve("--check", "--models", str(models), "--port", port, "--api-keys", KEY, "--keep-versions", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    *settings, newest, kept = done.stdout.splitlines()
+    assert (newest, kept) == ("# probe/3: can be served", "# probe/2: can be served")
+    assert KEY not in done.stdout
+    assert len(settings) == len(Settings.model_fields)
+    (tmp_path / "again.toml").write_text(done.stdout)
+    again = read_settings(["--config", str(tmp_path / "again.toml")])
+    assert (again.models, again.port, again.keep_versions) == (models, int(port), 2)
+
+
+@pytest.mark.parametrize(
+    "version", [pytest.param(2, id="the one that would answer"), pytest.param(1, id="an older one that would be kept")]
+)
+def test_check_fails_when_a_version_is_refused(tmp_path: Path, version: int) -> None:
+    models = tmp_path / "models"
+    for _ in range(2):
+        publish_probe(tmp_path / "staging", models)
+    network = models / "probe" / str(version) / "model.onnx"
+    data = bytearray(network.read_bytes())
+    data[len(data) // 2] ^= 1
+    network.write_bytes(data)
+    done = serve("--check", "--models", str(models))
+    assert done.returncode == 1
+    assert done.stderr == f"maskserve: cannot be served: probe/{version}; the reasons are on stdout\n"
+    assert "max_queue_size = 64" in done.stdout
+    assert f"# probe/{3 - version}: can be served\n" in done.stdout
+    assert re.search(rf"^# probe/{version}: .*{re.escape(str(network))}.*$", done.stdout, re.MULTILINE)
+
+
+def test_a_model_that_is_set_but_not_there_is_told_with_those_that_are(tmp_path: Path, repository: Path) -> None:
+    for flags in (["--check"], ["--port", "0"]):
+        done = serve(*flags, "--models", str(repository), "--per-model", '{"prob": {"max_batch_size": 2}}')
+        message = f"maskserve: --per-model: {repository} has no prob; it has probe\n"
+        assert (done.returncode, done.stderr) == (2, message)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "message"),
+    [
+        pytest.param(["--port", "x"], {}, "--port x: should be a valid integer", id="value"),
+        pytest.param(["--api-key", KEY], {}, "--api-key; did you mean --api-keys?", id="flag"),
+        pytest.param([], {"MASKSERVE_API_KEYS": "short"}, "--api-keys, key 1 of 1: the key is shorter", id="key"),
+        pytest.param(["--models", "/no/such\nfolder"], {}, "--models: /no/such folder is not a folder", id="folder"),
+        pytest.param(["--config", "/"], {}, "--config: / cannot be read: Is a directory", id="file"),
+        pytest.param(["--max-batch-images", "65"], {}, "can never enter the queue", id="contradiction"),
+        pytest.param([], {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "collector:4317 is no URL", id="collector"),
+        pytest.param(["--check", "--port", "x"], {}, "--port x: should be a valid integer", id="value, checked"),
+        pytest.param(
+            ["--check"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "is no URL", id="collector, checked"
+        ),
+    ],
+)
+def test_whatever_stops_the_start_is_one_line(flags: list[str], environment: dict[str, str], message: str) -> None:
+    done = serve(*flags, **{"MASKSERVE_PORT": "0", **environment})
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+    assert done.stderr.startswith("maskserve: ")
+    assert message in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_a_repository_that_is_one_bundle_is_told_what_to_give_instead(repository: Path) -> None:
+    done = serve("--check", "--models", str(repository / "probe" / "1"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"give the folder two levels up: {repository}" in done.stderr
+
+
+def test_a_network_that_cannot_run_is_one_line(tmp_path: Path, repository: Path) -> None:
+    shutil.copytree(repository, tmp_path / "models")
+    (tmp_path / "models" / "probe" / "1" / "manifest.json").write_text("{")
+    done = serve("--check", "--models", str(tmp_path / "models"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("maskserve: ")

@@ -1,0 +1,81 @@
+"""Classes that a run chooses and renames, and the flags for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.data.annotations.classes import add_class_flags, change_classes
+from training.data.formats.coco import Annotations, Category, CocoData, CocoError, ImageRecord
+
+
+def animals() -> CocoData:
+    """One image with a cat, a dog, a cow and a puppy, labels 1 to 4, and an empty one."""
+
+    def objects(count: int) -> Annotations:
+        return Annotations(
+            ids=np.arange(count) + 1,
+            xywh=np.ones((count, 4)),
+            labels=np.arange(count) + 1,
+            crowd=np.zeros(count, np.bool_),
+            area=np.ones(count),
+            segmentations=(None,) * count,
+        )
+
+    return CocoData(
+        name="animals",
+        root=Path("animals"),
+        categories=tuple(Category(id_, name) for id_, name in enumerate(("cat", "dog", "cow", "puppy"), 3)),
+        images=[ImageRecord(number, Path(f"{number}.png"), 9, 9, f"{number}.png") for number in (1, 2)],
+        annotations=[objects(4), objects(0)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "names", "ids", "labels"),
+    [
+        pytest.param([], ("cat", "dog", "cow", "puppy"), [1, 2, 3, 4], [1, 2, 3, 4], id="nothing changes"),
+        pytest.param(["--classes=cow, cat"], ("cat", "cow"), [1, 3], [1, 2], id="the dataset's order"),
+        pytest.param(["--rename=puppy=dog"], ("cat", "dog", "cow"), [1, 2, 3, 4], [1, 2, 3, 2], id="two become one"),
+        pytest.param(
+            ["--rename=cat=dog,dog=cat"], ("dog", "cat", "cow", "puppy"), [1, 2, 3, 4], [1, 2, 3, 4], id="swap"
+        ),
+        pytest.param(["--rename=puppy=dog", "--classes=dog"], ("dog",), [2, 4], [1, 1], id="new names are chosen from"),
+    ],
+)
+def test_flags_change_the_classes(flags: list[str], names: tuple[str, ...], ids: list[int], labels: list[int]) -> None:
+    parser = argparse.ArgumentParser()
+    add_class_flags(parser)
+    options = parser.parse_args(flags)
+    data = change_classes(animals(), rename=options.rename, classes=options.classes)
+    assert data.class_names == names
+    assert len(data) == 2
+    assert data.annotations[0].ids.tolist() == ids
+    assert data.annotations[0].labels.tolist() == labels
+    assert len(data.annotations[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rename", "classes", "message"),
+    [
+        pytest.param({"horse": "cow"}, (), "animals has no class horse; it has cat, dog, cow, puppy", id="renamed"),
+        pytest.param({}, ("cat", "horse"), "animals has no class horse; it has cat, dog, cow, puppy", id="chosen"),
+        pytest.param({"cat": "lion"}, ("cat",), "animals has no class cat; it has lion, dog", id="an old name"),
+    ],
+)
+def test_an_unknown_class_is_refused_with_those_that_there_are(
+    rename: dict[str, str], classes: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(CocoError, match=message):
+        change_classes(animals(), rename=rename, classes=classes)
+
+
+def test_a_pair_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_class_flags(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--rename=cat"])
+    assert "'cat' is not OLD=NEW" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""The gate must let the same network through, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.runtime.detections import RawDetections
+from model.runtime.preprocess import Preprocessing, prepare
+from training.publishing.gate import Difference, compare, one_canvas
+from training.publishing.publish import GateError, require
+
+
+def raw() -> RawDetections:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 80, (5, 2)).astype(np.float32)
+    return RawDetections(
+        boxes=np.concatenate([corners, corners + 20], axis=1),
+        scores=np.linspace(0.9, 0.3, 5, dtype=np.float32),
+        labels=np.array([1, 2, 1, 1, 2]),
+        image_index=np.zeros(5, np.int64),
+        masks=rng.uniform(0, 1, (5, 28, 28)).astype(np.float32),
+    )
+
+
+def without_row(detections: RawDetections, row: int) -> RawDetections:
+    keep = np.arange(5) != row
+    assert detections.masks is not None
+    return RawDetections(
+        detections.boxes[keep],
+        detections.scores[keep],
+        detections.labels[keep],
+        detections.image_index[keep],
+        detections.masks[keep],
+    )
+
+
+def swapped(detections: RawDetections) -> RawDetections:
+    """Rows 0 and 1 exchanged, as two scores within rounding of each other may be."""
+    order = [1, 0, 2, 3, 4]
+    assert detections.masks is not None
+    return replace(
+        detections,
+        boxes=detections.boxes[order],
+        scores=detections.scores[order],
+        labels=detections.labels[order],
+        masks=detections.masks[order],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param(lambda d: d, None, id="the same"),
+        pytest.param(swapped, None, id="the same in another order"),
+        pytest.param(lambda d: replace(d, boxes=d.boxes + np.float32(0.01)), None, id="boxes within rounding"),
+        pytest.param(lambda d: replace(d, boxes=d.boxes + np.float32(0.3)), "boxes differ", id="boxes moved"),
+        pytest.param(lambda d: replace(d, scores=d.scores - np.float32(0.01)), "scores differ", id="scores moved"),
+        pytest.param(lambda d: replace(d, masks=d.masks * np.float32(0.9)), "mask prob", id="masks fainter"),
+        pytest.param(lambda d: replace(d, labels=d.labels % 2 + 1), "unmatched", id="labels exchanged"),
+        pytest.param(lambda d: without_row(d, 2), "unmatched", id="one detection missing"),
+    ],
+)
+def test_what_passes(change: Callable[[RawDetections], RawDetections], complaint: str | None) -> None:
+    difference = Difference()
+    compare(raw(), change(raw()), difference)
+    if complaint is None:
+        require("onnx", difference, {"mask/AP": 0.0005})
+    else:
+        with pytest.raises(GateError, match=complaint):
+            require("onnx", difference, {})
+
+
+def test_ap_that_moves_fails() -> None:
+    with pytest.raises(GateError, match=r"mask/AP changes by -0\.20 points"):
+        require("onnx", Difference(), {"box/AP": 0.0, "mask/AP": -0.002})
+
+
+def test_one_missing_against_none() -> None:
+    difference = Difference()
+    empty = RawDetections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    )
+    compare(empty, empty, difference)
+    require("onnx", difference, {})
+    compare(empty, raw(), difference)
+    with pytest.raises(GateError, match="unmatched"):
+        require("onnx", difference, {})
+
+
+def test_canvas_keeps_each_image_s_own_size() -> None:
+    preprocessing = Preprocessing(min_size=64, max_size=200)
+    images = [np.full((64, 64, 3), 10, np.uint8), np.full((80, 128, 3), 20, np.uint8)]
+    pixels, sizes = one_canvas([prepare(image, preprocessing) for image in images])
+    assert pixels.shape == (2, 64, 128, 3)
+    assert sizes.tolist() == [[64, 64], [64, 102]]
+    assert pixels[0, :, 64:].max() == 0
+    assert pixels[1, 63, 101, 0] == 20

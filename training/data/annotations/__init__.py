@@ -1,0 +1,1 @@
+"""What an annotated image is, whatever file it came from."""

@@ -1,0 +1,105 @@
+"""Classes by name: choose, rename, merge, and make splits agree."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from training.data.annotations.packed import PackedAnnotations
+from training.data.formats.coco import Category, CocoData, CocoError
+
+
+def rename_classes(data: CocoData, names: Mapping[str, str]) -> CocoData:
+    """The dataset with classes called otherwise, {old: new}. Classes that get one name become one class.
+
+    Raises CocoError for an old name that the dataset does not have.
+    """
+    _check_known(data, names)
+    renamed = [replace(category, name=names.get(category.name, category.name)) for category in data.categories]
+    first = {category.name: category for category in reversed(renamed)}
+    kept = [category for category in renamed if first[category.name] is category]
+    return _relabel(data, [category.name for category in renamed], kept)
+
+
+def select_classes(data: CocoData, names: Sequence[str]) -> CocoData:
+    """The dataset with the named classes alone, in their old order; all images stay, also those without objects.
+
+    Raises CocoError for a name that the dataset does not have, and for no name at all.
+    """
+    if not names:
+        raise CocoError(f"choose at least one class of {data.name}: {', '.join(data.class_names)}")
+    _check_known(data, names)
+    return _relabel(data, data.class_names, [category for category in data.categories if category.name in names])
+
+
+def change_classes(data: CocoData, *, rename: Mapping[str, str], classes: Sequence[str]) -> CocoData:
+    """Renames classes, then keeps those in `classes`, which are new names, or all of them if it is empty.
+
+    The labels follow the dataset's order, not that of `classes`. Raises CocoError for a class that is not there.
+    """
+    renamed = rename_classes(data, rename) if rename else data
+    return select_classes(renamed, classes) if classes else renamed
+
+
+def change_splits(splits: Sequence[CocoData], *, rename: Mapping[str, str], classes: Sequence[str]) -> list[CocoData]:
+    """`change_classes` for the splits of one dataset; a class is renamed in those that have it.
+
+    Raises CocoError for a class to rename that none has, and for one to keep that any lacks.
+    """
+    found = {name for data in splits for name in data.class_names}
+    changed = []
+    for data in splits:
+        own = {old: new for old, new in rename.items() if old in data.class_names or old not in found}
+        changed.append(change_classes(data, rename=own, classes=classes))
+    return changed
+
+
+def add_class_flags(parser: argparse.ArgumentParser) -> None:
+    """--classes and --rename, whose values are what `change_classes` takes."""
+    parser.add_argument(
+        "--classes", type=_names, default=(), help="keep these classes alone, after renaming: person,car"
+    )
+    parser.add_argument("--rename", type=_pairs, default={}, help="call classes otherwise: bicycle=bike,car=vehicle")
+
+
+def align_classes(splits: Sequence[CocoData]) -> list[CocoData]:
+    """The splits of one dataset with the classes of all of them, where formats list only what occurs: by name, sorted.
+
+    Nothing changes where they agree.
+    """
+    if len({data.class_names for data in splits}) < 2:
+        return list(splits)
+    names = sorted({name for data in splits for name in data.class_names})
+    categories = [Category(id_, name) for id_, name in enumerate(names, 1)]
+    return [_relabel(data, data.class_names, categories) for data in splits]
+
+
+def _relabel(data: CocoData, names: Sequence[str], categories: Sequence[Category]) -> CocoData:
+    """Objects go to the category of their class's name, names[label - 1]; those that have none there are dropped."""
+    labels = {category.name: label for label, category in enumerate(categories, 1)}
+    lookup = np.array([0, *(labels.get(name, 0) for name in names)], np.int64)
+    annotations = PackedAnnotations.pack(data.annotations).relabel(lookup)
+    return replace(data, categories=tuple(categories), annotations=annotations)
+
+
+def _check_known(data: CocoData, names: Iterable[str]) -> None:
+    unknown = [name for name in names if name not in data.class_names]
+    if unknown:
+        raise CocoError(f"{data.name} has no class {', '.join(unknown)}; it has {', '.join(data.class_names)}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in _names(text):
+        old, _, new = (part.strip() for part in pair.partition("="))
+        if not old or not new:
+            raise argparse.ArgumentTypeError(f"'{pair}' is not OLD=NEW")
+        pairs[old] = new
+    return pairs

@@ -1,0 +1,1 @@
+"""Random changes of an image and of all that is annotated on it."""

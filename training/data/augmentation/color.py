@@ -1,0 +1,46 @@
+"""What changes a training image's pixels and leaves every object where it is."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from training.config import AugmentConfig
+from training.data.augmentation.draws import chance, uniform
+
+
+def change_color(image: Tensor, config: AugmentConfig) -> Tensor:
+    """image: uint8 [3, H, W] RGB. First the scene's light and color, then the camera's blur and noise."""
+    if config.brightness:
+        image = F.adjust_brightness(image, uniform(1 - config.brightness, 1 + config.brightness))
+    if config.contrast:
+        image = F.adjust_contrast(image, uniform(1 - config.contrast, 1 + config.contrast))
+    if config.saturation:
+        image = F.adjust_saturation(image, uniform(1 - config.saturation, 1 + config.saturation))
+    if config.hue:
+        image = F.adjust_hue(image, uniform(-config.hue, config.hue))
+    if chance(config.grayscale):
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    if chance(config.invert):
+        image = F.invert(image)
+    if config.blur:
+        image = gaussian_blur(image, uniform(config.blur, 0))  # this way around it is never 0
+    if config.noise:
+        image = F.gaussian_noise(image, sigma=uniform(0, config.noise))
+    return image
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """uint8 [3, H, W] blurred with a Gaussian of `sigma` > 0 pixels, the image mirrored at its borders.
+
+    The kernel reaches three sigma, and no further than a mirrored image has pixels.
+    """
+    height, width = image.shape[-2:]
+    reach = math.ceil(3 * sigma)
+    rows, columns = 2 * min(reach, height - 1) + 1, 2 * min(reach, width - 1) + 1
+    # One direction after the other costs the sum of both kernel sides instead of their product.
+    blurred: Tensor = F.gaussian_blur(image.float(), [columns, 1], [sigma, sigma])
+    blurred = F.gaussian_blur(blurred, [1, rows], [sigma, sigma])
+    return blurred.round().to(image.dtype)

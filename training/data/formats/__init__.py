@@ -1,0 +1,1 @@
+"""One file for each dataset format, and the list of them."""

@@ -1,0 +1,259 @@
+"""What the readers of all formats share: from the objects found on each image to `CocoData`.
+
+Boxes and areas follow from the outlines. Records get ids 1, 2, ... in the order of reading, classes in the order that
+the reader gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from faster_coco_eval import mask as mask_api
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.runtime.detections import RLE
+from training.data.annotations.fields import BrokenRecord, Segmentation
+from training.data.annotations.orientation import orientation_of, pixels_to_stored, upright_size
+from training.data.annotations.packed import PackedAnnotations
+from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.segmentations import PackedSegmentations
+from training.data.formats.coco import Category, CocoData, CocoError, Problem
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+class Found(NamedTuple):
+    """One object. xywh, in pixels, is needed only where there is no segmentation to take it from."""
+
+    label: str
+    segmentation: Segmentation
+    crowd: bool = False
+    xywh: tuple[float, float, float, float] | None = None
+
+
+class Header(NamedTuple):
+    """Width and height as stored, and the EXIF orientation 1 to 8."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) as seen."""
+        return upright_size((self.width, self.height), self.orientation)
+
+
+def split_folders(folder: Path, holds: Callable[[Path], object]) -> dict[str, Path]:
+    """train/, val/ and test/ in `folder`, by split, of which `holds` says that they are of a format; where none is, the
+    folder itself as "train" if it is.
+    """
+    named = {split: folder / split for split in ("train", "val", "test") if holds(folder / split)}
+    return named or ({"train": folder} if holds(folder) else {})
+
+
+class Assembly:
+    """A dataset in the making. Each image is packed as it comes, so that no object outlives its image's turn."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name, self.root = name, root
+        self.problems: list[Problem] = []
+        self._images: list[ImageRecord] = []
+        self._annotations: list[Annotations] = []
+        self._labels: dict[str, int] = {}
+        self._count = 0
+
+    def relative(self, path: Path) -> str:
+        """A file as messages name it: relative to the dataset, with forward slashes."""
+        inside = path.is_relative_to(self.root)
+        return path.relative_to(self.root).as_posix() if inside else path.name
+
+    def add(self, path: Path, width: int, height: int, found: Sequence[Found]) -> None:
+        """One image, sides in pixels as stored, and its objects in pixels of it."""
+        self._images.append(ImageRecord(len(self._images) + 1, path, width, height, self.relative(path)))
+        shapes = [_measure(item, width, height) for item in found]
+        labels = [self._labels.setdefault(item.label, len(self._labels) + 1) for item in found]
+        self._annotations.append(
+            Annotations(
+                ids=np.arange(self._count + 1, self._count + 1 + len(found)),
+                xywh=np.array([xywh for xywh, _ in shapes], np.float64).reshape(-1, 4),
+                labels=np.array(labels, np.int64),
+                crowd=np.array([item.crowd for item in found], np.bool_),
+                area=np.array([area for _, area in shapes], np.float64),
+                segmentations=PackedSegmentations.pack(item.segmentation for item in found),
+            )
+        )
+        self._count += len(found)
+
+    def broken(self, broken: BrokenRecord, path: Path) -> None:
+        """Names a record that is left out."""
+        self.problems.append(Problem(broken.kind, broken.message, self.relative(path)))
+
+    @property
+    def found_names(self) -> list[str]:
+        """The classes of what was found, sorted."""
+        return sorted(self._labels)
+
+    def finish(self, class_names: Sequence[str]) -> CocoData:
+        """The dataset, with labels 1..C in the order of `class_names`, which hold every class that was found.
+
+        Raises CocoError when there is no image or no class.
+        """
+        if not self._images:
+            first = f"; first of {len(self.problems)} problems: {self.problems[0].message}" if self.problems else ""
+            raise CocoError(f"{self.name}: no usable image in {self.root}{first}")
+        if not class_names:
+            raise CocoError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn")
+        lookup = np.zeros(len(self._labels) + 1, np.int64)
+        for name, label in self._labels.items():
+            lookup[label] = class_names.index(name) + 1
+        return CocoData(
+            name=self.name,
+            root=self.root,
+            categories=tuple(Category(id_, name) for id_, name in enumerate(class_names, 1)),
+            images=self._images,
+            annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
+            problems=tuple(self.problems),
+        )
+
+
+def read_header(path: Path) -> Header:
+    """Size and orientation of an image file. Raises BrokenRecord when it is missing or no image."""
+    with _opened(path, "unreadable image") as image:
+        return Header(image.width, image.height, orientation_of(image))
+
+
+def read_indices(path: Path, header: Header) -> NDArray[np.int64]:
+    """The values of a mask PNG, int64 [height, width] of the stored image that it belongs to.
+
+    Palette files give the index, not the color. A mask with the sides of the picture as seen is turned to the stored
+    one. Raises BrokenRecord for an RGB file, one of another size and one that cannot be decoded.
+    """
+    with _opened(path, "bad mask") as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+            raise BrokenRecord(
+                "bad mask", f"{path} has colors (mode {image.mode}), not ids: save it as a gray or palette PNG"
+            )
+        try:
+            values = np.array(image).astype(np.int64)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BrokenRecord("bad mask", f"{path} cannot be decoded: {error}") from None
+    height, width = values.shape
+    if (width, height) == (header.width, header.height):
+        return values
+    if (width, height) == header.upright:
+        return pixels_to_stored(values, header.orientation)
+    raise BrokenRecord(
+        "size mismatch",
+        f"{path} has {width}x{height} pixels, its image {header.width}x{header.height}: export it again",
+    )
+
+
+def encode_indices(indices: NDArray[np.int64]) -> dict[int, RLE]:
+    """Every value but 0 of [H, W] as the RLE of its pixels, in rising value. One pass, however many values."""
+    height, width = indices.shape
+    flat = indices.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    stops = np.append(starts[1:], flat.size)
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")
+    found: dict[int, RLE] = {}
+    for rows in np.split(order, np.flatnonzero(np.diff(values[order])) + 1):
+        value = int(values[rows[0]])
+        if value == 0:
+            continue
+        edges = np.stack([starts[rows], stops[rows]], axis=1).ravel()
+        runs = np.diff(np.concatenate([[0], edges, [flat.size]]))
+        packed = mask_api.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+        found[value] = RLE((height, width), packed["counts"])
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, with or without a byte order mark. Raises BrokenRecord."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise BrokenRecord("unreadable annotations", f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise BrokenRecord("unreadable annotations", f"{path} is not JSON: {error}") from None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder and the folders in it, by name."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def beside(folder: Path, name: str) -> Path:
+    """The file that annotations in `folder` call `name`, which may come from Windows or climb out of the folder."""
+    return Path(os.path.normpath(folder / name.replace("\\", "/")))
+
+
+def as_polygons(rings: Iterable[NDArray[np.float64]], where: str) -> Segmentation:
+    """Rings [P, 2] as polygons. Raises BrokenRecord for fewer than 3 points and for numbers that are not finite."""
+    polygons = tuple(np.ascontiguousarray(ring, np.float64) for ring in rings)
+    for polygon in polygons:
+        if len(polygon) < 3:
+            raise BrokenRecord("bad polygon", f"{where} has {len(polygon)} points: an outline needs 3 or more")
+        if not np.isfinite(polygon).all():
+            raise BrokenRecord("non-finite number", f"{where} has a point that is NaN or infinite")
+    return polygons
+
+
+def union(parts: Sequence[Segmentation], height: int, width: int) -> Segmentation:
+    """Several parts of one object: polygons as they are, anything else as one RLE."""
+    polygons = tuple(ring for part in parts if isinstance(part, tuple) for ring in part)
+    masks = [{"size": list(part.size), "counts": part.counts} for part in parts if isinstance(part, RLE)]
+    if not masks:
+        return polygons
+    drawn = mask_api.frPyObjects([ring.ravel().tolist() for ring in polygons], height, width) if polygons else []
+    return RLE((height, width), mask_api.merge([*masks, *drawn])["counts"])
+
+
+def rectangle(x: float, y: float, width: float, height: float) -> NDArray[np.float64]:
+    """float64 [4, 2], clockwise from the top left corner."""
+    return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], np.float64)
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0) -> NDArray[np.float64]:
+    """float64 [72, 2]: an ellipse about (x, y), turned by `turn` radians."""
+    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    along, across = radius_x * np.cos(angles), radius_y * np.sin(angles)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    return np.stack([x + cosine * along - sine * across, y + sine * along + cosine * across], axis=1)
+
+
+def _measure(found: Found, width: int, height: int) -> tuple[tuple[float, ...], float]:
+    """Box (x, y, width, height), inside the image, and area of one object."""
+    if isinstance(found.segmentation, RLE):
+        packed = {"size": list(found.segmentation.size), "counts": found.segmentation.counts}
+        return tuple(mask_api.toBbox(packed).tolist()), float(mask_api.area(packed))
+    if found.segmentation is None:
+        assert found.xywh is not None
+        return found.xywh, found.xywh[2] * found.xywh[3]
+    points = np.concatenate(found.segmentation).clip(0, [width, height])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (*low.tolist(), *(high - low).tolist()), sum(map(_area, found.segmentation))
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    x, y = (ring - ring[0]).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _opened(path: Path, kind: Any) -> Image.Image:
+    if not path.is_file():
+        raise BrokenRecord("missing file", f"{path} is not there")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
+            return Image.open(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenRecord(kind, f"{path} cannot be opened: {error}") from None

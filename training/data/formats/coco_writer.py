@@ -1,0 +1,93 @@
+"""COCO, the way back: `annotations/instances_SPLIT.json` with `images/SPLIT`, as `find_splits` finds them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.runtime.detections import RLE
+from training.data.annotations.fields import Segmentation
+from training.data.formats.coco import Annotations, Category, CocoData, find_splits, load_coco
+from training.data.formats.writing import Placement, place_images
+
+
+def coco_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a COCO folder with instances; none if it is not one."""
+    return _splits(folder, "instances")
+
+
+def keypoint_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a COCO folder with person keypoints; none if it is not one."""
+    return _splits(folder, "person_keypoints")
+
+
+def load_coco_split(folder: Path, split: str) -> CocoData:
+    """Reads the instances of a split, "train" or "val". Raises CocoError when it is not there."""
+    splits = find_splits(folder, "masks")
+    return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
+
+
+def load_keypoint_split(folder: Path, split: str) -> CocoData:
+    """Reads the person keypoints of a split, "train" or "val". Raises CocoError when it is not there."""
+    splits = find_splits(folder, "keypoints")
+    return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
+
+
+def save_coco(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+    """Writes a split with all ids, boxes, areas and masks as they are; keypoints also as `person_keypoints_SPLIT.json`.
+
+    Nothing gets lost, so the list is empty.
+    """
+    files = place_images(data, folder / "images" / split, placement, stems=False)
+    document = {
+        "images": [
+            {"id": record.id, "file_name": file, "width": record.width, "height": record.height}
+            for record, file in zip(data.images, files, strict=True)
+        ],
+        "annotations": [
+            _record(objects, row, record.id, data.categories)
+            for record, objects in zip(data.images, data.annotations, strict=True)
+            for row in range(len(objects))
+        ],
+        "categories": [_category(category) for category in data.categories],
+    }
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for prefix in ("instances", "person_keypoints") if data.num_keypoints else ("instances",):
+        (folder / "annotations" / f"{prefix}_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+    return []
+
+
+def _splits(folder: Path, prefix: str) -> tuple[str, ...]:
+    for suffix in ("", "2017"):
+        files = {split: folder / "annotations" / f"{prefix}_{split}{suffix}.json" for split in ("train", "val")}
+        if files["train"].is_file():
+            return tuple(split for split, file in files.items() if file.is_file())
+    return ()
+
+
+def _record(objects: Annotations, row: int, image_id: int, categories: tuple[Category, ...]) -> dict[str, Any]:
+    record = {
+        "id": int(objects.ids[row]),
+        "image_id": image_id,
+        "category_id": categories[objects.labels[row] - 1].id,
+        "bbox": objects.xywh[row].tolist(),
+        "area": float(objects.area[row]),
+        "iscrowd": int(objects.crowd[row]),
+        "segmentation": _segmentation(objects.segmentations[row]),
+    }
+    if objects.keypoints is not None:
+        record["keypoints"] = objects.keypoints[row].ravel().tolist()
+        record["num_keypoints"] = int((objects.keypoints[row, :, 2] > 0).sum())
+    return record
+
+
+def _segmentation(segmentation: Segmentation) -> Any:
+    if isinstance(segmentation, RLE):
+        return {"size": list(segmentation.size), "counts": segmentation.counts.decode("ascii")}
+    return [ring.ravel().tolist() for ring in segmentation or ()]
+
+
+def _category(category: Category) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": category.id, "name": category.name}
+    return record | {"keypoints": list(category.keypoints)} if category.keypoints else record

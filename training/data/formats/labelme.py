@@ -1,0 +1,214 @@
+"""LabelMe: one JSON for each image, in the same folder or pointing to it by `imagePath`.
+
+Polygons, rectangles, circles and masks are areas; shapes of one label and `group_id` are one object. LabelMe annotates
+the picture as seen, with its EXIF orientation applied. Our own addition is the flag "crowd". Classes are those of
+`labels.txt`, otherwise what occurs, sorted.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import warnings
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.data.annotations.fields import BrokenRecord, Segmentation, get, text
+from training.data.annotations.orientation import pixels_to_stored, points_to_stored
+from training.data.formats.assemble import (
+    Assembly,
+    Found,
+    Header,
+    as_polygons,
+    beside,
+    ellipse,
+    encode_indices,
+    read_header,
+    read_json,
+    rectangle,
+    split_folders,
+    union,
+)
+from training.data.formats.coco import CocoData, CocoError
+from training.data.formats.writing import Placement, outlines, place_images
+
+CLASS_FILE = "labels.txt"
+VERSION = "5.5.0"
+"""The LabelMe release whose form is written."""
+CROWD = "crowd"
+
+
+def labelme_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a LabelMe folder: train/ and val/ in it, or "train" for the folder itself; none if it is none."""
+    return tuple(split_folders(folder, _is_labelme))
+
+
+def load_labelme(folder: Path, split: str) -> CocoData:
+    """Reads a split. Images without a JSON count as not annotated yet and are left out.
+
+    Raises CocoError when the split is not there; broken records are left out and named in `problems`.
+    """
+    root = split_folders(folder, _is_labelme).get(split)
+    if root is None:
+        raise CocoError(
+            f"{folder} has no LabelMe split '{split}': looked for JSON files in {folder / split} and {folder}"
+        )
+    assembly = Assembly(f"labelme_{split}", root)
+    for file in sorted(root.glob("*.json")):
+        try:
+            document = read_json(file)
+            shapes = get(document, "shapes", str(file))
+            image = beside(root, text(document, "imagePath", str(file)))
+            header = read_header(image)
+            stated = (document.get("imageWidth"), document.get("imageHeight"))
+            if None not in stated and stated != header.upright:
+                message = (
+                    f"{file} is for {stated[0]}x{stated[1]} pixels, {image} has {header.upright[0]}x{header.upright[1]}"
+                )
+                raise BrokenRecord("size mismatch", f"{message} (as seen): annotate it again")
+            if not isinstance(shapes, list):
+                raise BrokenRecord("wrong type", f"'shapes' of {file} is no list")
+            assembly.add(image, header.width, header.height, list(_objects(shapes, file, header, assembly)))
+        except BrokenRecord as broken:
+            assembly.broken(broken, file)
+    names = [folder / CLASS_FILE, root / CLASS_FILE]
+    return assembly.finish(
+        next((_class_names(file, assembly) for file in names if file.is_file()), assembly.found_names)
+    )
+
+
+def save_labelme(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+    """Writes images and JSON files into `folder/SPLIT` and labels.txt; what got lost.
+
+    Holes become cuts of no width, an object in several parts a group, a crowd region the flag "crowd".
+    """
+    target = folder / split
+    files = place_images(data, target, placement, flat=True)
+    boxes = 0
+    for record, objects, file in zip(data.images, data.annotations, files, strict=True):
+        header = read_header(record.path)
+        shapes = []
+        for row in range(len(objects)):
+            rings = outlines(header, objects, row, join=False)
+            boxes += objects.segmentations[row] is None
+            shapes += [
+                {
+                    "label": data.class_names[objects.labels[row] - 1],
+                    "points": ring.tolist(),
+                    "group_id": int(objects.ids[row]) if len(rings) > 1 else None,
+                    "description": "",
+                    "shape_type": "polygon",
+                    "flags": {CROWD: True} if objects.crowd[row] else {},
+                    "mask": None,
+                }
+                for ring in rings
+            ]
+        width, height = header.upright
+        document: dict[str, Any] = {
+            "version": VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": file,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        path = target / PurePosixPath(file).with_suffix(".json")
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    lines = ("__ignore__", "_background_", *data.class_names)
+    (folder / CLASS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [f"{boxes} boxes without mask became rectangles"] if boxes else []
+
+
+def _is_labelme(folder: Path) -> bool:
+    """By the first JSON file that is readable at all."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            document = read_json(file)
+        except BrokenRecord:
+            continue
+        return isinstance(document, dict) and "shapes" in document and "imagePath" in document
+    return False
+
+
+def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) -> Iterator[Found]:
+    """The objects of one image; a broken shape takes the rest of its group with it."""
+    groups: dict[Any, list[Segmentation]] = {}
+    labels: dict[Any, tuple[str, bool]] = {}
+    broken_groups = set()
+    for index, shape in enumerate(shapes):
+        where = f"shapes[{index}] of {file}"
+        group: Any = index
+        try:
+            label = text(shape, "label", where)
+            if shape.get("group_id") is not None:
+                group = (label, str(shape["group_id"]))
+            flags = shape.get("flags")
+            crowd = bool(isinstance(flags, dict) and flags.get(CROWD))
+            groups.setdefault(group, []).append(_area(shape, where, header))
+            labels[group] = label, crowd or (group in labels and labels[group][1])
+        except BrokenRecord as broken:
+            broken_groups.add(group)
+            assembly.broken(broken, file)
+    for group, parts in groups.items():
+        if group not in broken_groups:
+            label, crowd = labels[group]
+            yield Found(label, union(parts, header.height, header.width), crowd)
+
+
+def _area(shape: dict[str, Any], where: str, header: Header) -> Segmentation:
+    kind = shape.get("shape_type") or "polygon"
+    try:
+        points = np.array(get(shape, "points", where), np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise BrokenRecord("bad polygon", f"'points' of {where} is no list of points [x, y]") from None
+    if not np.isfinite(points).all():
+        raise BrokenRecord("non-finite number", f"{where} has a point that is NaN or infinite")
+    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
+        raise BrokenRecord("bad polygon", f"{where}, a {kind}, has {len(points)} points, not 2")
+    if kind == "mask":
+        return _mask(shape, points, where, header)
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        points = rectangle(left, top, right - left, bottom - top)
+    elif kind == "circle":
+        radius = float(np.hypot(*(points[1] - points[0])))
+        points = ellipse(points[0, 0], points[0, 1], radius, radius)
+    elif kind != "polygon":
+        raise BrokenRecord("no mask", f"{where} is a {kind}, which covers no area: draw a polygon, or delete it")
+    return as_polygons([points_to_stored(points, (header.width, header.height), header.orientation)], where)
+
+
+def _mask(shape: dict[str, Any], corners: NDArray[np.float64], where: str, header: Header) -> Segmentation:
+    """A mask shape: a base64 PNG whose top left pixel lies at the first corner."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.array(
+                Image.open(BytesIO(base64.b64decode(text(shape, "mask", where), validate=True))).convert("1")
+            )
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BrokenRecord("bad mask", f"'mask' of {where} is no base64 PNG: {error}") from None
+    width, height = header.upright
+    x, y = (round(value) for value in corners.min(axis=0).tolist())
+    if x < 0 or y < 0 or x + pixels.shape[1] > width or y + pixels.shape[0] > height:
+        raise BrokenRecord("bad mask", f"the mask of {where} reaches out of the image of {width}x{height} (as seen)")
+    canvas = np.zeros((height, width), np.int64)
+    canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    found = encode_indices(pixels_to_stored(canvas, header.orientation))
+    if not found:
+        raise BrokenRecord("empty mask", f"the mask of {where} has no pixel: delete the shape")
+    return found[1]
+
+
+def _class_names(file: Path, assembly: Assembly) -> list[str]:
+    """The file's, and behind them what else was found."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    names = [line for line in lines if line and line not in ("__ignore__", "_background_")]
+    return names + [name for name in assembly.found_names if name not in names]

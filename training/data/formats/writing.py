@@ -1,0 +1,127 @@
+"""What the writers of all formats share: where images go, masks as outlines or as painted ids."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime.detections import RLE
+from model.runtime.kernels.masks import to_polygons
+from training.data.annotations.orientation import points_to_upright
+from training.data.formats.assemble import Header, rectangle
+from training.data.formats.coco import Annotations, CocoData, CocoError, ImageRecord
+
+Placement = Literal["copy", "link"]
+"""Images are copied, or linked to by absolute symbolic links."""
+Ring = NDArray[np.float64]
+
+
+def place_images(
+    data: CocoData, folder: Path, placement: Placement, *, flat: bool = False, stems: bool = True
+) -> list[str]:
+    """Copies or links every image into `folder`; the names they have there, relative, in the order of the images.
+
+    Folders inside the dataset are kept, or become part of the name where the format is `flat`. Raises CocoError where
+    two images would get one name, or names that differ by the suffix alone in a format that pairs files by `stems`.
+    """
+    names = [_target_name(record, flat) for record in data.images]
+    _check_unique([PurePosixPath(name).with_suffix("").as_posix() if stems else name for name in names], data)
+    for record, name in zip(data.images, names, strict=True):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if placement == "copy":
+            shutil.copyfile(record.path, target)
+        else:
+            target.symlink_to(record.path.resolve())
+    return names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Painted:
+    """An image's masks in one layer. ids: int64 [H, W], 1..N and 0 for background; labels: int64 [N], the class of each
+    id; lost: what could not be painted, one line each."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    lost: list[str]
+
+
+def paint(record: ImageRecord, objects: Annotations, crowd: int = 0) -> Painted:
+    """Numbers the objects of an image, in their order. Smaller ones lie on top of larger ones.
+
+    Crowd regions get the value `crowd`, beneath the objects; 0 leaves them out.
+    """
+    masked = np.array([segmentation is not None for segmentation in objects.segmentations], np.bool_)
+    lost = [] if masked.all() else [f"{record.file}: {(~masked).sum()} boxes without mask"]
+    regions, objects = objects.select(masked & objects.crowd), objects.select(masked & ~objects.crowd)
+    if len(regions) and not crowd:
+        lost.append(f"{record.file}: {len(regions)} crowd regions")
+    canvas = np.zeros((record.height, record.width), np.int64)
+    for row in np.argsort(-objects.area, kind="stable").tolist():
+        canvas[objects.select([row]).masks(record.height, record.width)[0] > 0] = row + 1
+    seen = np.unique(canvas[canvas > 0])
+    if len(seen) < len(objects):
+        lost.append(f"{record.file}: {len(objects) - len(seen)} objects that smaller ones hide")
+    ids = np.where(canvas > 0, np.searchsorted(seen, canvas) + 1, 0)
+    for row in range(len(regions)) if crowd else ():
+        region = regions.select([row]).masks(record.height, record.width)[0] > 0
+        ids[region & (canvas == 0)] = crowd
+    return Painted(ids, objects.labels[seen - 1], lost)
+
+
+def outlines(header: Header, objects: Annotations, row: int, *, join: bool) -> list[Ring]:
+    """One object's outlines on the image of `header`, each float64 [P, 2] (x, y) in pixels of the picture as seen.
+
+    Holes are joined to the outline around them by a cut of no width, and so are the parts where `join` asks for a
+    single outline. A box without mask gives its rectangle. Pixels stay exactly the same.
+    """
+    segmentation = objects.segmentations[row]
+    rings: list[Ring]
+    if segmentation is None:
+        x, y, width, height = objects.xywh[row].tolist()
+        rings = [rectangle(x, y, width, height)]
+    elif isinstance(segmentation, RLE) or (join and len(segmentation) > 1):
+        # parts may overlap, and a single outline around both would cut out what they share
+        rle = objects.select([row]).rles(header.height, header.width)[0]
+        parts = [_joined([np.array(ring, np.float64).reshape(-1, 2) for ring in part]) for part in to_polygons(rle)]
+        rings = [_joined(parts)] if join and parts else parts
+    else:
+        rings = list(segmentation)
+    return [points_to_upright(ring, (header.width, header.height), header.orientation) for ring in rings]
+
+
+def _joined(rings: list[Ring]) -> Ring:
+    """One ring that runs through all of them, along cuts that it goes there and back."""
+    joined, rest = rings[0], rings[1:]
+    for ring in rest:
+        here, there = _nearest(joined, ring)
+        loop = np.concatenate([ring[there:], ring[: there + 1]])
+        joined = np.concatenate([joined[: here + 1], loop, joined[here:]])
+    return joined
+
+
+def _nearest(first: Ring, second: Ring) -> tuple[int, int]:
+    """Indices of a point of `first` and of `second` close to it: nearest to the start of `second`, to save memory."""
+    here = int(((first - second[0]) ** 2).sum(axis=1).argmin())
+    return here, int(((second - first[here]) ** 2).sum(axis=1).argmin())
+
+
+def _target_name(record: ImageRecord, flat: bool) -> str:
+    """The name below the new folder: the old one, or its last part where that leads elsewhere."""
+    path = PurePosixPath(record.file.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        return path.name
+    return "_".join(path.parts) if flat else path.as_posix()
+
+
+def _check_unique(names: list[str], data: CocoData) -> None:
+    first: dict[str, ImageRecord] = {}
+    for name, record in zip(names, data.images, strict=True):
+        other = first.setdefault(name.casefold(), record)  # some file systems do not tell A from a
+        if other is not record:
+            raise CocoError(f"{other.path} and {record.path} would both be called {name}: rename one of them")

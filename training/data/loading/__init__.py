@@ -1,0 +1,1 @@
+"""A run's data: found or generated, as samples in batches."""

@@ -1,0 +1,111 @@
+"""What `training.evaluate` can be pointed at: a bundle's folder, a training run's checkpoint, a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from model.architecture import Task
+from model.network.build import build_model
+from model.network.engine import EagerEngine
+from model.network.weights import load_network
+from model.runtime.bundles.bundle import Bundle, open_bundle
+from model.runtime.bundles.manifest import ServingDefaults
+from model.runtime.detections import Detections
+from model.runtime.engines import DeviceChoice, EngineKind
+from model.runtime.predict import Predictor
+from training.checkpoint import load_checkpoint
+from training.data.formats.coco import CocoData
+from training.evaluation.remote import RemoteModel
+from training.evaluation.validation import detect, eager_predictor
+
+EvaluatedEngine = Literal[EngineKind, "eager"]
+
+
+class Detector(Protocol):
+    """Finds what is in each image of a dataset, as `training.evaluation.validation.detect` does."""
+
+    def __call__(
+        self,
+        data: CocoData,
+        *,
+        max_detections: int,
+        score_threshold: float,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Detections]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ..."""
+
+    title: str
+    task: Task
+    class_names: tuple[str, ...]
+    defaults: ServingDefaults
+    detect: Detector
+
+
+def open_model(model: str, engine: EvaluatedEngine | None, device: DeviceChoice, threads: int | None) -> Evaluated:
+    """A server's address, a checkpoint's file or a bundle's folder. engine None is ONNX Runtime for a bundle.
+
+    Raises BundleError, EngineError, CheckpointError or RemoteError, and ValueError for an engine that this kind of
+    model has not.
+    """
+    if model.startswith(("http://", "https://")):
+        if engine is not None or device != "auto" or threads is not None:
+            raise ValueError("a running server has its own engine: leave out --engine, --device and --threads")
+        return _served(model)
+    if Path(model).is_file():
+        if engine not in (None, "eager"):
+            raise ValueError(f"a checkpoint runs in torch: leave out --engine {engine}, or export it to a bundle first")
+        return _checkpoint(Path(model), device, threads)
+    return _bundle(Path(model), engine or "onnx", device, threads)
+
+
+def _served(url: str) -> Evaluated:
+    remote = RemoteModel(url)
+    model = remote.model
+    title = f"{model.name}/{model.version} ({url})"
+    return Evaluated(title, model.task, remote.class_names, model.defaults, remote.detect)
+
+
+def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evaluated:
+    loaded = load_checkpoint(path)
+    architecture = loaded.train_config().architecture
+    model = build_model(architecture)
+    model.load_state_dict(loaded.published_state)
+    predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), architecture)
+    title = f"{path.name} after {loaded.iteration} iterations (eager)"
+    return Evaluated(title, architecture.task, loaded.class_names, ServingDefaults(), partial(detect, predictor))
+
+
+def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Evaluated:
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    predictor = _bundle_predictor(bundle, engine, device, threads)
+    title = f"{manifest.name}/{manifest.version} ({engine})"
+    return Evaluated(
+        title, manifest.architecture.task, manifest.class_names, manifest.defaults, partial(detect, predictor)
+    )
+
+
+def _bundle_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:
+    """ "eager" is torchvision's own modules with the bundle's weights."""
+    if engine != "eager":
+        return Predictor.of_bundle(bundle, engine, device, threads)
+    model = load_network(bundle).to(_torch_device(device, threads))
+    return Predictor(EagerEngine(model), bundle.manifest.preprocessing)
+
+
+def _torch_device(device: DeviceChoice, threads: int | None) -> str:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device

@@ -1,0 +1,103 @@
+"""Which detection found which object, as COCO matches them at IoU 0.5: each picks, by falling score, the best one left.
+
+A class's matching at any score threshold is a part of that of all its detections, so it is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from faster_coco_eval import mask as mask_api
+from numpy.typing import NDArray
+
+from model.architecture import Task
+from model.runtime.detections import RLE, Detections
+from training.data.formats.coco import Annotations, CocoData, ImageRecord
+
+MATCH_IOU = 0.5
+
+MatchedBy = Literal["box", "mask"]
+
+MATCHED_BY: dict[Task, MatchedBy] = {"boxes": "box", "masks": "mask", "keypoints": "box", "masks_keypoints": "mask"}
+"""Whose IoU counts; objects with keypoints alone are found by their boxes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """One image's N detections, in falling score, and M objects.
+
+    scores: float32 [N]. labels: int64 [N]. found: int64 [N], the object that a detection matches, of its own class; -1
+    without one. ignored: bool [N], detections in a crowd region of their class, neither right nor wrong.
+    truth: int64 [M], the objects' labels. crowd: bool [M], regions that no detection has to find. iou: float64 [N, M].
+    """
+
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    found: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    truth: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    iou: NDArray[np.float64]
+
+
+def match_detections(data: CocoData, results: Sequence[Detections], by: MatchedBy) -> list[Matches]:
+    """The matches of `results`, one for each image of `data` and in its order, by the IoU of their boxes or masks.
+
+    Raises ValueError where they do not fit together or masks are missing.
+    """
+    if len(results) != len(data):
+        raise ValueError(f"{len(results)} results for {len(data)} images of {data.name}: give one for each, in order")
+    return [
+        _match(image, objects, detections, by)
+        for image, objects, detections in zip(data.images, data.annotations, results, strict=True)
+    ]
+
+
+def _match(image: ImageRecord, objects: Annotations, detections: Detections, by: MatchedBy) -> Matches:
+    order = np.argsort(-detections.scores, kind="stable")
+    labels = detections.labels[order]
+    iou = _ious(image, objects, detections, by)[order]
+    # Any class but a detection's own is out of its reach.
+    reach = np.where(labels[:, None] == objects.labels[None], iou, 0.0)
+    found = np.full(len(order), -1)
+    ignored = np.zeros(len(order), np.bool_)
+    left = ~objects.crowd
+    for row in range(len(order)):
+        best = _last_best(np.where(left, reach[row], 0.0))
+        if best is not None:
+            found[row], left[best] = best, False
+        else:
+            ignored[row] = bool((reach[row, objects.crowd] >= MATCH_IOU).any())
+    return Matches(detections.scores[order], labels, found, ignored, objects.labels, objects.crowd, iou)
+
+
+def _last_best(ious: NDArray[np.float64]) -> int | None:
+    """The object of the highest IoU, the last of equals, which is COCO's choice; None if none reaches MATCH_IOU."""
+    if not len(ious):
+        return None
+    best = len(ious) - 1 - int(ious[::-1].argmax())
+    return best if ious[best] >= MATCH_IOU else None
+
+
+def _ious(image: ImageRecord, objects: Annotations, detections: Detections, by: MatchedBy) -> NDArray[np.float64]:
+    """float64 [N, M]; of crowd regions the share of the detection that lies inside, as COCO has it."""
+    if not len(detections) or not len(objects):
+        return np.zeros((len(detections), len(objects)))
+    crowd = objects.crowd.astype(int).tolist()
+    if by == "box":
+        corners = detections.boxes.astype(np.float64)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        ious = mask_api.iou(boxes.tolist(), objects.xywh.tolist(), crowd)
+    else:
+        if detections.masks is None:
+            raise ValueError(f"the detections of {image.file} have no masks to match")
+        truth = objects.rles(image.height, image.width)
+        ious = mask_api.iou([_as_dict(mask) for mask in detections.masks], [_as_dict(mask) for mask in truth], crowd)
+    return np.asarray(ious, np.float64).reshape(len(detections), len(objects))
+
+
+def _as_dict(rle: RLE) -> dict[str, object]:
+    return {"size": list(rle.size), "counts": rle.counts}

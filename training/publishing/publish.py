@@ -1,0 +1,284 @@
+"""Checkpoint -> staged files -> gate -> bundle. A failed gate publishes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.architecture import ArchitectureConfig, Task, has_keypoints
+from model.network.build import Detector, build_model
+from model.network.engine import EagerEngine
+from model.network.export import export_onnx, export_torchscript, is_half_storable
+from model.network.quantize import quantize_int8
+from model.network.weights import WEIGHTS_FILE
+from model.runtime.bundles.bundle import Bundle, publish_bundle
+from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
+from model.runtime.engines import MODEL_FILES, Engine
+from model.runtime.engines.onnx import OnnxEngine
+from model.runtime.engines.torchscript import TorchScriptEngine
+from model.runtime.predict import Predictor
+from model.runtime.preprocess import Preprocessing
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig
+from training.data.formats.coco import CocoData
+from training.data.loading.samples import load_stored
+from training.data.loading.source import TrainingData
+from training.evaluation.matching import MATCHED_BY, match_detections
+from training.evaluation.operating_point import best_thresholds
+from training.evaluation.validation import SCORE_THRESHOLD, Outcome, main_kind, validate
+from training.publishing.gate import (
+    AP_TOLERANCE,
+    GATE_IMAGES,
+    TOLERANCE,
+    Difference,
+    Tolerance,
+    ap_differences,
+    compare_engines,
+    export_check,
+    generated_images,
+)
+from training.publishing.provenance import provenance
+from training.publishing.trades import TradeOptions, calibration_batches, points_lost, rebuilt, traded_architecture
+
+
+class GateError(Exception):
+    """The exported files do not answer as the trained network does, or lose too much AP; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too.
+
+    An INT8 bundle has no TorchScript: it would be another network than `model.onnx`.
+    """
+
+    half: bool = False
+    torchscript: bool = True
+    weights: bool = True
+    trades: TradeOptions = field(default_factory=TradeOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on.
+
+    `train` is what INT8 is calibrated on; a trade needs it and `val`.
+    """
+
+    model: Detector
+    architecture: ArchitectureConfig
+    class_names: tuple[str, ...]
+    provenance: Provenance
+    images: Sequence[NDArray[np.uint8]]
+    keypoint_names: tuple[str, ...] = ()
+    train: CocoData | None = None
+    val: CocoData | None = None
+    max_detections: int = 100
+    options: ExportOptions = ExportOptions()
+
+
+def publish_run(
+    config: TrainConfig,
+    data: TrainingData | None,
+    checkpoint: Path,
+    say: Callable[[str], object],
+    options: ExportOptions | None = None,
+) -> Bundle:
+    """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
+
+    Raises GateError and ValueError as `publish` does, and CheckpointError when the checkpoint cannot be read.
+    """
+    loaded = load_checkpoint(checkpoint)
+    model = build_model(config.architecture)
+    model.load_state_dict(loaded.published_state)
+    images = generated_images()
+    if data is not None:
+        source = data.train if data.val is None else data.val
+        images = [load_stored(record) for record in source.images[:GATE_IMAGES]]
+    export = Export(
+        model=model.eval(),
+        architecture=config.architecture,
+        class_names=loaded.class_names,
+        provenance=provenance(config, None if data is None else data.train, loaded.iteration),
+        images=images,
+        keypoint_names=loaded.keypoint_names,
+        train=None if data is None else data.train,
+        val=None if data is None else data.val,
+        max_detections=config.validation.max_detections,
+        options=options or ExportOptions(half=config.export_half),
+    )
+    return publish(export, config.model_repository, config.name, say)
+
+
+def publish(export: Export, repository: Path, name: str, say: Callable[[str], object]) -> Bundle:
+    """Exports, checks and publishes as the next version of `name` in `repository`.
+
+    An export that trades accuracy is compared with the network as trained by AP alone. Raises GateError when an
+    exported file differs from the network or a trade costs too much; then nothing is published. Raises ValueError for a
+    trade that gives up nothing, or without the data that it needs.
+    """
+    trades = export.options.trades
+    traded = _traded(export)
+    with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
+        staging = Path(folder)
+        trained_outcome = _measure(EagerEngine(export.model), export, "trained network", say)
+        _write_files(traded, staging, say)
+        reference = EagerEngine(traded.model)
+        if trades.int8:
+            _quantize(traded, reference, staging, say)
+        task = export.architecture.task
+        engines: list[Engine] = [OnnxEngine(staging / MODEL_FILES["onnx"], task, "cpu", None)]
+        if traded.options.torchscript:
+            engines.append(TorchScriptEngine(staging / MODEL_FILES["torchscript"], task, "cpu", None))
+        checks: dict[str, ExportCheck] = {}
+        thresholds: dict[str, float] = {}
+        evaluations: list[Evaluation] = []
+        for engine in engines:
+            difference = _compare(reference, engine, engine.name, traded, say)
+            outcome = _measure(engine, traded, engine.name, say)
+            deltas = {}
+            if outcome is not None and trained_outcome is not None:
+                deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
+                evaluations.append(_evaluation(traded, outcome, engine.name))
+                thresholds = thresholds or _best_thresholds(traded, outcome)  # the first engine's, which is served
+            if not trades.int8:
+                require(engine.name, difference, {} if trades else deltas)
+            if trades:
+                require_affordable(engine.name, deltas, task, trades.most_ap_lost, say)
+            checks[engine.name] = export_check(difference, len(export.images), deltas, task)
+            engine.close()
+        draft = ManifestDraft(
+            architecture=traded.architecture,
+            class_names=export.class_names,
+            keypoint_names=export.keypoint_names if has_keypoints(task) else (),
+            preprocessing=Preprocessing.from_architecture(traded.architecture),
+            defaults=ServingDefaults(
+                max_detections=export.architecture.detections_per_image, score_thresholds=thresholds
+            ),
+            provenance=export.provenance,
+            evaluation=tuple(evaluations),
+            export_check=checks["onnx"],
+            trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,
+        )
+        return publish_bundle(staging, draft, repository, name)
+
+
+def require(
+    engine: str, difference: Difference, ap_deltas: Mapping[str, float], tolerance: Tolerance = TOLERANCE
+) -> None:
+    """Raises GateError, saying what differed, unless the differences are within `tolerance` and 0.1 point of AP."""
+    wrong = difference.exceeds(tolerance)
+    wrong += [
+        f"{name} changes by {100 * delta:+.2f} points (allowed {100 * AP_TOLERANCE:g})"
+        for name, delta in ap_deltas.items()
+        if abs(delta) > AP_TOLERANCE
+    ]
+    if wrong:
+        raise GateError(f"the {engine} export is not the trained network, nothing was published: {'; '.join(wrong)}")
+
+
+def require_affordable(
+    engine: str, ap_deltas: Mapping[str, float], task: Task, most_ap_lost: float, say: Callable[[str], object]
+) -> None:
+    """Raises GateError, saying what was lost, where a trade costs more than `most_ap_lost` points of the task's AP."""
+    lost, metric = points_lost(ap_deltas, task), f"{main_kind(task)}/AP"
+    say(f"{engine} against the network as trained: {metric} {-lost:+.2f} points")
+    if lost > most_ap_lost:
+        raise GateError(
+            f"the {engine} export loses {lost:.2f} points of {metric} to the network as trained, --most_ap_lost allows "
+            f"{most_ap_lost:g}: nothing was published"
+        )
+
+
+def round_to_half(model: Detector) -> None:
+    """Rounds what `export_onnx` stores as fp16, in place, so that all files of a bundle hold the same numbers."""
+    for tensor in model.state_dict().values():
+        if is_half_storable(tensor.detach().cpu().numpy()):
+            tensor.copy_(tensor.half())
+
+
+def _traded(export: Export) -> Export:
+    """What is exported: the same weights, in the network that the trades leave. Without trades, `export` itself."""
+    options, trades = export.options, export.options.trades
+    if not trades:
+        return export
+    if export.train is None or export.val is None:
+        raise ValueError(
+            "an export that trades accuracy is compared with the trained network by AP: give --data, a dataset with a "
+            "validation split"
+        )
+    architecture = traded_architecture(export.architecture, trades)
+    options = replace(options, torchscript=options.torchscript and not trades.int8)
+    return replace(export, model=rebuilt(export.model, architecture), architecture=architecture, options=options)
+
+
+def _write_files(export: Export, staging: Path, say: Callable[[str], object]) -> None:
+    options = export.options
+    if options.half:
+        round_to_half(export.model)
+    say("exporting ONNX")
+    # Quantizing folds the batch norms into the weights, and stores what it leaves in fp32 as fp16 by itself.
+    export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=options.half and not options.trades.int8)
+    if options.torchscript:
+        say("exporting TorchScript")
+        export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
+    if options.weights:
+        torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
+
+
+def _quantize(export: Export, reference: Engine, staging: Path, say: Callable[[str], object]) -> None:
+    """model.onnx to INT8 in place, once it has answered as the network does."""
+    assert export.train is not None
+    file = staging / MODEL_FILES["onnx"]
+    engine = OnnxEngine(file, export.architecture.task, "cpu", None)
+    require("onnx", _compare(reference, engine, "onnx in fp32", export, say), {})
+    engine.close()
+    wanted = export.options.trades.calibration_images
+    say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    batches = calibration_batches(export.train, preprocessing, wanted)
+    quantize_int8(file, file, batches, half_storage=export.options.half)
+
+
+def _compare(reference: Engine, engine: Engine, what: str, export: Export, say: Callable[[str], object]) -> Difference:
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    difference = compare_engines(reference, engine, export.images, preprocessing)
+    say(f"{what} against eager: {difference}")
+    return difference
+
+
+def _measure(engine: Engine, export: Export, what: str, say: Callable[[str], object]) -> Outcome | None:
+    if export.val is None:
+        return None
+    preprocessing = Preprocessing.from_architecture(export.architecture)
+    outcome = validate(
+        Predictor(engine, preprocessing), export.val, export.architecture.task, max_detections=export.max_detections
+    )
+    figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
+    say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return outcome
+
+
+def _best_thresholds(export: Export, outcome: Outcome) -> dict[str, float]:
+    """For each class the threshold that maximizes F1 on the validation split; what was never found has none."""
+    assert export.val is not None
+    matches = match_detections(export.val, outcome.detections, MATCHED_BY[export.architecture.task])
+    return best_thresholds(matches, export.class_names, SCORE_THRESHOLD)
+
+
+def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:
+    assert export.val is not None
+    return Evaluation(
+        dataset=export.val.name,
+        images=len(export.val),
+        command=f"python -m training.evaluate --model BUNDLE --data DIR --engine {engine} "
+        f"--max_detections {export.max_detections}",
+        engine=engine,
+        metrics=outcome.metrics.headline(),
+    )

@@ -29,12 +29,12 @@ from model.network.export import export_onnx
 from model.network.quantize import quantize_int8
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import open_bundle
-from model.runtime.engines import INPUTS
+from model.runtime.engines.engine import INPUTS
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing, prepare, stack
 from training.checkpoint import load_checkpoint
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.data.loading.source import load_splits
 from training.evaluation.validation import SCORE_THRESHOLD, validate
@@ -194,7 +194,7 @@ def _contender(
     model: Detector,
     architecture: ArchitectureConfig,
     trade: TradeOptions,
-    train: CocoData,
+    train: Dataset,
     images: Sequence[NDArray[np.uint8]],
     threads: int,
 ) -> Contender:
@@ -212,7 +212,7 @@ def _contender(
     return Contender(file, Predictor(engine, preprocessing), tuple(feeds))
 
 
-def _some(data: CocoData, count: int) -> CocoData:
+def _some(data: Dataset, count: int) -> Dataset:
     """Up to `count` images, evenly spread."""
     rows = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
     return replace(data, images=[data.images[row] for row in rows], annotations=[data.annotations[row] for row in rows])

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from model.runtime.bundles.bundle import BundleError
-from model.runtime.engines import EngineError, EngineKind
+from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import stop
 from training.data.annotations.classes import add_class_flags
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, report
-from training.data.formats.coco import CocoData, CocoError
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import TrainingData, load_splits
 from training.evaluation.evaluated import Evaluated, open_model
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
         splits = load_splits(options.data, evaluated.task, rename=options.rename, classes=options.classes)
         data = _chosen(splits, options.data, options.split, evaluated)
-    except (BundleError, CheckpointError, CocoError, EngineError, RemoteError, ValueError) as error:
+    except (BundleError, CheckpointError, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     try:
         with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluated) -> CocoData:
-    """The split called `name`, checked. Raises CocoError; stops where records are broken or the classes are others."""
+def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluated) -> Dataset:
+    """The split called `name`, checked. Raises DatasetError; stops where records are broken or classes others."""
     data = splits.train if name == "train" else splits.val
     if data is None:
         stop(f"{directory} has no validation split; use --split train")

@@ -19,7 +19,7 @@ from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import stop
-from training.data.formats.coco import CocoError
+from training.data.annotations.dataset import DatasetError
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_training_data
 from training.publishing.gate import generated_images
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model, _, _ = options.torchvision.partition(":")
             name = options.name or model.replace("_", "-")
             bundle = publish(_published(options.torchvision, files), options.output, name, say)
-    except (CheckpointError, CocoError, DataStop, BundleError, ValueError) as error:
+    except (CheckpointError, DatasetError, DataStop, BundleError, ValueError) as error:
         stop(str(error))
     except (GateError, UnreadableImage) as error:
         say(f"error: {error}")

@@ -24,20 +24,21 @@ from torch.utils.data import DataLoader
 from training.checkpoint import CheckpointError, save_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco import CocoData, CocoError
 from training.data.loading.loader import Batch, Share, make_loader
 from training.data.loading.samples import TrainingSet, UnreadableImage
 from training.data.loading.source import DataStop, TrainingData, flip_pairs, load_training_data
 from training.distributed import Process, join
 from training.evaluation.evaluation import KINDS, evaluate_detections
-from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind, validation_losses
+from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind
 from training.loop.optimization import scaled_rate
 from training.loop.pictures import draw_curves, draw_samples
 from training.loop.run_log import RunLog
 from training.loop.state import State, seed_everything, snapshot, start, step_images
 from training.loop.step import TrainingError, take_step
 from training.loop.trackers import start_trackers
+from training.loop.validation_losses import validation_losses
 from training.publishing.publish import GateError, publish_run
 
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, data, process = setup(sys.argv[1:] if arguments is None else arguments)
         state = start(config, data.train, process)
         trackers = start_trackers(config, config.run_folder, state.iteration) if process.first else ()
-    except (DataStop, CocoError, CheckpointError, ValueError) as error:
+    except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
     if not process.first:
         return follow(config, data, state, process)
@@ -141,7 +142,7 @@ def out_of_patience(config: TrainConfig, state: State) -> bool:
 
 
 def evaluate(
-    config: TrainConfig, data: CocoData, val: CocoData, state: State, process: Process, log: RunLog | None
+    config: TrainConfig, data: Dataset, val: Dataset, state: State, process: Process, log: RunLog | None
 ) -> None:
     """COCO AP on the validation split, of the averaged weights if there are any; keeps the best checkpoint; draws
     curves and samples."""
@@ -162,7 +163,7 @@ def evaluate(
     state.best, state.without_gain = process.agree((state.best, state.without_gain))
 
 
-def batches(config: TrainConfig, data: CocoData, skip: int, process: Process) -> DataLoader[Batch]:
+def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> DataLoader[Batch]:
     """This process's batches, `accumulate` to a step, from step number `skip` on."""
     augmentation = Augmentation(config.augment, config.architecture, flip_pairs(data))
     return make_loader(

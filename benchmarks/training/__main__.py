@@ -22,7 +22,8 @@ from pathlib import Path
 
 from benchmarks.measure import alternate, table, write_json
 from benchmarks.training.loops import LOOPS, Turn
-from training.data.formats.coco import CocoError, find_splits
+from training.data.annotations.dataset import DatasetError
+from training.data.formats.coco import find_splits
 
 PACKAGES = ("torch", "torchvision", "pycocotools")
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         find_splits(options.data, "masks")
-    except CocoError as error:
+    except DatasetError as error:
         raise SystemExit(f"error: {error}") from error
     loops = {name: Loop(name, options) for name in LOOPS}
     try:

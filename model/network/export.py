@@ -27,7 +27,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from model.network.inference import SIZE_DIVISOR, InferenceGraph, evaluating
 from model.network.nms import ONNX, TORCH, onnx_grouped_nms
-from model.runtime.engines import INPUTS
+from model.runtime.engines.engine import INPUTS
 
 OPSET = 18
 """ONNX operator set: 16 has RoIAlign with `output_half_pixel`, which is torchvision's `aligned=False`."""

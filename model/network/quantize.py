@@ -27,7 +27,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from model.network.export import store_in_half
-from model.runtime.engines import INPUTS
+from model.runtime.engines.engine import INPUTS
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """What `model.runtime.preprocess.stack` returns: images uint8 [B, H, W, 3] and their valid sizes int64 [B, 2]."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import Detections
-from model.runtime.engines import DeviceChoice, Engine, EngineKind, load_engine
+from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind
+from model.runtime.engines.loading import load_engine
 from model.runtime.kernels import keypoints, masks
 from model.runtime.preprocess import Preprocessing, Size, prepare, stack, to_original
 

@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.observability.record import record_of
-
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; only metrics see it."""
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:maskserve:problem:"
 INFERENCE_PROTOCOL = "/v2"
+PROBLEM = "problem"
+"""Where a request's state holds the slug of the problem that it was answered with."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Problem(Exception):
 
 
 def problem_response(problem: Problem, scope: Scope | None = None) -> Response:
-    """The answer to the request of `scope`, if there is one, whose record then knows the problem."""
+    """The answer to the request of `scope`, if there is one, whose state then knows the problem."""
     headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
     if problem.kind.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -159,6 +159,5 @@ def _response(
     if scope is not None:
         if scope["path"].startswith(INFERENCE_PROTOCOL):
             body["error"] = detail  # where the Open Inference Protocol's clients look for it
-        if "record" in scope.get("state", {}):
-            record_of(scope).problem = slug
+        scope.setdefault("state", {})[PROBLEM] = slug
     return Response(orjson.dumps(body), status, dict(headers), MEDIA_TYPE)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime.engines import Engine
+from model.runtime.engines.engine import Engine
 from model.runtime.bundles.manifest import Manifest
 from service.scheduling.batcher import Lane
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem

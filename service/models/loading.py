@@ -8,7 +8,8 @@ from pathlib import Path
 
 from model.runtime.kernels import masks
 from model.runtime.bundles.bundle import BundleError
-from model.runtime.engines import Engine, EngineError, load_engine
+from model.runtime.engines.engine import Engine, EngineError
+from model.runtime.engines.loading import load_engine
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.devices import list_devices
 from model.runtime.bundles.manifest import Manifest

@@ -9,7 +9,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import CLIENT_LEFT, unexpected
+from service.http.problems import CLIENT_LEFT, PROBLEM, unexpected
 from service.observability.logs import current_request_id, log_request
 from service.observability.metrics import Metrics
 from service.observability.record import UNMATCHED, RequestRecord, record_of
@@ -48,6 +48,7 @@ class Observe:
             await self._app(scope, received, sent)
         finally:
             record.status = record.status or CLIENT_LEFT
+            record.problem = scope["state"].get(PROBLEM)
             # The template, not the path: a scanner's thousand paths must not become a thousand series.
             record.route = getattr(scope.get("route"), "path", UNMATCHED)
             record.seconds = time.perf_counter() - start

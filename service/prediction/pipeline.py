@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
-from model.runtime.engines import OutOfMemory
+from model.runtime.engines.engine import OutOfMemory
 from model.runtime.images.decode import (
     ImageError,
     ImageLimits,

@@ -19,7 +19,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from model.runtime.engines import OutOfMemory
+from model.runtime.engines.engine import OutOfMemory
 from service.scheduling.priority import Priority, Turns
 from service.scheduling.threads import Outcome, Threads
 

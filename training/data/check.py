@@ -22,6 +22,7 @@ from rich.progress import Progress
 from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
 from training.command_line import load_recipe, stop
 from training.config import TrainConfig, recipe_path
+from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
 from training.data.checking.broken import check, drop_broken, report
 from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
@@ -29,14 +30,13 @@ from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.duplicates import duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
-from training.data.formats.coco import CocoData, CocoError, Problem
 from training.data.formats.known import NAMES, Format, detect_format, find_format
 
 
 def survey_splits(
     directory: Path,
     form: Format,
-    splits: dict[str, CocoData],
+    splits: dict[str, Dataset],
     task: Task,
     architecture: ArchitectureConfig,
     *,
@@ -44,7 +44,7 @@ def survey_splits(
     workers: int | None,
     progress: Progress,
 ) -> Survey:
-    """Everything that `python -m training.data.check` reports. Decodes every image once. Raises CocoError."""
+    """Everything that `python -m training.data.check` reports. Decodes every image once. Raises DatasetError."""
     problems: dict[str, list[Problem]] = {}
     prints: dict[str, list[Fingerprint]] = {}
     for name, data in splits.items():
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 workers=options.workers,
                 progress=progress,
             )
-    except (CocoError, ValueError) as error:
+    except (DatasetError, ValueError) as error:
         stop(str(error))
     console = Console()
     print_survey(survey, console)
@@ -117,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if survey.clean else 1
 
 
-def _sound(data: CocoData, problems: Sequence[Problem]) -> list[CocoData]:
+def _sound(data: Dataset, problems: Sequence[Problem]) -> list[Dataset]:
     """The dataset without broken records; empty where nothing is left."""
     try:
         return [drop_broken(data, problems)]
-    except CocoError:
+    except DatasetError:
         return []
 
 
@@ -133,14 +133,14 @@ def _format(directory: Path, name: str, task: Task | None) -> Format:
     else:
         found = detect_format(directory)
         if found is None:
-            raise CocoError(f"{directory} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
+            raise DatasetError(f"{directory} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
         form = found
     if not form.splits(directory):
-        raise CocoError(f"{directory} is no dataset of the format {form.name}; docs/formats.md says how it lies")
+        raise DatasetError(f"{directory} is no dataset of the format {form.name}; docs/formats.md says how it lies")
     return form
 
 
-def _task(splits: dict[str, CocoData]) -> Task:
+def _task(splits: dict[str, Dataset]) -> Task:
     """The most that the annotations could train."""
     masks = any(one is not None for data in splits.values() for some in data.annotations for one in some.segmentations)
     keypoints = all(data.num_keypoints for data in splits.values())

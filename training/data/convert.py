@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from training.data.annotations.classes import add_class_flags, change_classes
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, report
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.known import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.formats.writing import Placement
 
@@ -40,11 +40,11 @@ def convert(
 ) -> list[str]:
     """Reads `source`, renames classes, then chooses some, and writes `target`; what happened, one line each.
 
-    Raises CocoError for a source that cannot be read, broken records unless they are skipped, a class that is not
+    Raises DatasetError for a source that cannot be read, broken records unless they are skipped, a class that is not
     there and a dataset that the target format cannot hold; FileExistsError when `target` is there already.
     """
     if writer.save is None:
-        raise CocoError(f"{writer.name} is only read; write one of {', '.join(WRITABLE)}")
+        raise DatasetError(f"{writer.name} is only read; write one of {', '.join(WRITABLE)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already: give a new folder")
     lines: list[str] = []
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         reader = detect_format(options.source) if options.reader == "auto" else find_format(options.reader)
         if reader is None:
-            raise CocoError(f"{options.source} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
+            raise DatasetError(f"{options.source} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
         lines = convert(
             options.source,
             options.target,
@@ -98,15 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             placement=options.images,
             skip_broken=options.on_broken == "skip",
         )
-    except (CocoError, OSError) as error:
+    except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 0
 
 
-def _sound(data: CocoData, skip_broken: bool) -> tuple[CocoData, list[str]]:
-    """The dataset without broken records, and the report of them. Raises CocoError where they are not to be skipped."""
+def _sound(data: Dataset, skip_broken: bool) -> tuple[Dataset, list[str]]:
+    """The dataset without broken records, and their report. Raises DatasetError where they are not to be skipped."""
     masks = any(item is not None for objects in data.annotations for item in objects.segmentations)
     problems = check(data, "masks" if masks else "boxes")
     # objects with a box alone are fine among others here: each format says what it makes of them
@@ -115,11 +115,11 @@ def _sound(data: CocoData, skip_broken: bool) -> tuple[CocoData, list[str]]:
         return data, []
     text = f"{data.name}: {report(problems, SHOWN)}"
     if not skip_broken:
-        raise CocoError(f"{text}\nMend them, or convert without them: --on_broken skip")
+        raise DatasetError(f"{text}\nMend them, or convert without them: --on_broken skip")
     return drop_broken(data, problems), [text]
 
 
-def _summary(split: str, data: CocoData) -> list[str]:
+def _summary(split: str, data: Dataset) -> list[str]:
     objects: Counter[str] = Counter(dict.fromkeys(data.class_names, 0))
     crowds = 0
     for found in data.annotations:

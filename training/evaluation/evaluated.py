@@ -17,10 +17,10 @@ from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import Detections
-from model.runtime.engines import DeviceChoice, EngineKind
+from model.runtime.engines.engine import DeviceChoice, EngineKind
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.evaluation.remote import RemoteModel
 from training.evaluation.validation import detect, eager_predictor
 
@@ -32,7 +32,7 @@ class Detector(Protocol):
 
     def __call__(
         self,
-        data: CocoData,
+        data: Dataset,
         *,
         max_detections: int,
         score_threshold: float,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model.architecture import Task
 from model.runtime.detections import RLE, Detections
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 
 Kind = Literal["box", "mask", "boundary", "keypoints"]
 
@@ -119,7 +119,7 @@ class Metrics(BaseModel):
 
 
 def evaluate_detections(
-    data: CocoData,
+    data: Dataset,
     results: Sequence[Detections],
     kinds: Sequence[Kind],
     max_detections: tuple[int, ...] = MAX_DETECTIONS,
@@ -132,7 +132,7 @@ def evaluate_detections(
     return Metrics(**{kind: _evaluate(data, results, kind, max_detections) for kind in kinds})
 
 
-def to_coco_results(data: CocoData, results: Sequence[Detections], kind: Kind) -> list[dict[str, Any]]:
+def to_coco_results(data: Dataset, results: Sequence[Detections], kind: Kind) -> list[dict[str, Any]]:
     """COCO result records of one kind: image_id, category_id, score and bbox, segmentation (RLE, counts as text) or
     keypoints; the format of COCO's evaluation server.
 
@@ -178,7 +178,7 @@ def _shapes(detections: Detections, kind: Kind, height: int, width: int, file: s
     return [{"keypoints": row} for row in points.reshape(len(points), -1).tolist()]
 
 
-def _ground_truth(data: CocoData, kind: Kind) -> dict[str, Any]:
+def _ground_truth(data: Dataset, kind: Kind) -> dict[str, Any]:
     """The dataset as COCO JSON with what this kind needs, numbered from 1: matching takes id 0 for 'no match'."""
     records: list[dict[str, Any]] = []
     for image, objects in zip(data.images, data.annotations, strict=True):
@@ -208,9 +208,7 @@ def _ground_truth(data: CocoData, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _evaluate(
-    data: CocoData, results: Sequence[Detections], kind: Kind, max_detections: tuple[int, ...]
-) -> KindMetrics:
+def _evaluate(data: Dataset, results: Sequence[Detections], kind: Kind, max_detections: tuple[int, ...]) -> KindMetrics:
     truth = COCO(_ground_truth(data, kind), print_function=_silent)
     found = truth.loadRes(to_coco_results(data, results, kind))
     sigmas = None

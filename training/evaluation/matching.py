@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.detections import RLE, Detections
-from training.data.formats.coco import Annotations, CocoData, ImageRecord
+from training.data.annotations.dataset import Dataset
+from training.data.annotations.records import Annotations, ImageRecord
 
 MATCH_IOU = 0.5
 
@@ -43,7 +44,7 @@ class Matches:
     iou: NDArray[np.float64]
 
 
-def match_detections(data: CocoData, results: Sequence[Detections], by: MatchedBy) -> list[Matches]:
+def match_detections(data: Dataset, results: Sequence[Detections], by: MatchedBy) -> list[Matches]:
     """The matches of `results`, one for each image of `data` and in its order, by the IoU of their boxes or masks.
 
     Raises ValueError where they do not fit together or masks are missing.

@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from model.architecture import Task
 from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import RLE, Detections
-from training.data.formats.coco import CocoData, ImageRecord
+from training.data.annotations.dataset import Dataset
+from training.data.annotations.records import ImageRecord
 from training.data.loading.samples import UnreadableImage, load_stored
 
 KEY_VARIABLE = "MASKSERVE_CLIENT_KEY"
@@ -100,7 +101,7 @@ class RemoteModel:
 
     def detect(
         self,
-        data: CocoData,
+        data: Dataset,
         *,
         max_detections: int,
         score_threshold: float,

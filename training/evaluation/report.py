@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from model.runtime.detections import Detections
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import Metrics
 from training.evaluation.matching import Matches
@@ -65,7 +65,7 @@ class Report:
     """What a page shows: an evaluation's figures, and each image's detections and matches in the dataset's order."""
 
     title: str
-    data: CocoData
+    data: Dataset
     detections: Sequence[Detections]
     matches: Sequence[Matches]
     metrics: Metrics

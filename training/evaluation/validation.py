@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
 from model.runtime.detections import Detections
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
-from training.config import AugmentConfig
-from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco import CocoData
-from training.data.loading.samples import Draw, TrainingSet, load_stored
+from training.data.annotations.dataset import Dataset
+from training.data.loading.samples import load_stored
 from training.distributed import Process
 from training.evaluation.evaluation import KINDS, Kind, Metrics, evaluate_detections
-from training.loop.sampling import begin_batch, drawn_counts
 
 SCORE_THRESHOLD = 0.05
 """Lower scores are not counted; torchvision leaves them out too."""
@@ -46,7 +40,7 @@ def eager_predictor(model: Detector, architecture: ArchitectureConfig) -> Predic
 
 def detect(
     predictor: Predictor,
-    data: CocoData,
+    data: Dataset,
     *,
     max_detections: int,
     score_threshold: float,
@@ -64,7 +58,7 @@ def detect(
     return detections
 
 
-def detect_shared(predictor: Predictor, data: CocoData, process: Process, *, max_detections: int) -> list[Detections]:
+def detect_shared(predictor: Predictor, data: Dataset, process: Process, *, max_detections: int) -> list[Detections]:
     """`detect`, the images shared out among the processes: all detections in the first one, nothing in the others."""
     mine: list[Detections] = []
     for record in data.images[process.rank :: process.count]:
@@ -75,44 +69,9 @@ def detect_shared(predictor: Predictor, data: CocoData, process: Process, *, max
     return [parts[number % process.count][number // process.count] for number in range(len(data))]
 
 
-@torch.inference_mode()
-def validation_losses(
-    model: Detector, data: CocoData, architecture: ArchitectureConfig, process: Process
-) -> dict[str, float]:
-    """The training losses on `data`, whole images at the served size, and their sum as "loss"; in every process.
-
-    Means over all of its anchors, RoIs and positive RoIs; the draws are the same each time, and the same however many
-    processes share the images. Normalization and dropout work as when serving; weights, statistics and global
-    generators stay as they are. The model is left in eval mode, and must draw by image (`sample_by_image`).
-    """
-    dataset = TrainingSet(data, Augmentation(AugmentConfig(horizontal_flip=0.0), architecture), seed=0)
-    model.eval()
-    for part in (model, model.rpn, model.roi_heads):
-        part.training = True  # these decide about losses; layers below them stay in eval mode
-    sums: dict[str, Tensor] = {}
-    try:
-        for number in range(process.rank, len(data), process.count):
-            image, target, _ = dataset[Draw(number, number)]
-            begin_batch(model, [(number,)])
-            losses = model(
-                [image.to(process.device).float() / 255],
-                [{name: value.to(process.device) for name, value in target.items()}],
-            )
-            for (name, loss), count in zip(losses.items(), drawn_counts(model).of(losses), strict=True):
-                part_sum = torch.tensor([float(loss) * count, count], dtype=torch.float64)
-                sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + part_sum
-    finally:
-        model.eval()
-    parts = process.agree(process.gather(sums))
-    names = list(dict.fromkeys(name for part in parts for name in part))
-    totals = {name: sum((part[name] for part in parts if name in part), torch.zeros(2)) for name in names}
-    means = {name: float(total[0] / total[1].clamp(min=1)) for name, total in totals.items()}
-    return {"loss": sum(means.values()), **means}
-
-
 def validate(
     predictor: Predictor,
-    data: CocoData,
+    data: Dataset,
     task: Task,
     *,
     max_detections: int = 100,

@@ -13,8 +13,8 @@ from PIL import Image
 
 from model.runtime.detections import Detections
 from model.runtime.overlay import draw_overlay
+from training.data.annotations.dataset import Dataset
 from training.data.checking.contact_sheet import as_detections
-from training.data.formats.coco import CocoData
 from training.data.loading.samples import load_stored
 from training.evaluation.matching import Matches
 from training.evaluation.operating_point import Counts, image_counts
@@ -40,7 +40,7 @@ def worst_images(matches: Sequence[Matches], thresholds: Sequence[float], count:
 
 
 def draw_pair(
-    data: CocoData, position: int, found: Detections, thresholds: Sequence[float]
+    data: Dataset, position: int, found: Detections, thresholds: Sequence[float]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """uint8 [h, w, 3] twice: one image with its annotated objects, and with what was found above the thresholds.
 

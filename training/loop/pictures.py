@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.runtime.detections import Detections
 from model.runtime.overlay import draw_overlay
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.loop.run_log import read_metrics
 
@@ -40,7 +40,7 @@ def draw_curves(metrics: Path, target: Path) -> None:
     figure.savefig(target, dpi=100)
 
 
-def draw_samples(data: CocoData, detections: Sequence[Detections], count: int, folder: Path) -> None:
+def draw_samples(data: Dataset, detections: Sequence[Detections], count: int, folder: Path) -> None:
     """The first `count` images, each beside itself with its detections, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for record, found in list(zip(data.images, detections, strict=True))[:count]:

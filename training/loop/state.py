@@ -17,8 +17,8 @@ from model.network.folding import fold_frozen_batch_norm
 from model.network.threaded_align import align_in_threads
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state
 from training.config import TrainConfig
+from training.data.annotations.dataset import Dataset
 from training.data.augmentation.draws import mix
-from training.data.formats.coco import CocoData
 from training.data.loading.source import keypoint_names
 from training.distributed import Process
 from training.loop.compiling import compile_backbone
@@ -52,7 +52,7 @@ class State:
         return self.model if self.average is None else self.average.model
 
 
-def start(config: TrainConfig, data: CocoData, process: Process) -> State:
+def start(config: TrainConfig, data: Dataset, process: Process) -> State:
     """The model, fresh or from given weights, or the run's last checkpoint.
 
     Raises CheckpointError when the checkpoint is of another model, ValueError when weights cannot be had or settings do
@@ -99,7 +99,7 @@ def seed_everything(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(number)
 
 
-def snapshot(config: TrainConfig, data: CocoData, state: State) -> Checkpoint:
+def snapshot(config: TrainConfig, data: Dataset, state: State) -> Checkpoint:
     """The state as a checkpoint."""
     return Checkpoint(
         iteration=state.iteration,
@@ -116,11 +116,11 @@ def snapshot(config: TrainConfig, data: CocoData, state: State) -> Checkpoint:
     )
 
 
-def _keypoint_names(config: TrainConfig, data: CocoData) -> tuple[str, ...]:
+def _keypoint_names(config: TrainConfig, data: Dataset) -> tuple[str, ...]:
     return keypoint_names(data) if config.architecture.has_keypoints else ()
 
 
-def _require_same_model(resumed: Checkpoint, config: TrainConfig, data: CocoData) -> None:
+def _require_same_model(resumed: Checkpoint, config: TrainConfig, data: Dataset) -> None:
     if resumed.train_config().architecture != config.architecture or resumed.class_names != data.class_names:
         raise CheckpointError(
             f"{config.run_folder / 'checkpoints' / 'last.pt'} is of another model or other classes: choose another "

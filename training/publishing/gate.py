@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.bundles.manifest import ExportCheck
 from model.runtime.detections import RawDetections
-from model.runtime.engines import Engine
+from model.runtime.engines.engine import Engine
 from model.runtime.preprocess import Prepared, Preprocessing, prepare
 
 GATE_IMAGES = 8

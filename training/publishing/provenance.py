@@ -10,10 +10,10 @@ import torchvision
 from model.architecture import PRESETS
 from model.runtime.bundles.manifest import Provenance
 from training.config import TrainConfig
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 
 
-def provenance(config: TrainConfig, data: CocoData | None, iterations: int) -> Provenance:
+def provenance(config: TrainConfig, data: Dataset | None, iterations: int) -> Provenance:
     """What the manifest says about where a run's weights come from; counts are left out where `data` is not at hand."""
     generated = "figures" if config.architecture.has_keypoints else "shapes"
     return Provenance(

@@ -19,14 +19,14 @@ from model.network.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
-from model.runtime.engines import MODEL_FILES, Engine
+from model.runtime.engines.engine import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.data.loading.source import TrainingData
 from training.evaluation.matching import MATCHED_BY, match_detections
@@ -77,8 +77,8 @@ class Export:
     provenance: Provenance
     images: Sequence[NDArray[np.uint8]]
     keypoint_names: tuple[str, ...] = ()
-    train: CocoData | None = None
-    val: CocoData | None = None
+    train: Dataset | None = None
+    val: Dataset | None = None
     max_detections: int = 100
     options: ExportOptions = ExportOptions()
 

@@ -15,7 +15,7 @@ from model.network.build import Detector, build_model
 from model.network.quantize import Batch
 from model.runtime.bundles.manifest import Trades
 from model.runtime.preprocess import Preprocessing, prepare, stack
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.evaluation.validation import main_kind
 
@@ -88,7 +88,7 @@ def rebuilt(model: Detector, architecture: ArchitectureConfig) -> Detector:
     return other.eval()
 
 
-def calibration_batches(data: CocoData, preprocessing: Preprocessing, images: int) -> Iterator[Batch]:
+def calibration_batches(data: Dataset, preprocessing: Preprocessing, images: int) -> Iterator[Batch]:
     """Up to `images` of `data` as the network takes them, one at a time, evenly spread over the dataset."""
     for index in np.linspace(0, len(data) - 1, min(images, len(data))).astype(int).tolist():
         yield stack([prepare(load_stored(data.images[index]), preprocessing)])

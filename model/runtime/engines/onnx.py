@@ -16,9 +16,9 @@ import onnxruntime
 
 from model.architecture import Task
 from model.runtime.detections import RawDetections
-from model.runtime.engines import INPUTS, DeviceChoice, EngineError, OutOfMemory, output_names
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.devices import count_gpus, gpu_index
+from model.runtime.engines.engine import INPUTS, DeviceChoice, EngineError, OutOfMemory, output_names
 
 # What is an error for ONNX Runtime is raised as well, and is for the caller to tell.
 _FATAL_ONLY: Final = 4

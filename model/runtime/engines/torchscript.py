@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.detections import RawDetections
-from model.runtime.engines import DeviceChoice, EngineError, OutOfMemory, output_names
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.devices import gpu_index
+from model.runtime.engines.engine import DeviceChoice, EngineError, OutOfMemory, output_names
 
 
 class TorchScriptEngine:

@@ -19,7 +19,7 @@ from model.network.engine import EagerEngine
 from model.network.export import export_onnx, export_torchscript, store_in_half
 from model.network.inference import InferenceGraph
 from model.runtime.detections import RawDetections
-from model.runtime.engines import INPUTS, output_names
+from model.runtime.engines.engine import INPUTS, output_names
 
 Run = Callable[[Any, np.ndarray], RawDetections]
 

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from model.network.export import export_onnx
 from model.network.quantize import Batch, quantize_int8
 from model.runtime.detections import RawDetections
-from model.runtime.engines import INPUTS
+from model.runtime.engines.engine import INPUTS
 from model.runtime.engines.onnx import OnnxEngine
 
 SIZES = [(96, 96), (80, 90)]

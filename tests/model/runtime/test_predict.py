@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from model.architecture import Task
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import RawDetections
-from model.runtime.engines import Engine, load_engine
+from model.runtime.engines.engine import Engine
+from model.runtime.engines.loading import load_engine
 from model.runtime.kernels.masks import decode
 from model.runtime.predict import Predictor, warm_up
 from model.runtime.preprocess import Preprocessing

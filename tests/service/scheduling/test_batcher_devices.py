@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from model.runtime.engines import OutOfMemory
+from model.runtime.engines.engine import OutOfMemory
 from service.scheduling.batcher import Batcher, Lane
 from service.scheduling.priority import INTERACTIVE_TURNS, Priority
 from tests.service.scheduling.batching import PATIENCE, Engine, run, start, until

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from training.data.formats.coco import CocoData, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import load_coco
 
 
 class Box(NamedTuple):
@@ -29,7 +30,7 @@ def write_split(
     pictures: Sequence[np.ndarray | tuple[int, int]],
     boxes: Sequence[Sequence[Box]],
     names: Sequence[str] = ("cat", "dog"),
-) -> CocoData:
+) -> Dataset:
     """Writes images/SPLIT_NUMBER.png and annotations/instances_SPLIT.json. A picture is its pixels or (width, height),
     which gives noise that no other picture has."""
     (folder / "images").mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from faster_coco_eval import mask as mask_api
 from PIL import Image
 
 from training.data.annotations.classes import align_classes, rename_classes, select_classes
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.convert import convert, main
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.known import find_format, load_dataset
 
 WIDTH, HEIGHT = 30, 20
@@ -62,7 +62,7 @@ def _rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [HEIGHT, WIDTH], "counts": mask_api.encode(np.asfortranarray(mask))["counts"].decode()}
 
 
-def _content(data: CocoData, *, crowd: bool) -> list[list[tuple[str, bool, bytes, tuple[float, ...]]]]:
+def _content(data: Dataset, *, crowd: bool) -> list[list[tuple[str, bool, bytes, tuple[float, ...]]]]:
     """What the formats keep: class, crowd, pixels and box of every object, by image."""
     found = []
     for record, objects in zip(data.images, data.annotations, strict=True):
@@ -73,7 +73,7 @@ def _content(data: CocoData, *, crowd: bool) -> list[list[tuple[str, bool, bytes
     return sorted(found)
 
 
-def _load(folder: Path, form: str) -> dict[str, CocoData]:
+def _load(folder: Path, form: str) -> dict[str, Dataset]:
     return load_dataset(folder, find_format(form))
 
 
@@ -224,5 +224,5 @@ def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, capsys
 
 def test_a_format_without_a_writer_is_refused_by_the_library(tmp_path: Path) -> None:
     form = find_format("cityscapes")
-    with pytest.raises(CocoError, match="cityscapes is only read; write one of coco"):
+    with pytest.raises(DatasetError, match="cityscapes is only read; write one of coco"):
         convert(tmp_path, tmp_path / "there", form, form)

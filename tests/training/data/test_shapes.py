@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.data.annotations.dataset import Dataset
 from training.data.checking.broken import check
-from training.data.formats.coco import CocoData, find_splits, load_coco
+from training.data.formats.coco import find_splits, load_coco
 from training.data.shapes import FORMS, MOST_OBJECTS, Scene, make_scene, write_shapes
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +21,7 @@ def scenes() -> list[Scene]:
     return [make_scene(np.random.default_rng([1, index])) for index in range(120)]
 
 
-def _both(folder: Path) -> tuple[CocoData, CocoData]:
+def _both(folder: Path) -> tuple[Dataset, Dataset]:
     splits = find_splits(folder, "masks")
     assert splits.val is not None
     return load_coco(*splits.train), load_coco(*splits.val)

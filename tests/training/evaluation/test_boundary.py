@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import RLE, Detections
 from model.runtime.kernels.rle import decode, encode_bitmap
-from training.data.formats.coco import CocoData, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import load_coco
 from training.evaluation.evaluation import evaluate_detections, to_coco_results
 
 HEIGHT, WIDTH = 90, 120
@@ -70,7 +71,7 @@ class _BruteForce(COCOeval):  # type: ignore[misc]  # it ships no types
         return decode(RLE(tuple(rle["size"]), counts.encode() if isinstance(counts, str) else counts))
 
 
-def _case(folder: Path, seed: int) -> tuple[CocoData, list[Detections]]:
+def _case(folder: Path, seed: int) -> tuple[Dataset, list[Detections]]:
     """Blobs of all sizes, some cut by the image's border, and detections that are shifted and reshaped."""
     rng = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []

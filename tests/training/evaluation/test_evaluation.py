@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import RLE, Detections
-from training.data.formats.coco import CocoData, find_splits, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import find_splits, load_coco
 from training.evaluation.evaluation import (
     KINDS,
     OTHER_KEYPOINT_SIGMA,
@@ -34,7 +35,7 @@ def _encode(mask: np.ndarray) -> RLE:
     return RLE((mask.shape[0], mask.shape[1]), rle["counts"])
 
 
-def _dataset(folder: Path, *, images: int, objects: int, num_keypoints: int = 0, seed: int = 0) -> CocoData:
+def _dataset(folder: Path, *, images: int, objects: int, num_keypoints: int = 0, seed: int = 0) -> Dataset:
     """Random boxes of all sizes in three classes with gaps in their ids; a fifth are crowds, some images are empty."""
     rng = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
@@ -74,7 +75,7 @@ def _dataset(folder: Path, *, images: int, objects: int, num_keypoints: int = 0,
     return load_coco(path, folder)
 
 
-def _guesses(data: CocoData, seed: int = 0, *, masks: bool = True, extra: int = 3) -> list[Detections]:
+def _guesses(data: Dataset, seed: int = 0, *, masks: bool = True, extra: int = 3) -> list[Detections]:
     """Shaken ground truth, some of it missing, some twice, with wrong classes and false alarms; scores have ties."""
     rng = np.random.default_rng(seed)
     results: list[Detections] = []
@@ -113,7 +114,7 @@ def _box_mask(height: int, width: int, box: np.ndarray) -> RLE:
 
 
 def _reference(
-    data: CocoData, results: Sequence[Detections], kind: Kind, limits: Sequence[int], sigmas: Any = None
+    data: Dataset, results: Sequence[Detections], kind: Kind, limits: Sequence[int], sigmas: Any = None
 ) -> KindMetrics:
     """pycocotools on the dataset's own JSON file."""
     truth = COCO(str(data.root / f"{data.name}.json"))
@@ -207,7 +208,7 @@ def test_keypoints_agree_with_pycocotools(tmp_path: Path, num_keypoints: int) ->
     assert metrics.box is not None
 
 
-def _truth_as_results(data: CocoData) -> list[Detections]:
+def _truth_as_results(data: Dataset) -> list[Detections]:
     return [
         Detections(
             objects.boxes,

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import Detections
-from training.data.formats.coco import CocoData, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import load_coco
 from training.evaluation.evaluation import to_coco_results
 from training.evaluation.matching import Matches, match_detections
 from training.evaluation.operating_point import best_thresholds, image_counts, operating_point
@@ -38,7 +39,7 @@ def _matches(scores: Sequence[float], right: Sequence[bool], objects: int, label
     )
 
 
-def _data(folder: Path, objects: Sequence[Sequence[tuple[str, Box, int]]]) -> CocoData:
+def _data(folder: Path, objects: Sequence[Sequence[tuple[str, Box, int]]]) -> Dataset:
     """One image for each list of (class, x y width height, crowd), 100 pixels a side."""
     flat = [(image, *one) for image, several in enumerate(objects, 1) for one in several]
     document = {
@@ -67,7 +68,7 @@ def _detections(*found: tuple[str, float, Box]) -> Detections:
     return Detections(boxes, np.array([score for _, score, _ in found], np.float32), labels)
 
 
-def _random_case(folder: Path, seed: int) -> tuple[CocoData, list[Detections]]:
+def _random_case(folder: Path, seed: int) -> tuple[Dataset, list[Detections]]:
     rng = np.random.default_rng(seed)
     objects, results = [], []
     for _ in range(12):
@@ -83,7 +84,7 @@ def _random_case(folder: Path, seed: int) -> tuple[CocoData, list[Detections]]:
     return _data(folder, objects), results
 
 
-def _reference(data: CocoData, results: Sequence[Detections]) -> COCOeval:
+def _reference(data: Dataset, results: Sequence[Detections]) -> COCOeval:
     truth = COCO(str(data.root / "instances_val.json"))
     run = COCOeval(truth, truth.loadRes(to_coco_results(data, results, "box")), "bbox")
     run.evaluate()

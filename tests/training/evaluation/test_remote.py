@@ -14,7 +14,8 @@ from PIL import Image
 from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
 from tests.service.harness import ROOT, Server, picture, publish_probe
-from training.data.formats.coco import CocoData, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import load_coco
 from training.data.loading.samples import UnreadableImage
 from training.evaluate import main
 from training.evaluation.remote import KEY_VARIABLE, RemoteError, RemoteModel
@@ -66,7 +67,7 @@ def _dataset(folder: Path, files: dict[str, tuple[int, int]], category: str = "n
     return folder
 
 
-def _probe_data(folder: Path, images: list[np.ndarray]) -> CocoData:
+def _probe_data(folder: Path, images: list[np.ndarray]) -> Dataset:
     (folder / "images").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / "images" / f"{number}.png")

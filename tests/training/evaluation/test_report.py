@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from model.runtime.detections import Detections
-from training.data.formats.coco import CocoData, find_splits, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import find_splits, load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
@@ -58,7 +59,7 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Twelve images of shapes; one class has a name to trip over."""
     folder = tmp_path_factory.mktemp("report") / "data"
     write_shapes(folder, train=1, val=12, seed=3)
@@ -69,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
     return replace(loaded, categories=(replace(first, name=HOSTILE), *others))
 
 
-def _guesses(data: CocoData, seed: int = 0) -> list[Detections]:
+def _guesses(data: Dataset, seed: int = 0) -> list[Detections]:
     """The truth, but for objects that are left out, taken for another class or in the wrong place; image 0 is right."""
     rng = np.random.default_rng(seed)
     results = []
@@ -84,7 +85,7 @@ def _guesses(data: CocoData, seed: int = 0) -> list[Detections]:
     return results
 
 
-def _report(data: CocoData, detections: list[Detections], threshold: float | None = 0.5) -> Report:
+def _report(data: Dataset, detections: list[Detections], threshold: float | None = 0.5) -> Report:
     matches = match_detections(data, detections, "mask")
     point = operating_point(matches, data.class_names, 0.05, 0.5, threshold)
     metrics = evaluate_detections(data, detections, ALL_KINDS["masks"])
@@ -95,7 +96,7 @@ def _text(report: Report, folder: Path) -> str:
     return write_report(folder / "new" / "folder", report).read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(data: CocoData, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(data: Dataset, tmp_path: Path) -> None:
     text = _text(_report(data, _guesses(data)), tmp_path)
     page = _Page(text)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base"})
@@ -107,7 +108,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(data: CocoData, 
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
-def test_tables_and_pictures_have_names(data: CocoData, tmp_path: Path) -> None:
+def test_tables_and_pictures_have_names(data: Dataset, tmp_path: Path) -> None:
     page = _Page(_text(_report(data, _guesses(data)), tmp_path))
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("caption")) == len(page.all("table")) >= 3
@@ -118,7 +119,7 @@ def test_tables_and_pictures_have_names(data: CocoData, tmp_path: Path) -> None:
     assert any(HOSTILE in words for words in page.words)  # as text
 
 
-def test_the_figures_are_the_evaluations(data: CocoData, tmp_path: Path) -> None:
+def test_the_figures_are_the_evaluations(data: Dataset, tmp_path: Path) -> None:
     report = _report(data, _guesses(data))
     words = _Page(_text(report, tmp_path)).words
     for figures in report.metrics.measured().values():
@@ -129,7 +130,7 @@ def test_the_figures_are_the_evaluations(data: CocoData, tmp_path: Path) -> None
         assert f"{one.best_threshold:g}" in words
 
 
-def test_the_worst_images_are_shown_and_the_faultless_are_not(data: CocoData, tmp_path: Path) -> None:
+def test_the_worst_images_are_shown_and_the_faultless_are_not(data: Dataset, tmp_path: Path) -> None:
     text = _text(_report(data, _guesses(data)), tmp_path)
     names = re.findall(r"<strong>([^<]*)</strong>", text)
     assert 1 < len(names) <= WORST_IMAGES
@@ -142,7 +143,7 @@ def test_the_worst_images_are_shown_and_the_faultless_are_not(data: CocoData, tm
         assert max(picture.size) <= MAX_SIDE
 
 
-def test_perfect_detections_have_no_worst_images(data: CocoData, tmp_path: Path) -> None:
+def test_perfect_detections_have_no_worst_images(data: Dataset, tmp_path: Path) -> None:
     perfect = [
         Detections(o.boxes, np.ones(len(o), np.float32), o.labels, o.rles(i.height, i.width))
         for i, o in zip(data.images, data.annotations, strict=True)
@@ -152,13 +153,13 @@ def test_perfect_detections_have_no_worst_images(data: CocoData, tmp_path: Path)
     assert any("every object was found" in words for words in page.words)
 
 
-def test_no_detections_at_all(data: CocoData, tmp_path: Path) -> None:
+def test_no_detections_at_all(data: Dataset, tmp_path: Path) -> None:
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
     page = _Page(_text(_report(data, [nothing] * len(data), None), tmp_path))
     assert len(page.all("img")) == 2 * WORST_IMAGES
 
 
-def test_many_classes_have_a_list_of_confusions_and_not_a_matrix(data: CocoData, tmp_path: Path) -> None:
+def test_many_classes_have_a_list_of_confusions_and_not_a_matrix(data: Dataset, tmp_path: Path) -> None:
     more = tuple(replace(data.categories[0], id=100 + n, name=f"extra {n}") for n in range(MATRIX_CLASSES))
     many = replace(data, categories=(*data.categories, *more))
     report = _report(many, _guesses(data))
@@ -168,7 +169,7 @@ def test_many_classes_have_a_list_of_confusions_and_not_a_matrix(data: CocoData,
     assert "(no object)" in _Page(_text(_report(data, _guesses(data)), tmp_path / "few")).words
 
 
-def test_a_pair_shows_what_is_annotated_and_what_scores_enough(data: CocoData) -> None:
+def test_a_pair_shows_what_is_annotated_and_what_scores_enough(data: Dataset) -> None:
     detections = _guesses(data)[0]
     classes = len(data.categories)
     truth, found = draw_pair(data, 0, detections, [0.0] * classes)
@@ -181,7 +182,7 @@ def test_a_pair_shows_what_is_annotated_and_what_scores_enough(data: CocoData) -
     assert (found != image).any()
 
 
-def test_a_curve_ends_where_recall_does(data: CocoData) -> None:
+def test_a_curve_ends_where_recall_does(data: Dataset) -> None:
     one = _report(data, _guesses(data)).point.classes[1]
     svg = curve_svg(one)
     points = re.search(r'points="([^"]*)"', svg)

@@ -12,14 +12,15 @@ from model.network.build import Detector
 from tests.training.runs import SMALL
 from training.command_line import parse_train_config
 from training.config import TrainConfig
+from training.data.annotations.dataset import Dataset
 from training.data.figures import write_figures
-from training.data.formats.coco import CocoData, find_splits, load_coco
+from training.data.formats.coco import find_splits, load_coco
 from training.data.loading.loader import Batch
 from training.distributed import Process
-from training.evaluation.validation import validation_losses
 from training.loop.sampling import begin_batch, count_ahead, drawn_counts
 from training.loop.state import State, start
 from training.loop.step import take_step
+from training.loop.validation_losses import validation_losses
 from training.train import batches
 
 HERE = Process(torch.device("cpu"))
@@ -28,25 +29,25 @@ ONE_POSITIVE = ("--architecture.box_batch_size_per_image=4", "--architecture.box
 
 
 @pytest.fixture(scope="module")
-def train_data(shapes: Path) -> CocoData:
+def train_data(shapes: Path) -> Dataset:
     return load_coco(*find_splits(shapes, "masks").train)
 
 
 @pytest.fixture(scope="module")
-def val_data(shapes: Path) -> CocoData:
+def val_data(shapes: Path) -> Dataset:
     val = find_splits(shapes, "masks").val
     assert val is not None
     return load_coco(*val)
 
 
 @pytest.fixture(scope="module")
-def figures_data(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
+def figures_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("figures") / "data"
     write_figures(folder, train=8, val=2, seed=0, size=96)
     return load_coco(*find_splits(folder, "masks_keypoints").train)
 
 
-def maker(data: CocoData, output: Path, *common: str) -> Callable[..., tuple[TrainConfig, State]]:
+def maker(data: Dataset, output: Path, *common: str) -> Callable[..., tuple[TrainConfig, State]]:
     """Makes a configuration and its fresh state: the same weights every time."""
 
     def build(*flags: str) -> tuple[TrainConfig, State]:
@@ -58,18 +59,18 @@ def maker(data: CocoData, output: Path, *common: str) -> Callable[..., tuple[Tra
 
 
 @pytest.fixture
-def make(train_data: CocoData, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
+def make(train_data: Dataset, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
     return maker(train_data, tmp_path, SMALL[0], "--augment.crop_around=1")
 
 
 @pytest.fixture
-def make_figures(figures_data: CocoData, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
+def make_figures(figures_data: Dataset, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
     keypoints = f"--architecture.num_keypoints={figures_data.num_keypoints}"
     narrow = "--architecture.keypoint_head_convs=[16]"
     return maker(figures_data, tmp_path, "--recipe=figures", "--amp=none", keypoints, narrow)
 
 
-def step_batches(config: TrainConfig, data: CocoData) -> list[Batch]:
+def step_batches(config: TrainConfig, data: Dataset) -> list[Batch]:
     """The passes of the first step."""
     return list(batches(config, data, 0, HERE))[: config.accumulate]
 
@@ -95,7 +96,7 @@ def compare(whole: dict[str, Tensor], parts: dict[str, Tensor]) -> dict[str, flo
 
 
 def losses_and_gradients(
-    make: Callable[..., tuple[TrainConfig, State]], data: CocoData, passes: int, *flags: str
+    make: Callable[..., tuple[TrainConfig, State]], data: Dataset, passes: int, *flags: str
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     config, state = make("--batch_size=4", "--schedule.iterations=1", *flags)
     [batch] = step_batches(config, data)
@@ -112,7 +113,7 @@ def losses_and_gradients(
     ],
 )
 def test_passes_equal_the_larger_batch(
-    flags: tuple[str, ...], make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData
+    flags: tuple[str, ...], make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     """With unequal numbers of positive RoIs, too."""
     losses, whole = losses_and_gradients(make, train_data, 1, *flags)
@@ -125,7 +126,7 @@ def test_passes_equal_the_larger_batch(
 
 
 def test_passes_have_unequal_numbers_of_positives(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData
+    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     """Else the test above would not show that they are counted."""
     config, state = make("--batch_size=4", "--schedule.iterations=1")
@@ -139,7 +140,7 @@ def test_passes_have_unequal_numbers_of_positives(
 
 
 def test_passes_with_keypoints_equal_the_larger_batch(
-    make_figures: Callable[..., tuple[TrainConfig, State]], figures_data: CocoData
+    make_figures: Callable[..., tuple[TrainConfig, State]], figures_data: Dataset
 ) -> None:
     """Whose loss is a mean over visible keypoints, of which figures have unequally many."""
     losses, whole = losses_and_gradients(make_figures, figures_data, 1)
@@ -153,7 +154,7 @@ def test_passes_with_keypoints_equal_the_larger_batch(
 
 
 def test_counting_ahead_leaves_the_statistics_alone(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData
+    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     config, state = make("--architecture.norm=batch_norm", "--batch_size=4", "--schedule.iterations=1")
     [batch] = step_batches(config, train_data)
@@ -171,7 +172,7 @@ def test_counting_ahead_leaves_the_statistics_alone(
 
 
 def test_a_loader_hands_out_the_larger_batch_in_passes(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData
+    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     whole, _ = make("--batch_size=4", "--schedule.iterations=2")
     parts, _ = make("--batch_size=2", "--accumulate=2", "--schedule.iterations=2")
@@ -181,7 +182,7 @@ def test_a_loader_hands_out_the_larger_batch_in_passes(
 
 
 def test_an_overflowing_gradient_is_skipped(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData
+    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     """In fp16 on the CPU, with a loss scale that no gradient survives, then with torch's."""
     config, state = make("--amp=fp16", "--ema=0.9", "--schedule.iterations=1")
@@ -201,7 +202,7 @@ def test_an_overflowing_gradient_is_skipped(
     assert any(not torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
 
 
-def test_validation_losses_change_nothing(make: Callable[..., tuple[TrainConfig, State]], val_data: CocoData) -> None:
+def test_validation_losses_change_nothing(make: Callable[..., tuple[TrainConfig, State]], val_data: Dataset) -> None:
     config, state = make("--architecture.norm=batch_norm")
     before, generator = copy.deepcopy(state.model.state_dict()), torch.get_rng_state()
     losses = validation_losses(state.model, val_data, config.architecture, HERE)
@@ -239,7 +240,7 @@ def test_sync_batch_norm_needs_gpus(make: Callable[..., tuple[TrainConfig, State
         make("--sync_batch_norm=true")
 
 
-def test_frozen_stages_stay_as_they_are(make: Callable[..., tuple[TrainConfig, State]], train_data: CocoData) -> None:
+def test_frozen_stages_stay_as_they_are(make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset) -> None:
     config, state = make("--trainable_backbone_layers=1", "--schedule.iterations=1")
     body: nn.Module = state.model.backbone.body
     before = copy.deepcopy(body.state_dict())

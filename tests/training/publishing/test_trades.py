@@ -18,7 +18,8 @@ from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.checkpoint import load_checkpoint
-from training.data.formats.coco import CocoData, find_splits, load_coco
+from training.data.annotations.dataset import Dataset
+from training.data.formats.coco import find_splits, load_coco
 from training.data.loading.samples import load_stored
 from training.export import main as export
 from training.publishing.publish import GateError, require_affordable
@@ -36,7 +37,7 @@ def int8(finished_run: Path, shapes: Path, tmp_path_factory: pytest.TempPathFact
     return Repository(models).latest("shapes")
 
 
-def training_images(shapes: Path) -> CocoData:
+def training_images(shapes: Path) -> Dataset:
     return load_coco(*find_splits(shapes, "masks").train)
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from training.data.annotations.dataset import Category, Dataset, DatasetError
 from training.data.annotations.packed import PackedAnnotations
-from training.data.formats.coco import Category, CocoData, CocoError
 
 
-def rename_classes(data: CocoData, names: Mapping[str, str]) -> CocoData:
+def rename_classes(data: Dataset, names: Mapping[str, str]) -> Dataset:
     """The dataset with classes called otherwise, {old: new}. Classes that get one name become one class.
 
-    Raises CocoError for an old name that the dataset does not have.
+    Raises DatasetError for an old name that the dataset does not have.
     """
     _check_known(data, names)
     renamed = [replace(category, name=names.get(category.name, category.name)) for category in data.categories]
@@ -24,30 +24,30 @@ def rename_classes(data: CocoData, names: Mapping[str, str]) -> CocoData:
     return _relabel(data, [category.name for category in renamed], kept)
 
 
-def select_classes(data: CocoData, names: Sequence[str]) -> CocoData:
+def select_classes(data: Dataset, names: Sequence[str]) -> Dataset:
     """The dataset with the named classes alone, in their old order; all images stay, also those without objects.
 
-    Raises CocoError for a name that the dataset does not have, and for no name at all.
+    Raises DatasetError for a name that the dataset does not have, and for no name at all.
     """
     if not names:
-        raise CocoError(f"choose at least one class of {data.name}: {', '.join(data.class_names)}")
+        raise DatasetError(f"choose at least one class of {data.name}: {', '.join(data.class_names)}")
     _check_known(data, names)
     return _relabel(data, data.class_names, [category for category in data.categories if category.name in names])
 
 
-def change_classes(data: CocoData, *, rename: Mapping[str, str], classes: Sequence[str]) -> CocoData:
+def change_classes(data: Dataset, *, rename: Mapping[str, str], classes: Sequence[str]) -> Dataset:
     """Renames classes, then keeps those in `classes`, which are new names, or all of them if it is empty.
 
-    The labels follow the dataset's order, not that of `classes`. Raises CocoError for a class that is not there.
+    The labels follow the dataset's order, not that of `classes`. Raises DatasetError for a class that is not there.
     """
     renamed = rename_classes(data, rename) if rename else data
     return select_classes(renamed, classes) if classes else renamed
 
 
-def change_splits(splits: Sequence[CocoData], *, rename: Mapping[str, str], classes: Sequence[str]) -> list[CocoData]:
+def change_splits(splits: Sequence[Dataset], *, rename: Mapping[str, str], classes: Sequence[str]) -> list[Dataset]:
     """`change_classes` for the splits of one dataset; a class is renamed in those that have it.
 
-    Raises CocoError for a class to rename that none has, and for one to keep that any lacks.
+    Raises DatasetError for a class to rename that none has, and for one to keep that any lacks.
     """
     found = {name for data in splits for name in data.class_names}
     changed = []
@@ -65,7 +65,7 @@ def add_class_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rename", type=_pairs, default={}, help="call classes otherwise: bicycle=bike,car=vehicle")
 
 
-def align_classes(splits: Sequence[CocoData]) -> list[CocoData]:
+def align_classes(splits: Sequence[Dataset]) -> list[Dataset]:
     """The splits of one dataset with the classes of all of them, where formats list only what occurs: by name, sorted.
 
     Nothing changes where they agree.
@@ -77,7 +77,7 @@ def align_classes(splits: Sequence[CocoData]) -> list[CocoData]:
     return [_relabel(data, data.class_names, categories) for data in splits]
 
 
-def _relabel(data: CocoData, names: Sequence[str], categories: Sequence[Category]) -> CocoData:
+def _relabel(data: Dataset, names: Sequence[str], categories: Sequence[Category]) -> Dataset:
     """Objects go to the category of their class's name, names[label - 1]; those that have none there are dropped."""
     labels = {category.name: label for label, category in enumerate(categories, 1)}
     lookup = np.array([0, *(labels.get(name, 0) for name in names)], np.int64)
@@ -85,10 +85,10 @@ def _relabel(data: CocoData, names: Sequence[str], categories: Sequence[Category
     return replace(data, categories=tuple(categories), annotations=annotations)
 
 
-def _check_known(data: CocoData, names: Iterable[str]) -> None:
+def _check_known(data: Dataset, names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in data.class_names]
     if unknown:
-        raise CocoError(f"{data.name} has no class {', '.join(unknown)}; it has {', '.join(data.class_names)}")
+        raise DatasetError(f"{data.name} has no class {', '.join(unknown)}; it has {', '.join(data.class_names)}")
 
 
 def _names(text: str) -> tuple[str, ...]:

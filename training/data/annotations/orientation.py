@@ -1,4 +1,4 @@
-"""EXIF orientation of annotations: some tools annotate the picture as seen, `CocoData` counts pixels as stored.
+"""EXIF orientation of annotations: some tools annotate the picture as seen, `Dataset` counts pixels as stored.
 
 Coordinates are continuous (0 is the left or top edge of the first pixel). Sizes are (width, height) as stored.
 """

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
 from model.runtime.preprocess import Preprocessing
+from training.data.annotations.dataset import Dataset
 from training.data.checking.statistics import Objects
-from training.data.formats.coco import CocoData
 
 ANCHOR_IOU = 0.5
 """An object whose shape no anchor matches by this much is hard to propose."""
@@ -28,7 +28,7 @@ Values = NDArray[np.float64]
 
 
 def advise(
-    splits: Mapping[str, CocoData], objects: Mapping[str, Objects], architecture: ArchitectureConfig
+    splits: Mapping[str, Dataset], objects: Mapping[str, Objects], architecture: ArchitectureConfig
 ) -> list[str]:
     """What to set for these splits, by name, and what suits them already. objects: `gather_objects` of each split."""
     most = max((int(np.bincount(some.image).max()) for some in objects.values() if len(some.image)), default=0)
@@ -44,7 +44,7 @@ def advise(
     ]
 
 
-def _input_sizes(data: CocoData, objects: Objects, architecture: ArchitectureConfig) -> Values:
+def _input_sizes(data: Dataset, objects: Objects, architecture: ArchitectureConfig) -> Values:
     """float64 [O, 2], (width, height) of boxes at the network's input."""
     preprocessing = Preprocessing.from_architecture(architecture)
     factors = [preprocessing.resized((one.height, one.width))[1] / one.width for one in data.images]

@@ -18,21 +18,22 @@ from PIL import Image
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
-from training.data.formats.coco import Annotations, CocoData, CocoError, ImageRecord, Problem
+from training.data.annotations.dataset import Dataset, DatasetError, Problem
+from training.data.annotations.records import Annotations, ImageRecord
 
 BORDER = 1.0
 """Pixels that a box may reach over the image's border: rounding does that in COCO's own files."""
 
 
-def check(data: CocoData, task: Task = "masks") -> list[Problem]:
+def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     """What load_coco found, and what shows next to the images: missing, unreadable and mis-sized files (by the header,
     as stored, before EXIF rotation), empty boxes, boxes outside the image; for tasks with masks also absent, empty and
     mis-sized masks. No pixel is decoded.
 
-    Raises CocoError for a task with keypoints on a dataset without keypoints: no record is to blame for that.
+    Raises DatasetError for a task with keypoints on a dataset without keypoints: no record is to blame for that.
     """
     if has_keypoints(task) and not data.num_keypoints:
-        raise CocoError(
+        raise DatasetError(
             f"{data.name} has no keypoints: train it with task 'boxes' or 'masks', or give keypoint annotations"
         )
     problems = list(data.problems)
@@ -59,10 +60,10 @@ def report(problems: Sequence[Problem], limit: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def drop_broken(data: CocoData, problems: Sequence[Problem]) -> CocoData:
+def drop_broken(data: Dataset, problems: Sequence[Problem]) -> Dataset:
     """The dataset without the images and annotations that the problems name; its `problems` are empty.
 
-    Raises CocoError when no image is left.
+    Raises DatasetError when no image is left.
     """
     # What load_coco left out is gone already, and the id of a duplicate belongs to the record that stays.
     found = set(problems) - set(data.problems)
@@ -74,7 +75,7 @@ def drop_broken(data: CocoData, problems: Sequence[Problem]) -> CocoData:
         if image.id not in broken_images
     ]
     if not kept:
-        raise CocoError(f"{data.name}: every image is broken; is {data.root} the right folder?")
+        raise DatasetError(f"{data.name}: every image is broken; is {data.root} the right folder?")
     return replace(
         data,
         images=tuple(image for image, _ in kept),

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.architecture import Task
+from training.data.annotations.dataset import Problem
 from training.data.checking.duplicates import DuplicateObject, SamePicture
 from training.data.checking.fingerprints import UnusualImage
 from training.data.checking.statistics import ClassGap, ObjectStatistics, SplitStatistics, Spread
-from training.data.formats.coco import Problem
 
 SHOWN = 10
 """Lines of one kind on the terminal; the JSON has all."""

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.decode import ImageError, load_image
 from model.runtime.overlay import draw_overlay
+from training.data.annotations.dataset import Dataset, Problem
+from training.data.annotations.records import Annotations, ImageRecord
 from training.data.checking.fingerprints import LIMITS
-from training.data.formats.coco import Annotations, CocoData, ImageRecord, Problem
 
 CELL = 360
 """Pixels of a picture's longer side on the sheet: large enough for the labels of `draw_overlay`."""
@@ -25,7 +26,7 @@ Pixels = NDArray[np.uint8]
 
 
 def draw_sheet(
-    splits: Mapping[str, CocoData], problems: Mapping[str, Sequence[Problem]], count: int, *, with_masks: bool
+    splits: Mapping[str, Dataset], problems: Mapping[str, Sequence[Problem]], count: int, *, with_masks: bool
 ) -> Pixels:
     """uint8 [H, W, 3] RGB: `count` images of each split, drawn with masks, boxes, keypoints and labels.
 
@@ -76,7 +77,7 @@ def _resized_mask(record: ImageRecord, objects: Annotations, size: tuple[int, in
     return RLE((size[1], size[0]), mask_api.encode(small)["counts"])
 
 
-def _choose(data: CocoData, problems: Sequence[Problem], count: int) -> list[int]:
+def _choose(data: Dataset, problems: Sequence[Problem], count: int) -> list[int]:
     """Positions of the images to draw, rising."""
     broken_ids = {problem.image_id for problem in problems}
     broken = [position for position, record in enumerate(data.images) if record.id in broken_ids]
@@ -86,7 +87,7 @@ def _choose(data: CocoData, problems: Sequence[Problem], count: int) -> list[int
     return sorted([*chosen, *rest[np.linspace(0, len(rest) - 1, places).round().astype(int)].tolist()])
 
 
-def _cell(data: CocoData, position: int, problems: Sequence[Problem], with_masks: bool) -> Image.Image:
+def _cell(data: Dataset, position: int, problems: Sequence[Problem], with_masks: bool) -> Image.Image:
     """One image with its caption, CELL pixels wide and as high as it has to be."""
     record, objects = data.images[position], data.annotations[position]
     own = [problem for problem in problems if problem.image_id == record.id]
@@ -110,7 +111,7 @@ def _cell(data: CocoData, position: int, problems: Sequence[Problem], with_masks
     return cell
 
 
-def _drawn(data: CocoData, record: ImageRecord, objects: Annotations, with_masks: bool) -> Image.Image:
+def _drawn(data: Dataset, record: ImageRecord, objects: Annotations, with_masks: bool) -> Image.Image:
     try:
         image = load_image(record.path, LIMITS, upright=False)
     except (OSError, ImageError) as error:
@@ -144,7 +145,7 @@ def _placeholder(title: str, message: str) -> Image.Image:
     return card
 
 
-def _title(name: str, data: CocoData, problems: Sequence[Problem]) -> Image.Image:
+def _title(name: str, data: Dataset, problems: Sequence[Problem]) -> Image.Image:
     crowds = sum(int(objects.crowd.sum()) for objects in data.annotations)
     objects = sum(len(some) for some in data.annotations) - crowds
     row = Image.new("RGB", (_width(), TITLE), _PAPER)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.runtime.detections import RLE
+from training.data.annotations.dataset import Dataset
 from training.data.annotations.fields import Segmentation
+from training.data.annotations.records import Annotations, ImageRecord
 from training.data.checking.fingerprints import HASH_SIDE, Fingerprint
-from training.data.formats.coco import Annotations, CocoData, ImageRecord
 
 BOX_IOU = 0.9
 MASK_IOU = 0.75
@@ -77,7 +78,7 @@ def box_ious(objects: Annotations) -> NDArray[np.float64]:
     return np.asarray(mask_api.iou(boxes, boxes, [0] * count), np.float64).reshape(count, count)
 
 
-def duplicate_objects(split: str, data: CocoData, *, with_masks: bool) -> list[DuplicateObject]:
+def duplicate_objects(split: str, data: Dataset, *, with_masks: bool) -> list[DuplicateObject]:
     """Pairs of annotations of one image and class that are the same object; crowd regions aside.
 
     Boxes must be nearly equal, and masks too (`with_masks`, which must be sound) where both have one: crossing thin

@@ -20,8 +20,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from model.runtime.images.decode import ImageError, ImageLimits, decode_image
+from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
-from training.data.formats.coco import ImageRecord, Problem
+from training.data.annotations.records import ImageRecord
 
 LIMITS = ImageLimits(max_pixels=500_000_000)
 HASH_SIDE = 16

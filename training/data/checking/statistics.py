@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from training.data.annotations.dataset import Dataset
 from training.data.checking.duplicates import box_ious
-from training.data.formats.coco import CocoData
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's areas in square pixels: small objects are below the first, large ones from the second on."""
@@ -103,7 +103,7 @@ class Objects:
     best_same: NDArray[np.float64]
 
 
-def gather_objects(data: CocoData) -> Objects:
+def gather_objects(data: Dataset) -> Objects:
     """The objects of a sound dataset (no empty boxes)."""
     image, best, best_same = [], [], []
     kept = [objects.select(~objects.crowd) for objects in data.annotations]
@@ -123,7 +123,7 @@ def gather_objects(data: CocoData) -> Objects:
     )
 
 
-def split_statistics(name: str, data: CocoData, objects: Objects) -> SplitStatistics:
+def split_statistics(name: str, data: Dataset, objects: Objects) -> SplitStatistics:
     """The figures of one split; `objects` are `gather_objects(data)`."""
     crowds = np.zeros(data.num_classes, np.int64)
     keypoints = 0

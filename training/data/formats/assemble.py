@@ -1,4 +1,4 @@
-"""What the readers of all formats share: from the objects found on each image to `CocoData`.
+"""What the readers of all formats share: from the objects found on each image to `Dataset`.
 
 Boxes and areas follow from the outlines. Records get ids 1, 2, ... in the order of reading, classes in the order that
 the reader gives.
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.detections import RLE
+from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
 from training.data.annotations.fields import BrokenRecord, Segmentation
 from training.data.annotations.orientation import orientation_of, pixels_to_stored, upright_size
 from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.segmentations import PackedSegmentations
-from training.data.formats.coco import Category, CocoData, CocoError, Problem
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -101,20 +101,20 @@ class Assembly:
         """The classes of what was found, sorted."""
         return sorted(self._labels)
 
-    def finish(self, class_names: Sequence[str]) -> CocoData:
+    def finish(self, class_names: Sequence[str]) -> Dataset:
         """The dataset, with labels 1..C in the order of `class_names`, which hold every class that was found.
 
-        Raises CocoError when there is no image or no class.
+        Raises DatasetError when there is no image or no class.
         """
         if not self._images:
             first = f"; first of {len(self.problems)} problems: {self.problems[0].message}" if self.problems else ""
-            raise CocoError(f"{self.name}: no usable image in {self.root}{first}")
+            raise DatasetError(f"{self.name}: no usable image in {self.root}{first}")
         if not class_names:
-            raise CocoError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn")
+            raise DatasetError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn")
         lookup = np.zeros(len(self._labels) + 1, np.int64)
         for name, label in self._labels.items():
             lookup[label] = class_names.index(name) + 1
-        return CocoData(
+        return Dataset(
             name=self.name,
             root=self.root,
             categories=tuple(Category(id_, name) for id_, name in enumerate(class_names, 1)),

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, get, text
 from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_indices, read_json
-from training.data.formats.coco import CocoData, CocoError
 
 CLASSES: Final[Mapping[int, str]] = {
     24: "person",
@@ -72,14 +72,14 @@ def cityscapes_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split for split in ("train", "val", "test") if (truth / split).is_dir())
 
 
-def load_cityscapes(folder: Path, split: str) -> CocoData:
+def load_cityscapes(folder: Path, split: str) -> Dataset:
     """Reads a split: every instance mask is decoded once and kept as RLE.
 
-    Raises CocoError when the split is not there; broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
     """
     images, truth = folder / "leftImg8bit" / split, folder / "gtFine" / split
     if not truth.is_dir() or not images.is_dir():
-        raise CocoError(f"{folder} has no Cityscapes split '{split}': looked for the folders {images} and {truth}")
+        raise DatasetError(f"{folder} has no Cityscapes split '{split}': looked for the folders {images} and {truth}")
     suffixes = {images: (_IMAGE,), truth: (_IDS, _POLYGONS)}
     stems = {
         path.relative_to(root).as_posix().removesuffix(suffix)

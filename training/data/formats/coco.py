@@ -1,14 +1,14 @@
 """COCO JSON (instances or person keypoints) in compact form.
 
 `load_coco` reads a file without stopping at broken records: a record that cannot be represented is left out and named
-in `CocoData.problems`; `training.data.check` adds what only shows next to the images. Masks are kept as polygons or
+in `Dataset.problems`; `training.data.check` adds what only shows next to the images. Masks are kept as polygons or
 compressed RLE, packed into arrays, and become pixels only when `Annotations.masks` is called.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.architecture import Task, has_keypoints
+from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
 from training.data.annotations.fields import (
     BrokenRecord,
-    Kind,
     Segmentation,
     get,
     integer,
@@ -28,78 +28,8 @@ from training.data.annotations.fields import (
     read_segmentation,
     text,
 )
-from training.data.annotations.packed import PackedAnnotations, PackedImages, offsets_of
-from training.data.annotations.records import Annotations as Annotations
-from training.data.annotations.records import ImageRecord as ImageRecord
-
-
-class CocoError(ValueError):
-    """A file or folder that is not a dataset of its format at all, COCO or another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One broken record.
-
-    file is the image's file name, image_id and annotation_id the JSON's ids; each is None where it is not known. The
-    annotation is the broken record where annotation_id is given, otherwise the image is (or a category).
-    """
-
-    kind: Kind
-    message: str
-    file: str | None = None
-    image_id: int | None = None
-    annotation_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    """A class as the JSON names it. keypoints are the names of its K keypoints, empty where it has none."""
-
-    id: int
-    name: str
-    keypoints: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CocoData:
-    """A dataset in memory. annotations[i] belongs to images[i]; images without annotations are there too.
-
-    images and annotations may be given as any sequence and are packed, so that worker processes can share them.
-    categories are sorted by id; label l is categories[l - 1]. problems names the records that were left out in loading.
-    num_keypoints is K, 0 in a dataset without keypoints.
-    """
-
-    name: str
-    root: Path
-    categories: tuple[Category, ...]
-    images: Sequence[ImageRecord]
-    annotations: Sequence[Annotations]
-    num_keypoints: int = 0
-    problems: tuple[Problem, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "images", PackedImages.pack(self.images))
-        object.__setattr__(self, "annotations", PackedAnnotations.pack(self.annotations))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes including the background, as `ArchitectureConfig.num_classes` counts them."""
-        return len(self.categories) + 1
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of labels 1..C."""
-        return tuple(category.name for category in self.categories)
-
-    def label_to_category(self, label: int) -> int:
-        """The JSON's category id of a label 1..C."""
-        if not 1 <= label <= len(self.categories):
-            raise ValueError(f"label {label} is not a class of {self.name}: it has labels 1 to {len(self.categories)}")
-        return self.categories[label - 1].id
+from training.data.annotations.packed import PackedAnnotations, offsets_of
+from training.data.annotations.records import Annotations, ImageRecord
 
 
 class Split(NamedTuple):
@@ -121,7 +51,7 @@ def find_splits(directory: Path, task: Task) -> Splits:
     """Finds `annotations/instances_{train,val}.json` with `images/` (or `images/train/`, `images/val/`), or COCO's own
     `annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`; `person_keypoints_*` for keypoints.
 
-    Raises CocoError, naming what was looked for, where there is no training split.
+    Raises DatasetError, naming what was looked for, where there is no training split.
     """
     prefix = "person_keypoints" if has_keypoints(task) else "instances"
     looked: list[Path] = []
@@ -129,7 +59,7 @@ def find_splits(directory: Path, task: Task) -> Splits:
         train = _find_split(directory, prefix, f"train{suffix}", looked)
         if train is not None:
             return Splits(train, _find_split(directory, prefix, f"val{suffix}", looked))
-    raise CocoError(
+    raise DatasetError(
         f"no COCO dataset for task '{task}' in {directory}: looked for {', '.join(str(path) for path in looked)}; "
         f"give the folder that holds annotations/ and the images"
     )
@@ -144,7 +74,7 @@ def _find_split(directory: Path, prefix: str, split: str, looked: list[Path]) ->
     for folder in folders:
         if folder.is_dir():
             return Split(annotations, folder)
-    raise CocoError(
+    raise DatasetError(
         f"{annotations} has no images: looked for the folders {', '.join(str(folder) for folder in folders)}"
     )
 
@@ -161,16 +91,16 @@ class _Row(NamedTuple):
     keypoints: NDArray[np.float64] | None
 
 
-def load_coco(annotations: Path, images: Path) -> CocoData:
+def load_coco(annotations: Path, images: Path) -> Dataset:
     """Reads a COCO JSON file whose `file_name`s are relative to the folder `images`. No image is opened.
 
-    Raises CocoError where the file is not COCO JSON at all; broken records are left out and named in `problems`.
+    Raises DatasetError where the file is not COCO JSON at all; broken records are left out and named in `problems`.
     """
     document = _read(annotations)
     problems: list[Problem] = []
     categories = _categories(document["categories"], problems)
     if not categories:
-        raise CocoError(f"{annotations} has no usable category: 'categories' needs records with 'id' and 'name'")
+        raise DatasetError(f"{annotations} has no usable category: 'categories' needs records with 'id' and 'name'")
     records, broken_images = _images(document["images"], images, problems)
     raw = document["annotations"]
     num_keypoints = _num_keypoints(categories, raw, annotations)
@@ -200,7 +130,7 @@ def load_coco(annotations: Path, images: Path) -> CocoData:
             rows[image_id].append(_row(record, annotation_id, labels, num_keypoints))
         except BrokenRecord as broken:
             problems.append(Problem(broken.kind, broken.message, files.get(image_id), image_id, annotation_id))
-    return CocoData(
+    return Dataset(
         name=annotations.stem,
         root=images,
         categories=categories,
@@ -215,17 +145,17 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise CocoError(f"cannot read {path}: {error.strerror}") from error
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:  # bad JSON or bad UTF-8
-        raise CocoError(f"{path} is not JSON: {error}") from error
+        raise DatasetError(f"{path} is not JSON: {error}") from error
     lists = ("images", "annotations", "categories")
     wrong = [key for key in lists if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if wrong:
-        raise CocoError(
+        raise DatasetError(
             f"{path} is not a COCO dataset: it needs the lists {', '.join(lists)}, but lacks {', '.join(wrong)}"
         )
     if not document["images"]:
-        raise CocoError(f"{path} lists no images")
+        raise DatasetError(f"{path} lists no images")
     return cast(Mapping[str, list[Any]], document)
 
 
@@ -270,7 +200,7 @@ def _num_keypoints(categories: tuple[Category, ...], raw: list[Any], path: Path)
     """K from the categories' keypoint names, else from the first annotation that has keypoints."""
     counts = {len(category.keypoints) for category in categories if category.keypoints}
     if len(counts) > 1:
-        raise CocoError(f"{path}: categories have {sorted(counts)} keypoints; a model needs the same number for all")
+        raise DatasetError(f"{path}: categories have {sorted(counts)} keypoints; a model needs the same number for all")
     if counts:
         return counts.pop()
     for record in raw:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from model.runtime.detections import RLE
+from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
-from training.data.formats.coco import Annotations, Category, CocoData, find_splits, load_coco
+from training.data.annotations.records import Annotations
+from training.data.formats.coco import find_splits, load_coco
 from training.data.formats.writing import Placement, place_images
 
 
@@ -22,19 +24,19 @@ def keypoint_splits(folder: Path) -> tuple[str, ...]:
     return _splits(folder, "person_keypoints")
 
 
-def load_coco_split(folder: Path, split: str) -> CocoData:
-    """Reads the instances of a split, "train" or "val". Raises CocoError when it is not there."""
+def load_coco_split(folder: Path, split: str) -> Dataset:
+    """Reads the instances of a split, "train" or "val". Raises DatasetError when it is not there."""
     splits = find_splits(folder, "masks")
     return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
 
 
-def load_keypoint_split(folder: Path, split: str) -> CocoData:
-    """Reads the person keypoints of a split, "train" or "val". Raises CocoError when it is not there."""
+def load_keypoint_split(folder: Path, split: str) -> Dataset:
+    """Reads the person keypoints of a split, "train" or "val". Raises DatasetError when it is not there."""
     splits = find_splits(folder, "keypoints")
     return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
 
 
-def save_coco(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Writes a split with all ids, boxes, areas and masks as they are; keypoints also as `person_keypoints_SPLIT.json`.
 
     Nothing gets lost, so the list is empty.

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, encode_indices, images_in, read_header, read_indices
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.writing import Placement, paint, place_images
 
 LAYOUTS = (("PNGImages", "PedMasks", "person"), ("images", "masks", "object"))
@@ -34,15 +34,15 @@ def instance_png_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split for split in ("train", "val", "test") if _find(folder, split) is not None)
 
 
-def load_instance_png(folder: Path, split: str) -> CocoData:
+def load_instance_png(folder: Path, split: str) -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
-    Raises CocoError when the split is not there; broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
     """
     folders = _find(folder, split)
     if folders is None:
         pairs = ", ".join(f"{images}/ with {masks}/" for images, masks, _ in LAYOUTS)
-        raise CocoError(f"{folder} has no split '{split}' of images and mask PNGs: looked for {pairs}")
+        raise DatasetError(f"{folder} has no split '{split}' of images and mask PNGs: looked for {pairs}")
     masks = {path.relative_to(folders.masks).with_suffix("").as_posix(): path for path in folders.masks.rglob("*.png")}
     assembly = Assembly(f"{folder.name}_{split}", folders.images)
     for image in images_in(folders.images):
@@ -62,13 +62,13 @@ def load_instance_png(folder: Path, split: str) -> CocoData:
     return assembly.finish((folders.class_name,))
 
 
-def save_instance_png(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Writes `images/SPLIT`, `masks/SPLIT` (8 or 16 bits, by the number of objects) and classes.txt; what got lost.
 
-    Where objects overlap, the smaller one is on top. Raises CocoError for a dataset of several classes.
+    Where objects overlap, the smaller one is on top. Raises DatasetError for a dataset of several classes.
     """
     if len(data.categories) != 1:
-        raise CocoError(
+        raise DatasetError(
             f"instance-id PNGs have one class, the dataset has {', '.join(data.class_names)}: choose one with --classes"
         )
     files = place_images(data, folder / "images" / split, placement)

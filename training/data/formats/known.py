@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.annotations.classes import align_classes
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.cityscapes import cityscapes_splits, load_cityscapes
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.coco_writer import (
     coco_splits,
     keypoint_splits,
@@ -31,8 +31,8 @@ class Format:
 
     name: str
     splits: Callable[[Path], tuple[str, ...]]
-    load: Callable[[Path, str], CocoData]
-    save: Callable[[CocoData, Path, str, Placement], list[str]] | None = None
+    load: Callable[[Path, str], Dataset]
+    save: Callable[[Dataset, Path, str, Placement], list[str]] | None = None
 
 
 FORMATS = (
@@ -51,11 +51,11 @@ WRITABLE = tuple(form.name for form in FORMATS if form.save is not None)
 
 
 def find_format(name: str) -> Format:
-    """The format called `name`. Raises CocoError naming those that there are."""
+    """The format called `name`. Raises DatasetError naming those that there are."""
     for form in FORMATS:
         if form.name == name:
             return form
-    raise CocoError(f"there is no dataset format '{name}'; there are {', '.join(NAMES)}")
+    raise DatasetError(f"there is no dataset format '{name}'; there are {', '.join(NAMES)}")
 
 
 def detect_format(folder: Path) -> Format | None:
@@ -63,12 +63,12 @@ def detect_format(folder: Path) -> Format | None:
     return next((form for form in FORMATS if form.splits(folder)), None)
 
 
-def load_dataset(folder: Path, form: Format) -> dict[str, CocoData]:
+def load_dataset(folder: Path, form: Format) -> dict[str, Dataset]:
     """All splits of a folder by name, with the same classes.
 
-    Raises CocoError where the folder does not hold this format.
+    Raises DatasetError where the folder does not hold this format.
     """
     splits = form.splits(folder)
     if not splits:
-        raise CocoError(f"{folder} is no dataset of the format {form.name}; docs/formats.md says how it lies")
+        raise DatasetError(f"{folder} is no dataset of the format {form.name}; docs/formats.md says how it lies")
     return dict(zip(splits, align_classes([form.load(folder, split) for split in splits]), strict=True))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, Segmentation, get, text
 from training.data.annotations.orientation import pixels_to_stored, points_to_stored
 from training.data.formats.assemble import (
@@ -35,7 +36,6 @@ from training.data.formats.assemble import (
     split_folders,
     union,
 )
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.writing import Placement, outlines, place_images
 
 CLASS_FILE = "labels.txt"
@@ -49,14 +49,14 @@ def labelme_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _is_labelme))
 
 
-def load_labelme(folder: Path, split: str) -> CocoData:
+def load_labelme(folder: Path, split: str) -> Dataset:
     """Reads a split. Images without a JSON count as not annotated yet and are left out.
 
-    Raises CocoError when the split is not there; broken records are left out and named in `problems`.
+    Raises DatasetError when the split is not there; broken records are left out and named in `problems`.
     """
     root = split_folders(folder, _is_labelme).get(split)
     if root is None:
-        raise CocoError(
+        raise DatasetError(
             f"{folder} has no LabelMe split '{split}': looked for JSON files in {folder / split} and {folder}"
         )
     assembly = Assembly(f"labelme_{split}", root)
@@ -83,7 +83,7 @@ def load_labelme(folder: Path, split: str) -> CocoData:
     )
 
 
-def save_labelme(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Writes images and JSON files into `folder/SPLIT` and labels.txt; what got lost.
 
     Holes become cuts of no width, an object in several parts a group, a crowd region the flag "crowd".

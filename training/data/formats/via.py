@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, get, numbers, text
 from training.data.annotations.orientation import points_to_stored
 from training.data.formats.assemble import (
@@ -29,7 +30,6 @@ from training.data.formats.assemble import (
     rectangle,
     split_folders,
 )
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.writing import Placement, outlines, place_images
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
@@ -44,14 +44,16 @@ def via_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _via_files))
 
 
-def load_via(folder: Path, split: str) -> CocoData:
+def load_via(folder: Path, split: str) -> Dataset:
     """Reads the VIA files of a split; classes are sorted by name.
 
-    Raises CocoError when the split is not there; broken records are left out and named in `problems`.
+    Raises DatasetError when the split is not there; broken records are left out and named in `problems`.
     """
     root = split_folders(folder, _via_files).get(split)
     if root is None:
-        raise CocoError(f"{folder} has no VIA split '{split}': looked for VIA's JSON in {folder / split} and {folder}")
+        raise DatasetError(
+            f"{folder} has no VIA split '{split}': looked for VIA's JSON in {folder / split} and {folder}"
+        )
     assembly = Assembly(f"via_{split}", root)
     seen: set[Path] = set()
     for file in _via_files(root):
@@ -73,7 +75,7 @@ def load_via(folder: Path, split: str) -> CocoData:
     return assembly.finish(assembly.found_names)
 
 
-def save_via(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Writes images and `via_region_data.json` into `folder/SPLIT`; what got lost.
 
     Each object is one polygon: its holes and parts are joined by cuts of no width. Boxes become rectangles.
@@ -138,7 +140,7 @@ def _class_attribute(records: list[Any]) -> str | None:
             return known[name]
     others = [name for name in names if name.lower() not in (CROWD, "iscrowd")]
     if len(others) > 1:
-        raise CocoError(
+        raise DatasetError(
             f"VIA's regions have the attributes {', '.join(sorted(others))}: call the one that is the class 'class'"
         )
     return others[0] if others else None

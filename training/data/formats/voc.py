@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import IMAGE_SUFFIXES, Assembly, Found, encode_indices, read_header, read_indices
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.writing import Placement, paint, place_images
 
 CLASSES: Final = (
@@ -54,13 +54,13 @@ def voc_splits(folder: Path) -> tuple[str, ...]:
     return named or ("train",)
 
 
-def load_voc(folder: Path, split: str) -> CocoData:
+def load_voc(folder: Path, split: str) -> Dataset:
     """Reads a split of the folder that holds SegmentationObject: every mask is decoded once and kept as RLE.
 
-    Raises CocoError when the split is not there; broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
     """
     if split not in voc_splits(folder):
-        raise CocoError(
+        raise DatasetError(
             f"{folder} has no VOC segmentation split '{split}': looked for SegmentationObject/ and "
             f"{_list_file(folder, split)}; give the folder that holds JPEGImages (VOC2012)"
         )
@@ -87,14 +87,16 @@ def load_voc(folder: Path, split: str) -> CocoData:
     return assembly.finish(names)
 
 
-def save_voc(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Adds a split to a VOC folder, with `class_names.txt`; what got lost.
 
     Where objects overlap, the smaller one is on top; crowd regions become void. Folders among the images become part of
-    the file names. Raises CocoError for more than 254 classes or objects in an image.
+    the file names. Raises DatasetError for more than 254 classes or objects in an image.
     """
     if len(data.categories) >= VOID:
-        raise CocoError(f"VOC's PNGs hold 254 classes, the dataset has {len(data.categories)}: choose with --classes")
+        raise DatasetError(
+            f"VOC's PNGs hold 254 classes, the dataset has {len(data.categories)}: choose with --classes"
+        )
     files = place_images(data, folder / "JPEGImages", placement, flat=True)
     for name in ("SegmentationObject", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,9 @@ def save_voc(data: CocoData, folder: Path, split: str, placement: Placement) -> 
     for record, objects, stem in zip(data.images, data.annotations, stems, strict=True):
         painted = paint(record, objects, crowd=VOID)
         if len(painted.labels) >= VOID:
-            raise CocoError(f"VOC's PNGs hold 254 objects, {record.path} has {len(painted.labels)}: use another format")
+            raise DatasetError(
+                f"VOC's PNGs hold 254 objects, {record.path} has {len(painted.labels)}: use another format"
+            )
         lost += painted.lost
         lookup = np.zeros(VOID + 1, np.int64)
         lookup[1 : len(painted.labels) + 1] = painted.labels

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
 from model.runtime.kernels.masks import to_polygons
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.orientation import points_to_upright
+from training.data.annotations.records import Annotations, ImageRecord
 from training.data.formats.assemble import Header, rectangle
-from training.data.formats.coco import Annotations, CocoData, CocoError, ImageRecord
 
 Placement = Literal["copy", "link"]
 """Images are copied, or linked to by absolute symbolic links."""
@@ -22,12 +23,13 @@ Ring = NDArray[np.float64]
 
 
 def place_images(
-    data: CocoData, folder: Path, placement: Placement, *, flat: bool = False, stems: bool = True
+    data: Dataset, folder: Path, placement: Placement, *, flat: bool = False, stems: bool = True
 ) -> list[str]:
     """Copies or links every image into `folder`; the names they have there, relative, in the order of the images.
 
-    Folders inside the dataset are kept, or become part of the name where the format is `flat`. Raises CocoError where
-    two images would get one name, or names that differ by the suffix alone in a format that pairs files by `stems`.
+    Folders inside the dataset are kept, or become part of the name where the format is `flat`. Raises DatasetError
+    where two images would get one name, or names that differ by the suffix alone in a format that pairs files by
+    `stems`.
     """
     names = [_target_name(record, flat) for record in data.images]
     _check_unique([PurePosixPath(name).with_suffix("").as_posix() if stems else name for name in names], data)
@@ -119,9 +121,9 @@ def _target_name(record: ImageRecord, flat: bool) -> str:
     return "_".join(path.parts) if flat else path.as_posix()
 
 
-def _check_unique(names: list[str], data: CocoData) -> None:
+def _check_unique(names: list[str], data: Dataset) -> None:
     first: dict[str, ImageRecord] = {}
     for name, record in zip(names, data.images, strict=True):
         other = first.setdefault(name.casefold(), record)  # some file systems do not tell A from a
         if other is not record:
-            raise CocoError(f"{other.path} and {record.path} would both be called {name}: rename one of them")
+            raise DatasetError(f"{other.path} and {record.path} would both be called {name}: rename one of them")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.annotations.orientation import points_to_stored, points_to_upright
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, images_in, read_header, rectangle
-from training.data.formats.coco import CocoData, CocoError
 from training.data.formats.writing import Placement, outlines, place_images
 
 FILE = "data.yaml"
@@ -33,16 +33,16 @@ def yolo_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split for split in _KEYS if _sources(folder, found[1], split))
 
 
-def load_yolo(folder: Path, split: str) -> CocoData:
+def load_yolo(folder: Path, split: str) -> Dataset:
     """Reads a split of the folder that holds data.yaml.
 
-    Raises CocoError when it is not there or the YAML names no classes; broken lines are left out and named in
+    Raises DatasetError when it is not there or the YAML names no classes; broken lines are left out and named in
     `problems`.
     """
     found = _read_yaml(folder)
     sources = [] if found is None else _sources(folder, found[1], split)
     if found is None or not sources:
-        raise CocoError(f"{folder} has no YOLO split '{split}': looked for a .yaml with 'names' and '{split}'")
+        raise DatasetError(f"{folder} has no YOLO split '{split}': looked for a .yaml with 'names' and '{split}'")
     file, document = found
     names = _class_names(document["names"], file)
     root = sources[0] if sources[0].is_dir() else folder
@@ -60,7 +60,7 @@ def load_yolo(folder: Path, split: str) -> CocoData:
     return assembly.finish(names)
 
 
-def save_yolo(data: CocoData, folder: Path, split: str, placement: Placement) -> list[str]:
+def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
     """Adds `images/SPLIT`, `labels/SPLIT` and the split's line in data.yaml; what got lost.
 
     Each object is one line: its holes and parts are joined by cuts of no width. Crowd regions are left out: YOLO has no
@@ -146,10 +146,10 @@ def _class_names(names: Any, file: Path) -> tuple[str, ...]:
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise CocoError(f"{file}: 'names' must list the classes, or number them from 0 without gaps")
+        raise DatasetError(f"{file}: 'names' must list the classes, or number them from 0 without gaps")
     found = tuple(str(name) for name in names)
     if len(set(found)) < len(found):
-        raise CocoError(f"{file}: 'names' has a class twice")
+        raise DatasetError(f"{file}: 'names' has a class twice")
     return found
 
 

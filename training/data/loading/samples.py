@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset as TorchDataset
 
 from model.runtime.images.decode import ImageError, ImageLimits, load_image
+from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
 from training.data.augmentation.draws import chance, integer, mix
 from training.data.augmentation.transforms import Augmentation, Stored
-from training.data.formats.coco import CocoData
 
 TRAINING_LIMITS = ImageLimits(max_pixels=500_000_000)
 """A user's own training images are trusted further than uploads."""
@@ -47,10 +47,10 @@ class Draw(NamedTuple):
     image: int
 
 
-class TrainingSet(Dataset[tuple[Tensor, dict[str, Tensor], str]]):
+class TrainingSet(TorchDataset[tuple[Tensor, dict[str, Tensor], str]]):
     """Images of a dataset, augmented; crowd regions are left out, as in the paper's training."""
 
-    def __init__(self, data: CocoData, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, data: Dataset, augmentation: Augmentation, seed: int) -> None:
         self.data = data
         self.augmentation = augmentation
         self.seed = seed

@@ -10,9 +10,10 @@ from pathlib import Path
 from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
 from training.data.annotations.classes import change_splits
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, report
 from training.data.figures import write_figures
-from training.data.formats.coco import CocoData, CocoError, find_splits, load_coco
+from training.data.formats.coco import find_splits, load_coco
 from training.data.formats.known import detect_format, load_dataset
 from training.data.shapes import write_shapes
 
@@ -25,16 +26,17 @@ class DataStop(Exception):
 class TrainingData:
     """val is None where the dataset has no validation split."""
 
-    train: CocoData
-    val: CocoData | None
+    train: Dataset
+    val: Dataset | None
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
     """The splits of `config.data`, in any format of docs/formats.md, or generated: shapes, and figures for keypoints.
     Every record is checked before training starts.
 
-    Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises CocoError
-    when there is no dataset or a class is not in it, DataStop when records are broken and `on_broken` is "stop".
+    Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises
+    DatasetError when there is no dataset or a class is not in it, DataStop when records are broken and `on_broken` is
+    "stop".
     """
     directory = config.data
     if directory is None:
@@ -52,13 +54,13 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     return TrainingData(train, val)
 
 
-def keypoint_names(data: CocoData) -> tuple[str, ...]:
+def keypoint_names(data: Dataset) -> tuple[str, ...]:
     """Names of the K keypoints, "keypoint 1" and so on where the dataset has none; empty without keypoints."""
     unnamed = tuple(f"keypoint {number + 1}" for number in range(data.num_keypoints))
     return next((category.keypoints for category in data.categories if category.keypoints), unnamed)
 
 
-def flip_pairs(data: CocoData) -> tuple[tuple[int, int], ...]:
+def flip_pairs(data: Dataset) -> tuple[tuple[int, int], ...]:
     """Indices of keypoints called left_X and right_X, which change places in a mirror image."""
     index = {name: position for position, name in enumerate(keypoint_names(data))}
     pairs = ((position, index.get(name.replace("left", "right"))) for name, position in index.items() if "left" in name)
@@ -70,7 +72,7 @@ def load_splits(
 ) -> TrainingData:
     """The splits of a folder in any format of docs/formats.md, not yet checked.
 
-    Classes are changed as `change_splits` says. Raises CocoError as it does, and where there is no training split.
+    Classes are changed as `change_splits` says. Raises DatasetError as it does, and where there is no training split.
     """
     splits = _as_they_are(directory, task)
     found = [splits.train] if splits.val is None else [splits.train, splits.val]
@@ -86,11 +88,11 @@ def _as_they_are(directory: Path, task: Task) -> TrainingData:
         return TrainingData(load_coco(*splits.train), None if splits.val is None else load_coco(*splits.val))
     data = load_dataset(directory, form)
     if "train" not in data:
-        raise CocoError(f"{directory}, read as {form.name}, has the splits {', '.join(data)}: it needs 'train'")
+        raise DatasetError(f"{directory}, read as {form.name}, has the splits {', '.join(data)}: it needs 'train'")
     return TrainingData(data["train"], data.get("val"))
 
 
-def _checked(data: CocoData, config: TrainConfig) -> CocoData:
+def _checked(data: Dataset, config: TrainConfig) -> Dataset:
     problems = check(data, config.architecture.task)
     if not problems:
         return data

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from model.architecture import Task
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.engines import EngineError, OutOfMemory, load_engine
+from model.runtime.engines.engine import EngineError, OutOfMemory
+from model.runtime.engines.loading import load_engine
 from model.runtime.engines.onnx import OnnxEngine
 from tests.service.harness import SIDE, build_probe, picture
 

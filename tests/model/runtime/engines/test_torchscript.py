@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from model.runtime.bundles.bundle import ManifestDraft, publish_bundle
-from model.runtime.engines import EngineError, load_engine
+from model.runtime.engines.engine import EngineError
+from model.runtime.engines.loading import load_engine
 from model.runtime.engines.torchscript import TorchScriptEngine
 
 

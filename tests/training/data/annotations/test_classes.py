@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from training.data.annotations.classes import add_class_flags, change_classes
-from training.data.formats.coco import Annotations, Category, CocoData, CocoError, ImageRecord
+from training.data.annotations.dataset import Category, Dataset, DatasetError
+from training.data.annotations.records import Annotations, ImageRecord
 
 
-def animals() -> CocoData:
+def animals() -> Dataset:
     """One image with a cat, a dog, a cow and a puppy, labels 1 to 4, and an empty one."""
 
     def objects(count: int) -> Annotations:
@@ -25,7 +26,7 @@ def animals() -> CocoData:
             segmentations=(None,) * count,
         )
 
-    return CocoData(
+    return Dataset(
         name="animals",
         root=Path("animals"),
         categories=tuple(Category(id_, name) for id_, name in enumerate(("cat", "dog", "cow", "puppy"), 3)),
@@ -69,7 +70,7 @@ def test_flags_change_the_classes(flags: list[str], names: tuple[str, ...], ids:
 def test_an_unknown_class_is_refused_with_those_that_there_are(
     rename: dict[str, str], classes: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(CocoError, match=message):
+    with pytest.raises(DatasetError, match=message):
         change_classes(animals(), rename=rename, classes=classes)
 
 

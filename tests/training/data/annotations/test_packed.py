@@ -18,11 +18,11 @@ import pytest
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.packed import PackedAnnotations, PackedImages
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.segmentations import PackedSegmentations
-from training.data.formats.coco import Category, CocoData
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 RUNS = RLE((20, 30), b"`0:8000000000000000000")
@@ -157,7 +157,7 @@ def test_image_records_come_out_as_they_went_in(file: str) -> None:
     assert PackedImages.pack(packed) is packed
 
 
-def dataset(images: int, masks: int) -> CocoData:
+def dataset(images: int, masks: int) -> Dataset:
     """So many images with so many masks each, alternately of 12 points and RLE."""
     outline: Segmentation = (np.linspace(0, 20, 24).reshape(12, 2),)
     objects = Annotations(
@@ -168,7 +168,7 @@ def dataset(images: int, masks: int) -> CocoData:
         area=np.ones(images * masks),
         segmentations=[outline, RUNS] * (images * masks // 2),
     )
-    return CocoData(
+    return Dataset(
         name="many",
         root=Path("many"),
         categories=(Category(1, "thing"),),
@@ -202,7 +202,7 @@ def test_one_image_is_pickled_without_the_others() -> None:
     assert_same(plainly_pickled(data.annotations[7]), data.annotations[7])
 
 
-def read_everything(data: CocoData, answers: Connection) -> None:
+def read_everything(data: Dataset, answers: Connection) -> None:
     """In a worker: the number of points, its unshared memory in bytes, and the shared files that it sees."""
     points = 0
     for record, objects in zip(data.images, data.annotations, strict=True):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as reference
 
+from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.broken import check, drop_broken, report
-from training.data.formats.coco import CocoData, CocoError, Problem, find_splits, load_coco
+from training.data.formats.coco import find_splits, load_coco
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 Document = dict[str, Any]
@@ -36,7 +37,7 @@ def _document() -> Document:
     }
 
 
-def _load(folder: Path, document: Document) -> CocoData:
+def _load(folder: Path, document: Document) -> Dataset:
     images = folder / "images"
     images.mkdir()
     for id_ in (1, 2, 3):
@@ -114,7 +115,7 @@ def test_masks_do_not_matter_to_a_box_detector(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["keypoints", "masks_keypoints"])
 def test_keypoint_training_needs_keypoints(tmp_path: Path, task: Any) -> None:
-    with pytest.raises(CocoError, match="data has no keypoints"):
+    with pytest.raises(DatasetError, match="data has no keypoints"):
         check(_load(tmp_path, _document()), task)
 
 
@@ -161,7 +162,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     data = _load(tmp_path, _document())
     for image in data.images:
         image.path.unlink()
-    with pytest.raises(CocoError, match="every image is broken"):
+    with pytest.raises(DatasetError, match="every image is broken"):
         drop_broken(data, check(data))
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.training.data.coco_folder import Box, write_split
+from training.data.annotations.dataset import Dataset
 from training.data.checking.broken import check
 from training.data.checking.contact_sheet import CAPTION, CELL, COLUMNS, GAP, TITLE, as_detections, draw_sheet
 from training.data.figures import write_figures
-from training.data.formats.coco import CocoData
 from training.data.formats.known import find_format, load_dataset
 
 RED = np.array([176, 42, 32])
@@ -19,7 +19,7 @@ def _cell(sheet: np.ndarray, column: int) -> np.ndarray:
     return sheet[TITLE + GAP :, left : left + CELL]
 
 
-def _split(folder: Path, count: int = 3) -> CocoData:
+def _split(folder: Path, count: int = 3) -> Dataset:
     plain = np.full((100, 200, 3), 128, np.uint8)
     return write_split(folder, "train", [plain] * count, [[Box((20, 20, 60, 60))]] * count, names=("cat",))
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.training.data.coco_folder import Box, noise, write_split
+from training.data.annotations.records import ImageRecord
 from training.data.checking.duplicates import SamePicture, duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
-from training.data.formats.coco import ImageRecord
 
 Pixels = np.ndarray
 SIZE = (120, 90)

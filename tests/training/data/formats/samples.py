@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
-from training.data.formats.coco import CocoData
+from training.data.annotations.dataset import Dataset
 
 WIDTH, HEIGHT = 30, 20
 SQUARE = [[2, 1], [12, 1], [12, 9], [2, 9]]
@@ -42,12 +42,12 @@ def two_objects(first: int = 1, second: int = 2) -> np.ndarray:
     return ids
 
 
-def masks_of(data: CocoData, image: int = 0) -> np.ndarray:
+def masks_of(data: Dataset, image: int = 0) -> np.ndarray:
     record = data.images[image]
     return data.annotations[image].masks(record.height, record.width)
 
 
-def names_of(data: CocoData, image: int = 0) -> list[str]:
+def names_of(data: Dataset, image: int = 0) -> list[str]:
     return [data.class_names[label - 1] for label in data.annotations[image].labels]
 
 

@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as reference
 
 from model.runtime.detections import RLE
-from training.data.formats.coco import CocoData, CocoError, find_splits, load_coco
+from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.formats.coco import find_splits, load_coco
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 
@@ -57,7 +58,7 @@ def _document(*annotations: Any, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def _load(folder: Path, document: Any) -> CocoData:
+def _load(folder: Path, document: Any) -> Dataset:
     path = folder / "instances_train.json"
     path.write_text(json.dumps(document))
     return load_coco(path, folder / "images")
@@ -186,7 +187,7 @@ def test_keypoints_without_names_are_counted(tmp_path: Path) -> None:
 
 def test_classes_with_different_keypoints_are_refused(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "a", "keypoints": ["x"]}, {"id": 2, "name": "b", "keypoints": ["x", "y"]}]
-    with pytest.raises(CocoError, match=r"\[1, 2\] keypoints"):
+    with pytest.raises(DatasetError, match=r"\[1, 2\] keypoints"):
         _load(tmp_path, _document(categories=categories))
 
 
@@ -285,13 +286,13 @@ def test_a_broken_category_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_coco_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(CocoError, match=message) as caught:
+    with pytest.raises(DatasetError, match=message) as caught:
         load_coco(path, tmp_path)
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CocoError, match="cannot read"):
+    with pytest.raises(DatasetError, match="cannot read"):
         load_coco(tmp_path / "x.json", tmp_path)
 
 
@@ -342,11 +343,11 @@ def test_find_splits(
 
 
 def test_find_splits_says_what_it_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(CocoError, match=r"instances_train\.json, .*instances_train2017\.json"):
+    with pytest.raises(DatasetError, match=r"instances_train\.json, .*instances_train2017\.json"):
         find_splits(tmp_path, "masks")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_text("{}")
-    with pytest.raises(CocoError, match="has no images: looked for the folders"):
+    with pytest.raises(DatasetError, match="has no images: looked for the folders"):
         find_splits(tmp_path, "masks")
 
 

@@ -36,10 +36,10 @@ from tests.training.data.formats.samples import (
     yolo_line,
 )
 from training.config import TrainConfig
+from training.data.annotations.dataset import DatasetError
 from training.data.checking.broken import check, report
 from training.data.formats.assemble import Assembly, Found, encode_indices
 from training.data.formats.cityscapes import load_cityscapes
-from training.data.formats.coco import CocoError
 from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.formats.labelme import load_labelme
@@ -112,7 +112,7 @@ def test_voc_with_lists_and_classes_of_its_own(tmp_path: Path) -> None:
     assert names_of(data) == ["bolt", "nut"]
     assert [problem.kind for problem in data.problems] == ["missing file"]
     assert data.problems[0].file == "missing.jpg"
-    with pytest.raises(CocoError, match="no VOC segmentation split 'train'"):
+    with pytest.raises(DatasetError, match="no VOC segmentation split 'train'"):
         load_voc(tmp_path, "train")
 
 
@@ -315,14 +315,14 @@ def _complaint(form: Format, folder: Path) -> tuple[list[str] | None, str]:
     """Kinds and text of the problems; no kinds where nothing was left, which is an error that says why."""
     try:
         problems = form.load(folder, "train").problems
-    except CocoError as error:
+    except DatasetError as error:
         return None, str(error)
     return [problem.kind for problem in problems], report(problems)
 
 
 def test_a_class_attribute_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
     via(tmp_path, region({"color": "red", "species": "cat"}))
-    with pytest.raises(CocoError, match="attributes color, species: call the one"):
+    with pytest.raises(DatasetError, match="attributes color, species: call the one"):
         load_via(tmp_path, "train")
 
 
@@ -331,7 +331,7 @@ def test_a_class_attribute_that_cannot_be_told_is_refused(tmp_path: Path) -> Non
 )
 def test_a_folder_of_nothing_is_refused(tmp_path: Path, form: Any) -> None:
     assert detect_format(tmp_path) is None
-    with pytest.raises(CocoError, match="split"):
+    with pytest.raises(DatasetError, match="split"):
         form.load(tmp_path, "train")
 
 
@@ -393,5 +393,5 @@ def test_real_data(folder: str, form: str, counts: dict[str, int] | None, crowds
 
 def test_every_writable_format_has_a_name_of_its_own() -> None:
     assert len(set(WRITABLE)) == len(WRITABLE)
-    with pytest.raises(CocoError, match="there are coco, "):
+    with pytest.raises(DatasetError, match="there are coco, "):
         find_format("coko")

@@ -14,8 +14,9 @@ from torch import Tensor
 from model.architecture import ArchitectureConfig, Task
 from tests.training.data.augmentation.scenes import random_image, random_scene
 from training.config import AugmentConfig
+from training.data.annotations.dataset import Dataset
 from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco import CocoData, load_coco
+from training.data.formats.coco import load_coco
 from training.data.loading.loader import make_loader
 from training.data.loading.samples import Draw, TrainingSet, UnreadableImage
 
@@ -24,7 +25,7 @@ CROWD = 2
 """The image that has nothing but a crowd region."""
 
 
-def write_dataset(folder: Path, images: Sequence[int] = range(4)) -> CocoData:
+def write_dataset(folder: Path, images: Sequence[int] = range(4)) -> Dataset:
     """Image n has the pixels of `random_image` with number n + 1, and 3 objects; CROWD has one region of everything."""
     records: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
@@ -54,11 +55,11 @@ def write_dataset(folder: Path, images: Sequence[int] = range(4)) -> CocoData:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("data"))
 
 
-def training_set(data: CocoData, task: Task = "masks_keypoints", **augment: object) -> TrainingSet:
+def training_set(data: Dataset, task: Task = "masks_keypoints", **augment: object) -> TrainingSet:
     config = AugmentConfig.model_validate({"crop": 48, "vertical_flip": 0.5, "transpose": 0.5} | augment)
     return TrainingSet(data, Augmentation(config, ArchitectureConfig(task=task, num_classes=2), ((0, 1),)), seed=4)
 
@@ -76,13 +77,13 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         ("masks_keypoints", {"boxes", "labels", "masks", "keypoints"}),
     ],
 )
-def test_a_target_has_what_its_task_learns_from(data: CocoData, task: Task, columns: set[str]) -> None:
+def test_a_target_has_what_its_task_learns_from(data: Dataset, task: Task, columns: set[str]) -> None:
     for image in range(len(data)):
         _, target, _ = training_set(data, task)[Draw(0, image)]
         assert set(target) == columns
 
 
-def test_a_position_decides_on_everything_but_the_first_image(data: CocoData) -> None:
+def test_a_position_decides_on_everything_but_the_first_image(data: Dataset) -> None:
     dataset = training_set(data, copy_paste=0.5, jitter=(0.3, 2), brightness=0.3, noise=0.1, crop_around=0.5)
     first = [dataset[Draw(position, position % 4)] for position in range(30)]
     torch.manual_seed(77)  # the surrounding randomness plays no part
@@ -96,7 +97,7 @@ def test_a_position_decides_on_everything_but_the_first_image(data: CocoData) ->
     assert not torch.equal(dataset[Draw(0, 1)][0], dataset[Draw(1, 1)][0])
 
 
-def test_worker_processes_paste_the_same_objects(data: CocoData) -> None:
+def test_worker_processes_paste_the_same_objects(data: Dataset) -> None:
     dataset = training_set(data, copy_paste=1.0)
     alone, shared = (
         list(make_loader(dataset, batch_size=2, workers=workers, skip=0, count=4, same_size=True, pin=False))
@@ -108,7 +109,7 @@ def test_worker_processes_paste_the_same_objects(data: CocoData) -> None:
         assert all(same(a, b) for a, b in zip(one.targets, other.targets, strict=True))
 
 
-def test_crowd_regions_are_not_pasted(data: CocoData) -> None:
+def test_crowd_regions_are_not_pasted(data: Dataset) -> None:
     dataset = training_set(data, copy_paste=1.0)
     names, seen = set(), set()
     for position in range(80):

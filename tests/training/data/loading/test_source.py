@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.config import TrainConfig
-from training.data.formats.coco import CocoData, CocoError
+from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.loading.source import DataStop, load_splits, load_training_data
 from training.data.shapes import write_shapes
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def names_found(data: CocoData) -> set[str]:
+def names_found(data: Dataset) -> set[str]:
     labels = np.concatenate([objects.labels for objects in data.annotations])
     return {data.class_names[label - 1] for label in labels}
 
@@ -47,7 +47,7 @@ def test_a_run_and_its_evaluation_get_the_same_classes(folder: Path) -> None:
 def test_an_unknown_class_stops_with_the_known_ones(folder: Path, field: str) -> None:
     value = {"classes": ("blob",), "rename": {"blob": "thing"}}[field]
     known = ", ".join(load_splits(folder, "masks").train.class_names)
-    with pytest.raises(CocoError, match=f"no class blob; it has {known}"):
+    with pytest.raises(DatasetError, match=f"no class blob; it has {known}"):
         load_training_data(TrainConfig.model_validate({"data": folder, field: value}))
 
 
@@ -59,7 +59,7 @@ def test_splits_that_disagree_are_mended_by_renaming(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(DataStop, match="the splits have different classes"):
         load_training_data(TrainConfig(data=tmp_path))
-    with pytest.raises(CocoError, match=f"instances_val has no class {name}"):
+    with pytest.raises(DatasetError, match=f"instances_val has no class {name}"):
         load_training_data(TrainConfig(data=tmp_path, classes=(name,)))
     data = load_training_data(TrainConfig(data=tmp_path, rename={"blob": name}, classes=(name,)))
     assert data.val is not None

@@ -1,0 +1,64 @@
+"""What every engine does: run a network on whole batches."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.architecture import Task, has_keypoints, has_masks
+from model.runtime.detections import RawDetections
+
+EngineKind = Literal["onnx", "torchscript"]
+DeviceChoice = str
+"""Where an engine runs: "auto", "cpu", "cuda" or "cuda:N"; see `devices`."""
+
+MODEL_FILES: dict[EngineKind, str] = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
+"""The bundle's file that each engine runs."""
+
+INPUTS = ("images", "sizes", "score_threshold")
+"""The network's inputs, in order."""
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be started: no such model file, device or library, or a file that is not such a model."""
+
+
+class OutOfMemory(EngineError):
+    """A run that its device's memory could not hold. A smaller batch may fit; the engine can go on."""
+
+
+class Engine(Protocol):
+    """Runs the network on whole batches. `run` may be called from any thread, by several at once."""
+
+    @property
+    def name(self) -> str:
+        """What runs the network, such as "onnx"."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "cuda:N"."""
+
+    def run(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """Detect.
+
+        images: uint8 [B, H, W, 3] RGB, each image in the top left corner.
+        sizes: int64 [B, 2], the valid (height, width) of each in pixels; what lies outside does not count.
+        score_threshold: float32 [B]; only detections that score strictly more are returned.
+
+        Raises:
+            OutOfMemory: the batch does not fit into the device's memory.
+        """
+
+    def close(self) -> None:
+        """Free the network. `run` must not be called any more."""
+
+
+def output_names(task: Task) -> tuple[str, ...]:
+    """The network's outputs in order, for what the network predicts."""
+    masks = ("masks",) if has_masks(task) else ()
+    heatmaps = ("keypoint_heatmaps",) if has_keypoints(task) else ()
+    return ("boxes", "scores", "labels", "image_index", *masks, *heatmaps)

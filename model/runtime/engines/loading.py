@@ -1,0 +1,46 @@
+"""Start the engine that is asked for; what an engine needs is imported when it is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.runtime.bundles.bundle import Bundle
+from model.runtime.engines.devices import check_device
+from model.runtime.engines.engine import MODEL_FILES, DeviceChoice, Engine, EngineError, EngineKind
+
+
+def load_engine(
+    bundle: Bundle, kind: EngineKind = "onnx", device: DeviceChoice = "auto", threads: int | None = None
+) -> Engine:
+    """Start the engine for a bundle.
+
+    `device`: "auto" takes a GPU when there is one that works. `threads`: CPU threads of one inference; None takes every
+    physical core that this process may use.
+
+    Raises:
+        EngineError: the bundle lacks the engine's file, the device is not there or the file cannot be loaded.
+    """
+    file = _model_file(bundle, kind)
+    try:
+        check_device(device)
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+    if kind == "onnx":
+        from model.runtime.engines.onnx import OnnxEngine
+
+        return OnnxEngine(file, bundle.manifest.architecture.task, device, threads)
+    from model.runtime.engines.torchscript import TorchScriptEngine
+
+    return TorchScriptEngine(file, bundle.manifest.architecture.task, device, threads)
+
+
+def _model_file(bundle: Bundle, kind: EngineKind) -> Path:
+    if kind not in MODEL_FILES:
+        raise EngineError(f"there is no engine {kind!r}; choose one of {', '.join(MODEL_FILES)}")
+    name = MODEL_FILES[kind]
+    if name not in bundle.manifest.files:
+        raise EngineError(
+            f"bundle {bundle.path} has no {name}, which the {kind} engine runs; "
+            f"use another engine, or export the model again with that file"
+        )
+    return bundle.path / name

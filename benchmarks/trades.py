@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from benchmarks.measure import Comparison, alternate, table, write_json
 from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector, build_model
-from model.network.export import export_onnx
-from model.network.quantize import quantize_int8
+from model.network.exporting.export import export_onnx
+from model.network.exporting.quantize import quantize_int8
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import open_bundle
 from model.runtime.engines.engine import INPUTS

@@ -14,7 +14,7 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from model.architecture import ArchitectureConfig
     from model.network.build import build_model
-    from model.network.export import export_onnx
+    from model.network.exporting.export import export_onnx
     from model.runtime.bundles.bundle import publish_bundle
     from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
     from model.runtime.preprocess import Preprocessing

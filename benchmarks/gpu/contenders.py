@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.case import Batch, Case, to_raw, torchvision_detect
-from model.network.cuda_graphs import StaticEngine
-from model.network.half import halve
-from model.network.inference import InferenceGraph
-from model.network.static import StaticGraph
+from model.network.graph.cuda_graphs import StaticEngine
+from model.network.graph.half import halve
+from model.network.graph.inference import InferenceGraph
+from model.network.graph.static import StaticGraph
 from model.runtime.detections import RawDetections
 
 
@@ -66,7 +66,7 @@ def graph_eager(case: Case) -> Contender:
 def torchscript(case: Case) -> Contender:
     """The bundle's `model.torchscript.pt` in libtorch."""
     try:
-        from model.network.export import export_torchscript
+        from model.network.exporting.export import export_torchscript
     except ImportError as error:
         raise Skip(f"exporting needs a package that is not installed: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +183,7 @@ def _onnx(case: Case, provider: str, more: dict[str, str]) -> Contender:
         raise Skip(f"this ONNX Runtime ({onnxruntime.__version__}) is built without {provider}")
     _need_gpu(case, provider)
     try:
-        from model.network.export import export_onnx
+        from model.network.exporting.export import export_onnx
     except ImportError as error:
         raise Skip(f"exporting needs a package that is not installed: {error}") from error
     onnxruntime.preload_dlls()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.gpu.case import Batch
 from benchmarks.gpu.contenders import Skip
-from model.network.cuda_graphs import Pending, StaticEngine
+from model.network.graph.cuda_graphs import Pending, StaticEngine
 from model.runtime.detections import RawDetections
 
 Post = Callable[[RawDetections], list[Future[int]]]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.case import Batch, Case
-from model.network.static import StaticGraph
+from model.network.graph.static import StaticGraph
 
 MOST_ERROR = {"fp16": 0.02, "bf16": 0.1}
 """Largest |out - reference| / |reference| of a level or of the box head's features."""

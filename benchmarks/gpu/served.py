@@ -111,7 +111,7 @@ def _photographs(case: Case, folder: Path) -> list[Path]:
 def _publish(case: Case, staging: Path, models: Path) -> None:
     try:
         from model.architecture import PRESETS
-        from model.network.export import export_onnx, export_torchscript
+        from model.network.exporting.export import export_onnx, export_torchscript
         from model.runtime.bundles.bundle import publish_bundle
         from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
         from model.runtime.preprocess import Preprocessing

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.network.static import StaticGraph
+from model.network.graph.static import StaticGraph
 
 PROFILED_RUNS = 3
 RATE_RUNS = 10

@@ -49,7 +49,7 @@ from benchmarks.graph.work import (
 from benchmarks.measure import Comparison, alternate, table, write_json
 from benchmarks.peers.network import ARCHITECTURE, WEIGHTS, build
 from benchmarks.peers.prepare import NotTorchvisionsError, prepare
-from model.network.export import export_onnx
+from model.network.exporting.export import export_onnx
 from model.runtime import preprocess
 from model.runtime.bundles.bundle import BundleError, open_bundle
 from model.runtime.bundles.manifest import NETWORK_FILE

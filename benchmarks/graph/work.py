@@ -19,7 +19,7 @@ from torchvision.transforms.functional import to_tensor
 
 from benchmarks.gpu.stages import measure_work
 from benchmarks.peers.network import encode
-from model.network.inference import InferenceGraph
+from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RLE, Detections
 from model.runtime.engines.onnx import OnnxEngine
 

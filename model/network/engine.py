@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
-from model.network.inference import InferenceGraph
+from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RawDetections
 
 

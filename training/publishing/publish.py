@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from model.architecture import ArchitectureConfig, Task, has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
-from model.network.export import export_onnx, export_torchscript, is_half_storable
-from model.network.quantize import quantize_int8
+from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
+from model.network.exporting.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults

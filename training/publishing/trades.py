@@ -12,7 +12,7 @@ import numpy as np
 
 from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector, build_model
-from model.network.quantize import Batch
+from model.network.exporting.quantize import Batch
 from model.runtime.bundles.manifest import Trades
 from model.runtime.preprocess import Preprocessing, prepare, stack
 from training.data.annotations.dataset import Dataset

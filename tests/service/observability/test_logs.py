@@ -58,7 +58,9 @@ def test_a_json_line_has_time_level_logger_message_and_what_was_given() -> None:
 def test_a_text_line_is_for_people() -> None:
     (line,) = lines("log.info('opened', extra={'places': 2, 'who': 'you and I', 'how': 'wide'})", "text")
     assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO service\.scheduling\.gate: opened places=2 who=\"you and I\" how=wide", line
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO service\.scheduling\.gate: "
+        r"opened places=2 who=\"you and I\" how=wide",
+        line,
     )
 
 

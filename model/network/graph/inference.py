@@ -20,16 +20,16 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from model.network.boxes import clip, decode, has_sides
+from model.network.graph.boxes import clip, decode, has_sides
+from model.network.graph.indexing import positions, rows, true_rows
+from model.network.graph.nms import SUPPRESSED, TORCH, Lowering
+from model.network.graph.pooling import plan_pooling, pool
 from model.network.heads import (
     AgnosticMaskPredictor,
     C4Backbone,
     MlpMaskPredictor,
     SoftmaxMaskRoIHeads,
 )
-from model.network.indexing import positions, rows, true_rows
-from model.network.nms import SUPPRESSED, TORCH, Lowering
-from model.network.pooling import plan_pooling, pool
 
 SIZE_DIVISOR = 32
 """Height and width of the input are multiples of this many pixels."""

@@ -12,7 +12,7 @@ from torchvision.ops.poolers import LevelMapper
 from model.architecture import PRESETS, ArchitectureConfig
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
-from model.network.inference import InferenceGraph, evaluating, in_parts
+from model.network.graph.inference import InferenceGraph, evaluating, in_parts
 
 ONE = [(128, 160)]
 TWO = [(120, 160), (128, 131)]

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model.network.build import Detector
 from model.network.engine import EagerEngine
-from model.network.export import export_onnx, export_torchscript, store_in_half
-from model.network.inference import InferenceGraph
+from model.network.exporting.export import export_onnx, export_torchscript, store_in_half
+from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import INPUTS, output_names
 

@@ -18,7 +18,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from model.network.static import StaticGraph
+from model.network.graph.static import StaticGraph
 
 
 def halve(model: FasterRCNN, dtype: torch.dtype = torch.float16, *, fused: bool = False) -> StaticGraph:

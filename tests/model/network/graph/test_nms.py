@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from model.network.nms import ONNX, SUPPRESSED, TORCH, float32_threshold, grouped_nms_operator, onnx_grouped_nms
+from model.network.graph.nms import ONNX, SUPPRESSED, TORCH, float32_threshold, grouped_nms_operator, onnx_grouped_nms
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
 

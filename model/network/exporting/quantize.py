@@ -26,7 +26,7 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from model.network.export import store_in_half
+from model.network.exporting.export import store_in_half
 from model.runtime.engines.engine import INPUTS
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from model.network.boxes import clip, decode, has_sides
-from model.network.indexing import positions
-from model.network.inference import MIN_DETECTION_SIDE, InferenceGraph
-from model.network.nms import SUPPRESSED, TORCH, Lowering, float32_threshold
-from model.network.pooling import PoolPlan
+from model.network.graph.boxes import clip, decode, has_sides
+from model.network.graph.indexing import positions
+from model.network.graph.inference import MIN_DETECTION_SIDE, InferenceGraph
+from model.network.graph.nms import SUPPRESSED, TORCH, Lowering, float32_threshold
+from model.network.graph.pooling import PoolPlan
 
 CANDIDATES = 1024
 """Pairs of (proposal, class) of an image that take part in suppression: those with the best scores."""
@@ -103,9 +103,8 @@ class StaticGraph(InferenceGraph):
         [B, D], exact bool [B], whether the image's answer is `InferenceGraph`'s; with a mask head also probabilities
         [B, D, M, M], with a keypoint head heatmap logits [B, D, K, S, S].
 
-    `dtype` is what backbone and heads compute in, `layout`
-    what the backbone is given: `halve` of model.network.half sets both with the weights; pooling, boxes and scores are
-    float32.
+    `dtype` is what backbone and heads compute in, `layout` what the backbone is given: `halve` of
+    `model.network.graph.half` sets both with the weights; pooling, boxes and scores are float32.
     """
 
     def __init__(self, model: FasterRCNN, candidates: int = CANDIDATES, rounds: int = ROUNDS) -> None:

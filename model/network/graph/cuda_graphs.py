@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.network.static import StaticGraph
+from model.network.graph.static import StaticGraph
 from model.runtime.detections import RawDetections
 
 WARM_UP_RUNS = 3

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms
 
-from model.network.cuda_graphs import Field, StaticEngine, pack, unpack
-from model.network.half import fold_norms, halve
-from model.network.static import StaticGraph, suppress
+from model.network.graph.cuda_graphs import Field, StaticEngine, pack, unpack
+from model.network.graph.half import fold_norms, halve
+from model.network.graph.static import StaticGraph, suppress
 
 SIZES = [(128, 160), (97, 155), (100, 100)]
 EXACT = {"pixels": 2e-3, "probability": 1e-4}

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
-from model.network.inference import SIZE_DIVISOR, InferenceGraph, evaluating
-from model.network.nms import ONNX, TORCH, onnx_grouped_nms
+from model.network.graph.inference import SIZE_DIVISOR, InferenceGraph, evaluating
+from model.network.graph.nms import ONNX, TORCH, onnx_grouped_nms
 from model.runtime.engines.engine import INPUTS
 
 OPSET = 18

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from model.network.export import export_onnx
-from model.network.quantize import Batch, quantize_int8
+from model.network.exporting.export import export_onnx
+from model.network.exporting.quantize import Batch, quantize_int8
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import INPUTS
 from model.runtime.engines.onnx import OnnxEngine

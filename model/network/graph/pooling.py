@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
+from model.network.graph.indexing import positions, rows, true_rows
 from model.network.heads import MultiScaleRoIPool
-from model.network.indexing import positions, rows, true_rows
 
 
 @dataclass(frozen=True)

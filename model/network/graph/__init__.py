@@ -1,0 +1,1 @@
+"""The network as one whole-batch graph, dynamic and with fixed shapes."""

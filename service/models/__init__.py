@@ -1,0 +1,1 @@
+"""Versions come and go: loading, catalog, reloading and retiring."""

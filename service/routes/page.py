@@ -1,4 +1,4 @@
-"""GET / and /page/...: the web page, its modules and the sample images. It needs no key; what it asks the API does."""
+"""GET / and /page/...: the web page, its modules, its style and the sample images. It needs no key; what it asks the API does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICY = (
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
 
 _METHODS = ["GET", "HEAD"]
-_page, _samples = StaticFiles(directory=PAGE), StaticFiles(directory=SAMPLES)
+_page, _style, _samples = (StaticFiles(directory=folder) for folder in (PAGE, PAGE / "style", SAMPLES))
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,6 +36,11 @@ async def index(request: Request) -> Response:
 @router.api_route("/page/{name}", methods=_METHODS)
 async def part(request: Request, name: str) -> Response:
     return await _file(_page, name, MEDIA_TYPES.get(Path(name).suffix), request)
+
+
+@router.api_route("/page/style/{name}", methods=_METHODS)
+async def style(request: Request, name: str) -> Response:
+    return await _file(_style, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
 @router.api_route("/page/samples/{name}", methods=_METHODS)

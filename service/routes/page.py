@@ -1,4 +1,4 @@
-"""GET / and /page/...: the web page, its modules, its style and the sample images. It needs no key; what it asks the API does."""
+"""GET / and /page/...: the web page, its modules, style and samples. It needs no key; what it asks the API does."""
 
 from __future__ import annotations
 

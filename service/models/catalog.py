@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime.engines.engine import Engine
 from model.runtime.bundles.manifest import Manifest
-from service.scheduling.batcher import Lane
+from model.runtime.engines.engine import Engine
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
+from service.scheduling.batcher import Lane
 
 RETRY_NOTHING_SERVED = 5
 """Seconds in `Retry-After`."""

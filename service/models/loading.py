@@ -6,18 +6,18 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.runtime.kernels import masks
 from model.runtime.bundles.bundle import BundleError
-from model.runtime.engines.engine import Engine, EngineError
-from model.runtime.engines.loading import load_engine
+from model.runtime.bundles.manifest import Manifest
+from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.devices import list_devices
-from model.runtime.bundles.manifest import Manifest
+from model.runtime.engines.engine import Engine, EngineError
+from model.runtime.engines.loading import load_engine
+from model.runtime.kernels import masks
 from model.runtime.predict import warm_up
-from model.runtime.bundles.repository import Repository, RepositoryError
 from service.models.background import in_background
-from service.scheduling.batcher import Lane
 from service.models.catalog import Catalog, ServedModel
+from service.scheduling.batcher import Lane
 from service.settings.settings import InvalidSettingsError, Settings
 
 GPU_BATCH_SIZE = 8

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from model.runtime.bundles.repository import RepositoryError
-from service.models.background import in_background
-from service.models.loading import Loader, RefusedError
-from service.models.catalog import Catalog
 from service.http.problems import NO_SUCH_MODEL, Problem
+from service.models.background import in_background
+from service.models.catalog import Catalog
+from service.models.loading import Loader, RefusedError
 from service.settings.settings import Settings
 
 Result = TypeVar("Result")

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
-from model.runtime.detections import RawDetections
 from model.runtime.bundles.manifest import FileRecord, Manifest, Provenance
+from model.runtime.detections import RawDetections
 from model.runtime.preprocess import Preprocessing
-from service.scheduling.batcher import Lane
-from service.models.catalog import Catalog, ServedModel
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
+from service.models.catalog import Catalog, ServedModel
+from service.scheduling.batcher import Lane
 
 
 class Engine:

@@ -11,8 +11,12 @@ from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from model.runtime.kernels.rle import decode_part
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.segmentations import PackedSegmentations
+
+Window = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels of an image, inside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +72,20 @@ class Annotations:
             for segmentation, id_ in zip(self.segmentations, self.ids, strict=True)
         ]
 
-    def masks(self, height: int, width: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.uint8]:
+    def masks(
+        self, height: int, width: int, window: Window | None = None, size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
         """The N masks of an image of height x width pixels, as uint8 [N, height, width] of 0 and 1.
 
-        window (x, y, window width, window height), inside the image, gives only that part: [N, window height, window
-        width]. Masks are decoded one at a time, so a small window of a large image needs little memory.
-        Raises ValueError as `rles` does, and for an RLE that does not decode.
+        window gives only that part of the image, size (height, width) resizes it, by the nearest pixel: [N, *size].
+        Nothing larger than what is returned becomes pixels: an outline costs its length, not the area of the image.
+        Raises ValueError as `rles` does, for a window outside the image and for an RLE that does not decode.
         """
-        x, y, window_width, window_height = window or (0, 0, width, height)
-        if x < 0 or y < 0 or x + window_width > width or y + window_height > height:
-            raise ValueError(f"window {window} does not lie inside the image of {width}x{height} pixels")
-        masks = np.empty((len(self), window_height, window_width), np.uint8)
+        window = window or (0, 0, height, width)
+        size = size or window[2:]
+        masks = np.empty((len(self), *size), np.uint8)
         for mask, rle in zip(masks, self.rles(height, width), strict=True):
-            pixels = mask_api.decode({"size": [height, width], "counts": rle.counts})
-            mask[:] = pixels[y : y + window_height, x : x + window_width]
+            mask[:] = decode_part(rle, window, size)
         return masks
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64] | Sequence[int]) -> Annotations:

@@ -12,18 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from training.data.annotations.records import Annotations
+from training.data.annotations.records import Annotations, Window
 
 MIN_SIDE = 1.0
 """Boxes thinner than this many pixels after augmentation are dropped: torchvision rejects degenerate boxes."""
-
-Window = tuple[int, int, int, int]
-"""(top, left, height, width) in pixels of an image, inside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +49,36 @@ def reaching_into(boxes: NDArray[np.float32], window: Window) -> NDArray[np.int6
     return np.flatnonzero((x2 > left) & (x1 < left + width) & (y2 > top) & (y1 < top + height))
 
 
-def cut_window(image: NDArray[np.uint8], annotations: Annotations, window: Window, *, with_masks: bool) -> Sample:
-    """The part of an image, uint8 [H, W, 3], inside `window`, with the objects that reach into it."""
+def cut_window(
+    image: NDArray[np.uint8],
+    annotations: Annotations,
+    window: Window,
+    size: tuple[int, int] | None = None,
+    *,
+    with_masks: bool,
+) -> Sample:
+    """The part of an image, uint8 [H, W, 3], inside `window`, with the objects that reach into it.
+
+    size: (height, width) that it is resized to: the image bilinear and antialiased like serving's resize, masks by the
+    nearest pixel, made once at that size.
+    """
     height, width = image.shape[:2]
     top, left, window_height, window_width = window
     kept = annotations.select(reaching_into(annotations.boxes, window))
     boxes = kept.boxes - np.array([left, top, left, top], np.float32)
     boxes = boxes.clip(0, np.array([window_width, window_height] * 2, np.float32))
-    masks = None
-    if with_masks:
-        masks = torch.from_numpy(kept.masks(height, width, (left, top, window_width, window_height)))
+    size = size or (window_height, window_width)
+    scale = torch.tensor([size[1] / window_width, size[0] / window_height])
+    masks = torch.from_numpy(kept.masks(height, width, window, size)) if with_masks else None
     keypoints = None
     if kept.keypoints is not None:
         keypoints = torch.from_numpy(kept.keypoints - np.array([left, top, 0], np.float32))
         keypoints = drop_outside(keypoints, window_height, window_width)
-    cut = image[top : top + window_height, left : left + window_width].copy()
-    return Sample(
-        torch.from_numpy(cut).permute(2, 0, 1), torch.from_numpy(boxes), torch.from_numpy(kept.labels), masks, keypoints
-    )
-
-
-def resize(sample: Sample, size: tuple[int, int]) -> Sample:
-    """To `size` = (height, width): bilinear and antialiased like serving's resize, masks by nearest neighbor."""
-    height, width = sample.image.shape[-2:]
-    if (height, width) == size:
-        return sample
-    scale = torch.tensor([size[1] / width, size[0] / height])
-    masks, keypoints = sample.masks, sample.keypoints
-    if masks is not None:
-        masks = F.resize(tv_tensors.Mask(masks), list(size), InterpolationMode.NEAREST_EXACT).as_subclass(Tensor)
-    if keypoints is not None:
         keypoints = torch.cat([keypoints[..., :2] * scale, keypoints[..., 2:]], dim=-1)
-    image = F.resize(sample.image, list(size), InterpolationMode.BILINEAR, antialias=True)
-    return Sample(image, sample.boxes * scale.repeat(2), sample.labels, masks, keypoints)
+    cut = torch.from_numpy(image[top : top + window_height, left : left + window_width].copy()).permute(2, 0, 1)
+    if size != (window_height, window_width):
+        cut = F.resize(cut, list(size), InterpolationMode.BILINEAR, antialias=True)
+    return Sample(cut, torch.from_numpy(boxes) * scale.repeat(2), torch.from_numpy(kept.labels), masks, keypoints)
 
 
 def horizontal_flip(sample: Sample, flip_pairs: tuple[tuple[int, int], ...] = ()) -> Sample:

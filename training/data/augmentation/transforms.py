@@ -24,7 +24,6 @@ from training.data.augmentation.geometry import (
     drop_degenerate,
     horizontal_flip,
     reaching_into,
-    resize,
     tighten,
     transpose,
     vertical_flip,
@@ -76,8 +75,7 @@ class Augmentation:
         window, size = draw_view(self.config, self.architecture, (image.shape[0], image.shape[1]), annotations.boxes)
         if some:
             annotations = annotations.select(subset(reaching_into(annotations.boxes, window)))
-        sample = cut_window(image, annotations, window, with_masks=has_masks(task))
-        return self._flip(resize(sample, size))
+        return self._flip(cut_window(image, annotations, window, size, with_masks=has_masks(task)))
 
     def _flip(self, sample: Sample) -> Sample:
         if chance(self.config.horizontal_flip):

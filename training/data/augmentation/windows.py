@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from model.architecture import ArchitectureConfig
 from model.runtime.preprocess import Preprocessing, Size
 from training.config import AugmentConfig
+from training.data.annotations.records import Window
 from training.data.augmentation.draws import chance, integer, uniform
-from training.data.augmentation.geometry import Window
 
 
 class View(NamedTuple):

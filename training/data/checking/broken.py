@@ -18,6 +18,7 @@ from PIL import Image
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
+from model.runtime.kernels.rle import area
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.annotations.records import Annotations, ImageRecord
 
@@ -137,7 +138,7 @@ def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
             # not handed to the rasterizer, whose memory grows with the length of the outline
             message = f"{where} has polygon points far outside the image of {image.width}x{image.height}"
             yield Problem("bad polygon", message, image.file, image.id, id_)
-        elif not annotations.select([row]).masks(image.height, image.width).any():
+        elif not area(annotations.select([row]).rles(image.height, image.width)[0]):
             yield Problem("empty mask", f"the polygons of {where} cover no pixel", image.file, image.id, id_)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.decode import ImageError, load_image
+from model.runtime.kernels.rle import encode_bitmap
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset, Problem
 from training.data.annotations.records import Annotations, ImageRecord
@@ -70,11 +70,7 @@ def as_detections(record: ImageRecord, objects: Annotations, size: tuple[int, in
 
 
 def _resized_mask(record: ImageRecord, objects: Annotations, size: tuple[int, int]) -> RLE:
-    mask = objects.masks(record.height, record.width)[0]
-    columns = ((np.arange(size[0]) + 0.5) * record.width / size[0]).astype(np.int64)
-    rows = ((np.arange(size[1]) + 0.5) * record.height / size[1]).astype(np.int64)
-    small = np.asfortranarray(mask[np.ix_(rows, columns)])
-    return RLE((size[1], size[0]), mask_api.encode(small)["counts"])
+    return encode_bitmap(objects.masks(record.height, record.width, size=size[::-1])[0] > 0)
 
 
 def _choose(data: Dataset, problems: Sequence[Problem], count: int) -> list[int]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from model.runtime.detections import RLE
-from model.runtime.kernels.rle import area, decode, encode_bitmap, from_uncompressed, to_uncompressed
+from model.runtime.kernels.rle import area, decode, decode_part, encode_bitmap, from_uncompressed, to_uncompressed
 
 
 def bitmaps() -> list[NDArray[np.bool_]]:
@@ -29,6 +29,40 @@ def test_bitmaps_equal_pycocotools_and_come_back() -> None:
         np.testing.assert_array_equal(decoded, mask)
         assert area(rle) == np.count_nonzero(mask)
         assert from_uncompressed(to_uncompressed(rle), rle.size) == rle
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_part_is_the_nearest_pixels_of_its_window(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 40, 2).tolist()
+    mask = rng.random((height, width)) < rng.choice([0.0, 0.03, 0.5, 0.97, 1.0])
+    top, left = int(rng.integers(height)), int(rng.integers(width))
+    rows, columns = int(rng.integers(1, height - top + 1)), int(rng.integers(1, width - left + 1))
+    for size in ((rows, columns), tuple(rng.integers(1, 60, 2).tolist())):
+        part = decode_part(encode_bitmap(mask), (top, left, rows, columns), size)
+        expected = [
+            [
+                mask[top + (2 * y + 1) * rows // (2 * size[0]), left + (2 * x + 1) * columns // (2 * size[1])]
+                for x in range(size[1])
+            ]
+            for y in range(size[0])
+        ]
+        assert part.dtype == np.uint8
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_a_part_of_a_mask_beyond_memory() -> None:
+    side = 60_000  # 3.6 GB as pixels
+    rle = from_uncompressed([30_000 * side + 100, 50, side**2 - 30_000 * side - 150], (side, side))
+    part = decode_part(rle, (90, 29_999, 20, 2), (20, 2))
+    np.testing.assert_array_equal(part, np.array([[0, 0]] * 10 + [[0, 1]] * 10))
+    assert decode_part(rle, (0, 0, side, side), (3, 5)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 3, 3), (0, -1, 3, 3), (0, 0, 4, 3), (2, 0, 2, 3), (0, 0, 0, 3)])
+def test_a_part_lies_inside(window: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="does not lie inside the mask of 3x3"):
+        decode_part(encode_bitmap(np.ones((3, 3), bool)), window, (1, 1))
 
 
 def test_integer_bitmap() -> None:

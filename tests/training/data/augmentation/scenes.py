@@ -80,8 +80,9 @@ def random_sample(seed: int, height: int, width: int, count: int = 4, number: in
     return whole(image, annotations)
 
 
-def whole(image: np.ndarray, annotations: Annotations) -> Sample:
-    return cut_window(image, annotations, (0, 0, image.shape[0], image.shape[1]), with_masks=True)
+def whole(image: np.ndarray, annotations: Annotations, size: tuple[int, int] | None = None) -> Sample:
+    """The whole image, resized to `size` (height, width)."""
+    return cut_window(image, annotations, (0, 0, image.shape[0], image.shape[1]), size, with_masks=True)
 
 
 def assert_well_formed(sample: Sample, keypoints: int | None = 3) -> None:

@@ -1,11 +1,14 @@
 """Windows, resizing and mirror images against loops over pixels: boxes, masks and keypoints go with the image."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from faster_coco_eval import mask as mask_api
 from PIL import Image
 
 from tests.training.data.augmentation.scenes import (
@@ -17,13 +20,13 @@ from tests.training.data.augmentation.scenes import (
     random_keypoints,
     random_sample,
     random_scene,
+    whole,
 )
 from training.data.augmentation.geometry import (
     Sample,
     cut_window,
     drop_degenerate,
     horizontal_flip,
-    resize,
     tighten,
     transpose,
     vertical_flip,
@@ -143,8 +146,9 @@ def test_boxes_without_masks_are_cut_at_the_window(seed: int) -> None:
 def test_resizing_takes_the_nearest_mask_pixel_and_scales_the_rest(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width, rows, columns = rng.integers(1, 24, 4).tolist()
-    before = random_sample(seed, height, width)
-    after = resize(before, (rows, columns))
+    image, annotations, _ = random_scene(seed, height, width)
+    before = whole(image, annotations)
+    after = whole(image, annotations, (rows, columns))
     assert before.masks is not None
     assert after.masks is not None
     assert after.masks.dtype == torch.uint8
@@ -163,8 +167,8 @@ def test_resizing_takes_the_nearest_mask_pixel_and_scales_the_rest(seed: int) ->
 def test_enlarging_keeps_keypoints_on_the_object_they_mark(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = rng.integers(3, 15, 2).tolist()
-    before = random_sample(seed, height, width)
-    after = resize(before, (height + int(rng.integers(1, 30)), width + int(rng.integers(1, 30))))
+    image, annotations, _ = random_scene(seed, height, width)
+    after = whole(image, annotations, (height + int(rng.integers(1, 30)), width + int(rng.integers(1, 30))))
     assert after.masks is not None
     for points, mask in zip(visible(after), after.masks, strict=True):
         for x, y, visibility in points:
@@ -174,13 +178,39 @@ def test_enlarging_keeps_keypoints_on_the_object_they_mark(seed: int) -> None:
         assert max(abs(a - b) for a, b in zip(box, extent(mask), strict=True)) <= 0.5 + 1e-5
 
 
+def test_outlines_become_pixels_as_if_the_whole_mask_had_been_resized() -> None:
+    rng = np.random.default_rng(0)
+    height, width = 240, 320
+    polygons = []
+    for _ in range(30):  # stars of several parts, some of which reach over the border
+        center, angles = rng.uniform(0, (width, height)), np.sort(rng.uniform(0, 2 * np.pi, 12))
+        radii = rng.uniform(3, 70, 12)
+        polygons.append((center + np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None],) * 2)
+    outlines = replace(annotate(np.ones((30, height, width), np.uint8), np.arange(30)), segmentations=tuple(polygons))
+    drawn = [
+        mask_api.decode(mask_api.merge(mask_api.frPyObjects([part.ravel().tolist() for part in parts], height, width)))
+        for parts in polygons
+    ]
+    image = np.zeros((height, width, 3), np.uint8)
+    for window, size in (
+        ((0, 0, 240, 320), (240, 320)),
+        ((0, 0, 240, 320), (75, 100)),
+        ((31, 17, 97, 203), (150, 333)),
+    ):
+        top, left, rows, columns = window
+        masks = cut_window(image, outlines, window, size, with_masks=True).masks
+        assert masks is not None
+        expected = torch.from_numpy(np.stack(drawn))[:, top : top + rows, left : left + columns]
+        expected = F.interpolate(expected[None].float(), size, mode="nearest-exact")[0].byte()
+        assert torch.equal(masks, expected)
+
+
 def test_an_image_is_resized_as_in_serving() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8)
     annotations = annotate(np.zeros((0, 40, 52), np.uint8), np.zeros(0))
-    sample = cut_window(image, annotations, (0, 0, 40, 52), with_masks=True)
     for size in ((17, 33), (80, 91)):
         served = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-        resized = resize(sample, size).image.permute(1, 2, 0).numpy()
+        resized = whole(image, annotations, size).image.permute(1, 2, 0).numpy()
         assert np.abs(resized.astype(int) - served).max() <= 1
 
 
@@ -197,11 +227,11 @@ def test_no_objects_and_objects_of_one_pixel_go_through_everything(count: int) -
     masks = np.zeros((count, 1, 1), np.uint8) + 1
     keypoints = random_keypoints(np.random.default_rng(0), masks)
     annotations = annotate(masks, np.arange(count), keypoints)
-    sample = cut_window(random_image(1, 1), annotations, (0, 0, 1, 1), with_masks=True)
+    sample = whole(random_image(1, 1), annotations)
     for move in [move for move, _ in MOVES.values()]:
         sample = move(sample)
         assert_well_formed(drop_degenerate(tighten(sample)))
     for size in ((1, 1), (5, 3)):
-        result = drop_degenerate(tighten(resize(sample, size)))
+        result = drop_degenerate(tighten(whole(random_image(1, 1), annotations, size)))
         assert_well_formed(result)
         assert result.boxes.tolist() == [[0, 0, size[1], size[0]]] * count

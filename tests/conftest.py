@@ -1,10 +1,20 @@
-"""A real but tiny Mask R-CNN as a published bundle, for whoever needs the whole line."""
+"""A real but tiny Mask R-CNN as a published bundle, for who needs the whole line; and a line about what was skipped."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says at the end which tests were skipped and what would bring them; pytest's own last line only counts them."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        parts = "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+        terminalreporter.write_line(f"{len(reports)} skipped: {parts}")
 
 
 @pytest.fixture(scope="session")

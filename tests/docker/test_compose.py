@@ -40,7 +40,7 @@ def compose_command() -> list[str] | None:
 def test_compose_itself_finds_the_files_valid(also: str | None) -> None:
     command = compose_command()
     if command is None:
-        pytest.skip("neither docker compose nor docker-compose is installed")
+        pytest.skip("compose needs docker compose or docker-compose (Debian: apt-get install docker-compose)")
     if also == "docker/compose.index.yml" and command == ["docker-compose"]:
         pytest.skip("docker-compose 1 knows no build secrets")
     files = ["-f", "docker-compose.yml", *(["-f", also] if also else [])]

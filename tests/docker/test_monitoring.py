@@ -30,7 +30,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
+    reason="monitoring needs prometheus and promtool (Debian: apt-get install prometheus)",
 )
 
 

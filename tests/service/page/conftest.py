@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     program = next((path for name in NAMES if (path := shutil.which(name))), None)
     if program is None:
-        pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is on the PATH")
+        pytest.skip(f"the page needs a browser, one of {', '.join(NAMES)} (Debian: apt-get install chromium)")
     with api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=program, args=QUIET)
         yield launched

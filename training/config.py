@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -175,6 +177,17 @@ class TrainConfig(_Group):
     def model_repository(self) -> Path:
         """Where the finished bundle is published: `repository`, or models/ in the run's folder."""
         return self.repository or self.run_folder / "models"
+
+
+def flat_fields(group: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every field's name, dotted as the flags have it, and its value: text as it is, everything else as JSON."""
+    plain = group.model_dump(mode="json")
+    for name in type(group).model_fields:
+        value = getattr(group, name)
+        if isinstance(value, BaseModel):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", plain[name] if isinstance(plain[name], str) else json.dumps(plain[name])
 
 
 def recipe_names() -> list[str]:

@@ -43,11 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.half, "torchscript" not in options.without, "weights" not in options.without, trades
         )
         if options.torchvision is None:
-            config = load_checkpoint(options.checkpoint).train_config()
+            checkpoint = load_checkpoint(options.checkpoint)
+            config = checkpoint.train_config()
             changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
             config = config.model_copy(update=changes)
             data = None if options.data is None else load_training_data(config)
-            bundle = publish_run(config, data, options.checkpoint, say, files)
+            bundle = publish_run(config, data, checkpoint, say, files)
         elif trades:
             stop("--torchvision: a trade is measured on the data of a training; export a checkpoint, with its --data")
         else:

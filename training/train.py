@@ -21,7 +21,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from training.checkpoint import CheckpointError, save_checkpoint
+from training.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    save_last,
+)
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig, save_config
 from training.data.annotations.dataset import Dataset, DatasetError
@@ -39,11 +47,13 @@ from training.loop.state import State, seed_everything, snapshot, start, step_im
 from training.loop.step import TrainingError, take_step
 from training.loop.trackers import start_trackers
 from training.loop.validation_losses import validation_losses
-from training.publishing.publish import GateError, publish_run
+from training.publishing.publish import GateError, publish_run, published_bundle
+from training.starting.resume import checkpoint_to_resume
 
 
-def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]:
-    """Configuration, checked data, and this process; seeds set, the run's folder and its config.yaml written."""
+def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process, Checkpoint | None]:
+    """Configuration, checked data, this process, and the checkpoint to go on from; seeds set, nothing written but data
+    that is generated."""
     config = parse_train_config(arguments)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -51,8 +61,8 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]
     process = join(name)
     # The same first weights in every process; from then on each iteration seeds anew.
     seed_everything(config.seed, 0, 0)
+    resumed = checkpoint_to_resume(config, process)
     if process.first:
-        config.run_folder.mkdir(parents=True, exist_ok=True)
         data = load_training_data(config)
     process.agree(None)
     if not process.first:
@@ -60,23 +70,27 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process]
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
     if architecture.has_keypoints:
         architecture = architecture.model_copy(update={"num_keypoints": data.train.num_keypoints})
-    config = config.model_copy(update={"architecture": architecture})
-    if process.first:
-        save_config(config, config.run_folder / "config.yaml")
-    return config, data, process
+    return config.model_copy(update={"architecture": architecture}), data, process, resumed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the whole line; returns the exit status."""
     try:
-        config, data, process = setup(sys.argv[1:] if arguments is None else arguments)
-        state = start(config, data.train, process)
-        trackers = start_trackers(config, config.run_folder, state.iteration) if process.first else ()
+        config, data, process, resumed = setup(sys.argv[1:] if arguments is None else arguments)
+        state = start(config, data, process, resumed)
+        del resumed  # its tensors would stay in memory
+        if not process.first:
+            return follow(config, data, state, process)
+        if finished(config, state) and (end := known_end(config, state)) is not None:
+            print(end, file=sys.stderr)
+            process.close()
+            return 0
+        trackers = start_trackers(config, config.run_folder, state.iteration)
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
-    if not process.first:
-        return follow(config, data, state, process)
     folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
     with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers) as log:
         log.say(f"{config.name}: {describe(config, data, state.model, process)}; {process.device}, writing to {folder}")
         for line in state.origin:
@@ -84,12 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             fit(config, data, state, process, log)
             process.close()
-            if not config.publish:
+            if (end := known_end(config, state)) is not None:
+                log.say(end)
                 log.completed()
                 return 0
             log.say("exporting, comparing with the eager model, publishing")
-            bundle = publish_run(config, data, best_or_last(folder), log.say)
-        except (TrainingError, GateError, UnreadableImage) as error:
+            bundle = publish_run(config, data, best_or_last(folder, state), log.say)
+        except (TrainingError, CheckpointError, GateError, UnreadableImage) as error:
             # A loader process sends its stack trace along; the message is the last line.
             log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
@@ -97,6 +112,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.say(f"published {bundle.path}")
         log.say(f"serve it:  MASKSERVE_MODELS={config.model_repository} python -m service")
     return 0
+
+
+def finished(config: TrainConfig, state: State) -> bool:
+    """Whether nothing remains to be trained."""
+    return state.iteration >= config.schedule.iterations or out_of_patience(config, state)
+
+
+def known_end(config: TrainConfig, state: State) -> str | None:
+    """What to say of a finished run of which nothing is left to be published; None where its bundle is missing."""
+    if not config.publish:
+        return f"finished after {state.iteration} iterations; not published (--publish false)"
+    bundle = published_bundle(config, best_or_last(config.run_folder, state))
+    if bundle is None:
+        return None
+    return f"finished, published as {bundle.manifest.version}: {bundle.path}"
 
 
 def follow(config: TrainConfig, data: TrainingData, state: State, process: Process) -> int:
@@ -112,9 +142,9 @@ def follow(config: TrainConfig, data: TrainingData, state: State, process: Proce
 
 def fit(config: TrainConfig, data: TrainingData, state: State, process: Process, log: RunLog | None) -> None:
     """All remaining iterations, with checkpoints and evaluations on the way; `log` is the first process's alone."""
-    iterations, last = config.schedule.iterations, config.run_folder / "checkpoints" / "last.pt"
+    iterations, checkpoints = config.schedule.iterations, config.run_folder / "checkpoints"
     loader = iter(batches(config, data.train, state.iteration, process))
-    while state.iteration < iterations and not out_of_patience(config, state):
+    while not finished(config, state):
         began = time.perf_counter()
         passes = list(islice(loader, config.accumulate))
         loaded = time.perf_counter()
@@ -124,11 +154,12 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
         if log is not None:
             log.step(state.iteration, losses | {"rate": rate, "waiting": waited, "waiting_share": waited / whole})
         due = config.validation.every and state.iteration % config.validation.every == 0
-        finished = state.iteration == iterations
-        if data.val is not None and (due or finished):
+        complete = state.iteration == iterations
+        if data.val is not None and (due or complete):
             evaluate(config, data.train, data.val, state, process, log)
-        if process.first and (finished or due or state.iteration % config.checkpoint_every == 0):
-            save_checkpoint(snapshot(config, data.train, state), last)
+        if process.first and (complete or due or state.iteration % config.checkpoint_every == 0):
+            save_last(snapshot(config, data.train, state, process), checkpoints, fresh=state.fresh)
+            state.fresh = False
     if log is not None and state.iteration < iterations:
         log.say(
             f"stopped at iteration {state.iteration}: {state.without_gain} evaluations without a better AP than "
@@ -157,7 +188,7 @@ def evaluate(
         state.without_gain += 1
         if (score := figures[f"{main_kind(task)}/AP"]) > state.best:
             state.best, state.without_gain = score, 0
-            save_checkpoint(snapshot(config, data, state), folder / "checkpoints" / "best.pt")
+            save_checkpoint(snapshot(config, data, state, process), folder / "checkpoints" / BEST)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
         draw_samples(val, detections, config.validation.samples, folder / "samples" / f"{state.iteration:07d}")
     state.best, state.without_gain = process.agree((state.best, state.without_gain))
@@ -178,10 +209,9 @@ def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> 
     )
 
 
-def best_or_last(folder: Path) -> Path:
-    """best.pt where something was evaluated, else last.pt."""
-    best = folder / "checkpoints" / "best.pt"
-    return best if best.is_file() else folder / "checkpoints" / "last.pt"
+def best_or_last(folder: Path, state: State) -> Checkpoint:
+    """best.pt where this run has evaluated something, else last.pt. An earlier run may have left its own best.pt."""
+    return load_checkpoint(folder / "checkpoints" / (BEST if state.best >= 0 else LAST))
 
 
 def describe(config: TrainConfig, data: TrainingData, model: nn.Module, process: Process) -> str:

@@ -81,12 +81,12 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
             "architecture": {"min_size": options.min_size, "max_size": options.max_size},
         }
     )
-    data = load_training_data(config).train
-    architecture = config.architecture.model_copy(update={"num_classes": data.num_classes})
+    data = load_training_data(config)
+    architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
     config = config.model_copy(update={"architecture": architecture})
     process = join(config.device)
     state = start(config, data, process)
-    loader = iter(batches(config, data, 0, process))
+    loader = iter(batches(config, data.train, 0, process))
     return loader, lambda batch: take_step(config, state, [batch], process)["loss"]
 
 

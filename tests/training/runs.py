@@ -40,8 +40,8 @@ os.environ.update(environment)
 from contextlib import nullcontext
 from training.loop.run_log import RunLog
 from training.train import fit, setup, start
-config, data, process = setup(arguments)
-state = start(config, data.train, process)
+config, data, process, resumed = setup(arguments)
+state = start(config, data, process, resumed)
 log = RunLog(config.run_folder, config.schedule.iterations, state.iteration, 1) if process.first else nullcontext()
 with log as entered:
     fit(config, data, state, process, entered)

@@ -1,7 +1,9 @@
 """Several processes train as one does: two real ones, over gloo on the CPU."""
 
 import os
+import shutil
 import socket
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -29,12 +31,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def started(*arguments: list[str]) -> list[BaseProcess]:
+    """A process for each list of arguments, with the variables that torchrun sets."""
+    common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(arguments)))
+    return [training_process(own, common | place) for own, place in zip(arguments, places, strict=True)]
+
+
 def torchrun(arguments: list[str], count: int) -> None:
-    """`count` processes with the variables that torchrun sets."""
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    finish(
-        *(training_process(arguments, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count))
-    )
+    finish(*started(*[arguments] * count))
 
 
 def test_two_processes_train_as_one(shapes: Path, tmp_path: Path) -> None:
@@ -58,16 +63,32 @@ def test_two_processes_train_as_one(shapes: Path, tmp_path: Path) -> None:
     assert one.best == pytest.approx(two.best, abs=1e-6)
 
 
-def test_processes_and_passes_share_a_step(shapes: Path, tmp_path: Path) -> None:
-    """Two processes with two passes of one image: a step of four images, and a run that goes on in one process."""
-    arguments = [*SMALL, *EVERYTHING, f"--data={shapes}", f"--output={tmp_path}", "--accumulate=2", "--batch_size=1"]
-    torchrun([*arguments, "--schedule.iterations=2"], 2)
-    first = last_checkpoint(tmp_path)
-    assert first.iteration == 2
-    assert first.optimizer["param_groups"][0]["initial_lr"] == 0.002
-    finish(training_process([*arguments, "--batch_size=2"]))
-    assert last_checkpoint(tmp_path).iteration == 3
-    assert [iteration for iteration, _ in read_metrics(tmp_path / "metrics.csv")["loss"]] == [1, 2, 3]
+def test_machines_without_a_common_folder_share_a_run(shapes: Path, tmp_path: Path) -> None:
+    """Two processes with two passes of one image: a step of four images. The second has its own copy of the data, and a
+    folder in which no checkpoint ever lies; both go on where the first one stopped. Then the run goes on in one."""
+    here, there, copy = tmp_path / "here", tmp_path / "there", tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    common = [*SMALL, *EVERYTHING, "--accumulate=2", "--batch_size=1"]
+    first, second = [f"--data={shapes}", f"--output={here}"], [f"--data={copy}", f"--output={there}"]
+    for iterations in (1, 2):
+        flags = [*common, f"--schedule.iterations={iterations}"]
+        finish(*started([*flags, *first], [*flags, *second]))
+        last = last_checkpoint(here)
+        assert last.iteration == iterations
+        assert last.optimizer["param_groups"][0]["initial_lr"] == 0.002
+        assert not there.exists()
+    finish(training_process([*common, *first, "--batch_size=2"]))
+    assert last_checkpoint(here).iteration == 3
+    assert [iteration for iteration, _ in read_metrics(here / "metrics.csv")["loss"]] == [1, 2, 3]
+
+
+def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: Path) -> None:
+    """Else both would learn from what only one of them is said to have."""
+    processes = started(*([*SMALL, f"--data={data}", f"--output={tmp_path}"] for data in (shapes, findable)))
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [1, 1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Real training runs, tiny: what they leave, how they resume, how they fail."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,8 +96,8 @@ class InterruptingLog(RunLog):
 
 
 def train_until_done_or_interrupted(arguments: list[str], log_class: type[RunLog]) -> None:
-    config, data, process = setup(arguments)
-    state = start(config, data.train, process)
+    config, data, process, resumed = setup(arguments)
+    state = start(config, data, process, resumed)
     with log_class(config.run_folder, config.schedule.iterations, state.iteration, 1) as log:
         fit(config, data, state, process, log)
 
@@ -134,29 +135,76 @@ def test_a_run_ends_when_patience_does(shapes: Path, tmp_path: Path, capsys: pyt
 
 
 def test_the_average_is_published(shapes: Path, tmp_path: Path) -> None:
-    config, data, process = setup(
+    config, data, process, _ = setup(
         [*SMALL, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
     )
-    state = start(config, data.train, process)
+    state = start(config, data, process)
     with RunLog(tmp_path, 2, 0, 1) as log:
         fit(config, data, state, process, log)
-    best = tmp_path / "checkpoints" / "best.pt"
-    loaded = load_checkpoint(best)
+    loaded = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
     assert loaded.ema is not None
     name = "roi_heads.box_predictor.cls_score.weight"
     assert not torch.equal(loaded.ema[name], loaded.model[name])
-    bundle = publish_run(config, None, best, print, ExportOptions(torchscript=False))
+    bundle = publish_run(config, None, loaded, print, ExportOptions(torchscript=False))
     published = torch.load(bundle.file("weights.pth"), weights_only=True)
     assert all(torch.equal(value, loaded.ema[name]) for name, value in published.items())
 
 
-def test_another_model_s_checkpoint_is_refused(
-    shapes: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+def files_in(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of change of every file and folder."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        pytest.param(["--architecture.fpn_channels=8"], "architecture.fpn_channels was 16 and is 8", id="a network"),
+        pytest.param(["--optimizer.rate=0.5"], "optimizer.rate was", id="a configuration"),
+        pytest.param(["--data={findable}"], "it has learned from data (8 images", id="data of the same classes"),
+        pytest.param(["--rename", "circle=ball"], "are ball, ", id="other classes"),
+    ],
+)
+def test_another_run_is_refused_and_changes_nothing(
+    flags: list[str],
+    refused: str,
+    shapes: Path,
+    findable: Path,
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    before = files_in(finished_run)
+    given = [flag.format(findable=findable) for flag in flags]
     with pytest.raises(SystemExit) as stopped:
-        main([*TINY, f"--data={shapes}", f"--output={finished_run}", "--architecture.fpn_channels=8"])
+        main([*TINY, f"--data={shapes}", f"--output={finished_run}", *given])
     assert stopped.value.code == 2
-    assert "--resume never" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert refused in printed
+    assert "--resume never" in printed
+    assert files_in(finished_run) == before
+
+
+def test_a_finished_run_is_published_once(
+    shapes: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Started again with its data at another place, and with what may change. Then without its bundle, as a crash
+    before publishing leaves it: the manifest names what was trained on, whatever that is called now."""
+    moved, run = tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(shapes, moved)
+    shutil.copytree(finished_run, run)
+    again = [*TINY, f"--data={moved}", f"--output={run}", "--log_every=3"]
+    before = files_in(run)
+    assert main(again) == 0
+    assert f"finished, published as 1: {run / 'models' / 'shapes' / '1'}" in capsys.readouterr().err
+    assert files_in(run) == before
+
+    shutil.rmtree(run / "models")
+    assert main(again) == 0
+    published = Repository(run / "models").latest("shapes").manifest
+    assert published.provenance == Repository(finished_run / "models").latest("shapes").manifest.provenance
+    assert published.provenance.dataset == shapes.name
+    assert published.evaluation[0].dataset == "moved: instances_val"
+    assert main(again) == 0
+    assert Repository(run / "models").models() == {"shapes": (1,)}
 
 
 def test_a_loss_that_is_not_finite_names_the_batch(
@@ -175,7 +223,6 @@ def test_broken_data_stops_before_training_or_is_skipped(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import json
-    import shutil
 
     broken = tmp_path / "broken"
     shutil.copytree(shapes, broken)
@@ -193,7 +240,7 @@ def test_broken_data_stops_before_training_or_is_skipped(
     assert f"annotation {document['annotations'][0]['id']}" in printed
     assert "--on_broken skip" in printed
     assert not (tmp_path / "run" / "checkpoints").exists()
-    _, data, _ = setup([*arguments, "--on_broken=skip"])
+    _, data, _, _ = setup([*arguments, "--on_broken=skip"])
     assert len(data.train) == 7
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +16,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from model.network.build import Detector, build_model
 from model.network.folding import fold_frozen_batch_norm
 from model.network.threaded_align import align_in_threads
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, plain_state
+from training.checkpoint import LAST, Checkpoint, TrainedOn, plain_state
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset
 from training.data.augmentation.draws import mix
-from training.data.loading.source import keypoint_names
+from training.data.loading.source import TrainingData, keypoint_names
 from training.distributed import Process
 from training.loop.compiling import compile_backbone
 from training.loop.ema import WeightAverage
 from training.loop.optimization import make_optimizer, make_scheduler
 from training.loop.sampling import sample_by_image
+from training.starting.identity import describe_data, require_same_data
 from training.starting.starting_point import load_starting_point
 
 
@@ -32,7 +34,8 @@ from training.starting.starting_point import load_starting_point
 class State:
     """A checkpoint is this, written down. iteration counts finished ones; best is the highest validation figure.
 
-    `network` is what a training step calls: the model, or the model in torch's wrapper for several process.
+    run is the run's own id, trained_on its data; it is fresh until its first checkpoint is written. `network` is what a
+    training step calls: the model, or the model in torch's wrapper for several process.
     """
 
     model: Detector
@@ -42,6 +45,9 @@ class State:
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler
     origin: list[str]
+    run: str
+    trained_on: TrainedOn
+    fresh: bool
     iteration: int = 0
     best: float = -1.0
     without_gain: int = 0
@@ -52,21 +58,23 @@ class State:
         return self.model if self.average is None else self.average.model
 
 
-def start(config: TrainConfig, data: Dataset, process: Process) -> State:
-    """The model, fresh or from given weights, or the run's last checkpoint.
+def start(config: TrainConfig, data: TrainingData, process: Process, resumed: Checkpoint | None = None) -> State:
+    """The model, fresh or from given weights, or `resumed`, the run's last checkpoint.
 
-    Raises CheckpointError when the checkpoint is of another model, ValueError when weights cannot be had or settings do
-    not go together.
+    Raises CheckpointError when the checkpoint is of other data, ValueError when weights cannot be had, settings do not
+    go together or processes have unequal data.
     """
+    trained_on = describe_data(config, data)
+    _require_equal_data(trained_on, process)
+    images, names = step_images(config, process), (data.train.class_names, _keypoint_names(config, data.train))
     model = build_model(config.architecture, trainable_backbone_layers=config.trainable_backbone_layers)
-    last = config.run_folder / "checkpoints" / "last.pt"
-    resumed = load_checkpoint(last) if config.resume == "auto" and last.is_file() else None
     if resumed is not None:
-        _require_same_model(resumed, config, data)
+        last = config.run_folder / "checkpoints" / LAST
+        require_same_data(resumed, trained_on, (*names[0], *names[1]), images, last)
         model.load_state_dict(resumed.model)
         origin = [f"resuming after {resumed.iteration} iterations"]
     else:
-        origin = load_starting_point(model, config, data.class_names, _keypoint_names(config, data)).lines()
+        origin = load_starting_point(model, config, *names).lines()
     sample_by_image(model)
     fold_frozen_batch_norm(model)
     align_in_threads(model)
@@ -76,11 +84,12 @@ def start(config: TrainConfig, data: Dataset, process: Process) -> State:
     average = None if config.ema is None else WeightAverage(model, config.ema)
     if config.compile:
         compile_backbone(model)
-    optimizer = make_optimizer(model, config.optimizer, images=step_images(config, process))
+    optimizer = make_optimizer(model, config.optimizer, images=images)
     scheduler = make_scheduler(optimizer, config.schedule)
     scaler = torch.amp.GradScaler(process.device.type, enabled=config.amp == "fp16")
     network = model if process.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
-    state = State(model, network, average, optimizer, scheduler, scaler, origin)
+    run = process.agree(uuid.uuid4().hex)
+    state = State(model, network, average, optimizer, scheduler, scaler, origin, run, trained_on, fresh=resumed is None)
     if resumed is not None:
         _restore(state, resumed)
     return state
@@ -99,7 +108,7 @@ def seed_everything(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(number)
 
 
-def snapshot(config: TrainConfig, data: Dataset, state: State) -> Checkpoint:
+def snapshot(config: TrainConfig, data: Dataset, state: State, process: Process) -> Checkpoint:
     """The state as a checkpoint."""
     return Checkpoint(
         iteration=state.iteration,
@@ -113,6 +122,9 @@ def snapshot(config: TrainConfig, data: Dataset, state: State) -> Checkpoint:
         scaler=state.scaler.state_dict(),
         best=state.best,
         without_gain=state.without_gain,
+        run=state.run,
+        trained_on=state.trained_on,
+        step_images=step_images(config, process),
     )
 
 
@@ -120,28 +132,26 @@ def _keypoint_names(config: TrainConfig, data: Dataset) -> tuple[str, ...]:
     return keypoint_names(data) if config.architecture.has_keypoints else ()
 
 
-def _require_same_model(resumed: Checkpoint, config: TrainConfig, data: Dataset) -> None:
-    if resumed.train_config().architecture != config.architecture or resumed.class_names != data.class_names:
-        raise CheckpointError(
-            f"{config.run_folder / 'checkpoints' / 'last.pt'} is of another model or other classes: choose another "
-            f"--output or --resume never"
+def _require_equal_data(trained_on: TrainedOn, process: Process) -> None:
+    """Every process reads the data by itself, on several machines from folders of their own."""
+    content = (trained_on.train, trained_on.val)
+    differing = [rank for rank, other in enumerate(process.gather(content)) if other != content]
+    if differing := process.agree(differing):
+        raise ValueError(
+            f"process {', '.join(map(str, differing))} found other data than process 0 under the same --data: give "
+            f"every machine the same images and annotations"
         )
 
 
 def _restore(state: State, resumed: Checkpoint) -> None:
-    """Where --ema is new to a run, its average starts from the weights of the checkpoint."""
+    """A run of an older release's checkpoint has its id and data from here on."""
     if state.average is not None and resumed.ema is not None:
         state.average.model.load_state_dict(resumed.ema)
-    try:
-        state.optimizer.load_state_dict(resumed.optimizer)
-    except ValueError as error:
-        raise CheckpointError(
-            f"the checkpoint's optimizer has other parameters ({error}): resume with the --optimizer and "
-            f"--trainable_backbone_layers that it was started with, or choose another --output or --resume never"
-        ) from error
+    state.optimizer.load_state_dict(resumed.optimizer)
     state.scheduler.load_state_dict(resumed.scheduler)
     state.scaler.load_state_dict(resumed.scaler)
     state.iteration, state.best, state.without_gain = resumed.iteration, resumed.best, resumed.without_gain
+    state.run, state.trained_on = resumed.run or state.run, resumed.trained_on or state.trained_on
 
 
 def _with_sync_batch_norm(model: Detector, process: Process) -> Detector:

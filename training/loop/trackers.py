@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,9 +20,7 @@ from threading import Thread
 from types import ModuleType
 from typing import Final, Protocol
 
-from pydantic import BaseModel
-
-from training.config import TrainConfig
+from training.config import TrainConfig, flat_fields
 
 PROJECT: Final = "maskserve"
 """MLflow experiment and Weights & Biases project, where the environment names none."""
@@ -74,7 +72,7 @@ class MlflowTracker:
         experiment = self._client.get_experiment_by_name(name)
         experiment_id = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
         run_id = str(self._client.create_run(experiment_id, run_name=config.name).info.run_id)
-        parameters = [self._mlflow.entities.Param(key, value[:_MLFLOW_VALUE]) for key, value in _flat(config)]
+        parameters = [self._mlflow.entities.Param(key, value[:_MLFLOW_VALUE]) for key, value in flat_fields(config)]
         for start in range(0, len(parameters), _MLFLOW_BATCH):
             self._client.log_batch(run_id, params=parameters[start : start + _MLFLOW_BATCH])
         return run_id
@@ -228,17 +226,6 @@ def _library(name: str) -> ModuleType:
         raise TrackerError(
             f"--loggers {name} needs a library that is not there ({error}): pip install {name}"
         ) from error
-
-
-def _flat(group: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names, as the flags have them, and values as JSON."""
-    plain = group.model_dump(mode="json")
-    for name in type(group).model_fields:
-        value = getattr(group, name)
-        if isinstance(value, BaseModel):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", plain[name] if isinstance(plain[name], str) else json.dumps(plain[name])
 
 
 def _first_line(error: Exception) -> str:

@@ -9,22 +9,28 @@ import torchvision
 
 from model.architecture import PRESETS
 from model.runtime.bundles.manifest import Provenance
+from training.checkpoint import Checkpoint
 from training.config import TrainConfig
-from training.data.annotations.dataset import Dataset
+from training.starting.identity import dataset_name
 
 
-def provenance(config: TrainConfig, data: Dataset | None, iterations: int) -> Provenance:
-    """What the manifest says about where a run's weights come from; counts are left out where `data` is not at hand."""
-    generated = "figures" if config.architecture.has_keypoints else "shapes"
+def provenance(config: TrainConfig, checkpoint: Checkpoint) -> Provenance:
+    """What the manifest says about where a checkpoint's weights come from: what its run kept, whatever is given now.
+
+    Checkpoints of older releases know no more of their data than its name.
+    """
+    trained, ran = checkpoint.trained_on, checkpoint.train_config()
     return Provenance(
-        dataset=config.data.name if config.data else f"generated {generated}",
-        license=config.license or ("unstated" if config.data else "generated, none needed"),
-        images=None if data is None else len(data),
-        instances=None if data is None else sum(len(annotations) for annotations in data.annotations),
-        recipe=config.name,
-        iterations=iterations,
-        seed=config.seed,
-        initial_weights=_initial_weights(config.start_from),
+        dataset=dataset_name(ran) if trained is None else trained.dataset,
+        license=config.license or ("unstated" if ran.data else "generated, none needed"),
+        images=None if trained is None else trained.images,
+        instances=None if trained is None else trained.instances,
+        fingerprint=None if trained is None else trained.train,
+        run=checkpoint.run,
+        recipe=ran.name,
+        iterations=checkpoint.iteration,
+        seed=ran.seed,
+        initial_weights=_initial_weights(ran.start_from),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
     )
 

@@ -17,14 +17,15 @@ from model.network.engine import EagerEngine
 from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
 from model.network.exporting.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
-from model.runtime.bundles.bundle import Bundle, publish_bundle
+from model.runtime.bundles.bundle import Bundle, BundleError, publish_bundle
 from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
+from model.runtime.bundles.repository import Repository
 from model.runtime.engines.engine import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
-from training.checkpoint import load_checkpoint
+from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
@@ -45,6 +46,7 @@ from training.publishing.gate import (
 )
 from training.publishing.provenance import provenance
 from training.publishing.trades import TradeOptions, calibration_batches, points_lost, rebuilt, traded_architecture
+from training.starting.identity import dataset_name
 
 
 class GateError(Exception):
@@ -68,7 +70,7 @@ class ExportOptions:
 class Export:
     """A trained network on its way into a bundle. `val` and `images` are what the gate compares on.
 
-    `train` is what INT8 is calibrated on; a trade needs it and `val`.
+    `train` is what INT8 is calibrated on; a trade needs it and `val`. data_name is what people call this data.
     """
 
     model: Detector
@@ -79,6 +81,7 @@ class Export:
     keypoint_names: tuple[str, ...] = ()
     train: Dataset | None = None
     val: Dataset | None = None
+    data_name: str = ""
     max_detections: int = 100
     options: ExportOptions = ExportOptions()
 
@@ -86,17 +89,17 @@ class Export:
 def publish_run(
     config: TrainConfig,
     data: TrainingData | None,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     say: Callable[[str], object],
     options: ExportOptions | None = None,
 ) -> Bundle:
     """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
 
-    Raises GateError and ValueError as `publish` does, and CheckpointError when the checkpoint cannot be read.
+    What it was trained on the checkpoint knows; `data` is what it is evaluated on. Raises GateError and ValueError as
+    `publish` does.
     """
-    loaded = load_checkpoint(checkpoint)
     model = build_model(config.architecture)
-    model.load_state_dict(loaded.published_state)
+    model.load_state_dict(checkpoint.published_state)
     images = generated_images()
     if data is not None:
         source = data.train if data.val is None else data.val
@@ -104,16 +107,38 @@ def publish_run(
     export = Export(
         model=model.eval(),
         architecture=config.architecture,
-        class_names=loaded.class_names,
-        provenance=provenance(config, None if data is None else data.train, loaded.iteration),
+        class_names=checkpoint.class_names,
+        provenance=provenance(config, checkpoint),
         images=images,
-        keypoint_names=loaded.keypoint_names,
+        keypoint_names=checkpoint.keypoint_names,
         train=None if data is None else data.train,
         val=None if data is None else data.val,
+        data_name=dataset_name(config),
         max_detections=config.validation.max_detections,
         options=options or ExportOptions(half=config.export_half),
     )
     return publish(export, config.model_repository, config.name, say)
+
+
+def published_bundle(config: TrainConfig, checkpoint: Checkpoint) -> Bundle | None:
+    """The newest version in the run's model repository that holds this checkpoint's weights, None where none does.
+
+    The version itself is the record: a crash leaves it published, or not.
+    """
+    if not config.model_repository.is_dir():
+        return None
+    wanted = provenance(config, checkpoint)
+    repository = Repository(config.model_repository)
+    for version in reversed(repository.models().get(config.name, ())):
+        try:
+            bundle = repository.get(config.name, version, verify=False)
+        except BundleError:
+            continue  # damaged, and so not what is served
+        found = bundle.manifest.provenance
+        same = all(getattr(found, name) == getattr(wanted, name) for name in ("run", "iterations", "recipe", "seed"))
+        if same and bundle.manifest.trades is None:
+            return bundle
+    return None
 
 
 def publish(export: Export, repository: Path, name: str, say: Callable[[str], object]) -> Bundle:
@@ -275,7 +300,7 @@ def _best_thresholds(export: Export, outcome: Outcome) -> dict[str, float]:
 def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:
     assert export.val is not None
     return Evaluation(
-        dataset=export.val.name,
+        dataset=f"{export.data_name}: {export.val.name}" if export.data_name else export.val.name,
         images=len(export.val),
         command=f"python -m training.evaluate --model BUNDLE --data DIR --engine {engine} "
         f"--max_detections {export.max_detections}",

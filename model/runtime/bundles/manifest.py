@@ -42,6 +42,8 @@ class Provenance(_Record):
     license: str = Field(min_length=1, description="license of that data, and so of the weights")
     images: int | None = Field(None, ge=0, description="training images")
     instances: int | None = Field(None, ge=0, description="annotated objects in them")
+    fingerprint: str | None = Field(None, description="SHA-256 of what the training images and annotations contain")
+    run: str | None = Field(None, description="id of the training run; versions of one run have the same")
     recipe: str | None = Field(None, description="training recipe")
     iterations: int | None = Field(None, ge=0, description="optimizer steps")
     seed: int | None = None

@@ -16,6 +16,7 @@ from training.data.annotations.dataset import Dataset
 from training.data.figures import write_figures
 from training.data.formats.coco import find_splits, load_coco
 from training.data.loading.loader import Batch
+from training.data.loading.source import TrainingData
 from training.distributed import Process
 from training.loop.sampling import begin_batch, count_ahead, drawn_counts
 from training.loop.state import State, start
@@ -53,7 +54,7 @@ def maker(data: Dataset, output: Path, *common: str) -> Callable[..., tuple[Trai
     def build(*flags: str) -> tuple[TrainConfig, State]:
         config = parse_train_config([*common, *SMALL[1:], "--optimizer.name=sgd", *flags, f"--output={output}"])
         torch.manual_seed(0)
-        return config, start(config, data, HERE)
+        return config, start(config, TrainingData(data, None), HERE)
 
     return build
 

@@ -26,6 +26,11 @@ def test_an_export_writes_the_thresholds_that_the_evaluation_finds(
     thresholds = bundle.manifest.defaults.score_thresholds
     assert thresholds
     assert set(thresholds) < set(load_checkpoint(checkpoint).class_names)  # the others were never found
+    # It was evaluated on this data, and trained on its run's.
+    trained, provenance = load_checkpoint(checkpoint).trained_on, bundle.manifest.provenance
+    assert trained is not None
+    assert (provenance.dataset, provenance.images, provenance.fingerprint) == (trained.dataset, 8, trained.train)
+    assert bundle.manifest.evaluation[0].dataset == f"{findable.name}: instances_val"
     limit = load_checkpoint(checkpoint).train_config().validation.max_detections
     file = tmp_path / "figures.json"
     assert main([f"--model={bundle.path}", f"--data={findable}", f"--json={file}", f"--max_detections={limit}"]) == 0

@@ -6,7 +6,7 @@ As Python objects they would cost each worker hundreds of bytes a mask; here a w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -66,6 +66,14 @@ class PackedAnnotations(Sequence[Annotations]):
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return self._arrays.nbytes + self._segmentations.nbytes
+
+    def content(self) -> Iterator[bytes]:
+        """What is annotated, as bytes: equal where everything but the ids is."""
+        for name in ("offsets", "xywh", "labels", "crowd", "area", "keypoints"):
+            if name in self._arrays:
+                yield name.encode()
+                yield self._arrays[name].tobytes()
+        yield from self._segmentations.content()
 
     def relabel(self, lookup: NDArray[np.int64]) -> PackedAnnotations:
         """With label lookup[label] for `label`; objects whose new label is 0 are dropped."""

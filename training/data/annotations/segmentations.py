@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, overload
 
@@ -72,6 +72,11 @@ class PackedSegmentations(Sequence[Segmentation]):
     def nbytes(self) -> int:
         """Bytes of the arrays, those of the whole dataset."""
         return self._arrays.nbytes
+
+    def content(self) -> Iterator[bytes]:
+        """All masks as bytes, those of the whole dataset."""
+        for name in ("kinds", "sizes", "counts", "count_offsets", "points", "part_offsets", "point_offsets"):
+            yield self._arrays[name].tobytes()
 
     def take(self, rows: NDArray[np.int64] | slice) -> PackedSegmentations:
         """The chosen ones, on the same arrays."""

@@ -1,6 +1,8 @@
 """The HTTP connection: uvicorn's, with limits on how slowly and how large a request's head may come.
 
 Belongs below the application, which a request without a complete head never reaches: the answers are written here.
+What a request offers beside its own protocol (`Upgrade`: HTTP/2, WebSocket, TLS) is passed over, as RFC 9110 (7.8) lets
+a server do, and the request is answered as if it had offered nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -45,6 +48,8 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._deaf = False
         """Nothing more is read: the connection ends after what is being answered."""
+        self._has_offer = False
+        """The parser is at a head that offers another protocol, and which it is to read again without the offer."""
 
     @property
     def _answering(self) -> bool:
@@ -66,7 +71,7 @@ class _Protocol(HttpToolsProtocol):
                 room = MAX_HEAD_BYTES - self._head_bytes
                 piece, data = piece[:room], piece[room:]
                 self._head_bytes += len(piece)
-            super().data_received(piece)
+            self._feed(piece)
             if self._in_head and self._head_bytes >= MAX_HEAD_BYTES:
                 detail = f"The request line and the headers take {MAX_HEAD_BYTES} bytes or more; send fewer or shorter."
                 self._refuse(Problem(HEADERS_TOO_LARGE, detail))
@@ -74,11 +79,32 @@ class _Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(BAD_HTTP, "What came is not an HTTP/1.1 request, or not a whole one; see RFC 9112."))
 
-    def _unsupported_upgrade_warning(self) -> None:
-        # To HTTP/2 (curl, Java): it is fine to answer in HTTP/1.1 instead. But the parser has taken the request to end
-        # with its head, and would read a body as the next request.
-        self._deaf = True
-        self.cycle.keep_alive = False
+    def _feed(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as stop:
+                    rest = rest[stop.args[0] :]
+                if not self._has_offer:  # CONNECT: what follows its head is not HTTP
+                    self._deaf = True
+                    self.cycle.keep_alive = False
+                    return
+                self._read_without_offer()
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _read_without_offer(self) -> None:
+        """Read the head that has just been read once more without its offer, for which the parser would take the body
+        for another protocol's. The old parser holds that its request has ended, so it is a new one's.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"".join([method, b" ", self.url, b" HTTP/", version, b"\r\n", *fields, b"\r\n"]))
 
     def _unset_keepalive_if_required(self) -> None:
         # uvicorn calls it for every byte. Only a request that begins ends the idle time: after a blank line, or the
@@ -94,12 +120,17 @@ class _Protocol(HttpToolsProtocol):
         self._watch_head()
 
     def on_headers_complete(self) -> None:
+        self._has_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._has_offer:
+            return
         super().on_headers_complete()
         self._in_head = self._head_begun = False
         self._head_bytes = 0
         self._stop_timer()
 
     def on_message_complete(self) -> None:
+        if self._has_offer:  # not yet: see `_feed`
+            return
         super().on_message_complete()
         self._in_head = True
 
@@ -115,6 +146,10 @@ class _Protocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.header_timeout, self._head_is_late)
 
     def _head_is_late(self) -> None:
+        if not (self._head_bytes or self._head_begun):  # a browser's spare connection: nobody waits for an answer
+            self._stop_timer()
+            self.transport.close()
+            return
         detail = f"The request's head was not complete within {self.header_timeout:g} seconds; send it in one go."
         self._refuse(Problem(HEADER_TIMEOUT, detail))
 

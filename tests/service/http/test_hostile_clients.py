@@ -46,7 +46,7 @@ def stall(server: Server, count: int, stack: ExitStack) -> list[socket.socket]:
     return connections
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-A: b"])
+@pytest.mark.parametrize("sent", [b"\r\n", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-A: b"])
 def test_a_head_that_never_completes_gets_408_and_the_connection_ends(impatient: Server, sent: bytes) -> None:
     with impatient.connect() as connection:
         connection.sendall(sent)

@@ -56,7 +56,8 @@ from model.runtime.bundles.manifest import NETWORK_FILE
 from model.runtime.detections import Detections
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.onnx import OnnxEngine
-from model.runtime.images.decode import ImageError, load_image
+from model.runtime.images.decode import load_image
+from model.runtime.images.errors import ImageError
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 

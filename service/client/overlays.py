@@ -51,7 +51,9 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
 
     Raises OverlayError.
     """
-    from model.runtime.images.decode import DEFAULT_LIMITS, ImageError, load_image
+    from model.runtime.images.decode import load_image
+    from model.runtime.images.errors import ImageError
+    from model.runtime.images.limits import DEFAULT_LIMITS
     from model.runtime.overlay import draw_overlay, to_png
 
     # The server took the image, so it is not too large for it, whatever its limit is.

@@ -15,14 +15,9 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import OutOfMemory
-from model.runtime.images.decode import (
-    ImageError,
-    ImageLimits,
-    NotAnImage,
-    TooManyPixels,
-    UnsupportedFormat,
-    decode_image,
-)
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
+from model.runtime.images.limits import ImageLimits
 from model.runtime.preprocess import Prepared, prepare, stack, to_original
 from service.http.problems import (
     DAMAGED_IMAGE,

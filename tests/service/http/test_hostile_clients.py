@@ -200,7 +200,8 @@ def test_their_parsers_are_never_even_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "import service.app, service.prediction.pipeline\n"
-        "from model.runtime.images.decode import ImageError, decode_image\n"
+        "from model.runtime.images.decode import decode_image\n"
+        "from model.runtime.images.errors import ImageError\n"
         "refused = 0\n"
         "for file in Path(sys.argv[1]).iterdir():\n"
         "    try: decode_image(file.read_bytes())\n"

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model.runtime.detections import RLE, Detections
-from model.runtime.images.decode import ImageError, load_image
+from model.runtime.images.decode import load_image
+from model.runtime.images.errors import ImageError
 from model.runtime.kernels.rle import encode_bitmap
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset, Problem

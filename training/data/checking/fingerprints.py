@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from model.runtime.images.decode import ImageError, ImageLimits, decode_image
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import ImageError
+from model.runtime.images.limits import ImageLimits
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
 from training.data.annotations.records import ImageRecord

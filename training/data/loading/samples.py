@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from model.runtime.images.decode import ImageError, ImageLimits, load_image
+from model.runtime.images.decode import load_image
+from model.runtime.images.errors import ImageError
+from model.runtime.images.limits import ImageLimits
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
 from training.data.augmentation.draws import chance, integer, mix

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model.runtime.images.decode import FORMATS
+from model.runtime.images.limits import FORMATS
 
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:

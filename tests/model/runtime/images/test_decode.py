@@ -15,15 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.runtime.images.decode import (
-    DamagedImage,
-    ImageHeader,
-    NotAnImage,
-    TooManyPixels,
-    decode_image,
-    load_image,
-    probe,
-)
+from model.runtime.images.decode import decode_image, load_image
+from model.runtime.images.errors import DamagedImage, NotAnImage, TooManyPixels
+from model.runtime.images.reading import ImageHeader, probe
 from tests.model.runtime.images.pictures import encode, intact_files, picture, tiff
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"

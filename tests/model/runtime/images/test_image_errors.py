@@ -11,16 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.runtime.images.decode import (
-    DamagedImage,
-    ImageError,
-    ImageLimits,
-    NotAnImage,
-    TooManyPixels,
-    UnsupportedFormat,
-    decode_image,
-    probe,
-)
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import DamagedImage, ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
+from model.runtime.images.limits import ImageLimits
+from model.runtime.images.reading import probe
 from tests.model.runtime.images.pictures import encode, intact_files, picture, tiff_of_size
 
 
@@ -66,7 +60,8 @@ def test_bombs_cost_no_memory(tmp_path: Path) -> None:
         (tmp_path / str(index)).write_bytes(data)
     program = """
 import pathlib, resource, sys
-from model.runtime.images.decode import TooManyPixels, decode_image
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import TooManyPixels
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
 for path in pathlib.Path(sys.argv[1]).iterdir():

@@ -1,0 +1,27 @@
+"""Why an image cannot be used. Every message can be shown to whoever sent it."""
+
+from __future__ import annotations
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the message can be shown to whoever sent it."""
+
+
+class NotAnImage(ImageError):
+    """The bytes are no image of any known format."""
+
+
+class UnsupportedFormat(ImageError):
+    """An image, but of a format that is not accepted. `format` names it."""
+
+    def __init__(self, format: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{format} is not accepted here; send one of {', '.join(allowed)}")
+        self.format = format
+
+
+class DamagedImage(ImageError):
+    """An image of an accepted format that is cut short, broken, or of a variant that cannot be read."""
+
+
+class TooManyPixels(ImageError):
+    """The header announces more pixels than accepted. Nothing was decoded."""

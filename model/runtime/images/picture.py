@@ -1,0 +1,27 @@
+"""A decoded picture before its values become the 8 bits that networks take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture as its file holds it, upright, where more is brighter.
+
+    `values` is [H, W] gray or [H, W, 3] RGB in the file's own dtype: uint8, uint16, int32, float32, .... Palettes,
+    CMYK, YCbCr, L*a*b* and alpha are uint8 RGB already. In the machine's byte order; may be read-only.
+    `significant_bits` is how many of an unsigned dtype's bits the file says that it uses, counted from the lowest: 12
+    for values from 0 to 4095 in uint16. None when it says nothing.
+    `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none.
+    `transparent` is bool [H, W], true where a picture of more than 8 bits is see-through; viewers show white there.
+    """
+
+    values: NDArray[Any]
+    significant_bits: int | None = None
+    declared_range: tuple[float, float] | None = None
+    transparent: NDArray[np.bool_] | None = None

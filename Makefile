@@ -1,15 +1,19 @@
 # make serve   serve the embedded model at http://127.0.0.1:8000 (PORT=, HOST=)
 # make test    lint, types and every test
+# make platforms   whether what is needed can be installed on every platform (asks the package index)
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
+comma := ,
+# The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
+CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
 COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks; masks.warm_up(); keypoints.warm_up()"
 
-.PHONY: serve test check train-shapes clean
+.PHONY: serve test check platforms train-shapes clean
 
 serve: .venv/serve.stamp
-	$(BIN)/python -m service --host $(HOST) --port $(PORT)
+	$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
 # Networks are too small in tests to share out among threads; the service's tests measure waiting, and have the machine
 # to themselves.
@@ -23,21 +27,28 @@ check: .venv/all.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+platforms: .venv/all.stamp
+	$(BIN)/python .ci/platforms.py
+
 train-shapes: .venv/all.stamp
-	$(BIN)/python -m training.train
+	$(BIN)/maskserve train
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 # The kernels are compiled once here, so that no start and no request waits for it.
 .venv/serve.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[client]'
-	$(COMPILE_KERNELS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[serve$(CUDA)]'
+	$(# The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
+CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
+COMPILE_KERNELS)
 	touch $@
 
 .venv/all.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,test]'
-	$(COMPILE_KERNELS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,test$(CUDA)]'
+	$(# The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
+CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
+COMPILE_KERNELS)
 	touch $@ .venv/serve.stamp
 
 clean:

@@ -10,32 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 TRAIN: Final = "train"
-TARGETS: Final = ("serve-cpu", "serve-cuda", TRAIN)
-
-CUDA_MACHINE: Final = "x86_64"
-"""onnxruntime-gpu has wheels for no other."""
-CUDA: Final = (
-    # What libonnxruntime_providers_cuda.so loads. Its extra [cuda] would bring cuFFT too, 390 MB with nvJitLink, which
-    # only Fourier transforms need.
-    "nvidia-cublas",
-    "nvidia-cuda-nvrtc",
-    "nvidia-cuda-runtime",
-    "nvidia-cudnn-cu13",
-    "nvidia-curand",
-)
-NOT_OF_TORCH: Final = ("nvidia-curand",)
-"""Which of them torch does not bring."""
+EXTRAS: Final = {"serve-cpu": ["serve"], "serve-cuda": ["serve", "cuda"], TRAIN: ["train", "cuda"]}
+"""Which extras of pyproject.toml an image is made of."""
 
 CONSTRAINTS: Final = (Path("constraints.txt"), Path("docker/constraints.txt"))
 
@@ -51,22 +37,28 @@ SECRETS: Final = {"PIP_CONFIG_FILE": Path("/run/secrets/pip"), "PIP_CERT": Path(
 """Build secrets for machines whose way to the package index is their own; both may be missing."""
 
 
-def requirements(project: Mapping[str, Any], pins: Mapping[str, str], target: str, machine: str) -> list[str]:
-    """What to install for `target`, as lines of a requirements file. KeyError if ONNX Runtime is not pinned.
+def requirements(project: Mapping[str, Any], target: str, extras: Iterable[str] = ()) -> list[str]:
+    """What to install for `target` and its further `extras`, as lines of a requirements file.
 
     project: the table [project] of pyproject.toml.
-    pins: versions by name.
-    machine: as `platform.machine()` calls it.
     """
     lines = list(project["dependencies"])
-    if target == TRAIN:
-        lines += project["optional-dependencies"]["train"]
-    if target == "serve-cuda":
-        return [*lines, *CUDA]
-    if target == TRAIN and machine == CUDA_MACHINE:
-        return [*lines, *NOT_OF_TORCH]
-    # The same release without the 280 MB of its CUDA kernels, and for more machines.
-    return [f"onnxruntime=={pins['onnxruntime-gpu']}" if line == "onnxruntime-gpu" else line for line in lines]
+    for extra in [*EXTRAS[target], *extras]:
+        lines += _of_extra(project, extra)
+    if target == "serve-cpu":  # the same release without the 280 MB of its CUDA kernels
+        lines = [line for line in lines if not line.startswith("onnxruntime")] + ["onnxruntime"]
+    return lines
+
+
+def _of_extra(project: Mapping[str, Any], name: str) -> Iterator[str]:
+    """An extra's lines; where it names extras of the project itself, theirs."""
+    for line in project["optional-dependencies"][name]:
+        own = re.fullmatch(rf"{project['name']}\[(.*)\]", line)
+        if own is None:
+            yield line
+            continue
+        for extra in own[1].split(","):
+            yield from _of_extra(project, extra.strip())
 
 
 def read_pins(lines: Iterable[str]) -> dict[str, str]:
@@ -88,14 +80,12 @@ def normalized(name: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Installs, checks and trims; returns the exit status."""
     venv, target, *extras = arguments
-    if target not in TARGETS:
-        print(f"there is no target {target!r}; choose {', '.join(TARGETS)}", file=sys.stderr)
+    if target not in EXTRAS:
+        print(f"there is no target {target!r}; choose {', '.join(EXTRAS)}", file=sys.stderr)
         return 2
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     pins = read_pins(line for file in CONSTRAINTS for line in file.read_text().splitlines())
-    wanted = requirements(project, pins, target, platform.machine())
-    for extra in extras:
-        wanted += project["optional-dependencies"][extra]
+    wanted = requirements(project, target, extras)
     Path("requirements.txt").write_text("\n".join(wanted) + "\n")
     secrets = {name: str(file) for name, file in SECRETS.items() if file.is_file()}
     environment = {**os.environ, **secrets, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

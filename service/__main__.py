@@ -1,9 +1,9 @@
 """The server.
 
-python -m service                    # the embedded model at http://127.0.0.1:8000
-python -m service --help             # every setting
-python -m service --check            # validate the settings and the models, print what would hold, and exit
-MASKSERVE_PORT=9000 python -m service --models my-models --model shapes
+maskserve serve                      # the embedded model at http://127.0.0.1:8000
+maskserve serve --help               # every setting
+maskserve serve --check              # validate the settings and the models, print what would hold, and exit
+MASKSERVE_PORT=9000 maskserve serve --models my-models --model shapes
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from service.models.catalog import Catalog
@@ -27,7 +27,16 @@ CHECK = "--check"
 STARTED = time.perf_counter()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Serves until it is told to stop, and ends the process."""
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    logging.shutdown()
+    # Everything is answered. Python would wait for threads that load or compute what nobody waits for any more, or end
+    # them in the middle of native code, which aborts the process.
+    os._exit(code)
+
+
+def _run(given: Sequence[str]) -> int:
     # Until the event loop takes over. Not by an exception, which an import may swallow, and which would end threads in
     # the middle of native code: nothing is accepted yet, so there is nothing to put in order.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -40,14 +49,14 @@ def main() -> int:
     from service.settings.listen import bind
     from service.settings.settings import InvalidSettingsError
 
-    arguments = [argument for argument in sys.argv[1:] if argument != CHECK]
+    arguments = [argument for argument in given if argument != CHECK]
     if {"-h", "--help"} & set(arguments):
         _print(manual())
         return 0
     try:
         settings = read_settings(arguments)
         keys = read_all_keys(settings)
-        if CHECK in sys.argv:
+        if CHECK in given:
             return _check(settings, arguments)
         listener = bind(settings.host, settings.port)
         tracing = start_tracing()
@@ -106,8 +115,4 @@ def _stop(error: object, code: int) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    # Everything is answered. Python would wait for threads that load or compute what nobody waits for any more, or end
-    # them in the middle of native code, which aborts the process.
-    os._exit(code)
+    main()

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HOUSES = ("model", "service", "training", "benchmarks")
+HOUSES = ("maskserve", "model", "service", "training", "benchmarks")
 ALONE = {
     "service": {"app", "server", "__main__"},
-    "training": {"train", "evaluate", "export", "ablate", "command_line", "config", "checkpoint", "distributed"},
+    "training": {"train", "evaluate", "export", "ablate"}
+    | {"command_line", "manual", "config", "checkpoint", "distributed"},
     "training/data": {"check", "convert", "shapes", "figures"},
 }
 """The modules that stand in a house itself: what starts it, the commands, and what every room needs."""

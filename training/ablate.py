@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
+from maskserve.arguments import Parser
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, stop
 from training.config import TrainConfig
@@ -142,12 +143,11 @@ def _last_line(log: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.ablate",
+    parser = Parser(
+        prog="maskserve ablate",
         description="Trains variants of a recipe on the same data and seeds, and compares them. "
-        "Further flags (see python -m training.train --help) go to every run.",
+        "Further flags (see maskserve train --help) go to every run.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--vary",

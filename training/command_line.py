@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from training.config import TrainConfig, recipe_names, recipe_path
+from maskserve.arguments import did_you_mean, nearest_flag, spelled, unknown_flag
+from training.config import TrainConfig, recipe_path
+from training.manual import as_argument, example_of, flags, manual, optional
 
 DEFAULT_RECIPE = "shapes"
+NONE = ("none", "None", "null")
 
 
 class _Command(TrainConfig, BaseSettings):
-    """Trains a Mask R-CNN and publishes a bundle that the server loads.
-
-    Without arguments: a small run on generated shapes. A recipe is a YAML file of these fields; flags win over it.
-    """
+    """The flags: every field of a configuration, and the recipe."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        cli_prog_name="python -m training.train",
         cli_kebab_case=False,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
         nested_model_default_partial_update=True,
     )
 
@@ -43,22 +45,33 @@ class _Command(TrainConfig, BaseSettings):
         """Flags and the recipe only: an environment variable called NAME or DATA must not steer a training run."""
         return (init_settings,)
 
-    recipe: str = Field(DEFAULT_RECIPE, description=f"{', '.join(recipe_names())}, or the path of a .yaml file")
+    recipe: str = DEFAULT_RECIPE
 
 
 def parse_train_config(arguments: Sequence[str]) -> TrainConfig:
     """The configuration of a command line: flags over the recipe over the defaults.
 
-    Prints the reason and exits with status 2 when a key is unknown or a value is out of range.
+    `--help` prints the manual and exits. So does the reason, with status 2, when a key is unknown or a value is out of
+    range.
     """
+    known = [f"--{name}" for name in ("recipe", *dict(flags(TrainConfig)))]
     try:
+        arguments = spelled(arguments, known)
         recipe = _recipe_of(arguments)
         values = load_recipe(recipe_path(recipe))
-        command = CliApp.run(_Command, cli_args=list(arguments), **values)
+        if {"-h", "--help"} & set(arguments):
+            print(manual(recipe, TrainConfig.model_validate(values)))
+            raise SystemExit(0)
+        if wrong := unknown_flag(arguments, known):
+            stop(wrong)
+        arguments = _without_none(arguments, values)
+        command = CliApp.run(_Command, cli_args=arguments, **values)
         return TrainConfig.model_validate(command.model_dump(exclude={"recipe"}))
     except ValidationError as error:
-        stop("; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()))
-    except (ValueError, SettingsError) as error:
+        stop(_reasons(error))
+    except SettingsError as error:
+        stop(str(error).removeprefix("error parsing CLI: "))
+    except ValueError as error:
         stop(str(error))
 
 
@@ -73,8 +86,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     try:
         TrainConfig.model_validate(values)
     except ValidationError as error:
-        keys = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ValueError(f"{path}: {keys}") from error
+        raise ValueError(f"{path}: {_reasons(error)}") from error
     return values
 
 
@@ -82,6 +94,48 @@ def stop(message: str) -> NoReturn:
     """Ends the program with one clear line, without a stack trace."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _reasons(error: ValidationError) -> str:
+    """What is wrong with which key, and the nearest right key or word, on one line."""
+    fields = dict(flags(TrainConfig))
+    keys = [*fields, *(group for group in TrainConfig.model_fields if group not in fields)]
+    said = []
+    for item in error.errors():
+        key, message = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            said.append(f"there is no key {key}; {nearest_flag(key, keys)}")
+            continue
+        if item["type"] == "literal_error":
+            hint = did_you_mean(str(item["input"]), re.findall("'(.*?)'", item["ctx"]["expected"]), otherwise="")
+            message = f"there is no {item['input']!r}; {hint or message[0].lower() + message[1:]}"
+        field = fields.get(".".join(map(str, item["loc"][:-1])), fields.get(key))
+        if field is not None and (example := example_of(field)) is not None:
+            message += f" (for example {as_argument(example)})"
+        said.append(f"{key}: {message}" if key else message)
+    return "; ".join(said)
+
+
+def _without_none(arguments: Sequence[str], values: dict[str, Any]) -> list[str]:
+    """The arguments without flags whose value is `none`, which `values` gets instead: pydantic-settings takes it for no
+    field that otherwise has several values."""
+    given: list[list[str]] = []
+    for word in arguments:
+        if word.startswith("--") or not given:
+            given.append([word])
+        else:
+            given[-1].append(word)
+    fields = dict(flags(TrainConfig))
+    kept: dict[int, str] = {}
+    for position, words in enumerate(given):
+        name, equals, value = words[0].removeprefix("--").partition("=")
+        if name in fields and optional(fields[name]) and (value if equals else " ".join(words[1:])) in NONE:
+            kept = {place: other for place, other in kept.items() if other != name}  # the last one wins
+            *groups, last = name.split(".")
+            reduce(lambda group, part: group.setdefault(part, {}), groups, values)[last] = None
+        else:
+            kept[position] = name
+    return [word for position in kept for word in given[position]]
 
 
 def _recipe_of(arguments: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from maskserve.arguments import did_you_mean
 from model.architecture import ArchitectureConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -23,7 +24,9 @@ class AugmentConfig(_Group):
     """What happens to a training image. Sizes are in pixels of the network input."""
 
     crop: int | None = Field(None, ge=32, description="train on square windows of this side; none: whole images")
-    scale: tuple[float, float] = Field((1.0, 1.0), description="random scale of a window, log-uniform in this range")
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="random scale of a window, log-uniform in this range", examples=[(0.5, 2.0)]
+    )
     crop_around: float = Field(
         0.0, ge=0, le=1, description="share of windows that hold the middle of a randomly chosen object"
     )
@@ -31,12 +34,15 @@ class AugmentConfig(_Group):
         None,
         description="large-scale jitter, instead of `scale`: a window's scale is what fits the image into it, times a "
         "factor drawn from this range",
+        examples=[(0.1, 2.0)],
     )
     copy_paste: float = Field(
         0.0, ge=0, le=1, description="probability of pasting objects of another image (tasks with masks)"
     )
     min_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="shorter sides drawn for whole images; empty: the served size"
+        (),
+        description="shorter sides drawn for whole images; empty: the served size",
+        examples=[(640, 672, 704, 736, 768, 800)],
     )
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an up-down flip")
@@ -109,8 +115,12 @@ class TrainConfig(_Group):
     data: Path | None = Field(
         None, description="dataset folder in any format of docs/formats.md; none: generated shapes or figures"
     )
-    classes: tuple[str, ...] = Field((), description="train on these classes alone, by (new) name; empty: all")
-    rename: dict[str, str] = Field({}, description="classes called otherwise, old: new; equal new names merge")
+    classes: tuple[str, ...] = Field(
+        (), description="train on these classes alone, by (new) name; empty: all", examples=[("person", "bike")]
+    )
+    rename: dict[str, str] = Field(
+        {}, description="classes called otherwise, old: new; equal new names merge", examples=[{"bicycle": "bike"}]
+    )
     on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
     workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
     license: str = Field("", description="license of the data, copied into the manifest")
@@ -141,10 +151,11 @@ class TrainConfig(_Group):
     class_map: dict[str, str] = Field(
         {},
         description="class: class of the starting weights whose part of the heads it takes; equal names match",
+        examples=[{"van": "car"}],
     )
     trainable_backbone_layers: int | None = Field(None, ge=0, description="backbone stages that learn; none: all")
     loggers: tuple[Literal["mlflow", "wandb"], ...] = Field(
-        (), description="send figures there too, besides metrics.csv and TensorBoard"
+        (), description="send figures there too, besides metrics.csv and TensorBoard", examples=[("mlflow",)]
     )
     publish: bool = Field(True, description="export, check and publish a bundle at the end")
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
@@ -199,7 +210,8 @@ def recipe_path(name: str) -> Path:
     """The YAML file of a recipe's name, or of a path to one. Raises ValueError naming the known recipes."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"no recipe {name!r}; known: {', '.join(recipe_names())}, or the path of a .yaml file")
+        others = f"known: {', '.join(recipe_names())}, or the path of a .yaml file"
+        raise ValueError(f"no recipe {name!r}; {did_you_mean(name, recipe_names(), otherwise=others)}")
     return path
 
 

@@ -19,6 +19,7 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
+from maskserve.arguments import Parser
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
@@ -102,8 +103,8 @@ def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate",
+    parser = Parser(
+        prog="maskserve evaluate",
         description="COCO figures of a model, run through the serving runtime or asked of a running server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from maskserve.arguments import Parser
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Provenance
@@ -84,9 +85,7 @@ def _published(source: str, options: ExportOptions) -> Export:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.export", description="Export, compare with the trained network, publish a bundle."
-    )
+    parser = Parser(prog="maskserve export", description="Export, compare with the trained network, publish a bundle.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a training run's checkpoint")
     source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")

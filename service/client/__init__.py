@@ -1,14 +1,9 @@
-"""A client for the server: `Client` and `AsyncClient` for programs, `python -m service.client` for the shell.
+"""A client for the server: `Client` and `AsyncClient` for programs, `maskserve predict` for the shell.
 
 with Client("http://127.0.0.1:8000") as client:
     found = client.predict("cells.png", score_threshold=0.5)
     masks = found.masks_array()  # bool [N, H, W]
 """
-
-try:
-    import httpx  # noqa: F401 - only asked whether it is there
-except ModuleNotFoundError:
-    raise ImportError("service.client needs httpx: pip install 'maskserve[client]'") from None
 
 from service.client.calls import MaskForm, PredictOptions
 from service.client.client import AsyncClient, Client

@@ -12,6 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, get_args
 
+from maskserve.arguments import Parser
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
@@ -170,12 +171,11 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m service.client",
+    parser = Parser(
+        prog="maskserve predict",
         description=MANUAL,
         epilog=FORMATS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="file, folder or quoted pattern")

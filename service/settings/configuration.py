@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import os
@@ -18,12 +17,18 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
+from maskserve.arguments import did_you_mean, nearest_flag, spelled
 from service.http.keys import Keys, check_key, read_keys
 from service.settings.settings import GROUPS, PREFIX, InvalidSettingsError, ModelSettings, Settings
 
 CONFIG: Final = "config"
 OF_THE_CLIENT: Final = ("CLIENT_URL", "CLIENT_KEY")
 """Variables that `service.client` reads, and that may stand in the same environment."""
+FLAGS: Final = tuple(
+    flag + name.replace("_", "-")
+    for name, field in Settings.model_fields.items()
+    for flag in (("--", "--no-") if field.annotation is bool else ("--",))
+)
 PER_MODEL: Final = '{"nuclei": {"max_batch_size": 4}}'
 
 
@@ -33,6 +38,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     Raises InvalidSettingsError.
     """
     _refuse_unknown_variables()
+    arguments = spelled(arguments, FLAGS)
     try:
         settings = _with_file(_config_file(arguments))(_cli_parse_args=list(arguments))
     except ValidationError as error:
@@ -122,7 +128,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise InvalidSettingsError(f"{CONFIG} in {file} itself has no effect; name the file by --{CONFIG}")
     for name in content:
         if name not in Settings.model_fields:
-            raise InvalidSettingsError(f"unknown setting {name} in {file}; {_hint(name, list(Settings.model_fields))}")
+            hint = did_you_mean(name, list(Settings.model_fields))
+            raise InvalidSettingsError(f"unknown setting {name} in {file}; {hint}")
     return content
 
 
@@ -137,8 +144,7 @@ def _unread(message: str, arguments: Sequence[str]) -> str:
     if any("key" in argument for argument in arguments if argument.startswith("-")):  # a key is never shown
         names = [word.partition("=")[0] for word in unrecognized.split() if word.startswith("-")]
         unrecognized = " ".join(names) or "what follows a flag's value"
-    known = [name.replace("_", "-") for name in Settings.model_fields]
-    hint = _hint(unrecognized.split()[0].partition("=")[0].removeprefix("--"), known, "--")
+    hint = nearest_flag(unrecognized.split()[0].partition("=")[0], FLAGS)
     return f"unrecognized arguments: {unrecognized}; {hint}"
 
 
@@ -148,7 +154,8 @@ def _one_line(error: ValidationError) -> str:
         message = entry["msg"].removeprefix("Input ").removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
             known = list(ModelSettings.model_fields)
-            message = f"no such setting of a model; {_hint(str(entry['loc'][-1]), known, other=', '.join(known))}"
+            hint = did_you_mean(str(entry["loc"][-1]), known, otherwise=", ".join(known))
+            message = f"no such setting of a model; {hint}"
         elif entry["type"] == "tuple_type":
             message = "should be a list"
         elif entry["type"] in ("dict_type", "model_type"):
@@ -167,21 +174,16 @@ def _refuse_unknown_variables() -> None:
     for variable in os.environ:
         name = variable.removeprefix(PREFIX)
         if name != variable and name not in (*known, *OF_THE_CLIENT):
-            hint = _hint(name, known, PREFIX)
+            hint = did_you_mean(name, known, PREFIX)
             raise InvalidSettingsError(f"unknown setting {variable} in the environment; {hint}")
-
-
-def _hint(name: str, known: Sequence[str], prefix: str = "", other: str = "see --help") -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {prefix}{close[0]}?" if close else other
 
 
 MANUAL: Final = """\
 Serve Mask R-CNN models over HTTP.
 
-usage: python -m service [--NAME VALUE]...
-       python -m service --check [--NAME VALUE]...    validate everything, print what would hold, and exit
-       python -m service --help                       this manual
+usage: maskserve serve [--NAME VALUE]...
+       maskserve serve --check [--NAME VALUE]...      validate everything, print what would hold, and exit
+       maskserve serve --help                         this manual
 
 Every setting has one name in three places: the flag --max-batch-size, the variable MASKSERVE_MAX_BATCH_SIZE, and
 max_batch_size in the TOML file that --config names. A flag wins over the environment, and that over the file. An
@@ -212,7 +214,7 @@ def effective(settings: Settings, arguments: Sequence[str]) -> str:
     Keys are hidden, in comments.
     """
     file = _read_file(settings.config) if settings.config else {}
-    flags = {argument.partition("=")[0] for argument in arguments}
+    flags = {argument.partition("=")[0] for argument in spelled(arguments, FLAGS)}
     lines = []
     for name in (name for names in GROUPS.values() for name in names):
         flag = name.replace("_", "-")

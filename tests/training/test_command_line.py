@@ -1,5 +1,7 @@
 """Recipes, flags and their errors."""
 
+import shlex
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from model.network.build import build_model
 from training.command_line import load_recipe, parse_train_config
 from training.config import TrainConfig, recipe_names, recipe_path, save_config
+from training.manual import as_argument, example_of, flags
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -103,3 +106,72 @@ def test_broken_recipes_are_named(text: str, message: str, tmp_path: Path) -> No
 def test_recipe_paths() -> None:
     assert recipe_path("shapes").is_file()
     assert TrainConfig(name="x").model_repository == Path("runs/x/models")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--iterations", "3"], "no flag --iterations; did you mean --schedule.iterations?", id="a flag"),
+        pytest.param(["--recipe", "nucley"], "no recipe 'nucley'; did you mean nuclei?", id="a recipe"),
+        pytest.param(["--amp", "bf15"], "amp: there is no 'bf15'; did you mean bf16?", id="a word"),
+        pytest.param(["--architecture.backbone=vgg"], "there is no 'vgg'; input should be 'resnet18'", id="far off"),
+        pytest.param(["--batch-size"], "--batch_size: expected one argument", id="no value"),
+        pytest.param(["--augment.scale", "3"], "(for example 0.5,2.0)", id="one value of two"),
+    ],
+)
+def test_a_wrong_word_is_one_line_with_the_nearest_right_one(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_train_config(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_flags_are_understood_with_either_sign() -> None:
+    config = parse_train_config(["--batch-size=3", "--architecture.fpn-channels", "32", "--on-broken", "skip"])
+    assert (config.batch_size, config.architecture.fpn_channels, config.on_broken) == (3, 32, "skip")
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_none_is_none_as_a_value_of_a_flag(word: str) -> None:
+    assert parse_train_config(["--recipe=nuclei", "--augment.crop", word, "--augment.scale=1,1"]).augment.crop is None
+    assert parse_train_config([f"--optimizer.clip_norm={word}"]).optimizer.clip_norm is None
+    twice = ["--optimizer.clip_norm=1", f"--optimizer.clip_norm={word}", "--threads", word, "--threads", "2"]
+    config = parse_train_config(twice)
+    assert (config.optimizer.clip_norm, config.threads) == (None, 2), "the last one wins"
+
+
+def test_the_manual_shows_what_the_recipe_says(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_train_config(["--recipe", "coco-r50-fpn-1x", "--help"])
+    assert stopped.value.code == 0
+    manual = " ".join(capsys.readouterr().out.split())
+    assert "--batch_size NUMBER images a forward pass, of each process (default: 16)" in manual
+    assert "--schedule.milestones NUMBER,... iterations at which the rate falls (step) (default: 60000,80000" in manual
+
+
+@pytest.mark.parametrize("recipe", ["shapes", "nuclei", "coco-r50-c4"])
+def test_every_default_is_understood_as_the_manual_writes_it(recipe: str) -> None:
+    config = parse_train_config(["--recipe", recipe])
+    arguments = []
+    for name, _ in flags(TrainConfig):
+        (value,) = shlex.split(as_argument(reduce(getattr, name.split("."), config)))
+        arguments.append(f"--{name}={value}")
+    assert parse_train_config(["--recipe", recipe, *arguments]) == config
+
+
+@pytest.mark.parametrize("name", [name for name, field in flags(TrainConfig) if example_of(field) is not None])
+def test_every_example_is_understood(name: str) -> None:
+    example = example_of(dict(flags(TrainConfig))[name])
+    assert example, "it shows something"
+    # what windows and whole images need differs
+    crop = ["--recipe=nuclei", "--augment.scale=1,1"][: 1 if name == "augment.scale" else 2]
+    others = crop if name in ("augment.scale", "augment.jitter") else ["--architecture.max_size=1333"]
+    config = parse_train_config([*others, f"--{name}", *shlex.split(as_argument(example))])
+    assert reduce(getattr, name.split("."), config) == example
+
+
+def test_fields_that_take_several_values_have_an_example() -> None:
+    several = {name for name, field in flags(TrainConfig) if "tuple" in str(field.annotation)}
+    assert several <= {name for name, field in flags(TrainConfig) if example_of(field) is not None}

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from maskserve.arguments import Parser
 from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
 from training.command_line import load_recipe, stop
 from training.config import TrainConfig, recipe_path
@@ -155,8 +156,8 @@ def _architecture(recipe: str | None) -> ArchitectureConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.data.check",
+    parser = Parser(
+        prog="maskserve check",
         description="Counts, sizes, crowding, duplicates, leakage between splits and broken records of a dataset.",
         epilog="Exit status: 0 clean; 1 broken records, or pictures that are in more than one split (the same pixels, "
         "or looking the same unless --exact); 2 no dataset, or wrong arguments.",

@@ -8,7 +8,6 @@ TARGET must not exist yet, and appears complete or not at all. Images are copied
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskserve.arguments import Parser
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, report
@@ -69,9 +69,7 @@ def convert(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 where the conversion stopped, with the reason on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.data.convert", description="Convert between dataset formats."
-    )
+    parser = Parser(prog="maskserve convert", description="Convert between dataset formats.")
     parser.add_argument("source", type=Path, help="folder of the dataset")
     parser.add_argument("target", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--from", dest="reader", choices=(*NAMES, "auto"), default="auto", help="format of SOURCE")

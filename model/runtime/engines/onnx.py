@@ -46,7 +46,7 @@ class OnnxEngine:
             if device != "auto":
                 raise EngineError(
                     "ONNX Runtime could not use the GPU: its CUDA or cuDNN libraries are missing or too old; "
-                    "install onnxruntime-gpu[cuda,cudnn], or choose device 'cpu'"
+                    "install maskserve[cuda] (in a clone, pip install '.[serve,cuda]'), or choose device 'cpu'"
                 )
             self.device = "cpu"
         inputs = tuple(value.name for value in session.get_inputs())

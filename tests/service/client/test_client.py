@@ -284,11 +284,6 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_without_httpx_importing_says_what_to_install() -> None:
-    done = run_python("import sys; sys.modules['httpx'] = None; import service.client")
-    assert done.stderr.splitlines()[-1] == "ImportError: service.client needs httpx: pip install 'maskserve[client]'"
-
-
 def test_importing_loads_nothing_slow() -> None:
     heavy = ("fastapi", "numba", "onnxruntime", "PIL", "pydantic", "torch", "uvicorn")
     done = run_python(f"import sys, service.client.command; print([name for name in {heavy} if name in sys.modules])")

@@ -185,7 +185,7 @@ def test_a_request_has_as_many_images_as_the_shortest_queue_takes() -> None:
         pytest.param("--poll-interval-ms nan", "--poll-interval-ms nan: should be a finite number", id="no number"),
         pytest.param("--nope 1", "unrecognized arguments: --nope 1; see --help", id="unknown flag"),
         pytest.param("--prot 1", "--prot 1; did you mean --port?", id="misspelled flag"),
-        pytest.param("--max_batch_size 1", "did you mean --max-batch-size?", id="underscores in a flag"),
+        pytest.param("--max_batch_siz 1", "did you mean --max-batch-size?", id="misspelled, with underscores"),
         pytest.param("--max-batch 1", "unrecognized arguments", id="an abbreviation is not a flag"),
         pytest.param("stray", "unrecognized arguments: stray", id="stray word"),
         pytest.param("--port", "--port: expected one argument", id="no value"),

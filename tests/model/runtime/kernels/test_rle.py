@@ -8,7 +8,18 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from model.runtime.detections import RLE
+from model.runtime.kernels import rle as rle_kernels
 from model.runtime.kernels.rle import area, decode, decode_part, encode_bitmap, from_uncompressed, to_uncompressed
+
+
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels compiled, and as the client runs them, which is installed without numba."""
+    compiled = {name: value for name, value in vars(rle_kernels).items() if hasattr(value, "py_func")}
+    assert compiled
+    if request.param == "plain":
+        for name, value in compiled.items():
+            monkeypatch.setattr(rle_kernels, name, value.py_func)
 
 
 def bitmaps() -> list[NDArray[np.bool_]]:

@@ -1,0 +1,77 @@
+"""One command for everything: `maskserve train …` is `python -m training.train …`, and so on.
+
+maskserve serve
+maskserve predict model/samples/nuclei --overlay drawn
+maskserve train --help
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Final, NamedTuple
+
+from maskserve.arguments import did_you_mean, interruptible
+
+
+class Command(NamedTuple):
+    """Where a command's main function is, and the extra of pyproject.toml that brings what it imports."""
+
+    module: str
+    does: str
+    extra: str = ""
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "serve": Command("service.__main__", "answer over HTTP", "serve"),
+    "predict": Command("service.client.command", "ask a running server about files and folders"),
+    "train": Command("training.train", "train a network and publish it as a bundle", "train"),
+    "evaluate": Command("training.evaluate", "COCO figures of a bundle, a checkpoint or a server", "train"),
+    "export": Command("training.export", "a checkpoint, or torchvision's weights, to a bundle", "train"),
+    "ablate": Command("training.ablate", "train variants of a recipe and compare them", "train"),
+    "check": Command("training.data.check", "what is in a dataset, and what is wrong with it", "train"),
+    "convert": Command("training.data.convert", "a dataset of one format to another", "train"),
+}
+"""By name, so that a command imports only what is its own."""
+OURS: Final = ("maskserve", "model", "service", "training")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names; returns the exit status."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(manual())
+        return 0
+    command = COMMANDS.get(name)
+    if command is None:
+        hint = did_you_mean(name, list(COMMANDS), otherwise=f"there are {', '.join(COMMANDS)}")
+        print(f"maskserve: there is no command {name}; {hint}", file=sys.stderr)
+        return 2
+
+    def run() -> int:
+        function: Callable[[Sequence[str]], int] = import_module(command.module).main
+        return function(rest)
+
+    try:
+        return interruptible(run)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS:
+            raise
+        extra = f"[{command.extra}]" if command.extra else ""
+        print(
+            f"maskserve: {name} needs {missing}, which is not installed; in a clone: pip install '.{extra}'",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def manual() -> str:
+    """The text of `--help`."""
+    lines = [f"  {name:9} {command.does}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: maskserve COMMAND ...", "", *lines, "", "maskserve COMMAND --help says more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""How every command reads its arguments, and says in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells count it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes flags with - and with _, and answers a wrong word with the nearest right one.
+
+    Flags are never abbreviated. What is wrong is one line on stderr, with exit status 2.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        if wrong := unknown_flag(args, self._option_string_actions):  # before something else is found to be missing
+            self.error(wrong)
+        return super().parse_args(args, namespace)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args(spelled(args, self._option_string_actions), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError:
+            choices = [str(choice) for choice in action.choices or ()]
+            hint = did_you_mean(str(value), choices, otherwise="")
+            raise argparse.ArgumentError(
+                action, f"there is no {value!r}; {hint or 'choose ' + ', '.join(choices)}"
+            ) from None
+
+
+def spelled(arguments: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The arguments with each flag written as in `known`, however its words were joined; none after a `--` is one."""
+    names = {_joined(flag): flag for flag in known}
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    return [_as_in(names, word) for word in words[:end]] + words[end:]
+
+
+def unknown_flag(arguments: Iterable[str], known: Iterable[str]) -> str:
+    """What to say about the first flag that is not in `known`; nothing where all are."""
+    names = {_joined(flag): flag for flag in known if flag.startswith("--")}
+    for word in arguments:
+        if word == "--":
+            break
+        name = word.partition("=")[0]
+        if name.startswith("--") and _joined(name) not in names:
+            return f"there is no flag {name}; {nearest_flag(name, list(names.values()))}"
+    return ""
+
+
+def nearest_flag(name: str, known: Sequence[str]) -> str:
+    """ "did you mean …?" for a flag or a key. Of a dotted one the last part is enough, alone or in another group."""
+    last = _joined(name).lstrip("-").rpartition(".")[2]
+    same = [flag for flag in known if "." in flag and _joined(flag).rpartition(".")[2] == last]
+    if same:
+        return f"did you mean {' or '.join(same)}?"
+    dashes = "--" if name.startswith("--") else ""  # which are alike in all
+    return did_you_mean(name.removeprefix(dashes), [flag.removeprefix(dashes) for flag in known], dashes)
+
+
+def did_you_mean(word: str, known: Sequence[str], prefix: str = "", otherwise: str = "see --help") -> str:
+    """ "did you mean …?" with the nearest of `known` (and `prefix` before it), or `otherwise` where none is near."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {prefix}{close[0]}?" if close else otherwise
+
+
+def why_unwritable(path: Path, *, folder: bool) -> str:
+    """Why no file, or no folder with files in it, can be written at `path`; nothing where it can. Leaves nothing there.
+
+    Folders above it may still be missing. Asked before the work whose result is to be kept there.
+    """
+    try:
+        if path.exists() and path.is_dir() != folder:
+            return f"{path} is {'a file' if folder else 'a folder'}"
+        if path.exists() and not folder:
+            with path.open("ab"):
+                return ""
+        there = path
+        while not there.exists():
+            there = there.parent
+        # Asking for permission would not do: a read-only file system, or /proc, grants it and refuses the file.
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}"
+
+
+def interruptible(run: Callable[[], int]) -> int:
+    """What `run` returns; after Ctrl-C, one line and that exit status."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _joined(flag: str) -> str:
+    return flag.replace("_", "-")
+
+
+def _as_in(names: dict[str, str], word: str) -> str:
+    name, equals, value = word.partition("=")
+    return names.get(_joined(name), name) + equals + value if name.startswith("--") else word

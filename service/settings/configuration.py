@@ -19,7 +19,8 @@ from pydantic_settings.exceptions import SettingsError
 
 from maskserve.arguments import did_you_mean, nearest_flag, spelled
 from service.http.keys import Keys, check_key, read_keys
-from service.settings.settings import GROUPS, PREFIX, InvalidSettingsError, ModelSettings, Settings
+from service.settings.environment import PREFIX, own_variables
+from service.settings.settings import GROUPS, InvalidSettingsError, ModelSettings, Settings
 
 CONFIG: Final = "config"
 OF_THE_CLIENT: Final = ("CLIENT_URL", "CLIENT_KEY")
@@ -112,7 +113,8 @@ def _with_file(file: Path | None) -> type[Settings]:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return *sources, *named.values(), InitSettingsSource(settings_cls, content)
+            others = super().settings_customise_sources(settings_cls, *sources, **named)
+            return *others, InitSettingsSource(settings_cls, content)
 
     return SettingsWithFile
 
@@ -171,9 +173,9 @@ def _one_line(error: ValidationError) -> str:
 
 def _refuse_unknown_variables() -> None:
     known = [name.upper() for name in Settings.model_fields]
-    for variable in os.environ:
+    for variable in own_variables():
         name = variable.removeprefix(PREFIX)
-        if name != variable and name not in (*known, *OF_THE_CLIENT):
+        if name not in (*known, *OF_THE_CLIENT):
             hint = did_you_mean(name, known, PREFIX)
             raise InvalidSettingsError(f"unknown setting {variable} in the environment; {hint}")
 
@@ -215,12 +217,13 @@ def effective(settings: Settings, arguments: Sequence[str]) -> str:
     """
     file = _read_file(settings.config) if settings.config else {}
     flags = {argument.partition("=")[0] for argument in spelled(arguments, FLAGS)}
+    variables = own_variables()
     lines = []
     for name in (name for names in GROUPS.values() for name in names):
         flag = name.replace("_", "-")
         if {f"--{flag}", f"--no-{flag}"} & flags:
             origin = "flag"
-        elif PREFIX + name.upper() in os.environ:
+        elif PREFIX + name.upper() in variables:
             origin = "environment"
         else:
             origin = "file" if name in file else "default"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.runtime.engines.devices import list_devices
+from service.settings.environment import PREFIX, OwnVariables
 
-PREFIX: Final = "MASKSERVE_"
 EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
 MOST_BATCH_IMAGES: Final = 16
 
@@ -214,6 +214,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
     log_format: Literal["json", "text"] = Field("json", description="form of the log on stdout, a line a message")
     access_log: bool = Field(True, description="log a line for every request")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Each wins over the next; the command line over all of them."""
+        return init_settings, OwnVariables(settings_cls)
 
     @property
     def pool_threads(self) -> int:

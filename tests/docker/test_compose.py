@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from service.server import FLUSH_SECONDS
-from service.settings.settings import PREFIX, Settings
+from service.settings.environment import PREFIX
+from service.settings.settings import Settings
 from tests.docker.dockerfile import last_list, read_stages, variables
 from tests.service.harness import ROOT
 

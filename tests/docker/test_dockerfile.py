@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from service import VERSION
-from service.settings.settings import PREFIX, Settings
+from service.settings.environment import PREFIX
+from service.settings.settings import Settings
 from tests.docker.dockerfile import DOCKERFILE, TARGETS, last, last_list, lineage, read_stages, variables
 from tests.service.harness import ROOT, Server
 

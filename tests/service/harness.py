@@ -30,7 +30,7 @@ from model.architecture import ArchitectureConfig
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
-from service.settings.settings import PREFIX
+from service.settings.environment import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from service.settings.configuration import effective, manual, read_settings
-from service.settings.settings import GROUPS, PREFIX, Settings
+from service.settings.environment import PREFIX
+from service.settings.settings import GROUPS, Settings
 from tests.service.harness import ROOT, START_TIMEOUT, publish_probe
 
 KEY, ADMIN_KEY = "key-of-the-flag-0123", "key-of-the-administration-0123"

@@ -10,7 +10,8 @@ import pytest
 
 from service.http.keys import Access
 from service.settings.configuration import read_all_keys, read_settings
-from service.settings.settings import EMBEDDED_MODELS, MOST_BATCH_IMAGES, PREFIX, InvalidSettingsError, Settings
+from service.settings.environment import PREFIX
+from service.settings.settings import EMBEDDED_MODELS, MOST_BATCH_IMAGES, InvalidSettingsError, Settings
 
 FLAG_KEY, ENVIRONMENT_KEY, FILE_KEY = "key-of-the-flag-0123", "key-of-the-environment-0123", "key-of-the-file-0123"
 ADMIN_KEY = "key-of-the-administration-0123"

@@ -25,3 +25,7 @@ class DamagedImage(ImageError):
 
 class TooManyPixels(ImageError):
     """The header announces more pixels than accepted. Nothing was decoded."""
+
+
+class UnknownRange(ImageError):
+    """The way asked for to make 8 bits of the values does not fit them; the message says what does."""

@@ -1,66 +1,228 @@
-"""How a picture's values become the 8 bits that networks take.
+"""How a picture's values, of whatever depth, become the network's 8 bits.
 
-- 8-bit values stay as they are.
-- 16-bit values are scaled from 0..65535 to 0..255 (those of which fewer bits count from 0..2**bits - 1), never clipped.
-- 32-bit integers: as 16-bit ones when all fit in 0..65535, else darkest to brightest. Floats: 0..1, else the same.
+One window [low, high] of the file's own values is scaled to 0..255 for all channels alike, so colors do not shift; what
+lies outside becomes black or white. `auto`, the default, leaves 8 bits as they are. Of more it believes the file where
+that says which range its values have, and otherwise takes the smallest usual depth (8, 10, 12, ... bits) that holds
+them, less a camera's dark current. It does not stretch to the picture's own extremes: that would make noise of an empty
+field visible, and faint and bright pictures alike. `benchmarks.depth` has the figures behind it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from model.runtime.images.errors import UnknownRange
 from model.runtime.images.picture import Picture
+from model.runtime.images.tones import Summary, scale, summarize
+
+Mode = Literal["auto", "full-range", "min-max", "percentile"]
+AppliedMode = Literal["auto", "declared", "full-range", "min-max", "percentile"]
+
+PERCENTILES: Final = (0.1, 99.9)
+"""Of `percentile` where nothing else is asked for."""
+
+BLACK, WHITE = 0.1, 99.99
+"""Percentiles that `auto` takes for the darkest and the brightest value: dead and hot pixels are none."""
+MARGIN: Final = 1 / 16
+"""Share of the range that the darkest value may have, for `auto`, without a dark current."""
+LARGEST_DARK_CURRENT: Final = 1 / 8
+"""Share of the range that `auto` takes away at most: a bright background is no dark current."""
+OVERFLOW: Final = 1 / 8
+"""Share of the range by which values may exceed it: a dark current lifts the brightest above their camera's depth."""
 
 
-def to_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB. May be read-only and may share the picture's memory."""
-    values = picture.values
-    if values.dtype == np.uint8:
-        tones = values
-    elif values.dtype == np.uint16:
-        tones = _high_byte(_over_16_bits(values, picture.significant_bits))
-    else:
-        tones = _tone(values)
+class Intensity(BaseModel):
+    """The setting. What a request or a manifest leaves out is `auto`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = Field(
+        "auto",
+        description="`auto`: 8 bits stay as they are, deeper values are scaled by the range that the file declares, or "
+        "by the smallest usual depth that holds them, less a dark current; `full-range`: all that the file's type can "
+        "hold, or `low` to `high`; `min-max`: the picture's own extremes; `percentile`: `low` to `high` percent",
+    )
+    low: FiniteFloat | None = Field(
+        None, description="what becomes black: a value with `full-range` (default 0), percent with `percentile` (0.1)"
+    )
+    high: FiniteFloat | None = Field(
+        None,
+        description="what becomes white: a value with `full-range` (default: the type's largest), percent with "
+        "`percentile` (99.9)",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mode in ("auto", "min-max") and not (self.low is self.high is None):
+            raise ValueError(
+                f"low and high do not go with {self.mode}, which finds its own: ask for full-range, where they are the "
+                f"file's values, or percentile, where they are percent"
+            )
+        if self.mode == "full-range" and self.high is not None and (self.low or 0.0) >= self.high:
+            raise ValueError(f"low ({self.low or 0:g}) must be less than high ({self.high:g})")
+        if self.mode == "percentile":
+            low, high = self.percentiles
+            if not 0 <= low < high <= 100:
+                raise ValueError(f"low ({low:g}) and high ({high:g}) must be percentiles from 0 to 100, low the lesser")
+        return self
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """`low` and `high` as percent, those that are missing filled in."""
+        low, high = PERCENTILES
+        return low if self.low is None else self.low, high if self.high is None else self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a file says of its values: the least and largest that they can have, and how many bits of them count."""
+
+    range: tuple[float, float] | None = None
+    significant_bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done: `low` became black and `high` white, in the file's values. `not_finite` values became black."""
+
+    mode: AppliedMode
+    low: float
+    high: float
+    not_finite: int = 0
+
+
+AUTO: Final = Intensity()
+NOTHING: Final = Declared()
+
+
+def to_rgb(picture: Picture, intensity: Intensity = AUTO) -> tuple[NDArray[np.uint8], Applied | None]:
+    """uint8 [H, W, 3] RGB, and what was done to the values, as `to_uint8`; what is transparent is white.
+
+    May be read-only and may share the picture's memory.
+    """
+    declared = Declared(picture.declared_range, picture.significant_bits)
+    image, applied = to_uint8(picture.values, intensity, declared)
     if picture.transparent is not None:
-        tones[picture.transparent] = 255
-    return tones if tones.ndim == 3 else np.repeat(tones[..., None], 3, axis=2)
+        image[picture.transparent] = 255
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2), applied
 
 
-def _over_16_bits(values: NDArray[np.uint16], bits: int | None) -> NDArray[np.uint16]:
-    """Values of fewer bits spread over 0..65535; of 12 bits, 4095 becomes 65535."""
-    if bits is None or not 8 < bits < 16:
-        return values
-    return (values << (16 - bits) | values >> (2 * bits - 16)).astype(np.uint16)
+def to_uint8(
+    values: NDArray[Any], intensity: Intensity = AUTO, declared: Declared = NOTHING
+) -> tuple[NDArray[np.uint8], Applied | None]:
+    """`values` [H, W] or [H, W, C] of any integer or float type as uint8 of the same shape, and what was done to them.
+
+    8 bits with `auto` come back as they are, and None. Infinite values become black or white, NaN black. Deterministic.
+
+    Raises:
+        UnknownRange: `full-range` was asked for and nothing says what that is, or `low` lies above it.
+        DamagedImage: no value is finite.
+        TypeError: the values are neither integers nor floats, or there are none.
+    """
+    if values.dtype.kind not in "uif" or values.size == 0:
+        raise TypeError(f"a picture's values are integers or floats, at least one, not {values.dtype} {values.shape}")
+    if values.dtype == np.uint8 and intensity.mode == "auto":
+        return values, None
+    summary = summarize(values)
+    mode, low, high = _window(values.dtype, summary, intensity, declared)
+    return scale(values, low, high), Applied(mode, low, high, summary.not_finite)
 
 
-def _high_byte(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """0..65535 to 0..255: v / 257 rounded to the nearest."""
-    wide = values.astype(np.uint32)
-    wide *= 255
-    wide += 32895
-    wide >>= 16
-    return wide.astype(np.uint8)
+def _window(
+    dtype: np.dtype[Any], summary: Summary, intensity: Intensity, declared: Declared
+) -> tuple[AppliedMode, float, float]:
+    match intensity.mode:
+        case "min-max":
+            return "min-max", summary.least, summary.largest
+        case "percentile":
+            low, high = (summary.percentile(percent) for percent in intensity.percentiles)
+            if high <= low:  # nearly all values are the same, and what matters are the others
+                low, high = summary.least, summary.largest
+            return "percentile", low, high
+        case "full-range":
+            return "full-range", *_asked_range(dtype, summary, intensity, declared)
+    if (believed := _believed_range(summary, declared)) is not None:
+        return "declared", *believed
+    if (full := _believed_depth(dtype, summary, declared)) is not None:
+        return "declared", *_without_dark_current(summary, full)
+    for full in _depths(dtype, summary):
+        low, high = _without_dark_current(summary, full)
+        if high - low <= full * (1 + OVERFLOW):
+            return "auto", low, high
+    return "auto", summary.least, summary.largest  # floats next to the largest that there are
 
 
-def _tone(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """8 bits of int32 or float32 values, which have no agreed black and white. NaN becomes black."""
-    if values.dtype.kind == "i":
-        low, high = float(values.min()), float(values.max())
-        if low >= 0 and high <= 65535:
-            return _high_byte(values.astype(np.uint16))
-    else:
-        finite = np.isfinite(values)
-        low, high = float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
-        if low >= 0 and high <= 1:
-            low, high = 0.0, 1.0
-    factor = 255 / (high - low) if high > low else 0.0
-    tones = np.empty(values.shape, np.uint8)
-    # By rows, because float64 takes eight bytes a pixel. Infinite values meet infinite limits and 0 * inf on the way.
-    with np.errstate(invalid="ignore"):
-        for row, target in zip(values, tones, strict=True):
-            scaled = (row.astype(np.float64) - low) * factor
-            target[:] = np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255) + 0.5
-    return tones
+def _without_dark_current(summary: Summary, full: float) -> tuple[float, float]:
+    """The window of values that are meant to lie in 0..full: moved up by a dark current, and wider if they need it."""
+    black, white = summary.percentile(BLACK), summary.percentile(WHITE)
+    low = black if black < 0 else min(max(black - full * MARGIN, 0.0), full * LARGEST_DARK_CURRENT)
+    return low, low + max(full, white - low)
+
+
+def _depths(dtype: np.dtype[Any], summary: Summary) -> Iterator[float]:
+    """The largest values of the usual depths, rising. Floats up to 1 are taken for 16 bits divided by 65535."""
+    if dtype.kind == "f":
+        if summary.percentile(WHITE) <= 1 + OVERFLOW:
+            yield from ((2**bits - 1) / 65535 for bits in range(8, 18, 2))
+        yield from (2.0**bits - 1 for bits in range(2, 8, 2))
+    yield from (2.0**bits - 1 for bits in range(8, 1024, 2))
+
+
+def _believed_range(summary: Summary, declared: Declared) -> tuple[float, float] | None:
+    """The declared range, unless all of the picture lies outside, or it is the picture's own least and largest value:
+    so write programs that only looked at the picture, and it says nothing of what its values could be.
+    """
+    if declared.range is None:
+        return None
+    low, high = declared.range
+    if not (np.isfinite(high - low) and low < high and low < summary.largest and high > summary.least):
+        return None
+    return None if (low, high) == (summary.least, summary.largest) else (low, high)
+
+
+def _believed_depth(dtype: np.dtype[Any], summary: Summary, declared: Declared) -> float | None:
+    """The largest value of the declared bits, where those are fewer than the type's: else they say nothing new.
+
+    Where values are larger, the bits are meant as PNG's sBIT is, the upper ones, and the values fill their type.
+    """
+    bits, width = declared.significant_bits, dtype.itemsize * 8
+    if bits is None or dtype.kind != "u" or not 1 <= bits < width:
+        return None
+    return 2.0**bits - 1 if summary.largest <= 2**bits - 1 else 2.0**width - 1
+
+
+def _asked_range(
+    dtype: np.dtype[Any], summary: Summary, intensity: Intensity, declared: Declared
+) -> tuple[float, float]:
+    """Of `full-range`: what is not given comes from the file or its type."""
+    low, high = intensity.low, intensity.high
+    if high is None:
+        least, high = _full_range(dtype, summary, declared)
+        low = least if low is None else low
+    low = 0.0 if low is None else low
+    if low >= high:
+        raise UnknownRange(f"low ({low:g}) is not below the largest value that the picture can have ({high:g})")
+    return low, high
+
+
+def _full_range(dtype: np.dtype[Any], summary: Summary, declared: Declared) -> tuple[float, float]:
+    if (believed := _believed_range(summary, declared)) is not None:
+        return believed
+    if (full := _believed_depth(dtype, summary, declared)) is not None:
+        return 0.0, full
+    if dtype.kind != "f" and dtype.itemsize <= 2:
+        limits = np.iinfo(dtype)
+        return (float(limits.min) if summary.least < 0 else 0.0), float(limits.max)
+    full = 1.0 if dtype.kind == "f" else 65535.0  # nothing fills the 32 bits of an integer
+    if summary.least >= 0 and summary.largest <= full:
+        return 0.0, full
+    raise UnknownRange(
+        f"values from {summary.least:g} to {summary.largest:g} as {dtype.name} have no full range; "
+        f"give high (and low), or ask for another intensity"
+    )

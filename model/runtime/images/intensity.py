@@ -27,12 +27,16 @@ AppliedMode = Literal["auto", "declared", "full-range", "min-max", "percentile"]
 PERCENTILES: Final = (0.1, 99.9)
 """Of `percentile` where nothing else is asked for."""
 
-BLACK, WHITE = 0.1, 99.99
-"""Percentiles that `auto` takes for the darkest and the brightest value: dead and hot pixels are none."""
+BLACK, MIDDLE, WHITE = 0.1, 50, 99.99
+"""Percentiles that `auto` takes for the darkest, the usual and the brightest value: dead and hot pixels are none."""
 MARGIN: Final = 1 / 16
 """Share of the range that the darkest value may have, for `auto`, without a dark current."""
-LARGEST_DARK_CURRENT: Final = 1 / 8
-"""Share of the range that `auto` takes away at most: a bright background is no dark current."""
+BRIGHT_FIELD, DARK_FIELD = 0.6, 0.9
+"""How far the usual value lies below the brightest, as a share of the way to the darkest. In between, `auto` takes a
+part of the dark current away.
+"""
+LARGEST_DARK_CURRENT: Final = 1 / 2
+"""Share of the range that `auto` takes away at most: what is above the dark current is not magnified any further."""
 OVERFLOW: Final = 1 / 8
 """Share of the range by which values may exceed it: a dark current lifts the brightest above their camera's depth."""
 
@@ -159,9 +163,17 @@ def _window(
 
 
 def _without_dark_current(summary: Summary, full: float) -> tuple[float, float]:
-    """The window of values that are meant to lie in 0..full: moved up by a dark current, and wider if they need it."""
-    black, white = summary.percentile(BLACK), summary.percentile(WHITE)
-    low = black if black < 0 else min(max(black - full * MARGIN, 0.0), full * LARGEST_DARK_CURRENT)
+    """The window of values that are meant to lie in 0..full: moved up by a dark current, and wider if they need it.
+
+    A dark current shows where most of the picture is near its darkest value. A bright field is near its brightest, and
+    keeps its black at 0.
+    """
+    black, middle, white = (summary.percentile(percent) for percent in (BLACK, MIDDLE, WHITE))
+    low = black
+    if black >= 0:
+        below = (white - middle) / (white - black) if white > black else 0.0
+        darkness = min(max((below - BRIGHT_FIELD) / (DARK_FIELD - BRIGHT_FIELD), 0.0), 1.0)
+        low = darkness * min(max(black - full * MARGIN, 0.0), full * LARGEST_DARK_CURRENT)
     return low, low + max(full, white - low)
 
 

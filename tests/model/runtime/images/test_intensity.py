@@ -83,8 +83,16 @@ def test_faint_pictures_use_the_range_of_the_depth_that_holds_them() -> None:
 def test_bright_ground_stays_bright() -> None:
     slide = np.random.default_rng(0).normal(3500, 10, (64, 64)).astype(np.uint16)
     scaled, _ = to_uint8(slide)
-    assert scaled.mean() > 170
+    assert scaled.mean() == pytest.approx(3500 / 4095 * 255, abs=1)
     assert scaled.std() < 1
+
+
+def test_a_faint_picture_on_a_camera_offset() -> None:
+    """What sCMOS cameras write: an offset of 100 counts of 65535, and some hundred above it."""
+    scaled, applied = to_uint8(picture(150).astype(np.uint16) + np.uint16(100))
+    assert applied is not None
+    assert applied.high - applied.low == pytest.approx(255)
+    assert np.median(scaled) < 25
 
 
 @pytest.mark.parametrize("level", [100, 1000, 20000])

@@ -133,7 +133,9 @@ class TrainConfig(_Group):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads; none: torch's default")
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision")
-    channels_last: bool = Field(False, description="store activations channels-last, faster on most hardware")
+    channels_last: bool | None = Field(
+        None, description="store activations channels-last, faster on most hardware; none: in mixed precision"
+    )
     compile: bool = Field(False, description="compile the backbone with torch.compile")
     batch_size: int = Field(4, ge=1, description="images a forward pass, of each process")
     accumulate: int = Field(1, ge=1, description="forward and backward passes to each optimizer step")

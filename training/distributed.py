@@ -83,22 +83,28 @@ def join(device: str) -> Process:
     """
     count = _number(os.environ, "WORLD_SIZE")
     if count == 1:
-        return Process(torch.device(device))
+        place = torch.device(device)
+        if place.type == "cuda":
+            _require_gpus(1 + (place.index or 0), f"device {device}")
+            torch.cuda.set_device(place)  # streams, events and new tensors are otherwise on the first one
+        return Process(place)
     rank, local = _place(os.environ, count)
     if device == "cpu":
         dist.init_process_group("gloo", timeout=PATIENCE)
         return Process(torch.device("cpu"), rank, count)
     if device != "cuda":
         raise ValueError(f"device {device} is one GPU, but there are {count} processes: leave out its number")
-    if local >= torch.cuda.device_count():
-        raise ValueError(
-            f"process {local} of this machine needs a GPU of its own, there are {torch.cuda.device_count()}: start "
-            f"fewer with --nproc_per_node, or train on the CPU with --device cpu"
-        )
+    _require_gpus(local + 1, f"process {local} of this machine needs a GPU of its own; start fewer (--nproc_per_node)")
     place = torch.device("cuda", local)
     torch.cuda.set_device(place)
     dist.init_process_group("nccl", device_id=place)
     return Process(place, rank, count, dist.new_group(backend="gloo", timeout=PATIENCE))  # type: ignore[arg-type]
+
+
+def _require_gpus(count: int, what: str) -> None:
+    found = torch.cuda.device_count()
+    if found < count:
+        raise ValueError(f"{what}: torch finds {found} GPUs here; --device cpu trains on the CPU")
 
 
 def _place(environment: Mapping[str, str], count: int) -> tuple[int, int]:

@@ -102,6 +102,7 @@ def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: P
         pytest.param({"WORLD_SIZE": "2", "RANK": "2"}, "cpu", "ranks are 0 to 1", id="one rank too high"),
         pytest.param({"WORLD_SIZE": "2", "RANK": "1"}, "cuda:0", "leave out its number", id="all on one GPU"),
         pytest.param({"WORLD_SIZE": "99", "LOCAL_RANK": "98"}, "cuda", "a GPU of its own", id="fewer GPUs"),
+        pytest.param({"WORLD_SIZE": "1"}, "cuda:98", "device cuda:98: torch finds", id="no GPU of that number"),
     ],
 )
 def test_unsuitable_variables(

@@ -31,8 +31,10 @@ class WeightAverage:
         # parameters() and buffers() give a module that two heads share once, unlike a state_dict.
         averages = itertools.chain(self.model.parameters(), self.model.buffers())
         latest = itertools.chain(model.parameters(), model.buffers())
-        for average, value in zip(averages, latest, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
+        pairs = list(zip(averages, latest, strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        # All at once: one by one they are hundreds of small kernels for a GPU.
+        torch._foreach_lerp_([average for average, _ in floating], [value for _, value in floating], 1 - decay)
+        for average, value in pairs:
+            if not average.is_floating_point():
                 average.copy_(value)

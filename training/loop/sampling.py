@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of BatchNorm2d and SyncBatchNorm
 from torchvision.models.detection.roi_heads import keypoints_to_heatmap
 
 from model.network.build import Detector
@@ -39,8 +40,7 @@ class ImageSampler:
     def begin(self, seeds: Sequence[Seed]) -> None:
         """The seeds of the images of the batch that comes next, in its order."""
         self._seeds = seeds
-        self.sampled: int | Tensor = 0
-        self.positive: int | Tensor = 0
+        self.sampled = self.positive = torch.zeros((), dtype=torch.int64)
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """matched_idxs: of each image, 1 and more for a positive, 0 for a negative, less for what must not be drawn.
@@ -56,10 +56,9 @@ class ImageSampler:
                 [positive], [negative] = self._sampler([labels])
                 positives.append(positive)
                 negatives.append(negative)
-        # Left on the device: to read them here would make every step wait for the GPU.
         drawn = torch.cat(positives).sum()
-        self.positive = self.positive + drawn
-        self.sampled = self.sampled + drawn + torch.cat(negatives).sum()
+        self.positive = self.positive.to(device) + drawn
+        self.sampled = self.sampled.to(device) + drawn + torch.cat(negatives).sum()
         return positives, negatives
 
 
@@ -76,15 +75,18 @@ def begin_batch(model: Detector, seeds: Sequence[Seed]) -> None:
 
 
 class Counts(NamedTuple):
-    """What a batch's losses are means over: drawn anchors, drawn RoIs, positive RoIs, visible keypoints of these."""
+    """What a batch's losses are means over: drawn anchors, drawn RoIs, positive RoIs, visible keypoints of these.
 
-    anchors: int
-    rois: int
-    positives: int
-    keypoints: int
+    Numbers that stay on the device: to read them would make a step wait for the GPU.
+    """
 
-    def of(self, losses: Iterable[str]) -> list[int]:
-        """What each of these losses is a mean over."""
+    anchors: Tensor
+    rois: Tensor
+    positives: Tensor
+    keypoints: Tensor
+
+    def of(self, losses: Iterable[str]) -> Tensor:
+        """What each of these losses is a mean over, float32 [losses]."""
         by_loss = {
             "loss_objectness": self.anchors,
             "loss_rpn_box_reg": self.anchors,
@@ -93,13 +95,13 @@ class Counts(NamedTuple):
             "loss_mask": self.positives,
             "loss_keypoint": self.keypoints,
         }
-        return [by_loss[name] for name in losses]
+        return torch.stack([by_loss[name] for name in losses]).float()
 
 
 def drawn_counts(model: Detector) -> Counts:
     """Those of the batch that `model` has just been given. Positive RoIs stand for their visible keypoints."""
     rpn, heads = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
-    return Counts(int(rpn.sampled), int(heads.sampled), int(heads.positive), int(heads.positive))
+    return Counts(rpn.sampled, heads.sampled, heads.positive, heads.positive)
 
 
 @torch.no_grad()
@@ -117,19 +119,19 @@ def count_ahead(model: Detector, images: Sequence[Tensor], targets: Sequence[dic
     counts = drawn_counts(model)
     if not heads.has_keypoint():
         return counts
-    visible = 0
+    visible = torch.zeros_like(counts.positives)
     side = 4 * heads.keypoint_roi_pool.output_size[0]  # the predictor doubles it twice
     for target, boxes, objects, label in zip(scaled, proposals, matched, labels, strict=True):
         positive = label > 0
         _, valid = keypoints_to_heatmap(target["keypoints"][objects[positive]], boxes[positive], side)
-        visible += int(valid.sum())
+        visible = visible + valid.sum()
     return counts._replace(keypoints=visible)
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
     """Inside the block batch norm normalizes as ever, but its running mean and variance stay."""
-    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d) and part.track_running_stats]
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

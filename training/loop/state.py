@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model.network.build import Detector, build_model
 from model.network.folding import fold_frozen_batch_norm
+from model.network.full_precision import keep_boxes_exact
 from model.network.threaded_align import align_in_threads
 from training.checkpoint import LAST, Checkpoint, TrainedOn, plain_state
 from training.config import TrainConfig
@@ -76,11 +77,14 @@ def start(config: TrainConfig, data: TrainingData, process: Process, resumed: Ch
     else:
         origin = load_starting_point(model, config, *names).lines()
     sample_by_image(model)
+    keep_boxes_exact(model)
     fold_frozen_batch_norm(model)
     align_in_threads(model)
     if config.sync_batch_norm:
         model = _with_sync_batch_norm(model, process)
-    model.to(process.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+    # Tensor cores and bfloat16 units compute in this layout; in another every convolution would copy.
+    channels_last = config.amp != "none" if config.channels_last is None else config.channels_last
+    model.to(process.device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     average = None if config.ema is None else WeightAverage(model, config.ema)
     if config.compile:
         compile_backbone(model)

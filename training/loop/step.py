@@ -42,6 +42,7 @@ def take_step(config: TrainConfig, state: State, passes: Sequence[Batch], proces
     seed_everything(config.seed, state.iteration, process.rank)
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
+    scale = state.scaler.get_scale()  # before anything is queued that it would wait for
     share = Share(process.rank, process.count, len(passes))
 
     def begin(number: int, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -55,24 +56,32 @@ def take_step(config: TrainConfig, state: State, passes: Sequence[Batch], proces
             with _precision(config, process.device):
                 ahead.append(count_ahead(state.model, *begin(number, batch)))
         seed_everything(config.seed, state.iteration, process.rank)
-    figures: dict[str, float] = {}
+    names: list[str] = []
+    seen: list[Tensor] = []
     for number, batch in enumerate(passes):
         inputs = begin(number, batch)
         with _communicating(state.network, number + 1 == len(passes)):
             with _precision(config, process.device):
                 losses: dict[str, Tensor] = state.network(*inputs)
             values, shares = _in_the_step(state.model, losses, ahead, number, process)
-            if not bool(values.isfinite().all()):
-                own = dict(zip(losses, values[process.rank], strict=True))
-                raise _not_finite(state.iteration + 1, own, batch)
             # Processes average their gradients; the factor makes a sum of it.
             weights = shares[process.rank] * process.count
             total = (torch.stack([loss.float() for loss in losses.values()]) * weights).sum()
             torch.autograd.backward(state.scaler.scale(total))
-        for name, value in zip(losses, (values * shares).sum(0).tolist(), strict=True):
-            figures[name] = figures.get(name, 0.0) + value
-    _update(config, state)
+        names = list(losses)
+        seen.append(torch.stack((values, shares)))
+    updated = _descend(config, state, scale)
+    # The one place of a step that waits for the device.
+    table = torch.stack(seen).cpu()
+    for batch, (values, _) in zip(passes, table, strict=True):
+        if not bool(values.isfinite().all()):
+            raise _not_finite(state.iteration + 1, dict(zip(names, values[process.rank], strict=True)), batch)
+    if updated:
+        state.scheduler.step()
+        if state.average is not None:
+            state.average.update(state.model, state.iteration)
     state.iteration += 1
+    figures = dict(zip(names, table.prod(1).sum((0, 1)).tolist(), strict=True))
     return {"loss": sum(figures.values()), **figures}
 
 
@@ -97,24 +106,20 @@ def _in_the_step(
     if process.count == 1 and not ahead:
         return values[None], torch.ones_like(values)[None]
     own = ahead[number] if ahead else drawn_counts(model)
-    counts = values.new_tensor(own.of(losses))
-    whole = values.new_tensor([counted.of(losses) for counted in ahead]).sum(0) if ahead else counts
+    counts = own.of(losses)
+    whole = torch.stack([counted.of(losses) for counted in ahead]).sum(0) if ahead else counts
     values, counts, whole = process.table(torch.cat((values, counts, whole))).chunk(3, dim=1)
     return values, counts / whole.sum(0).clamp(min=1)
 
 
-def _update(config: TrainConfig, state: State) -> None:
+def _descend(config: TrainConfig, state: State, scale: float) -> bool:
+    """The optimizer's step; whether it was done. Where the gradient overflowed, the loss scale has fallen instead."""
     if config.optimizer.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
-    scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if state.scaler.get_scale() < scale:  # the gradient overflowed, and the optimizer did nothing
-        return
-    state.scheduler.step()
-    if state.average is not None:
-        state.average.update(state.model, state.iteration)
+    return state.scaler.get_scale() >= scale
 
 
 def _communicating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:

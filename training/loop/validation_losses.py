@@ -38,7 +38,7 @@ def validation_losses(
                 [image.to(process.device).float() / 255],
                 [{name: value.to(process.device) for name, value in target.items()}],
             )
-            for (name, loss), count in zip(losses.items(), drawn_counts(model).of(losses), strict=True):
+            for (name, loss), count in zip(losses.items(), drawn_counts(model).of(losses).tolist(), strict=True):
                 part_sum = torch.tensor([float(loss) * count, count], dtype=torch.float64)
                 sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + part_sum
     finally:

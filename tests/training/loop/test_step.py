@@ -154,11 +154,14 @@ def test_passes_with_keypoints_equal_the_larger_batch(
     assert {name: value for name, value in compare(whole, parts).items() if value > 1e-5} == {}
 
 
+@pytest.mark.parametrize("synchronized", [False, True], ids=["BatchNorm2d", "SyncBatchNorm"])
 def test_counting_ahead_leaves_the_statistics_alone(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
+    synchronized: bool, make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     config, state = make("--architecture.norm=batch_norm", "--batch_size=4", "--schedule.iterations=1")
     [batch] = step_batches(config, train_data)
+    if synchronized:
+        state.model = nn.SyncBatchNorm.convert_sync_batchnorm(state.model)
     before = copy.deepcopy(state.model.state_dict())
     state.model.train()
     begin_batch(state.model, [(number,) for number in range(4)])
@@ -239,6 +242,21 @@ def test_compiling_keeps_the_names(
 def test_sync_batch_norm_needs_gpus(make: Callable[..., tuple[TrainConfig, State]]) -> None:
     with pytest.raises(ValueError, match=r"sync_batch_norm needs several processes on GPUs"):
         make("--sync_batch_norm=true")
+
+
+@pytest.mark.parametrize(
+    ("flags", "layout"),
+    [
+        pytest.param((), torch.contiguous_format, id="float32"),
+        pytest.param(("--amp=bf16",), torch.channels_last, id="mixed precision"),
+        pytest.param(("--amp=bf16", "--channels_last=false"), torch.contiguous_format, id="as it is said"),
+    ],
+)
+def test_mixed_precision_computes_channels_last(
+    flags: tuple[str, ...], layout: torch.memory_format, make: Callable[..., tuple[TrainConfig, State]]
+) -> None:
+    _, state = make("--channels_last=None", *flags)
+    assert state.model.backbone.body.conv1.weight.is_contiguous(memory_format=layout)
 
 
 def test_frozen_stages_stay_as_they_are(make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset) -> None:

@@ -13,6 +13,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from service import VERSION
 from service.http import problems
 from service.http.gzipped import MIN_COMPRESSED
+from service.http.head import HeadAsGet
 from service.http.headers import SecurityHeaders
 from service.http.keys import Keys, RequireKey
 from service.models.background import in_background
@@ -59,6 +60,7 @@ def create_app(
     # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small. Pages
     # stay readable: the security headers of /docs are made from the scripts that they find in it.
     plain = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "text/html")
+    app.add_middleware(HeadAsGet)
     app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1, exclude_content_types=plain)
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)

@@ -22,28 +22,27 @@ POLICY = (
 # By suffix rather than from the system's table, which may call a module text/plain; a browser would refuse to run it.
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
 
-_METHODS = ["GET", "HEAD"]
 _page, _style, _samples = (StaticFiles(directory=folder) for folder in (PAGE, PAGE / "style", SAMPLES))
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.api_route("/", methods=_METHODS)
+@router.get("/")
 async def index(request: Request) -> Response:
     return await _file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
 
 
-@router.api_route("/page/{name}", methods=_METHODS)
+@router.get("/page/{name}")
 async def part(request: Request, name: str) -> Response:
     return await _file(_page, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
-@router.api_route("/page/style/{name}", methods=_METHODS)
+@router.get("/page/style/{name}")
 async def style(request: Request, name: str) -> Response:
     return await _file(_style, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
-@router.api_route("/page/samples/{name}", methods=_METHODS)
+@router.get("/page/samples/{name}")
 async def sample(request: Request, name: str) -> Response:
     return await _file(_samples, name, MEDIA_TYPES.get(Path(name).suffix), request)
 

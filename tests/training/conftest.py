@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.evaluated import open_model
 from training.evaluation.validation import SCORE_THRESHOLD

@@ -17,7 +17,7 @@ from tests.training.conftest import TINY
 from tests.training.runs import SMALL
 from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.loading.samples import load_stored
 from training.loop.run_log import RunLog, read_metrics
 from training.publishing.publish import ExportOptions, publish_run

@@ -2,9 +2,9 @@
 
     python -m training.data.shapes DIR --train 1000 --val 100 --seed 0
 
-Writes PNG images and COCO JSON (compressed RLE, exact visible masks) that `training.data.formats.coco` reads. Objects
-overlap, touch and have holes; form alone tells the classes apart, colours are random. Every image follows from (seed,
-split, number) alone.
+Writes PNG images and COCO JSON (compressed RLE, exact visible masks) that `training.data.formats.coco.reader` reads.
+Objects overlap, touch and have holes; form alone tells the classes apart, colours are random. Every image follows from
+(seed, split, number) alone.
 """
 
 from __future__ import annotations

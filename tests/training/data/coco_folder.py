@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 
 
 class Box(NamedTuple):

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from model.runtime.detections import RLE, Detections
 from model.runtime.kernels.rle import decode, encode_bitmap
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 from training.evaluation.evaluation import evaluate_detections, to_coco_results
 
 HEIGHT, WIDTH = 90, 120

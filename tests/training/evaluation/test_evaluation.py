@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import RLE, Detections
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.evaluation.evaluation import (
     KINDS,
     OTHER_KEYPOINT_SIGMA,

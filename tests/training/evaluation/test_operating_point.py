@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import Detections
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 from training.evaluation.evaluation import to_coco_results
 from training.evaluation.matching import Matches, match_detections
 from training.evaluation.operating_point import best_thresholds, image_counts, operating_point

@@ -15,7 +15,7 @@ from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
 from tests.service.harness import ROOT, Server, picture, publish_probe
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.samples import UnreadableImage
 from training.evaluate import main
 from training.evaluation.remote import KEY_VARIABLE, RemoteError, RemoteModel

@@ -9,7 +9,7 @@ from pathlib import Path
 from training.data.annotations.classes import align_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.cityscapes import cityscapes_splits, load_cityscapes
-from training.data.formats.coco_writer import (
+from training.data.formats.coco.writer import (
     coco_splits,
     keypoint_splits,
     load_coco_split,
@@ -18,7 +18,7 @@ from training.data.formats.coco_writer import (
 )
 from training.data.formats.instance_png import instance_png_splits, load_instance_png, save_instance_png
 from training.data.formats.labelme import labelme_splits, load_labelme, save_labelme
-from training.data.formats.via import load_via, save_via, via_splits
+from training.data.formats.via.reader import load_via, save_via, via_splits
 from training.data.formats.voc import load_voc, save_voc, voc_splits
 from training.data.formats.writing import Placement
 from training.data.formats.yolo import load_yolo, save_yolo, yolo_splits

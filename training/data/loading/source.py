@@ -13,7 +13,7 @@ from training.data.annotations.classes import change_splits
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, report
 from training.data.figures import write_figures
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.formats.known import detect_format, load_dataset
 from training.data.shapes import write_shapes
 

@@ -12,7 +12,7 @@ from pycocotools import mask as reference
 
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.broken import check, drop_broken, report
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 Document = dict[str, Any]

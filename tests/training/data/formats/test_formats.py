@@ -43,7 +43,7 @@ from training.data.formats.cityscapes import load_cityscapes
 from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.formats.labelme import load_labelme
-from training.data.formats.via import load_via
+from training.data.formats.via.reader import load_via
 from training.data.formats.voc import load_voc
 from training.data.formats.yolo import load_yolo
 from training.data.loading.source import DataStop, load_training_data

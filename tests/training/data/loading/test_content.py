@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.loading.content import PIECE, fingerprint
 
 Document = dict[str, Any]

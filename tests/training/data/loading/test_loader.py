@@ -12,7 +12,7 @@ from PIL import Image
 from model.architecture import ArchitectureConfig
 from training.config import AugmentConfig
 from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.loading.loader import GroupedBatches, make_loader
 from training.data.loading.samples import TrainingSet, UnreadableImage, load_stored
 from training.data.shapes import write_shapes

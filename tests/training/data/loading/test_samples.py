@@ -16,7 +16,7 @@ from tests.training.data.augmentation.scenes import random_image, random_scene
 from training.config import AugmentConfig
 from training.data.annotations.dataset import Dataset
 from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.loader import make_loader
 from training.data.loading.samples import Draw, TrainingSet, UnreadableImage
 

@@ -11,9 +11,9 @@ from pycocotools import mask as reference
 
 from model.runtime.detections import RLE
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 
-SHARED = Path(__file__).parents[5] / "shared" / "data"
+SHARED = Path(__file__).parents[6] / "shared" / "data"
 
 TRIANGLE = [2.0, 1.0, 12.0, 1.0, 2.0, 9.0]
 HOLED = np.zeros((20, 30), np.uint8)

@@ -10,7 +10,7 @@ from model.runtime.detections import RLE
 from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import Annotations
-from training.data.formats.coco import find_splits, load_coco
+from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.formats.writing import Placement, place_images
 
 

@@ -1,0 +1,1 @@
+"""COCO: where it lies, reading and writing it."""

@@ -7,15 +7,13 @@ The pixels are counted from the header before anything is allocated for them. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageCms,
@@ -26,8 +24,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from model.runtime.images import jpeg, png
 from model.runtime.images.errors import DamagedImage, ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
+from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
 from model.runtime.images.signatures import sniff_format
 
@@ -38,17 +38,6 @@ _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-}
-
-# EXIF 2.3, tag 0x0112: the value says how the stored picture lies; the transposition puts it upright.
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -70,10 +59,11 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     Raises:
         ImageError: as `read_picture`, as far as the header shows it.
     """
-    image, format = _open(data, limits)
+    data, format = _accepted(data, limits)
+    image = _open(data, format, limits)
     width, height = image.size
     # Pillow swaps a TIFF's sides by itself.
-    if format != "TIFF" and _orientation(image) >= 5:
+    if format != "TIFF" and exif_orientation(image) >= 5:
         width, height = height, width
     return ImageHeader(format, width, height)
 
@@ -89,15 +79,15 @@ def read_picture(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: 
         TooManyPixels: the header announces more than `limits.max_pixels`; nothing was decoded.
         DamagedImage: the file is cut short or broken. A part of a picture is never returned.
     """
-    image: Image.Image
-    image, format = _open(data, limits)
+    data, format = _accepted(data, limits)
+    opened = _open(data, format, limits)
     try:
-        image.load()
-        tiff_tags = getattr(image, "tag_v2", {})
-        # After loading, because a PNG's EXIF may lie behind its pixels and because Pillow turns a TIFF itself.
-        if upright and (turn := _UPRIGHT.get(_orientation(image))) is not None:
-            image = image.transpose(turn)
-        return _to_picture(image, tiff_tags)
+        image = _loaded(opened, data)
+        # After loading, because a PNG's EXIF may lie behind its pixels. Pillow turns a TIFF itself.
+        orientation = exif_orientation(image) if upright and format != "TIFF" else 1
+        if isinstance(image, PngImagePlugin.PngImageFile) and (picture := png.to_picture(image, data)) is not None:
+            return turned(picture, orientation)
+        return _to_picture(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
     except MemoryError:
@@ -106,14 +96,20 @@ def read_picture(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: 
         raise DamagedImage(f"the {format} image cannot be decoded: {error}") from error
 
 
-def _open(data: bytes, limits: ImageLimits) -> tuple[ImageFile.ImageFile, ImageFormat]:
+def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
+    """What is to be parsed, and as what."""
     if not data:
         raise NotAnImage("the image is empty: 0 bytes")
     format = sniff_format(data)
     if format is None:
         raise NotAnImage("the bytes are no image: they begin like no known image format")
-    if format not in limits.formats:
-        raise UnsupportedFormat(format, limits.formats)
+    for accepted in limits.formats:
+        if format == accepted:
+            return (png.picture_chunks(data) if accepted == "PNG" else data), accepted
+    raise UnsupportedFormat(format, limits.formats)
+
+
+def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.ImageFile:
     if format == "WEBP":
         # The plugin's decoder allocates the canvas when it is opened.
         limits.check_pixels(*_webp_size(data))
@@ -131,7 +127,19 @@ def _open(data: bytes, limits: ImageLimits) -> tuple[ImageFile.ImageFile, ImageF
         raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
     except Exception as error:  # see read_picture
         raise DamagedImage(f"the {format} image's header cannot be read: {error}") from error
-    return image, format
+    return image
+
+
+def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """The image of `data` with its pixels. Raises OSError where they are cut short, and whatever else Pillow raises."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        ended = jpeg.ended(data)
+        if ended is None:
+            raise OSError("image file is truncated")
+        if ended is not data:
+            image = JpegImagePlugin.JpegImageFile(BytesIO(ended))
+    image.load()
+    return image
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -147,26 +155,15 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 when there is none or the EXIF block is broken, which does not break the picture."""
-    try:
-        # The base class's: the PNG plugin's own decodes the pixels in search of late metadata.
-        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises whatever a broken block makes it stumble over
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _to_picture(image: Image.Image, tiff_tags: Mapping[int, Any]) -> Picture:
+def _to_picture(image: Image.Image) -> Picture:
     """The picture of a loaded image of any mode."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint16, copy=False)  # the machine's byte order
-        bits = 12 if tiff_tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else None
-        key = image.info.get("transparency")
-        transparent = values == key if isinstance(key, int) else None
-        if tiff_tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero; Pillow leaves it so
+        tags = getattr(image, "tag_v2", {})
+        bits = 12 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else None
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero; Pillow leaves it so
             values = (2 ** (bits or 16) - 1) - values
-        return Picture(values, significant_bits=bits, transparent=transparent)
+        return Picture(values, significant_bits=bits)
     if image.mode in ("I", "F"):
         return Picture(np.asarray(image))
     if image.mode == "LAB":

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-TAG: Final = 0x0112
+from model.runtime.images.orientation import exif_orientation
+
 _FLIPS: Final = {
     2: (True, False),
     3: (True, True),
@@ -28,8 +29,7 @@ def orientation_of(image: Image.Image) -> int:
     """1 to 8; 1, as it lies, where the tag is missing or senseless. Pillow turns TIFFs by itself."""
     if image.format == "TIFF":
         return 1
-    value = image.getexif().get(TAG, 1)
-    return value if value in _FLIPS else 1
+    return exif_orientation(image)
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from model.runtime.images.decode import decode_image, load_image
 from model.runtime.images.errors import DamagedImage, NotAnImage, TooManyPixels
@@ -179,6 +180,20 @@ def test_orientation_out_of_range_is_none(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encode(picture(), "PNG", exif=exif)
     np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+def test_orientation_that_stands_only_in_xmp_turns_nothing(format: str) -> None:
+    """Browsers and viewers turn by EXIF alone."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": xmp}
+    if format == "PNG":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    data = encode(picture(), format, **options)
+    assert b"Orientation" in data
+    np.testing.assert_array_equal(decode_image(data), decode_image(encode(picture(), format)))
+    assert (probe(data).width, probe(data).height) == (40, 24)
 
 
 def png_with_late_exif(orientation: int) -> bytes:

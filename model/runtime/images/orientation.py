@@ -1,0 +1,63 @@
+"""EXIF orientations (EXIF 2.3, tag 0x0112): how a stored picture lies, and what puts it upright."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from model.runtime.images.picture import Picture
+
+UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_Values = TypeVar("_Values", bound=np.generic)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1..8, of the EXIF block alone: `getexif` would take one of XMP, which viewers do not turn by.
+
+    1 when there is none or the EXIF block is broken, which does not break the picture.
+    """
+    block = image.info.get("exif")
+    if not block:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        value: Any = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises whatever a broken block makes it stumble over
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def turned(picture: Picture, orientation: int) -> Picture:
+    """The picture upright. An orientation that is none of 2..8 leaves it as it is."""
+    if orientation not in UPRIGHT:
+        return picture
+    transparent = picture.transparent
+    return replace(
+        picture,
+        values=_turned(picture.values, orientation),
+        transparent=None if transparent is None else _turned(transparent, orientation),
+    )
+
+
+def _turned(values: NDArray[_Values], orientation: int) -> NDArray[_Values]:
+    if orientation in (2, 3, 7, 8):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        values = values[::-1]
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    return np.ascontiguousarray(values)

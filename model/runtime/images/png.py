@@ -1,0 +1,111 @@
+"""PNG beyond Pillow: which chunks make the picture, all bits of 16-bit colors, transparent colors of any depth.
+
+PNG specification, third edition: chunks in section 5, transparent colors in 11.3.1.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import PngImagePlugin
+
+from model.runtime.images.errors import DamagedImage
+from model.runtime.images.picture import Picture
+
+_SIGNATURE_LENGTH: Final = 8
+_USED: Final = (b"tRNS", b"eXIf")
+"""Ancillary chunks that change how the picture looks. Texts, profiles, previews and animations do not."""
+
+_GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6
+
+
+def picture_chunks(data: bytes) -> bytes:
+    """The PNG without the chunks that viewers pass over: unused ones, and ancillary ones with a wrong checksum.
+
+    Pillow would unpack texts and profiles, refuse those over 1 MB, and check none of the pixels' checksums. What comes
+    after a chunk that is none or is cut short is left for it to judge.
+
+    Raises DamagedImage when a critical chunk (header, palette, pixels) has a wrong checksum.
+    """
+    view = memoryview(data)
+    kept: list[memoryview] = [view[:_SIGNATURE_LENGTH]]
+    position = _SIGNATURE_LENGTH
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data) or not name.isalpha():
+            break
+        critical = not name[0] & 0x20
+        if critical or name in _USED:
+            intact = zlib.crc32(view[position + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
+            if critical and not intact:
+                raise DamagedImage(
+                    f"the PNG image is damaged: the {name.decode('ascii', 'replace')} chunk at byte {position} has a "
+                    f"wrong checksum"
+                )
+            if intact:
+                kept.append(view[position:end])
+        position = end
+        if name == b"IEND":
+            return b"".join(kept)
+    return b"".join([*kept, view[position:]])
+
+
+def to_picture(image: PngImagePlugin.PngImageFile, data: bytes) -> Picture | None:
+    """The picture, as stored, of a loaded PNG of `data`; None for one that Pillow's own conversion serves: 8-bit colors
+    with or without alpha, and palettes."""
+    depth, color = data[24], data[25]
+    key = image.info.get("transparency")
+    if depth == 16 and color != _GRAY:
+        return _deep(image, data, color)
+    if color == _GRAY:
+        values = np.asarray(image) if depth == 16 else np.asarray(image.convert("L"))
+        if not isinstance(key, int):
+            return Picture(values)
+        # Only the lowest bits of the key count, and Pillow has spread samples of less than 8 bits over 0..255.
+        key &= 2**depth - 1
+        see_through = values == (key * 255 // (2**depth - 1) if depth < 8 else key)
+        return Picture(values, transparent=see_through) if depth == 16 else Picture(_whitened(values, see_through))
+    if color == _RGB and isinstance(key, tuple):
+        values = np.asarray(image)
+        return Picture(_whitened(values, (values == np.array(key) % 256).all(axis=2)))
+    return None
+
+
+def _whitened(values: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    values = values.copy()
+    values[where] = 255
+    return values
+
+
+def _deep(image: PngImagePlugin.PngImageFile, data: bytes, color: int) -> Picture:
+    """16-bit gray with alpha, RGB and RGBA: uint16, laid over white where it is half transparent."""
+    if color == _GRAY_ALPHA:
+        # Four bytes a pixel, as 8-bit RGBA: the header of the latter lets Pillow's decoder hand out all four.
+        header = data[12:24] + bytes([8, _RGBA]) + data[26:29]
+        patched = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+        samples = np.asarray(PngImagePlugin.PngImageFile(BytesIO(patched))).view(">u2").astype(np.uint16)
+    else:
+        # Pillow keeps the high bytes; taken for little-endian samples, the low bytes are the high ones.
+        again = PngImagePlugin.PngImageFile(BytesIO(data))
+        again.tile = [tile._replace(args=f"{again.mode};16L") for tile in again.tile]
+        samples = np.asarray(image).astype(np.uint16)
+        samples *= 256
+        samples += np.asarray(again)
+    key = image.info.get("transparency")
+    if color == _RGB:
+        transparent = (samples == np.array(key)).all(axis=2) if isinstance(key, tuple) else None
+        return Picture(samples, transparent=transparent)
+    alpha, colors = samples[..., -1:], samples[..., :-1]
+    values = colors if color == _RGBA else colors[..., 0]
+    if (alpha == 65535).all():
+        return Picture(np.ascontiguousarray(values))
+    opacity = alpha.astype(np.float32) / 65535
+    over_white = np.rint(colors * opacity + 65535 * (1 - opacity)).astype(np.uint16)
+    transparent = alpha[..., 0] == 0
+    return Picture(over_white if color == _RGBA else over_white[..., 0], transparent=transparent)

@@ -1,0 +1,64 @@
+"""A JPEG that lacks nothing but its end marker is a picture; one that is cut short is damaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import DamagedImage
+from tests.model.runtime.images.pictures import encode, picture
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline": ("RGB", {}),
+    "gray": ("L", {}),
+    "CMYK": ("CMYK", {}),
+    "fine": ("RGB", {"quality": 98, "subsampling": 0}),
+    "progressive": ("RGB", {"progressive": True}),
+    "progressive gray": ("L", {"progressive": True}),
+    "restart intervals": ("RGB", {"restart_marker_blocks": 2}),
+}
+BEHIND = {
+    "nothing": b"",
+    "zeros": bytes(16),
+    "a disk's sector of zeros": bytes(4096),
+    "erased flash": b"\xff" * 512,
+    "half a marker": b"\xff",
+    "something else": b"0000 appended by a camera",
+}
+
+
+@pytest.fixture(scope="module")
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8))
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize(("mode", "options"), KINDS.values(), ids=KINDS)
+def test_without_its_end_marker(mode: str, options: dict[str, Any], behind: bytes, noise: Image.Image) -> None:
+    for image in (noise, picture(), Image.new("RGB", (40, 24), "white")):
+        data = encode(image.convert(mode), "JPEG", **options)
+        np.testing.assert_array_equal(decode_image(data[:-2] + behind), decode_image(data))
+
+
+@pytest.mark.parametrize("filler", [b"", bytes(4096), b"\xff" * 4096], ids=["as it is", "zeros", "erased flash"])
+@pytest.mark.parametrize(("mode", "options"), KINDS.values(), ids=KINDS)
+def test_cut_short(mode: str, options: dict[str, Any], filler: bytes, noise: Image.Image) -> None:
+    data = encode(noise.convert(mode), "JPEG", **options)
+    for cut in [*range(3, 12), *range(12, len(data) - 2, 97)]:
+        with pytest.raises(DamagedImage):
+            decode_image(data[:-cut] + filler)
+
+
+def test_a_progressive_one_that_ends_between_two_scans_is_cut_short(noise: Image.Image) -> None:
+    data = encode(noise, "JPEG", progressive=True)
+    at = -1
+    for _ in range(data.count(b"\xff\xda") - 1):
+        at = data.index(b"\xff\xda", at + 1)
+        tables = data.rfind(b"\xff\xc4", 0, at)
+        for cut in (at, tables):
+            with pytest.raises(DamagedImage):
+                decode_image(data[:cut])

@@ -1,0 +1,134 @@
+"""PNGs with everything that Pillow alone does not do: bulky or damaged side chunks, deep colors, transparent colors."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import DamagedImage
+from model.runtime.images.reading import probe, read_picture
+from tests.model.runtime.images.pictures import encode, picture
+
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(rows: list[bytes], width: int, depth: int, color: int, *before: bytes) -> bytes:
+    """A PNG of unfiltered rows, with more chunks before its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + pixels + chunk(b"IEND", b"")
+
+
+def deep(values: NDArray[np.uint16], color: int, *before: bytes) -> bytes:
+    """A 16-bit PNG of uint16 [H, W, C]."""
+    return png([row.astype(">u2").tobytes() for row in values], values.shape[1], 16, color, *before)
+
+
+def with_chunk(extra: bytes) -> bytes:
+    data = encode(picture(), "PNG")
+    return data[:33] + extra + data[33:]
+
+
+def wrong_checksum(intact: bytes) -> bytes:
+    return intact[:-1] + bytes([intact[-1] ^ 1])
+
+
+MEGABYTES = b"<x>1</x>" * 190_000
+PASSED_OVER = {
+    "text of an instrument": chunk(b"zTXt", b"meta\0\0" + zlib.compress(MEGABYTES)),
+    "XMP, compressed": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(MEGABYTES)),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + MEGABYTES),
+    "plain text": chunk(b"tEXt", b"meta\0" + MEGABYTES),
+    "text that is no text": chunk(b"zTXt", b"\xff"),
+    "color profile": chunk(b"iCCP", b"mine\0\0" + zlib.compress(MEGABYTES)),
+    "color profile that unpacks to a gigabyte": chunk(b"iCCP", b"mine\0\0" + zlib.compress(bytes(2**20)) * 1000),
+    "many texts": chunk(b"zTXt", b"meta\0\0" + zlib.compress(b" " * 900_000)) * 80,
+    "an unknown chunk": chunk(b"miNe", b"what is this"),
+    "wrong checksum of a text": wrong_checksum(chunk(b"tEXt", b"meta\0hello")),
+    "wrong checksum of a profile": wrong_checksum(chunk(b"iCCP", b"mine\0\0" + zlib.compress(b"profile"))),
+    "wrong checksum of a transparent color": wrong_checksum(chunk(b"tRNS", bytes(6))),
+    "wrong checksum of an orientation": wrong_checksum(chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0")),
+    "dates and sizes": chunk(b"tIME", bytes(7)) + chunk(b"pHYs", bytes(9)),
+}
+
+
+@pytest.mark.parametrize("extra", PASSED_OVER.values(), ids=PASSED_OVER)
+def test_what_viewers_pass_over_does_not_matter(extra: bytes) -> None:
+    data = with_chunk(extra)
+    assert (probe(data).width, probe(data).height) == (40, 24)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
+    behind = encode(picture(), "PNG")
+    behind = behind[:-12] + extra + behind[-12:] + b"what follows the end is nobody's"
+    np.testing.assert_array_equal(decode_image(behind), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("name", ["IHDR", "PLTE", "IDAT"])
+def test_a_wrong_checksum_of_what_makes_the_picture_is_damage(name: str) -> None:
+    data = bytearray(encode(picture().quantize(8), "PNG"))
+    at = data.index(name.encode())
+    data[at + 4 + struct.unpack(">I", data[at - 4 : at])[0]] ^= 1
+    with pytest.raises(DamagedImage, match=f"the {name} chunk at byte {at - 4} has a wrong checksum"):
+        decode_image(bytes(data))
+
+
+def gray(width: int, depth: int, row: bytes, key: bytes) -> bytes:
+    return png([row], width, depth, GRAY, chunk(b"tRNS", key))
+
+
+# (what it is, file, the gray or red values that a viewer shows)
+TRANSPARENT_COLORS: list[tuple[str, bytes, list[int]]] = [
+    ("1-bit gray, black", gray(2, 1, b"\x40", b"\0\0"), [255, 255]),
+    ("1-bit gray, white", gray(2, 1, b"\x40", b"\0\1"), [0, 255]),
+    ("2-bit gray", gray(4, 2, b"\x1b", b"\0\1"), [0, 255, 170, 255]),
+    ("2-bit gray, the key's high bits do not count", gray(4, 2, b"\x1b", b"\0\5"), [0, 255, 170, 255]),
+    ("2-bit gray, the key is no stretched value", gray(4, 2, b"\x1b", b"\0\2"), [0, 85, 255, 255]),
+    ("4-bit gray", gray(4, 4, b"\x0a\x5f", b"\0\x0a"), [0, 255, 85, 255]),
+    ("8-bit gray", gray(3, 8, b"\0\x4d\xff", b"\0\x4d"), [0, 255, 255]),
+    ("8-bit RGB", png([b"\1\2\3\1\2\4"], 2, 8, RGB, chunk(b"tRNS", b"\0\1\0\2\0\3")), [255, 1]),
+]
+NAMES = [row[0] for row in TRANSPARENT_COLORS]
+
+
+@pytest.mark.parametrize(("data", "shown"), [row[1:] for row in TRANSPARENT_COLORS], ids=NAMES)
+def test_one_color_is_transparent(data: bytes, shown: list[int]) -> None:
+    assert decode_image(data)[0, :, 0].tolist() == shown
+
+
+def test_transparent_colors_of_16_bits() -> None:
+    """All 16 bits are compared, not only the high ones."""
+    grays = read_picture(gray(3, 16, b"\0\0\x12\x34\x12\x35", b"\x12\x34"))
+    colors = np.array([[[256, 2, 3], [257, 2, 3], [256, 2, 4]]], np.uint16)
+    for picture, shown in (
+        (grays, [[False, True, False]]),
+        (read_picture(deep(colors, RGB, chunk(b"tRNS", b"\1\0\0\2\0\3"))), [[True, False, False]]),
+    ):
+        assert picture.transparent is not None
+        assert picture.transparent.tolist() == shown
+
+
+@pytest.mark.parametrize(("color", "channels"), [(RGB, 3), (RGBA, 4), (GRAY_ALPHA, 2)])
+def test_16_bits_of_every_color_are_kept(color: int, channels: int) -> None:
+    values = np.random.default_rng(color).integers(0, 65536, (6, 5, channels)).astype(np.uint16)
+    if color in (RGBA, GRAY_ALPHA):
+        values[..., -1] = 65535
+    colors = {RGB: values, RGBA: values[..., :3], GRAY_ALPHA: values[..., 0]}[color]
+    decoded = read_picture(deep(values, color))
+    np.testing.assert_array_equal(decoded.values, colors)
+    assert decoded.values.dtype == np.uint16
+    turn_right = chunk(b"eXIf", b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 0x0112, 3, 1, 6) + bytes(4))
+    np.testing.assert_array_equal(read_picture(deep(values, color, turn_right)).values, np.rot90(colors, -1))
+
+
+def test_16_bits_with_alpha_lie_over_white() -> None:
+    shown = decode_image(deep(np.array([[[0, 0, 0, 0], [0, 0, 0, 32768], [257, 0, 0, 65535]]], np.uint16), RGBA))
+    assert shown.tolist() == [[[255, 255, 255], [127, 127, 127], [1, 0, 0]]]
+    assert decode_image(deep(np.array([[[0, 0], [0, 32768]]], np.uint16), GRAY_ALPHA))[0, :, 0].tolist() == [255, 127]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.kernels.keypoints import decode_keypoints
 from model.runtime.kernels.masks import encode_masks
 
@@ -33,6 +34,7 @@ class Preprocessing(BaseModel):
     max_size: int = Field(1333, ge=1, description="longest side after resizing; wins over min_size")
     allow_downscale: bool = Field(True, description="shrink images whose shorter side exceeds min_size")
     bucket_step: int = Field(32, ge=32, multiple_of=32, description="the padded sides are multiples of this")
+    intensity: Intensity = Field(AUTO, description="how values become 8 bits")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

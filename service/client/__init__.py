@@ -15,9 +15,10 @@ from service.client.errors import (
     UnreachableError,
     UnreadableFileError,
 )
-from service.client.prediction import Prediction
+from service.client.prediction import AppliedIntensity, Prediction
 
 __all__ = [
+    "AppliedIntensity",
     "AsyncClient",
     "Client",
     "ClientError",

@@ -20,6 +20,7 @@ from service.client.attempts import Attempts
 from service.client.errors import ConnectionLostError, ServerProblem, UnreachableError
 
 MaskForm = Literal["rle", "rle_uncompressed", "polygon", "none"]
+IntensityMode = Literal["auto", "full-range", "min-max", "percentile"]
 
 JSON = "application/json"
 IMAGE = "image/x-any"
@@ -32,7 +33,8 @@ class PredictOptions(TypedDict, total=False):
     """What may be asked for; what is left out, or None, is up to the server.
 
     score_threshold: detections score more than this, 0 to 1. max_detections: at most this many, the best.
-    labels: only these, by name. masks: how the server sends them, which `Prediction` hides; "none" saves time.
+    labels: only these, by name. intensity, low, high: how values become 8 bits; without `intensity`, low and high are
+    values of the file. masks: how the server sends them, which `Prediction` hides; "none" saves time.
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
     timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
     """
@@ -41,6 +43,9 @@ class PredictOptions(TypedDict, total=False):
     max_detections: int | None
     labels: Sequence[str]
     masks: MaskForm
+    intensity: IntensityMode | None
+    low: float | None
+    high: float | None
     model: str | None
     version: int | None
     priority: Literal["interactive", "bulk"] | None

@@ -14,7 +14,7 @@ from typing import BinaryIO, get_args
 
 from maskserve.arguments import Parser
 from service.client.bulk import MISUSED, Bulk, Job, Tally
-from service.client.calls import MaskForm, PredictOptions
+from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
 from service.client.errors import ClientError, ServerProblem
 from service.client.formats import FRAMES, Dataset, FormatName, Output
@@ -144,6 +144,9 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "max_detections": asked.max_detections,
         "labels": asked.labels,
         "masks": asked.masks,
+        "intensity": asked.intensity,
+        "low": asked.low,
+        "high": asked.high,
         "model": asked.model,
         "version": asked.version,
         "priority": asked.priority,
@@ -207,6 +210,13 @@ def _parser() -> argparse.ArgumentParser:
     wishes(
         "--masks", choices=get_args(MaskForm), default="rle", help="their form in the results (default: %(default)s)"
     )
+    wishes(
+        "--intensity",
+        choices=get_args(IntensityMode),
+        help="how values become 8 bits (default: as the model says, which is auto unless it was trained otherwise)",
+    )
+    wishes("--low", type=float, metavar="VALUE", help="becomes black: a value of the file, or with percentile percent")
+    wishes("--high", type=float, metavar="VALUE", help="becomes white, likewise")
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
     results("--output", type=Path, metavar="FILE", help="default: stdout")

@@ -53,16 +53,22 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
     """
     from model.runtime.images.decode import load_image
     from model.runtime.images.errors import ImageError
+    from model.runtime.images.intensity import AUTO, Intensity
     from model.runtime.images.limits import DEFAULT_LIMITS
     from model.runtime.overlay import draw_overlay, to_png
 
     # The server took the image, so it is not too large for it, whatever its limit is.
     pixels = max(DEFAULT_LIMITS.max_pixels, prediction.width * prediction.height)
+    done = prediction.intensity  # the same window again, so that what is seen is what the network saw
+    window = AUTO
+    if done is not None:
+        flat = done.low == done.high
+        window = Intensity(mode="min-max") if flat else Intensity(mode="full-range", low=done.low, high=done.high)
     # The version that answered may not be the newest, which `labels` is about.
     known = dict(labels) | dict(zip(prediction.label_ids.tolist(), prediction.labels, strict=True))
     names = [known.get(number, "") for number in range(1, max(known, default=0) + 1)]
     try:
-        image = load_image(source, replace(DEFAULT_LIMITS, max_pixels=pixels))
+        image = load_image(source, replace(DEFAULT_LIMITS, max_pixels=pixels), intensity=window)
         picture = to_png(draw_overlay(image, prediction.to_detections(), names))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)

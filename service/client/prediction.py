@@ -15,6 +15,23 @@ from model.runtime.detections import RLE, Detections
 # `model.runtime.kernels.rle` is imported where it is used: it loads numba, which takes longer than many a request.
 
 
+@dataclass(frozen=True, slots=True)
+class AppliedIntensity:
+    """How the server made 8 bits of an image's values: `low` became black and `high` white, in the file's own values.
+
+    mode: "auto", "declared" (by the file), or what was asked for. not_finite: values that were NaN or infinite.
+    """
+
+    mode: str
+    low: float
+    high: float
+    not_finite: int = 0
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Self:
+        return cls(said["mode"], said["low"], said["high"], said.get("not_finite", 0))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """The detections in one image, columns side by side in falling score.
@@ -25,6 +42,7 @@ class Prediction:
         asked for.
     keypoints: float32 [N, K, 3] as (x, y, the heatmap's logit), or None when the model has none.
     width, height: of the image as seen, in pixels. timing_ms: milliseconds by stage.
+    intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are.
     json: the server's answer.
     """
 
@@ -32,6 +50,7 @@ class Prediction:
     version: int
     width: int
     height: int
+    intensity: AppliedIntensity | None
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: tuple[str, ...]
@@ -45,13 +64,14 @@ class Prediction:
     def from_json(cls, answer: dict[str, Any]) -> Self:
         """From the JSON of `POST /predict`, which keeps a place in it."""
         width, height = answer["image"]["width"], answer["image"]["height"]
-        masks, keypoints = answer.get("masks"), answer.get("keypoints")
+        masks, keypoints, intensity = answer.get("masks"), answer.get("keypoints"), answer["image"].get("intensity")
         count = len(answer["scores"])
         return cls(
             model=answer["model"]["name"],
             version=answer["model"]["version"],
             width=width,
             height=height,
+            intensity=None if intensity is None else AppliedIntensity.from_json(intensity),
             boxes=np.array(answer["boxes"], np.float32).reshape(count, 4),
             scores=np.array(answer["scores"], np.float32),
             labels=tuple(answer["labels"]),

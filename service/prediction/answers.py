@@ -13,6 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
+from model.runtime.images.intensity import Applied
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
 from service.models.catalog import ServedModel
@@ -27,6 +28,7 @@ class Detected:
     """One image's answer before it is rendered.
 
     `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for.
+    `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
     """
 
     model: ServedModel
@@ -34,6 +36,7 @@ class Detected:
     detections: Detections
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
+    intensity: Applied | None = None
 
 
 def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     height, width = detected.size
     answer: dict[str, Any] = {
         "model": {"name": model.name, "version": model.version},
-        "image": {"width": width, "height": height},
+        "image": {"width": width, "height": height, **_intensity(detected.intensity)},
         "boxes": detections.boxes,
         "labels": [model.label_names[label] for label in detections.labels],
         "label_ids": detections.labels,
@@ -88,6 +91,15 @@ def picture(detected: Detected) -> bytes:
 def to_json(answer: Any) -> bytes:
     """UTF-8 JSON. float32 values are written with the fewest digits that read back the same."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _intensity(applied: Applied | None) -> dict[str, Any]:
+    if applied is None:
+        return {}
+    said: dict[str, Any] = {"mode": applied.mode, "low": applied.low, "high": applied.high}
+    if applied.not_finite:
+        said["not_finite"] = applied.not_finite
+    return {"intensity": said}
 
 
 def _mask(mask: RLE, form: MaskFormat) -> Any:

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from model.runtime.images.intensity import Intensity, Mode
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
 from service.scheduling.priority import Priority
@@ -32,6 +33,7 @@ class Options:
     max_detections: int
     label_ids: frozenset[int] | None
     masks: MaskFormat
+    intensity: Intensity
 
 
 class PredictParameters(BaseModel):
@@ -56,9 +58,20 @@ class PredictParameters(BaseModel):
         description="`rle`: COCO's compressed RLE, `rle_uncompressed`: its run lengths as numbers, `polygon`: "
         "polygons, all parts and holes, `none`: leave masks out, which saves their time.",
     )
+    intensity: Mode | None = Field(
+        None,
+        description="How values become 8 bits. `full-range`: all that the file's type can hold, or from `low` to "
+        "`high`; `min-max`: from the image's least to its largest; `percentile`: from `low` to `high` percent, 0.1 and "
+        "99.9 if not given; `auto`: 8 bits stay as they are, deeper values are scaled by the range that the file "
+        "declares, or by the depth that holds them. Default: the model's, which is `auto` unless trained otherwise.",
+    )
+    low: FiniteFloat | None = Field(
+        None, description="Becomes black: a value of the file, also without `intensity`, or with `percentile` percent."
+    )
+    high: FiniteFloat | None = Field(None, description="Becomes white, likewise.")
 
     def options(self, model: ServedModel) -> Options:
-        """Fill in the model's defaults. Raises Problem naming the known labels if one is unknown."""
+        """Fill in the model's defaults. Raises Problem: a label is unknown, or `low` and `high` contradict the rest."""
         defaults = model.manifest.defaults
         thresholds = None if self.score_threshold is not None else model.score_thresholds
         lowest = defaults.score_threshold if thresholds is None else float(thresholds[1:].min())
@@ -68,7 +81,18 @@ class PredictParameters(BaseModel):
             defaults.max_detections if self.max_detections is None else self.max_detections,
             self._label_ids(model),
             self.masks,
+            self._intensity(model),
         )
+
+    def _intensity(self, model: ServedModel) -> Intensity:
+        if self.intensity is None and self.low is None and self.high is None:
+            return model.manifest.preprocessing.intensity
+        try:
+            return Intensity(mode=self.intensity or "full-range", low=self.low, high=self.high)
+        except ValidationError as contradiction:
+            message = contradiction.errors()[0]["msg"].removeprefix("Value error, ")
+            errors = [{"parameter": "intensity", "message": message}]
+            raise Problem(INVALID_PARAMETER, f"intensity: {message}.", extra={"errors": errors}) from None
 
     def _label_ids(self, model: ServedModel) -> frozenset[int] | None:
         if not self.labels:

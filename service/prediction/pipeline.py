@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import OutOfMemory
-from model.runtime.images.decode import decode_image
-from model.runtime.images.errors import ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
+from model.runtime.images.errors import ImageError, NotAnImage, TooManyPixels, UnknownRange, UnsupportedFormat
+from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.reading import read_picture
 from model.runtime.preprocess import Prepared, prepare, stack, to_original
 from service.http.problems import (
     DAMAGED_IMAGE,
+    INVALID_PARAMETER,
     NOT_AN_IMAGE,
     OUT_OF_MEMORY,
     TOO_MANY_PIXELS,
@@ -91,7 +93,9 @@ class Pipeline:
         record.at = "decode"
         arrived = time.monotonic()
         try:
-            (prepared, image), seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
+            (prepared, image, applied), seconds = await self.decode_pool.run(
+                lambda: decode(job, self._limits), job.priority
+            )
         except ImageError as error:
             raise _as_problem(error) from error
         decoded = time.time_ns()
@@ -101,7 +105,7 @@ class Pipeline:
         computed = await self._compute(job, prepared)
         record.at = "postprocess"
         (rendered, score_counts), _ = await self.postprocess_pool.run(
-            lambda: postprocess(job, prepared, image, computed, render), job.priority
+            lambda: postprocess(job, prepared, image, applied, computed, render), job.priority
         )
         record.at = "answer"
         self._metrics.image(record.stage_seconds())
@@ -137,10 +141,13 @@ class Pipeline:
         self.postprocess_pool.close()
 
 
-def decode(job: Job, limits: ImageLimits) -> tuple[Prepared, NDArray[np.uint8] | None]:
-    """The image as the network takes it, and itself if wanted. The header's pixel count is checked before decoding."""
-    image = decode_image(job.encoded(), limits)
-    return prepare(image, job.model.manifest.preprocessing), image if job.keep_image else None
+def decode(job: Job, limits: ImageLimits) -> tuple[Prepared, NDArray[np.uint8] | None, Applied | None]:
+    """The image as the network takes it, itself if wanted, and what made 8 bits of its values.
+
+    The header's pixel count is checked before decoding.
+    """
+    image, applied = to_rgb(read_picture(job.encoded(), limits), job.options.intensity)
+    return prepare(image, job.model.manifest.preprocessing), image if job.keep_image else None, applied
 
 
 def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
@@ -157,6 +164,7 @@ def postprocess(
     job: Job,
     prepared: Prepared,
     image: NDArray[np.uint8] | None,
+    applied: Applied | None,
     computed: Computed[RawDetections],
     render: Callable[[Detected], Rendered],
 ) -> tuple[Rendered, list[tuple[str, ScoreCounts]]]:
@@ -175,7 +183,7 @@ def postprocess(
     )
     job.record.detections = len(detections)
     job.record.add("postprocess", time.perf_counter() - start)
-    rendered = render(Detected(job.model, prepared.original, detections, job.record, image))
+    rendered = render(Detected(job.model, prepared.original, detections, job.record, image, applied))
     score_counts = [
         (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
         for label in sorted(set(detections.labels.tolist()))
@@ -191,4 +199,6 @@ def _as_problem(error: ImageError) -> Problem:
         kind = UNSUPPORTED_FORMAT
     elif isinstance(error, TooManyPixels):
         kind = TOO_MANY_PIXELS
+    elif isinstance(error, UnknownRange):
+        kind = INVALID_PARAMETER
     return Problem(kind, str(error))

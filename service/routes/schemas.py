@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
 from model.runtime.bundles.manifest import Evaluation, Provenance, ServingDefaults
+from model.runtime.images.intensity import AppliedMode
 from model.runtime.preprocess import Preprocessing
 from service.models.catalog import ServedModel, VersionState
 
@@ -82,11 +83,23 @@ class ModelReference(BaseModel):
     version: int
 
 
+class AppliedIntensity(BaseModel):
+    """The window that was scaled to 8 bits, in the file's own values."""
+
+    mode: AppliedMode = Field(description="`declared`: the range or the bits that the file states")
+    low: float = Field(description="became black")
+    high: float = Field(description="became white")
+    not_finite: int | None = Field(None, description="values that were NaN or infinite; missing if there were none")
+
+
 class ImageSize(BaseModel):
     """Pixels of the image as seen, EXIF orientation applied."""
 
     width: int
     height: int
+    intensity: AppliedIntensity | None = Field(
+        None, description="Missing when the image had 8 bits and they were taken as they are."
+    )
 
 
 class CompressedRLE(BaseModel):

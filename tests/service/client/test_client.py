@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from service.client import (
+    AppliedIntensity,
     AsyncClient,
     Client,
     MaskForm,
@@ -128,6 +129,17 @@ def test_every_kind_of_image_gives_the_same_answer(server: Server, tmp_path: Pat
         gray_scores = client.predict(gray).scores
         for deep in (image[..., 0].astype(np.uint16) * 257, image[..., 0] / np.float32(255)):
             assert np.allclose(client.predict(Image.fromarray(deep)).scores, gray_scores, atol=0.01)
+
+
+def test_how_values_became_8_bits_can_be_asked_and_is_said(server: Server) -> None:
+    deep = Image.fromarray(picture(0)[..., 0].astype(np.uint16) * 16)
+    with Client(server.url) as client:
+        assert client.predict(encode(picture(0))).intensity is None
+        assert client.predict(deep).intensity == AppliedIntensity("auto", 0, 4095)
+        asked = client.predict(deep, intensity="full-range", low=16, high=4000.5)
+        assert asked.intensity == AppliedIntensity("full-range", 16, 4000.5)
+        with pytest.raises(ServerProblem, match="low and high do not go with min-max"):
+            client.predict(deep, intensity="min-max", low=1)
 
 
 def test_a_pillow_images_coordinates_are_its_own_whatever_its_exif_says(server: Server) -> None:

@@ -233,6 +233,23 @@ def test_overlays_are_the_servers_pictures(server: Server, images: Path, tmp_pat
         assert np.array_equal(np.asarray(Image.open(folder / drawn)), expected)
 
 
+@pytest.mark.parametrize("flags", [[], ["--intensity", "min-max"], ["--low", "100", "--high", "3000"]])
+def test_overlays_of_deep_pictures_show_what_the_network_saw(server: Server, tmp_path: Path, flags: list[str]) -> None:
+    for name, gray in ("a", picture(3)[..., 0]), ("flat", np.full((20, 20), 9)):
+        Image.fromarray(gray.astype(np.uint16) * 16).save(tmp_path / f"{name}.tif")
+    output, drawn = tmp_path / "answers.jsonl", tmp_path / "drawn"
+    arguments = ["--url", server.url, "--overlay", str(drawn), "--output", str(output), *flags]
+    assert main([str(tmp_path / "a.tif"), str(tmp_path / "flat.tif"), *arguments]) == 0
+    for answer in map(json.loads, output.read_text().splitlines()):
+        said = answer["image"]["intensity"]
+        assert flags == [] or said["mode"] in ("min-max", "full-range")
+        query = {"intensity": "min-max"} if "min-max" in flags else {"low": said["low"], "high": said["high"]}
+        data = Path(answer["file"]).read_bytes()
+        expected = server.client.post("/predict", params=query, files={"file": data}, headers={"Accept": "image/png"})
+        theirs = np.asarray(Image.open(BytesIO(expected.content)))
+        assert np.array_equal(np.asarray(Image.open(drawn / f"{Path(answer['file']).stem}.png")), theirs)
+
+
 def test_overlays_of_one_name_do_not_overwrite_each_other_and_are_no_input_of_the_next_run(
     server: Server, tmp_path: Path
 ) -> None:

@@ -105,8 +105,9 @@ class Run:
 def satisfy(case: Case) -> Case:
     """Change a request that its schema allows so that the server can answer it, where no schema can say what is right.
 
-    That is: labels are those of the model, there are as many images as `shape` says, an output is asked for once and
-    is one that there is, the header says how long the JSON is, and images are images.
+    That is: labels are those of the model, low and high go with the intensity, there are as many images as `shape`
+    says, an output is asked for once and is one that there is, the header says how long the JSON is, and images are
+    images.
     """
     operation = case.operation.label
     if operation.endswith("/unload"):
@@ -115,6 +116,7 @@ def satisfy(case: Case) -> Case:
         return case
     if case.query.get("labels"):
         case.query["labels"] = list(LABELS[: len(case.query["labels"])])
+    fit_window(case.query)
     body: Any = case.body
     if operation == "POST /predict/batch" and isinstance(body, dict):
         body["file"] = IMAGES[:2]
@@ -128,6 +130,15 @@ def satisfy(case: Case) -> Case:
     return case
 
 
+def fit_window(wishes: dict[str, Any]) -> None:
+    """`low` and `high` so that they are values of 8 bits and percent, and left out where the intensity has its own."""
+    for name, value in (("low", 5), ("high", 90)):
+        if wishes.get(name) is not None:
+            wishes[name] = value
+        if wishes.get("intensity") in ("auto", "min-max"):
+            wishes.pop(name, None)
+
+
 def infer_request(body: Any) -> dict[str, Any]:
     (tensor,) = body["inputs"]
     data: list[Any] = IN_BASE64[: len(tensor["data"])]
@@ -137,6 +148,7 @@ def infer_request(body: Any) -> dict[str, Any]:
     parameters = body.get("parameters") or {}
     if parameters.get("labels") is not None:
         parameters["labels"] = list(LABELS[: len(parameters["labels"])])
+    fit_window(parameters)
     without = {"KEYPOINTS", "MASKS"} if parameters.get("masks") == "none" else {"KEYPOINTS"}
     outputs = {output["name"]: output for output in body.get("outputs") or () if output["name"] not in without}
     return {**body, "outputs": list(outputs.values())}

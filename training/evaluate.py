@@ -26,7 +26,7 @@ from training.checkpoint import CheckpointError
 from training.command_line import stop
 from training.data.annotations.classes import add_class_flags
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, report
+from training.data.checking.broken import check, mended, report
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import TrainingData, load_splits
 from training.evaluation.evaluated import Evaluated, open_model
@@ -91,6 +91,8 @@ def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluat
     data = splits.train if name == "train" else splits.val
     if data is None:
         stop(f"{directory} has no validation split; use --split train")
+    for line in mended(data):
+        print(line, file=sys.stderr)
     problems = check(data, evaluated.task)
     if problems:
         stop(f"{data.name} ({data.root}):\n{report(problems)}")

@@ -19,7 +19,7 @@ import numpy as np
 from maskserve.arguments import Parser
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, drop_broken, report
+from training.data.checking.broken import check, drop_broken, mended, report
 from training.data.formats.known import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
 from training.data.formats.writing import Placement
 
@@ -57,7 +57,7 @@ def convert(
             lost = writer.save(data, folder, split, placement)
             if data.num_keypoints and writer.name not in ("coco", "coco_keypoints"):
                 lost = [f"keypoints: {writer.name} has none", *lost]
-            lines += [*skipped, *_summary(split, data)]
+            lines += [*mended(loaded), *skipped, *_summary(split, data)]
             lines += [f"  not written: {line}" for line in lost[:SHOWN]]
             lines += [f"  ... and {len(lost) - SHOWN} more images with losses"] if len(lost) > SHOWN else []
         if target.exists():

@@ -11,6 +11,7 @@ from pathlib import Path
 from training.data.annotations.fields import Kind
 from training.data.annotations.packed import PackedAnnotations, PackedImages
 from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.repair import Repair
 
 
 class DatasetError(ValueError):
@@ -47,7 +48,7 @@ class Dataset:
 
     images and annotations may be given as any sequence and are packed, so that worker processes can share them.
     categories are sorted by id; label l is categories[l - 1]. problems names the records that were left out in loading.
-    num_keypoints is K, 0 in a dataset without keypoints.
+    repairs counts what was mended there. num_keypoints is K, 0 in a dataset without keypoints.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     annotations: Sequence[Annotations]
     num_keypoints: int = 0
     problems: tuple[Problem, ...] = ()
+    repairs: tuple[Repair, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", PackedImages.pack(self.images))

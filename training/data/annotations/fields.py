@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
@@ -30,6 +28,9 @@ Kind = Literal[
     "unreadable image",
     "unreadable annotations",
     "bad mask",
+    "box off mask",
+    "bad keypoints",
+    "unclear orientation",
     "size mismatch",
 ]
 
@@ -56,66 +57,45 @@ def get(record: Any, key: str, where: str) -> Any:
 
 
 def integer(record: Any, key: str, where: str) -> int:
-    """A whole number of 64 bits; 3.0 is one, as tables exported from pandas have it, true and "3" are not."""
+    """A whole number of 64 bits; 3.0 is one, as tables exported from pandas have it, and "3", as VIA writes it; true is
+    not."""
     value = get(record, key, where)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and str(int(value)) == value:
+        value = int(value)
     if (type(value) is int or (isinstance(value, float) and value.is_integer())) and abs(value) < 2**63:
         return int(value)
     raise BrokenRecord("wrong type", f"'{key}' of {where} is {value!r}, not a whole number")
 
 
+def flag(record: Any, key: str, where: str) -> bool:
+    """True or false, as tools write it: also 0 and 1, as numbers or texts; false where it is null or absent."""
+    value = get(record, key, where) if key in record else None
+    word = "" if value is None else str(value).strip().lower()
+    if word in ("", "0", "0.0", "false"):
+        return False
+    if word in ("1", "1.0", "true"):
+        return True
+    raise BrokenRecord("wrong type", f"{key} of {where} is {value!r}, not 0 or 1")
+
+
 def text(record: Any, key: str, where: str) -> str:
-    """A string that is not empty."""
+    """A string that is not empty; a number is one too, since names of classes may be 7."""
     value = get(record, key, where)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str) or not value:
         raise BrokenRecord("wrong type", f"'{key}' of {where} is {value!r}, not a text")
     return value
 
 
-def numbers(value: Any, where: str) -> NDArray[np.float64]:
-    """float64 [n]; strings are not numbers here, though numpy would take them."""
+def numbers(value: Any, where: str, *, finite: bool = True) -> NDArray[np.float64]:
+    """float64 [n]; strings are not numbers here, though numpy would take them. finite: NaN and infinity are none."""
     try:
         array = np.array(value)
     except ValueError:  # ragged
         array = np.empty(0, object)
     if array.ndim != 1 or array.dtype.kind not in "iuf":
         raise BrokenRecord("wrong type", f"{where} is not a list of numbers")
-    if not np.isfinite(array).all():
+    if finite and not np.isfinite(array).all():
         raise BrokenRecord("non-finite number", f"{where} holds NaN or infinity")
     return array.astype(np.float64)
-
-
-def read_segmentation(value: Any, where: str) -> Segmentation:
-    """Polygons of 3 points or more, or an RLE, compressed if it was not; None for an absent or empty value."""
-    if value is None or value == []:
-        return None
-    if isinstance(value, dict):
-        return _rle(value, where)
-    if not isinstance(value, list) or not all(isinstance(polygon, list) for polygon in value):
-        raise BrokenRecord("wrong type", f"segmentation of {where} is neither an RLE nor a list of polygons")
-    polygons = []
-    for polygon in value:
-        points = numbers(polygon, f"polygon of {where}")
-        if len(points) < 6 or len(points) % 2:
-            raise BrokenRecord(
-                "bad polygon", f"{where} has a polygon of {len(points)} numbers: it needs 3 points or more"
-            )
-        polygons.append(points.reshape(-1, 2))
-    return tuple(polygons)
-
-
-def _rle(value: Mapping[str, Any], where: str) -> RLE:
-    counts = get(value, "counts", f"RLE of {where}")
-    size = numbers(get(value, "size", f"RLE of {where}"), f"RLE size of {where}")
-    if len(size) != 2 or (size < 1).any() or size.prod() >= 2**31:  # the mask API counts pixels in 32 bits
-        raise BrokenRecord("bad RLE", f"RLE of {where} has size {size.tolist()}, not [height, width]")
-    height, width = int(size[0]), int(size[1])
-    if isinstance(counts, str):
-        try:
-            return RLE((height, width), counts.encode("ascii"))
-        except UnicodeEncodeError:
-            raise BrokenRecord("bad RLE", f"RLE of {where} has characters that are not ASCII") from None
-    runs = numbers(counts, f"RLE counts of {where}")
-    if (runs < 0).any() or (runs % 1).any() or int(runs.sum()) != height * width:
-        raise BrokenRecord("bad RLE", f"runs of {where} add up to {runs.sum():.0f} pixels, not {height}x{width}")
-    packed = mask_api.frPyObjects({"size": [height, width], "counts": runs.astype(int).tolist()}, height, width)
-    return RLE((height, width), packed["counts"])

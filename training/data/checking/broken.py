@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from model.architecture import Task, has_keypoints, has_masks
@@ -21,9 +20,7 @@ from model.runtime.detections import RLE
 from model.runtime.kernels.rle import area
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.annotations.records import Annotations, ImageRecord
-
-BORDER = 1.0
-"""Pixels that a box may reach over the image's border: rounding does that in COCO's own files."""
+from training.data.annotations.runs import decode_runs
 
 
 def check(data: Dataset, task: Task = "masks") -> list[Problem]:
@@ -40,7 +37,6 @@ def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     problems = list(data.problems)
     for image, objects in zip(data.images, data.annotations, strict=True):
         problems += _check_file(image)
-        problems += _check_boxes(image, objects)
         if has_masks(task):
             problems += _check_masks(image, objects)
     return problems
@@ -59,6 +55,11 @@ def report(problems: Sequence[Problem], limit: int | None = None) -> str:
         if limit is not None and len(group) > limit:
             lines.append(f"  ... and {len(group) - limit} more")
     return "\n".join(lines)
+
+
+def mended(data: Dataset) -> list[str]:
+    """One line for each kind of fault that was mended in reading, with a count and an example."""
+    return [f"{data.name}, mended: {repair}" for repair in data.repairs]
 
 
 def drop_broken(data: Dataset, problems: Sequence[Problem]) -> Dataset:
@@ -102,21 +103,6 @@ def _check_file(image: ImageRecord) -> Iterator[Problem]:
         yield Problem("size mismatch", message, image.file, image.id)
 
 
-def _check_boxes(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:
-    x, y, width, height = annotations.xywh.T
-    empty = (width <= 0) | (height <= 0)
-    outside = (np.minimum(x, y) < -BORDER) | (x + width > image.width + BORDER) | (y + height > image.height + BORDER)
-    for row in np.flatnonzero(empty | outside):
-        box = ", ".join(f"{number:g}" for number in annotations.xywh[row])
-        where = f"annotation {annotations.ids[row]}: box [{box}] (x, y, width, height)"
-        id_ = int(annotations.ids[row])
-        if empty[row]:
-            yield Problem("empty box", f"{where} has no area", image.file, image.id, id_)
-        else:
-            message = f"{where} reaches out of the image of {image.width}x{image.height}"
-            yield Problem("box outside image", message, image.file, image.id, id_)
-
-
 def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:
     for row, segmentation in enumerate(annotations.segmentations):
         id_ = int(annotations.ids[row])
@@ -125,7 +111,7 @@ def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
             yield Problem("no mask", f"{where} has no segmentation", image.file, image.id, id_)
         elif isinstance(segmentation, RLE):
             height, width = segmentation.size
-            runs = _runs(segmentation.counts)
+            runs = decode_runs(segmentation.counts)
             if (height, width) != (image.height, image.width):
                 message = f"{where} has an RLE of {width}x{height} pixels, its image {image.width}x{image.height}"
                 yield Problem("bad RLE", message, image.file, image.id, id_)
@@ -134,36 +120,5 @@ def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
                 yield Problem("bad RLE", message, image.file, image.id, id_)
             elif runs[1::2].sum() == 0:
                 yield Problem("empty mask", f"{where} has no foreground pixel", image.file, image.id, id_)
-        elif _is_far(segmentation, image):
-            # not handed to the rasterizer, whose memory grows with the length of the outline
-            message = f"{where} has polygon points far outside the image of {image.width}x{image.height}"
-            yield Problem("bad polygon", message, image.file, image.id, id_)
         elif not area(annotations.select([row]).rles(image.height, image.width)[0]):
             yield Problem("empty mask", f"the polygons of {where} cover no pixel", image.file, image.id, id_)
-
-
-def _is_far(polygons: Sequence[NDArray[np.float64]], image: ImageRecord) -> bool:
-    """Whether a point lies further out than the image is large."""
-    size = np.array([image.width, image.height])
-    return any(bool(((points < -size) | (points > 2 * size)).any()) for points in polygons)
-
-
-def _runs(counts: bytes) -> NDArray[np.int64] | None:
-    """Run lengths [R] of a compressed RLE, or None where the string is not one.
-
-    Each character carries five bits, low ones first, and a sixth that says that more follow; the last one's top bit is
-    the sign. From the fourth run on, the difference to the run two before is stored (COCO's maskApi.c, rleFrString).
-    """
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    last = np.flatnonzero((codes & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() > 6:  # 35 bits are more than any image has pixels
-        return None
-    shift = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
-    runs = np.add.reduceat((codes & 31) << shift, first)
-    runs -= np.where(codes[last] & 16, np.int64(1) << (shift[last] + 5), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs

@@ -33,7 +33,7 @@ class BrokenRecords(BaseModel):
 
 
 class Survey(BaseModel):
-    """All that the check found. statistics are of the sound records; a split without any has none."""
+    """All that the check found. mended: one line for each split and kind of fault. statistics are of the sound records; a split without any has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +43,7 @@ class Survey(BaseModel):
     statistics: tuple[SplitStatistics, ...]
     class_gaps: tuple[ClassGap, ...]
     broken: tuple[BrokenRecords, ...]
+    mended: tuple[str, ...]
     duplicate_objects: tuple[DuplicateObject, ...]
     same_pictures: tuple[SamePicture, ...]
     unusual_images: tuple[UnusualImage, ...]
@@ -69,6 +70,7 @@ def print_survey(survey: Survey, console: Console) -> None:
     _section(console, "what this says about settings", survey.advice)
     if len(survey.statistics) > 1 or len(survey.class_gaps):
         _section(console, "classes without objects", (_gap(one) for one in survey.class_gaps))
+    _section(console, "mended in reading", survey.mended)
     _section(console, "unusual images", _unusual(survey.unusual_images))
     _section(console, "objects annotated twice", (_duplicate(one) for one in survey.duplicate_objects))
     repeated = [group for group in survey.same_pictures if not group.leaks]

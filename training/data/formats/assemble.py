@@ -24,6 +24,7 @@ from training.data.annotations.fields import BrokenRecord, Segmentation
 from training.data.annotations.orientation import orientation_of, pixels_to_stored, upright_size
 from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.repair import Fitted, Repairs, fit, mask_area
 from training.data.annotations.segmentations import PackedSegmentations
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -65,6 +66,7 @@ class Assembly:
     def __init__(self, name: str, root: Path) -> None:
         self.name, self.root = name, root
         self.problems: list[Problem] = []
+        self.repairs = Repairs()
         self._images: list[ImageRecord] = []
         self._annotations: list[Annotations] = []
         self._labels: dict[str, int] = {}
@@ -78,19 +80,27 @@ class Assembly:
     def add(self, path: Path, width: int, height: int, found: Sequence[Found]) -> None:
         """One image, sides in pixels as stored, and its objects in pixels of it."""
         self._images.append(ImageRecord(len(self._images) + 1, path, width, height, self.relative(path)))
-        shapes = [_measure(item, width, height) for item in found]
-        labels = [self._labels.setdefault(item.label, len(self._labels) + 1) for item in found]
+        objects: list[tuple[Found, Fitted]] = []
+        for number, item in enumerate(found, 1):
+            where = f"object {number} of {self.relative(path)}"
+            box = None if item.xywh is None else np.array(item.xywh, np.float64)
+            try:
+                fitted = fit(item.segmentation, box, (width, height), where, self.repairs if box is not None else None)
+                objects.append((item, fitted))
+            except BrokenRecord as broken:
+                self.broken(broken, path)
+        labels = [self._labels.setdefault(item.label, len(self._labels) + 1) for item, _ in objects]
         self._annotations.append(
             Annotations(
-                ids=np.arange(self._count + 1, self._count + 1 + len(found)),
-                xywh=np.array([xywh for xywh, _ in shapes], np.float64).reshape(-1, 4),
+                ids=np.arange(self._count + 1, self._count + 1 + len(objects)),
+                xywh=np.array([fitted.xywh for _, fitted in objects], np.float64).reshape(-1, 4),
                 labels=np.array(labels, np.int64),
-                crowd=np.array([item.crowd for item in found], np.bool_),
-                area=np.array([area for _, area in shapes], np.float64),
-                segmentations=PackedSegmentations.pack(item.segmentation for item in found),
+                crowd=np.array([item.crowd for item, _ in objects], np.bool_),
+                area=np.array([_area(fitted) for _, fitted in objects], np.float64),
+                segmentations=PackedSegmentations.pack(fitted.segmentation for _, fitted in objects),
             )
         )
-        self._count += len(found)
+        self._count += len(objects)
 
     def broken(self, broken: BrokenRecord, path: Path) -> None:
         """Names a record that is left out."""
@@ -121,6 +131,7 @@ class Assembly:
             images=self._images,
             annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
             problems=tuple(self.problems),
+            repairs=self.repairs.found,
         )
 
 
@@ -230,22 +241,9 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, turn: float = 
     return np.stack([x + cosine * along - sine * across, y + sine * along + cosine * across], axis=1)
 
 
-def _measure(found: Found, width: int, height: int) -> tuple[tuple[float, ...], float]:
-    """Box (x, y, width, height), inside the image, and area of one object."""
-    if isinstance(found.segmentation, RLE):
-        packed = {"size": list(found.segmentation.size), "counts": found.segmentation.counts}
-        return tuple(mask_api.toBbox(packed).tolist()), float(mask_api.area(packed))
-    if found.segmentation is None:
-        assert found.xywh is not None
-        return found.xywh, found.xywh[2] * found.xywh[3]
-    points = np.concatenate(found.segmentation).clip(0, [width, height])
-    low, high = points.min(axis=0), points.max(axis=0)
-    return (*low.tolist(), *(high - low).tolist()), sum(map(_area, found.segmentation))
-
-
-def _area(ring: NDArray[np.float64]) -> float:
-    x, y = (ring - ring[0]).T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+def _area(fitted: Fitted) -> float:
+    area = mask_area(fitted.segmentation)
+    return float(fitted.xywh[2] * fitted.xywh[3]) if area is None else area
 
 
 def _opened(path: Path, kind: Any) -> Image.Image:

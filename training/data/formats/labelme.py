@@ -138,10 +138,10 @@ def _is_labelme(folder: Path) -> bool:
 
 
 def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) -> Iterator[Found]:
-    """The objects of one image; a broken shape takes the rest of its group with it."""
+    """The objects of one image; a broken shape is left out of its group where the group has others."""
     groups: dict[Any, list[Segmentation]] = {}
     labels: dict[Any, tuple[str, bool]] = {}
-    broken_groups = set()
+    faults: list[tuple[Any, BrokenRecord]] = []
     for index, shape in enumerate(shapes):
         where = f"shapes[{index}] of {file}"
         group: Any = index
@@ -151,18 +151,22 @@ def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) 
                 group = (label, str(shape["group_id"]))
             flags = shape.get("flags")
             crowd = bool(isinstance(flags, dict) and flags.get(CROWD))
-            groups.setdefault(group, []).append(_area(shape, where, header))
+            groups.setdefault(group, []).append(_area(shape, where, header, assembly))
             labels[group] = label, crowd or (group in labels and labels[group][1])
         except BrokenRecord as broken:
-            broken_groups.add(group)
-            assembly.broken(broken, file)
+            faults.append((group, broken))
+    for group, fault in faults:
+        if groups.get(group):
+            assembly.repairs.note("part of an outline left out", f"{fault.message}; the other parts stay")
+        else:
+            assembly.broken(fault, file)
     for group, parts in groups.items():
-        if group not in broken_groups:
+        if parts:
             label, crowd = labels[group]
             yield Found(label, union(parts, header.height, header.width), crowd)
 
 
-def _area(shape: dict[str, Any], where: str, header: Header) -> Segmentation:
+def _area(shape: dict[str, Any], where: str, header: Header, assembly: Assembly) -> Segmentation:
     kind = shape.get("shape_type") or "polygon"
     try:
         points = np.array(get(shape, "points", where), np.float64).reshape(-1, 2)
@@ -173,7 +177,7 @@ def _area(shape: dict[str, Any], where: str, header: Header) -> Segmentation:
     if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise BrokenRecord("bad polygon", f"{where}, a {kind}, has {len(points)} points, not 2")
     if kind == "mask":
-        return _mask(shape, points, where, header)
+        return _mask(shape, points, where, header, assembly)
     if kind == "rectangle":
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         points = rectangle(left, top, right - left, bottom - top)
@@ -185,8 +189,10 @@ def _area(shape: dict[str, Any], where: str, header: Header) -> Segmentation:
     return as_polygons([points_to_stored(points, (header.width, header.height), header.orientation)], where)
 
 
-def _mask(shape: dict[str, Any], corners: NDArray[np.float64], where: str, header: Header) -> Segmentation:
-    """A mask shape: a base64 PNG whose top left pixel lies at the first corner."""
+def _mask(
+    shape: dict[str, Any], corners: NDArray[np.float64], where: str, header: Header, assembly: Assembly
+) -> Segmentation:
+    """A mask shape: a base64 PNG whose top left pixel lies at the first corner; what lies outside the image is cut."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -198,7 +204,10 @@ def _mask(shape: dict[str, Any], corners: NDArray[np.float64], where: str, heade
     width, height = header.upright
     x, y = (round(value) for value in corners.min(axis=0).tolist())
     if x < 0 or y < 0 or x + pixels.shape[1] > width or y + pixels.shape[0] > height:
-        raise BrokenRecord("bad mask", f"the mask of {where} reaches out of the image of {width}x{height} (as seen)")
+        message = f"the mask of {where} reached out of the image of {width}x{height} (as seen)"
+        assembly.repairs.note("outline cut at the picture's edge", message)
+        pixels = pixels[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
+        x, y = max(0, x), max(0, y)
     canvas = np.zeros((height, width), np.int64)
     canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
     found = encode_indices(pixels_to_stored(canvas, header.orientation))

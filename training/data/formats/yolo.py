@@ -20,8 +20,8 @@ from training.data.formats.assemble import Assembly, Found, Header, as_polygons,
 from training.data.formats.writing import Placement, outlines, place_images
 
 FILE = "data.yaml"
-BORDER = 0.01
-"""Share of a side that a point may lie outside: tools round, and some draw over the edge."""
+FAR = 0.5
+"""Share of a side from which a point outside is no slip of the hand: the numbers are in another unit."""
 _KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
@@ -175,7 +175,7 @@ def _object(fields: list[str], where: str, names: tuple[str, ...], header: Heade
         raise BrokenRecord("non-finite number", f"{where} holds NaN or infinity")
     if len(shares) < 4 or len(shares) % 2:
         raise BrokenRecord("bad polygon", f"{where} has {len(shares)} coordinates: it needs x, y of 3 points or more")
-    if (shares < -BORDER).any() or (shares > 1 + BORDER).any():
+    if (shares < -FAR).any() or (shares > 1 + FAR).any():
         raise BrokenRecord("bad polygon", f"{where} has coordinates outside 0 to 1: divide by the image's sides")
     name, size = names[int(class_index)], (header.width, header.height)
     if len(shares) == 4:

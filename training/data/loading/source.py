@@ -11,7 +11,7 @@ from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
 from training.data.annotations.classes import change_splits
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, drop_broken, report
+from training.data.checking.broken import check, drop_broken, mended, report
 from training.data.figures import write_figures
 from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.formats.known import detect_format, load_dataset
@@ -93,6 +93,8 @@ def _as_they_are(directory: Path, task: Task) -> TrainingData:
 
 
 def _checked(data: Dataset, config: TrainConfig) -> Dataset:
+    for line in mended(data):
+        print(line, file=sys.stderr)
     problems = check(data, config.architecture.task)
     if not problems:
         return data

@@ -61,12 +61,13 @@ def _set(index: int, **values: Any) -> Callable[[Document], None]:
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
-        pytest.param(_set(0, bbox=[3, 2, 0, 7]), "empty box", id="no width"),
-        pytest.param(_set(0, bbox=[3, 2, 5, -7]), "empty box", id="negative height"),
-        pytest.param(_set(0, bbox=[-2, 2, 5, 7]), "box outside image", id="left of the image"),
-        pytest.param(_set(0, bbox=[3, -3, 5, 7]), "box outside image", id="above the image"),
-        pytest.param(_set(0, bbox=[3, 2, 29, 7]), "box outside image", id="right of the image"),
-        pytest.param(_set(0, bbox=[3, 15, 5, 7]), "box outside image", id="below the image"),
+        pytest.param(_set(0, bbox=[3, 2, 0, 7], segmentation=[]), "empty box", id="no width"),
+        pytest.param(_set(0, bbox=[3, 2, 5, -7], segmentation=[]), "empty box", id="negative height"),
+        pytest.param(_set(0, bbox=[-9, 2, 10, 7], segmentation=[]), "box outside image", id="left of the image"),
+        pytest.param(_set(0, bbox=[3, 15, 5, 70], segmentation=[]), "box outside image", id="below the image"),
+        pytest.param(_set(0, bbox=[20, 14, 5, 5]), "box off mask", id="another object's box"),
+        pytest.param(_set(0, bbox=[0, 0, 30, 20]), "box off mask", id="the whole image"),
+        pytest.param(_set(0, segmentation=[[31, 5, 40, 5, 40, 9]]), "bad polygon", id="polygon beside the image"),
         pytest.param(_set(0, segmentation=[]), "no mask", id="no segmentation"),
         pytest.param(_set(0, segmentation=_rle(fill=0)), "empty mask", id="RLE without foreground"),
         pytest.param(_set(0, segmentation=_rle(height=21)), "bad RLE", id="RLE of another size"),
@@ -100,8 +101,10 @@ def test_a_broken_annotation_is_named_and_dropped(
 
 def test_boxes_may_reach_over_the_border_by_rounding(tmp_path: Path) -> None:
     document = _document()
-    _set(0, bbox=[-0.5, -1, 31, 21.5])(document)
-    assert check(_load(tmp_path, document)) == []
+    _set(0, bbox=[-0.5, -1, 31, 21.5], segmentation=[[0, 0, 30, 0, 30, 20, 0, 20]])(document)
+    data = _load(tmp_path, document)
+    assert check(data) == []
+    assert data.repairs == ()
 
 
 def test_masks_do_not_matter_to_a_box_detector(tmp_path: Path) -> None:
@@ -147,7 +150,7 @@ def test_a_broken_image_is_named_and_dropped(tmp_path: Path, damage: Callable[[P
 
 def test_the_first_record_of_a_duplicate_id_stays(tmp_path: Path) -> None:
     document = _document()
-    document["annotations"].append(document["annotations"][0] | {"image_id": 3})
+    document["annotations"].append(document["annotations"][0])
     document["images"].append(document["images"][0] | {"file_name": "2.png"})
     data = _load(tmp_path, document)
     problems = check(data)

@@ -22,14 +22,17 @@ from training.data.annotations.dataset import Category, Dataset, DatasetError, P
 from training.data.annotations.fields import (
     BrokenRecord,
     Segmentation,
-    get,
+    flag,
     integer,
     numbers,
-    read_segmentation,
     text,
 )
 from training.data.annotations.packed import PackedAnnotations, offsets_of
 from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.repair import BORDER, Repairs, fit, mask_area
+from training.data.formats.coco_boxes import check_box_form, is_off_mask
+from training.data.formats.coco_categories import read_categories
+from training.data.formats.coco_segmentation import read_segmentation
 
 
 class Split(NamedTuple):
@@ -98,22 +101,23 @@ def load_coco(annotations: Path, images: Path) -> Dataset:
     """
     document = _read(annotations)
     problems: list[Problem] = []
-    categories = _categories(document["categories"], problems)
-    if not categories:
+    repairs = Repairs()
+    raw = document["annotations"]
+    categories = read_categories(document["categories"], raw, problems, repairs)
+    if not categories.kept:
         raise DatasetError(f"{annotations} has no usable category: 'categories' needs records with 'id' and 'name'")
     records, broken_images = _images(document["images"], images, problems)
-    raw = document["annotations"]
-    num_keypoints = _num_keypoints(categories, raw, annotations)
-    labels = {category.id: label for label, category in enumerate(categories, 1)}
-    files: dict[int | None, str] = {record.id: record.file for record in records}
+    reader = _Reader(categories.labels, _num_keypoints(categories.kept, raw, annotations), repairs)
+    by_id = {record.id: record for record in records}
+    check_box_form(raw, {record.id: (record.width, record.height) for record in records}, annotations)
 
     rows: dict[int, list[_Row]] = {record.id: [] for record in records}
-    seen: set[int] = set()
+    numbering = _Numbering(raw, repairs)
     for index, record in enumerate(raw):
         image_id = annotation_id = None
         try:
             where = f"annotations[{index}]"
-            annotation_id = integer(record, "id", where)
+            annotation_id = numbering.id_of(record, where)
             where = f"annotation {annotation_id}"
             image_id = integer(record, "image_id", where)
             if image_id in broken_images:
@@ -122,23 +126,44 @@ def load_coco(annotations: Path, images: Path) -> Dataset:
                 raise BrokenRecord(
                     "unknown image", f"{where} belongs to image {image_id}, which the file does not list"
                 )
-            if annotation_id in seen:
-                raise BrokenRecord(
-                    "duplicate id", f"annotation id {annotation_id} is used before; this one is left out"
-                )
-            seen.add(annotation_id)
-            rows[image_id].append(_row(record, annotation_id, labels, num_keypoints))
+            rows[image_id].append(reader.row(record, annotation_id, by_id[image_id]))
         except BrokenRecord as broken:
-            problems.append(Problem(broken.kind, broken.message, files.get(image_id), image_id, annotation_id))
+            file = by_id[image_id].file if image_id in by_id else None
+            problems.append(Problem(broken.kind, broken.message, file, image_id, annotation_id))
     return Dataset(
         name=annotations.stem,
         root=images,
-        categories=categories,
+        categories=categories.kept,
         images=records,
-        annotations=_pack([rows[record.id] for record in records], num_keypoints),
-        num_keypoints=num_keypoints,
+        annotations=_pack([rows[record.id] for record in records], reader.num_keypoints),
+        num_keypoints=reader.num_keypoints,
         problems=tuple(problems),
+        repairs=repairs.found,
     )
+
+
+class _Numbering:
+    """Ids of annotations: theirs, and new ones where a record has none or the id of another."""
+
+    def __init__(self, raw: list[Any], repairs: Repairs) -> None:
+        ids = (record.get("id") for record in raw if isinstance(record, dict))
+        self._next = max((id_ for id_ in ids if type(id_) is int and id_ < 2**62), default=0)
+        self._seen: dict[int, Any] = {}
+        self._repairs = repairs
+
+    def id_of(self, record: Any, where: str) -> int:
+        """Raises BrokenRecord for a record that is there twice, and for an id that is no whole number."""
+        id_ = integer(record, "id", where) if not isinstance(record, dict) or record.get("id") is not None else None
+        if id_ is not None and id_ not in self._seen:
+            self._seen[id_] = record
+            return id_
+        if id_ is not None and self._seen[id_] == record:
+            raise BrokenRecord("duplicate id", f"annotation {id_} is there twice; the second one is left out")
+        self._next += 1
+        had = "has no id" if id_ is None else f"has the id {id_} of another"
+        self._repairs.note("annotation numbered anew", f"{where} {had}, and is now annotation {self._next}")
+        self._seen[self._next] = record
+        return self._next
 
 
 def _read(path: Path) -> Mapping[str, list[Any]]:
@@ -157,21 +182,6 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     if not document["images"]:
         raise DatasetError(f"{path} lists no images")
     return cast(Mapping[str, list[Any]], document)
-
-
-def _categories(records: list[Any], problems: list[Problem]) -> tuple[Category, ...]:
-    found: dict[int, Category] = {}
-    for index, record in enumerate(records):
-        try:
-            id_ = integer(record, "id", f"categories[{index}]")
-            if id_ in found:
-                raise BrokenRecord("duplicate id", f"category id {id_} is used before; this one is left out")
-            names = record.get("keypoints")
-            keypoints = tuple(str(name) for name in names) if isinstance(names, list) else ()
-            found[id_] = Category(id_, text(record, "name", f"category {id_}"), keypoints)
-        except BrokenRecord as broken:
-            problems.append(Problem(broken.kind, broken.message))
-    return tuple(found[id_] for id_ in sorted(found))
 
 
 def _images(records: list[Any], root: Path, problems: list[Problem]) -> tuple[list[ImageRecord], set[int]]:
@@ -210,29 +220,78 @@ def _num_keypoints(categories: tuple[Category, ...], raw: list[Any], path: Path)
     return 0
 
 
-def _row(record: Mapping[str, Any], id_: int, labels: Mapping[int, int], num_keypoints: int) -> _Row:
-    where = f"annotation {id_}"
-    category = integer(record, "category_id", where)
-    if category not in labels:
-        raise BrokenRecord("unknown category", f"{where} has category {category}, which the file does not list")
-    xywh = numbers(get(record, "bbox", where), f"bbox of {where}")
-    if len(xywh) != 4:
-        raise BrokenRecord("wrong type", f"bbox of {where} has {len(xywh)} numbers, not 4 (x, y, width, height)")
-    crowd = record.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise BrokenRecord("wrong type", f"iscrowd of {where} is {crowd!r}, not 0 or 1")
-    area = numbers([record["area"] if record.get("area") is not None else xywh[2] * xywh[3]], f"area of {where}")
-    keypoints = None
-    if num_keypoints:
-        values = numbers(record.get("keypoints") or [0.0] * (3 * num_keypoints), f"keypoints of {where}")
-        if len(values) != 3 * num_keypoints:
+class _Reader(NamedTuple):
+    """What all annotations of a file are read with. labels: those of the category ids."""
+
+    labels: Mapping[int, int]
+    num_keypoints: int
+    repairs: Repairs
+
+    def row(self, record: Mapping[str, Any], id_: int, image: ImageRecord) -> _Row:
+        """One annotation, mended. Raises BrokenRecord for one that cannot be."""
+        where = f"annotation {id_}"
+        category = integer(record, "category_id", where)
+        if category not in self.labels:
+            raise BrokenRecord("unknown category", f"{where} has category {category}, which the file does not list")
+        crowd = flag(record, "iscrowd", where)
+        segmentation = read_segmentation(record.get("segmentation"), where, self.repairs)
+        box = _box(record, where, needed=segmentation is None)
+        fitted = fit(segmentation, box, (image.width, image.height), where, self.repairs)
+        if not crowd and box is not None and is_off_mask(box, fitted.segmentation):
+            listed = ", ".join(f"{number:g}" for number in box)
+            raise BrokenRecord("box off mask", f"{where}: its box [{listed}] (x, y, width, height) is not its mask's")
+        keypoints = self._keypoints(record, where, image) if self.num_keypoints else None
+        area = None if fitted.changed else _area(record.get("area"))
+        if area is None:
+            area = mask_area(fitted.segmentation) or float(fitted.xywh[2] * fitted.xywh[3])
+        return _Row(id_, fitted.xywh, self.labels[category], crowd, area, fitted.segmentation, keypoints)
+
+    def _keypoints(self, record: Mapping[str, Any], where: str, image: ImageRecord) -> NDArray[np.float64]:
+        """float64 [K, 3]; those outside the image become unlabeled."""
+        values = numbers(record.get("keypoints") or [0.0] * (3 * self.num_keypoints), f"keypoints of {where}")
+        if len(values) != 3 * self.num_keypoints:
             raise BrokenRecord(
                 "keypoint count",
-                f"{where} has {len(values)} keypoint numbers, not {num_keypoints} x (x, y, visibility)",
+                f"{where} has {len(values)} keypoint numbers, not {self.num_keypoints} x (x, y, visibility)",
             )
-        keypoints = values.reshape(num_keypoints, 3)
-    segmentation = read_segmentation(record.get("segmentation"), where)
-    return _Row(id_, xywh, labels[category], bool(crowd), float(area[0]), segmentation, keypoints)
+        keypoints = values.reshape(self.num_keypoints, 3)
+        strange = ~np.isin(keypoints[:, 2], (0, 1, 2))
+        if strange.any():
+            value = keypoints[strange, 2][0]
+            raise BrokenRecord("bad keypoints", f"{where} has a keypoint of visibility {value:g}, not 0, 1 or 2")
+        limit = np.array([image.width, image.height]) + BORDER
+        outside = (keypoints[:, 2] > 0) & ((keypoints[:, :2] < -BORDER) | (keypoints[:, :2] > limit)).any(axis=1)
+        if outside.any():
+            picture = f"the image of {image.width}x{image.height}"
+            if outside.sum() == (keypoints[:, 2] > 0).sum():
+                raise BrokenRecord("bad keypoints", f"all labeled keypoints of {where} lie outside {picture}")
+            x, y = keypoints[outside][0, :2]
+            self.repairs.note("keypoint outside the picture unlabeled", f"{where}: ({x:g}, {y:g}) in {picture}")
+            keypoints[outside] = 0
+        return keypoints
+
+
+def _box(record: Mapping[str, Any], where: str, *, needed: bool) -> NDArray[np.float64] | None:
+    """float64 [4]; None where it is absent, or holds no four finite numbers, and is not needed."""
+    value = record.get("bbox")
+    if value is None or value == []:
+        return None
+    try:
+        xywh = numbers(value, f"bbox of {where}")
+        if len(xywh) != 4:
+            raise BrokenRecord("wrong type", f"bbox of {where} has {len(xywh)} numbers, not 4 (x, y, width, height)")
+    except BrokenRecord:
+        if needed:
+            raise
+        return None
+    return xywh
+
+
+def _area(value: Any) -> float | None:
+    """The area that a record states, if it can be one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 < value < float("inf") else None
 
 
 def _pack(images: list[list[_Row]], num_keypoints: int) -> PackedAnnotations:

@@ -25,7 +25,7 @@ from training.command_line import load_recipe, stop
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
-from training.data.checking.broken import check, drop_broken, mended, report
+from training.data.checking.broken import check, drop_broken, report
 from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
 from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.duplicates import duplicate_objects, same_pictures
@@ -66,7 +66,7 @@ def survey_splits(
         statistics=tuple(statistics.values()),
         class_gaps=tuple(class_gaps(statistics)),
         broken=tuple(BrokenRecords(split=name, records=tuple(found)) for name, found in problems.items()),
-        mended=tuple(line for data in splits.values() for line in mended(data)),
+        mended=tuple(f"{name}: {repair}" for name, data in splits.items() for repair in data.repairs),
         duplicate_objects=tuple(twice),
         same_pictures=tuple(same_pictures(prints, alike=alike)),
         unusual_images=tuple(unusual_images(prints)),

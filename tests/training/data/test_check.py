@@ -57,8 +57,8 @@ def test_broken_records_fail_and_are_left_out_of_the_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes = [
-        [Box((5, 5, 20, 20)), Box((5, 5, 0, 20), polygon=(5, 5, 9, 5, 9, 9))],
-        [Box((1, 1, 9, 9))],
+        [Box((5, 5, 20, 20)), Box((5, 5, 0, 20), mask=False)],
+        [Box((0, 0, 0, 0), polygon=(5, 5, 9, 5, 9, 9))],
         [Box((1, 1, 9, 9))],
     ]
     data = write_split(tmp_path, "train", [(90, 60)] * 3, boxes)
@@ -75,6 +75,7 @@ def test_broken_records_fail_and_are_left_out_of_the_figures(
         ("unreadable image", "train_2.png"),
     ]
     assert [(split.images, split.total.objects) for split in survey.statistics] == [(1, 1)]
+    assert [line.partition(", first")[0] for line in survey.mended] == ["train: box taken from the mask: 1"]
     assert "3 broken records" in capsys.readouterr().out
     with Image.open(sheet) as picture:
         assert picture.width > 1000

@@ -226,3 +226,34 @@ def test_a_format_without_a_writer_is_refused_by_the_library(tmp_path: Path) -> 
     form = find_format("cityscapes")
     with pytest.raises(DatasetError, match="cityscapes is only read; write one of coco"):
         convert(tmp_path, tmp_path / "there", form, form)
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        pytest.param(
+            [
+                {"id": 0, "name": "bicycle", "supercategory": "none"},
+                {"id": 7, "name": "bicycle", "supercategory": "bicycle"},
+                {"id": 9, "name": "light", "supercategory": "bicycle"},
+            ],
+            id="Roboflow's root class",
+        ),
+        pytest.param([{"id": 7, "name": "bicycle"}, {"id": 9, "name": "bicycle "}], id="one name twice, both used"),
+    ],
+)
+def test_classes_of_one_name_lose_nothing(
+    tmp_path: Path, categories: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _write(tmp_path / "source", categories=categories)
+    assert main([str(source), str(tmp_path / "out"), "--to", "coco"]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 2 images, 3 objects and 1 crowd regions" in printed
+    assert "mended: " in printed
+    kept = [
+        int(line.rpartition(":")[2]) for line in printed.splitlines() if line.startswith(("  bicycle:", "  light:"))
+    ]
+    assert sum(kept) == 6  # of two splits
+    before, after = _load(source, "coco"), _load(tmp_path / "out", "coco")
+    assert _content(before["train"], crowd=True) == _content(after["train"], crowd=True)
+    assert after["train"].problems == after["train"].repairs == ()

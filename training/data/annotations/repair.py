@@ -106,7 +106,7 @@ def fit(
     """
     notes = repairs or Repairs()
     cut = _cut_mask(segmentation, size, where, notes)
-    if xywh is None or not (xywh[2:] > 0).all():
+    if xywh is None or not (xywh[2] > 0 and xywh[3] > 0):
         if cut is None:
             if xywh is None:
                 raise BrokenRecord("empty box", f"{where} has neither a box nor a mask")
@@ -155,8 +155,7 @@ def _is_far(polygons: Sequence[Values], size: tuple[int, int]) -> bool:
 def _cut_mask(segmentation: Segmentation, size: tuple[int, int], where: str, repairs: Repairs) -> Segmentation:
     if segmentation is None or isinstance(segmentation, RLE):
         return segmentation
-    limit = np.array(size) + BORDER
-    if not any((ring.min() < -BORDER) or (ring.max(axis=0) > limit).any() for ring in segmentation):
+    if not any(_reaches_out(ring, size) for ring in segmentation):
         return segmentation
     picture = f"the image of {size[0]}x{size[1]}"
     if _is_far(segmentation, size):
@@ -167,6 +166,11 @@ def _cut_mask(segmentation: Segmentation, size: tuple[int, int], where: str, rep
         raise BrokenRecord("bad polygon", f"{where} lies outside {picture}")
     repairs.note("outline cut at the picture's edge", f"{where} reached out of {picture}")
     return parts
+
+
+def _reaches_out(ring: Values, size: tuple[int, int]) -> bool:
+    right, bottom = ring.max(axis=0).tolist()
+    return bool(ring.min() < -BORDER) or right > size[0] + BORDER or bottom > size[1] + BORDER
 
 
 def cut_ring(ring: Values, size: tuple[int, int]) -> Values:
@@ -196,9 +200,10 @@ def cut_ring(ring: Values, size: tuple[int, int]) -> Values:
 
 
 def _cut_box(xywh: Values, size: tuple[int, int], where: str, repairs: Repairs) -> Values:
-    low, high = xywh[:2], xywh[:2] + xywh[2:]
-    if (low >= -BORDER).all() and (high <= np.array(size) + BORDER).all():
+    x, y, width, height = xywh.tolist()
+    if min(x, y) >= -BORDER and x + width <= size[0] + BORDER and y + height <= size[1] + BORDER:
         return xywh
+    low, high = xywh[:2], xywh[:2] + xywh[2:]
     inside_low, inside_high = low.clip(0, size), high.clip(0, size)
     sides = inside_high - inside_low
     picture = f"the image of {size[0]}x{size[1]}"

@@ -13,20 +13,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
 from model.runtime.kernels.rle import area
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
+from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.repair import mask_bounds
 from training.data.annotations.runs import decode_runs
+
+LEAST_IOU = 0.1
+"""A box that overlaps the bounds of its mask by less has nothing to do with it."""
 
 
 def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     """What load_coco found, and what shows next to the images: missing, unreadable and mis-sized files (by the header,
-    as stored, before EXIF rotation), empty boxes, boxes outside the image; for tasks with masks also absent, empty and
-    mis-sized masks. No pixel is decoded.
+    as stored, before EXIF rotation), boxes away from their masks; for tasks with masks also absent, empty and mis-sized
+    masks. No pixel is decoded.
 
     Raises DatasetError for a task with keypoints on a dataset without keypoints: no record is to blame for that.
     """
@@ -37,8 +43,8 @@ def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     problems = list(data.problems)
     for image, objects in zip(data.images, data.annotations, strict=True):
         problems += _check_file(image)
-        if has_masks(task):
-            problems += _check_masks(image, objects)
+        problems += _check_masks(image, objects) if has_masks(task) else ()
+        problems += _check_boxes(image, objects)
     return problems
 
 
@@ -101,6 +107,32 @@ def _check_file(image: ImageRecord) -> Iterator[Problem]:
     if (width, height) != (image.width, image.height):
         message = f"image {image.id} is {width}x{height} pixels, but {image.width}x{image.height} by its record"
         yield Problem("size mismatch", message, image.file, image.id)
+
+
+def _check_boxes(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:
+    for row in np.flatnonzero(~annotations.crowd).tolist():
+        xywh = annotations.xywh[row]
+        segmentation = annotations.segmentations[row]
+        if isinstance(segmentation, RLE) and segmentation.size != (image.height, image.width):
+            continue
+        if _is_off_mask(xywh, segmentation):
+            box = ", ".join(f"{number:g}" for number in xywh)
+            id_ = int(annotations.ids[row])
+            message = f"annotation {id_}: box [{box}] (x, y, width, height) lies away from its mask, or is far larger"
+            yield Problem("box off mask", message, image.file, image.id, id_)
+
+
+def _is_off_mask(xywh: NDArray[np.float64], segmentation: Segmentation) -> bool:
+    """Whether a box has nothing to do with its mask; a mask of less than a pixel a side says nothing."""
+    bounds = mask_bounds(segmentation)
+    if bounds is None:
+        return False
+    x, y, width, height = xywh.tolist()
+    left, top, wide, high = bounds.tolist()
+    if min(wide, high) < 1:
+        return False
+    both = max(0.0, min(x + width, left + wide) - max(x, left)) * max(0.0, min(y + height, top + high) - max(y, top))
+    return bool(both < LEAST_IOU * (width * height + wide * high - both))
 
 
 def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:

@@ -33,7 +33,10 @@ class BrokenRecords(BaseModel):
 
 
 class Survey(BaseModel):
-    """All that the check found. mended: one line for each split and kind of fault. statistics are of the sound records; a split without any has none."""
+    """All that the check found. mended: one line for each split and kind of fault.
+
+    statistics are of the sound records; a split without any has none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -25,7 +25,9 @@ def _rle(left: int, top: int, right: int, bottom: int) -> RLE:
     [
         pytest.param(SQUARE, SQUARE, id="inside: as it is"),
         pytest.param(SQUARE - np.array([5, 0]), [[0, 3], [7, 3], [7, 13], [0, 13]], id="over the left edge"),
-        pytest.param(SQUARE + np.array([20, 10]), [[22, 13], [30, 13], [30, 20], [22, 20]], id="over the lower right corner"),
+        pytest.param(
+            SQUARE + np.array([20, 10]), [[22, 13], [30, 13], [30, 20], [22, 20]], id="over the lower right corner"
+        ),
         pytest.param([[-9, -9], [99, -9], [99, 99], [-9, 99]], [[0, 0], [30, 0], [30, 20], [0, 20]], id="around it"),
         pytest.param([[20, 5], [40, 10], [20, 15]], [[20, 5], [30, 7.5], [30, 12.5], [20, 15]], id="a tip is cut off"),
         pytest.param(SQUARE + np.array([30, 0]), np.empty((0, 2)), id="beside it"),

@@ -30,9 +30,9 @@ from training.data.annotations.fields import (
 from training.data.annotations.packed import PackedAnnotations, offsets_of
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.repair import BORDER, Repairs, fit, mask_area
-from training.data.formats.coco_boxes import check_box_form, is_off_mask
-from training.data.formats.coco_categories import read_categories
-from training.data.formats.coco_segmentation import read_segmentation
+from training.data.formats.coco.boxes import check_box_form
+from training.data.formats.coco.categories import read_categories
+from training.data.formats.coco.segmentation import read_segmentation
 
 
 class Split(NamedTuple):
@@ -237,9 +237,6 @@ class _Reader(NamedTuple):
         segmentation = read_segmentation(record.get("segmentation"), where, self.repairs)
         box = _box(record, where, needed=segmentation is None)
         fitted = fit(segmentation, box, (image.width, image.height), where, self.repairs)
-        if not crowd and box is not None and is_off_mask(box, fitted.segmentation):
-            listed = ", ".join(f"{number:g}" for number in box)
-            raise BrokenRecord("box off mask", f"{where}: its box [{listed}] (x, y, width, height) is not its mask's")
         keypoints = self._keypoints(record, where, image) if self.num_keypoints else None
         area = None if fitted.changed else _area(record.get("area"))
         if area is None:

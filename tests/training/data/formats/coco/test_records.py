@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as reference
 
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats.coco import load_coco
+from training.data.formats.coco.reader import load_coco
 
 NAN = float("nan")
 BOXES = [(3, 2, 10, 8), (20, 4, 9, 12), (11, 21, 14, 6)]
@@ -134,11 +134,6 @@ def test_corners_are_recognized_without_masks(tmp_path: Path) -> None:
         _load(tmp_path, _document(*changes))
     plain = _load(tmp_path, _document(*({"segmentation": []} for _ in BOXES)))
     assert (plain.problems, plain.annotations[0].xywh.tolist()) == ((), [list(box) for box in BOXES])
-
-
-def test_a_box_of_another_object_is_named(tmp_path: Path) -> None:
-    data = _load(tmp_path, _document({"bbox": list(BOXES[1])}))
-    assert [(problem.kind, problem.annotation_id) for problem in data.problems] == [("box off mask", 1)]
 
 
 @pytest.mark.parametrize(

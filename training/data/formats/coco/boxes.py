@@ -1,4 +1,4 @@
-"""Boxes of a COCO file that are written in another form than x, y, width, height, or belong to another object."""
+"""Boxes of a COCO file that are written in another form than x, y, width, height."""
 
 from __future__ import annotations
 
@@ -10,31 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.annotations.dataset import DatasetError
-from training.data.annotations.fields import BrokenRecord, Segmentation, integer
-from training.data.annotations.repair import BORDER, mask_bounds
+from training.data.annotations.fields import BrokenRecord, integer
+from training.data.annotations.repair import BORDER
 
 Values = NDArray[np.float64]
 
-LEAST_IOU: Final = 0.1
-"""A box that overlaps the bounds of its mask by less has nothing to do with it."""
 LEAST_BOXES: Final = 3
 """Fewer boxes show no pattern."""
 NEAR: Final = 2.0
 """Pixels by which a box may miss the bounds of its mask."""
 _CORNERS: Final = "x1, y1, x2, y2"
-
-
-def is_off_mask(xywh: Values, segmentation: Segmentation) -> bool:
-    """Whether a box has nothing to do with its mask; a box without area and a mask without pixels say nothing."""
-    if segmentation is None or not (xywh[2:] > 0).all():
-        return False
-    bounds = mask_bounds(segmentation)
-    if bounds is None or not (bounds[2:] >= 1).all():
-        return False
-    low = np.maximum(xywh[:2], bounds[:2])
-    high = np.minimum(xywh[:2] + xywh[2:], bounds[:2] + bounds[2:])
-    both = (high - low).clip(0).prod()
-    return bool(both < LEAST_IOU * (xywh[2:].prod() + bounds[2:].prod() - both))
 
 
 def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]], path: Path) -> None:

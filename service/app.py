@@ -14,7 +14,7 @@ from service import VERSION
 from service.http import problems
 from service.http.gzipped import MIN_COMPRESSED
 from service.http.head import HeadAsGet
-from service.http.headers import SecurityHeaders
+from service.http.headers import LastAnswers, SecurityHeaders
 from service.http.keys import Keys, RequireKey
 from service.models.background import in_background
 from service.models.catalog import Catalog
@@ -72,9 +72,11 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
+            allow_private_network=True,  # a page of the web may ask a server in its reader's network, if it is allowed
         )
     app.add_middleware(Observe, metrics=lifecycle.metrics, tracing=tracing, access_log=settings.access_log)
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
+    app.add_middleware(LastAnswers, leaving=lambda: lifecycle.gate.is_leaving)
     problems.install(app)
     describe(app)
     # In this order they are asked whether a request is theirs.

@@ -24,8 +24,6 @@ from service.settings.listen import address
 from service.settings.settings import InvalidSettingsError, Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the usual proxies' 60 s, so that none sends a request into a connection that just closed."""
 FLUSH_SECONDS = 5
 """How long clients may take to read their last answer after everything accepted is answered."""
 
@@ -42,7 +40,7 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Trac
         log_config=None,
         access_log=False,  # `observe` writes it
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive_ms / 1e3,  # type: ignore[arg-type]  # for call_later: fractions are fine
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     server = _Server(config, app.state.lifecycle, address(listener), started)
@@ -55,8 +53,9 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Trac
 class _Server(uvicorn.Server):
     """uvicorn stops listening as soon as a signal comes; this one first answers what it has accepted.
 
-    While it drains it still listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer.
-    At a second signal it waits no longer.
+    For `shutdown_delay_ms` it still answers new requests and only calls itself not ready. While it drains it still
+    listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer. At a second signal it
+    waits no longer.
     """
 
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
@@ -84,7 +83,7 @@ class _Server(uvicorn.Server):
         self._spawn(self._announce())
 
     def _on_signal(self) -> None:
-        if self._lifecycle.gate.is_draining:
+        if self._lifecycle.gate.is_leaving:
             self._lifecycle.gate.give_up()
         else:
             self._spawn(self._drain())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 
 from starlette._utils import get_route_path
@@ -94,3 +95,21 @@ class SecurityHeaders:
         sent = {name for name, _ in headers}
         missing = [header for header in self._headers if header[0] not in sent]
         start["headers"] = [*headers, (_REQUEST_ID, identifier.encode()), *missing]
+
+
+class LastAnswers:
+    """ASGI middleware: while `leaving()`, every answer is the last on its connection, so that the client opens its next
+    one elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
+        self._app = app
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._leaving():
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, closing if scope["type"] == "http" else send)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +13,10 @@ from service.http.problems import BAD_MULTIPART, Problem
 
 FILE = "file"
 """The name of the parts that hold images."""
+
+
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,15 @@ class _Part:
     def option(self, name: bytes) -> str:
         _, options = parse_options_header(self.disposition)
         return options.get(name, b"").decode("utf-8", "replace")
+
+    @property
+    def filename(self) -> str:
+        """From `filename*` (RFC 8187), which some clients send though RFC 7578 has no use for it, or `filename`."""
+        extended = _EXTENDED_NAME.search(_QUOTED.sub('""', self.disposition.decode("latin-1")))
+        if extended is None:
+            return self.option(b"filename")
+        charset, name = extended.groups()
+        return unquote(name, charset, "replace")
 
 
 class _Collector:
@@ -98,7 +113,7 @@ def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
                 BAD_MULTIPART,
                 f"Unknown part {name!r}: an image goes into a part named {FILE}, parameters into the query.",
             )
-    return [File(b"".join(part.chunks), part.option(b"filename")) for part in found.parts]
+    return [File(b"".join(part.chunks), part.filename) for part in found.parts]
 
 
 def find_file(body: bytes, boundary: bytes) -> File:

@@ -11,6 +11,11 @@ from service.http.gzipped import decompress
 from service.http.multipart import File, find_file, find_files
 from service.http.problems import BAD_MULTIPART, TOO_MANY_BYTES, UNSUPPORTED_TYPE, Problem
 
+RAW = frozenset({b"", b"application/octet-stream", b"binary/octet-stream"})
+"""Content types that say nothing: what the format is, the first bytes tell anyhow."""
+JSON = b"application/json"
+FORM = b"application/x-www-form-urlencoded"
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -40,7 +45,9 @@ class Upload:
 
 
 async def read_upload(request: Request, max_bytes: int) -> Upload:
-    """Read a body that holds images. Raises Problem for a wrong content type before reading, and as `read_body`."""
+    """Read a body that holds images. Raises Problem for a content type of something else before reading, and as
+    `read_body`.
+    """
     return await read_body(request, max_bytes, _boundary(request.headers.get("content-type", "")))
 
 
@@ -68,13 +75,18 @@ def too_many_bytes(max_bytes: int) -> Problem:
 def _boundary(content_type: str) -> bytes | None:
     """The multipart boundary, or None for a raw image."""
     kind, options = parse_options_header(content_type)
-    if kind.startswith(b"image/"):
+    if kind in RAW or kind.startswith(b"image/"):
         return None
     if kind != b"multipart/form-data":
+        advice = ""
+        if kind == JSON:
+            advice = " Images as base64 in JSON go to POST /v2/models/NAME/infer."
+        elif kind == FORM:
+            advice = " (curl names that type unless it is told another: -H 'Content-Type: image/png'.)"
         raise Problem(
             UNSUPPORTED_TYPE,
-            f"The content type is {content_type or 'missing'}; send multipart/form-data with a part named file, "
-            f"or the image itself with an image/* content type.",
+            f"The content type is {content_type}; send multipart/form-data with a part named file, or the image itself "
+            f"as image/* or application/octet-stream.{advice}",
         )
     boundary = options.get(b"boundary", b"")
     if not boundary:

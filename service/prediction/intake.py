@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from service.http.problems import TOO_MANY_BYTES, Problem
 from service.http.uploads import Upload, read_upload
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord, RequestRecord, record_of
@@ -56,10 +57,18 @@ class Visit:
     async def receive_parsed(
         self, parse: Callable[[Upload], Parsed], read: Callable[[Request, int], Awaitable[Upload]] = read_upload
     ) -> Parsed:
-        """Read the body and make something of it on a decode thread, which counts as uploading. Raises Problem."""
+        """Read a body of several images and make something of it on a decode thread, which counts as uploading.
+
+        Raises Problem.
+        """
         async with self._upload():
-            upload = await read(self.request, self.lifecycle.settings.max_body_bytes)
-            parsed, _ = await self.pipeline.decode_pool.run(lambda: parse(upload), self.priority)
+            try:
+                upload = await read(self.request, self.lifecycle.settings.max_body_bytes)
+                parsed, _ = await self.pipeline.decode_pool.run(lambda: parse(upload), self.priority)
+            except Problem as problem:
+                if problem.kind is TOO_MANY_BYTES:
+                    problem.detail += " That is for all images together: send fewer images at once."
+                raise
             return parsed
 
     @asynccontextmanager

@@ -62,9 +62,13 @@ class Lifecycle:
         return await asyncio.shield(self._loading)
 
     async def drain(self) -> None:
-        """Refuse new requests and return when the accepted ones are answered, or cut off because they took too long."""
+        """Refuse new requests, after the delay, and return when the accepted ones are answered, or cut off because they
+        took too long.
+        """
         if self._reloading is not None:
             self._reloading.cancel()
+        if self.gate.phase is Phase.READY and self.settings.shutdown_delay_ms:
+            await self.gate.leave(self.settings.shutdown_delay_ms / 1e3)
         if self._pipeline is not None:
             self._pipeline.hurry()
         await self.gate.drain(self.settings.drain_timeout_ms / 1e3)

@@ -170,7 +170,7 @@ def _metadata(request: Request, name: str, version: int | None) -> ModelMetadata
 
 def _ready(request: Request, name: str | None, version: int | None) -> Response:
     lifecycle = lifecycle_of(request)
-    lifecycle.gate.check_phase()
+    lifecycle.gate.check_ready()
     lifecycle.catalog.find(name, version)
     return Response()
 

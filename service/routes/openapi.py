@@ -62,7 +62,7 @@ def _example(kind: ProblemKind) -> dict[str, Any]:
 _IMAGE = {"type": "string", "format": "binary"}
 _BLACK_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAAAAACWpiEsAAAAC0lEQVR42mNgIAwAACQAASXCqOMAAAAASUVORK5CYII="
 """An image of 8 x 4 pixels."""
-_RAW = {"image/*": {"schema": _IMAGE}}
+_RAW = {"image/*": {"schema": _IMAGE}, "application/octet-stream": {"schema": _IMAGE}}
 
 
 def _multipart(file: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Health:
     """A full queue is no reason to answer 503 here: the server is working."""
     lifecycle = lifecycle_of(request)
-    lifecycle.gate.check_phase()
+    lifecycle.gate.check_ready()
     lifecycle.catalog.find()
     return Health(status=Phase.READY.value, models=[str(model) for model in lifecycle.catalog.served])
 

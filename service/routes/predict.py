@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.http.accept import qualities
+from service.http.accept import preference
 from service.http.gzipped import compress
 from service.http.multipart import File
 from service.http.problems import Problem, internal_error, problem_response
@@ -39,10 +39,11 @@ router = APIRouter(tags=["prediction"], route_class=DirectRoute)
     response_class=Response,
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-    """The image goes into a multipart part named `file`, or is the whole body with an `image/*` content type.
+    """The image goes into a multipart part named `file`, or is the whole body, as `image/*`, as
+    `application/octet-stream` or without a content type.
 
     The answer's columns stand side by side in falling score; coordinates are pixels of the image as seen (EXIF
-    orientation applied). With `Accept: image/png` it is the picture with the detections drawn on it.
+    orientation applied). With `Accept: image/png` or `image/*` it is the picture with the detections drawn on it.
     """
     wants_picture = _wants_picture(request)
     with _visit(request, query) as visitor:
@@ -127,9 +128,9 @@ def _content(file: File) -> bytes:
 
 
 def _wants_picture(request: Request) -> bool:
-    """Whether the client names image/png, and prefers it to JSON if it names that too."""
-    wanted = qualities(request.headers.get("accept", ""))
-    return wanted.get(PNG, 0.0) > wanted.get(JSON, 0.0)
+    """Whether the client prefers image/png to JSON."""
+    accept = request.headers.get("accept", "")
+    return preference(accept, PNG) > preference(accept, JSON)
 
 
 def _response(body: bytes, media_type: str, encoding: str | None) -> Response:

@@ -6,12 +6,12 @@ Nothing comes in while the server starts or drains, or when too many requests wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 class Phase(Enum):
     STARTING = "starting"
     READY = "ready"
+    LEAVING = "leaving"
+    """About to drain: everything is still answered, but whoever asks whether it is ready hears no."""
     DRAINING = "draining"
 
 
@@ -88,6 +90,7 @@ class Gate:
         self._accepted: set[asyncio.Timeout] = set()
         self._places: Counter[tuple[str, Priority]] = Counter()
         self._patience: asyncio.Timeout | None = None
+        self._given_up = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -102,14 +105,21 @@ class Gate:
         return len(self._uploads)
 
     @property
-    def is_draining(self) -> bool:
-        return self.phase is Phase.DRAINING
+    def is_leaving(self) -> bool:
+        """The end has begun."""
+        return self.phase in (Phase.LEAVING, Phase.DRAINING)
 
     def check_phase(self) -> None:
-        """Raise a Problem unless ready."""
+        """Raise a Problem unless requests are answered."""
         if self.phase is Phase.STARTING:
             raise still_starting()
-        if self.is_draining:
+        if self.phase is Phase.DRAINING:
+            raise _draining()
+
+    def check_ready(self) -> None:
+        """Raise a Problem unless requests are answered, and will be."""
+        self.check_phase()
+        if self.is_leaving:
             raise _draining()
 
     def check(self, place: Place, timeout: float, images: int = 1) -> None:
@@ -148,7 +158,7 @@ class Gate:
             seconds[of] += images * self.seconds_per_image(model) / self.devices
         return min(sum(seconds.values()), seconds[priority] / SHARES[priority])
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def upload(self, timeout: float) -> AsyncIterator[None]:
         """Around the reading of a body. Raises a Problem: too many of them are being read, it takes more than `timeout`
         seconds, or draining starts before it is complete.
@@ -160,7 +170,7 @@ class Gate:
         async with self._stay(self._uploads, timeout, slow_upload(timeout)):
             yield
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def admit(self, place: Place, timeout: float, images: int = 1) -> AsyncIterator[float]:
         """Hold places from acceptance to answer, at most `timeout` seconds; yields the deadline (time.monotonic()).
 
@@ -180,6 +190,14 @@ class Gate:
             if not self._places:
                 self._empty.set()
 
+    async def leave(self, seconds: float) -> None:
+        """Be called not ready for so long, or until `give_up`, and answer as ever."""
+        self.phase = Phase.LEAVING
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as self._patience:
+                await asyncio.Event().wait()
+        self._patience = None
+
     async def drain(self, timeout: float) -> bool:
         """Refuse everything new and return when nothing is in flight; False if `timeout` seconds were not enough.
 
@@ -188,7 +206,7 @@ class Gate:
         self.phase = Phase.DRAINING
         _cut_off(self._uploads)
         try:
-            async with asyncio.timeout(timeout) as self._patience:
+            async with asyncio.timeout(0 if self._given_up else timeout) as self._patience:
                 await self._empty.wait()
             return True
         except TimeoutError:
@@ -200,11 +218,12 @@ class Gate:
             self._patience = None
 
     def give_up(self) -> None:
-        """Let `drain` wait no longer."""
+        """Let `leave` and `drain` wait no longer."""
+        self._given_up = True
         if self._patience is not None:
             _cut_off([self._patience])
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _stay(self, stays: set[asyncio.Timeout], timeout: float, too_late: Problem) -> AsyncIterator[None]:
         limit = asyncio.timeout(timeout)
         try:

@@ -58,8 +58,8 @@ def _check_host(value: str) -> str:
 
 
 def _check_origin(value: str) -> str:
-    if value != "*" and not _ORIGIN.fullmatch(value):
-        raise ValueError("no browser sends such an origin; give SCHEME://HOST or SCHEME://HOST:PORT, or *")
+    if value not in ("*", "null") and not _ORIGIN.fullmatch(value):
+        raise ValueError("no browser sends such an origin; give SCHEME://HOST or SCHEME://HOST:PORT, or * or null")
     return value
 
 
@@ -114,6 +114,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_exit_on_error=False,
+        cli_parse_none_str="\0",  # no argument can be that: null is an origin
         protected_namespaces=(),
     )
 
@@ -128,7 +129,14 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(
         (),
         description="web origins whose pages may call this server from a browser, such as https://lab.example; * is "
-        "any. None: no CORS headers are sent",
+        "any, null that of files and sandboxed frames. None: no CORS headers are sent",
+    )
+
+    keep_alive_ms: float = Field(
+        75_000,
+        gt=0,
+        description="how long a connection may idle between requests. Let it be longer than that of the proxy in front "
+        "(often 60 s, some 600 s), which may else use one that just closed",
     )
 
     models: Path = Field(EMBEDDED_MODELS, description="model repository: a folder NAME/VERSION/ of bundles")
@@ -187,6 +195,12 @@ class Settings(BaseSettings):
     )
     drain_timeout_ms: float = Field(
         30_000, ge=0, description="how long accepted requests may take after SIGTERM before they are cut off"
+    )
+    shutdown_delay_ms: float = Field(
+        0,
+        ge=0,
+        description="how long after SIGTERM requests are still taken while /readyz already fails, so that a balancer "
+        "can notice",
     )
     decode_threads: PositiveInt | Auto = Field(
         "auto", description="threads that decode images, and as many that encode masks; auto is one a core, at most 4"
@@ -264,14 +278,14 @@ class Settings(BaseSettings):
 
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Address": ("host", "port", "cors_origins"),
+    "Address": ("host", "port", "cors_origins", "keep_alive_ms"),
     "Models": (
         *("models", "model", "keep_versions", "poll_interval_ms", "warm_up", "engine", "device", "engine_threads"),
         "per_model",
     ),
     "Scheduling": (
         *("max_batch_size", "max_queue_delay_ms", "max_queue_size", "timeout_ms", "drain_timeout_ms"),
-        "decode_threads",
+        *("shutdown_delay_ms", "decode_threads"),
     ),
     "Limits": (
         *("max_body_bytes", "max_pixels", "max_batch_images", "max_uploads", "upload_timeout_ms"),

@@ -91,6 +91,42 @@ def test_sigterm_in_the_middle_of_load_loses_nothing_that_was_accepted(start_ser
     assert len(lines) == answered > 30, "the server counts other answers than the clients got"
 
 
+def test_for_a_while_after_sigterm_it_still_answers_but_is_not_ready(start_server: Callable[..., Server]) -> None:
+    server = start_server("--shutdown-delay-ms", "600000")
+    waiting = server.connect()  # opened before, used after
+    assert "connection" not in server.client.get("/readyz").headers
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: httpx.get(server.url + "/readyz").status_code == 503)
+    for path in ("/readyz", "/v2/health/ready", "/v2/models/probe/ready"):
+        answer = httpx.get(server.url + path)
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:maskserve:problem:draining")
+        assert answer.headers["connection"] == "close"
+    answer = server.predict(QUICK)
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert httpx.get(server.url + "/healthz").status_code == 200
+    with waiting:
+        waiting.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
+        everything = b"".join(iter(lambda: waiting.recv(65536), b""))
+    assert everything.startswith(b"HTTP/1.1 200 ")
+    assert everything.lower().count(b"\r\nconnection: close\r\n") == 1
+    assert server.stop() == 0  # the second signal: ten minutes have not passed
+
+
+def test_after_the_delay_it_drains_and_ends(start_server: Callable[..., Server]) -> None:
+    server = start_server("--shutdown-delay-ms", "300")
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_connection_may_idle_for_as_long_as_it_is_told(start_server: Callable[..., Server]) -> None:
+    server = start_server("--keep-alive-ms", "200")
+    with server.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        everything = b"".join(iter(lambda: connection.recv(65536), b""))  # until the server closes it
+    assert everything.startswith(b"HTTP/1.1 200 ")
+
+
 def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[..., Server]) -> None:
     server = start_server()
     assert server.predict(QUICK).status_code == 200

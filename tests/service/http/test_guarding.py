@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -295,6 +295,26 @@ def test_a_preflight_is_answered_without_a_key_for_configured_origins_only(guard
         answer = guarded.client.options("/predict", headers={"Origin": origin, **PREFLIGHT})
         assert answer.status_code == 400
         assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_page_of_the_web_may_ask_a_server_in_its_readers_network_if_it_is_allowed(guarded: Server) -> None:
+    private = {**PREFLIGHT, "Access-Control-Request-Private-Network": "true"}
+    answer = guarded.client.options("/predict", headers={"Origin": ORIGIN, **private})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-private-network"] == "true"
+    foreign = guarded.client.options("/predict", headers={"Origin": FOREIGN, **private})
+    assert foreign.status_code == 400
+    assert "access-control-allow-origin" not in foreign.headers
+
+
+def test_pages_from_files_may_be_allowed(start_server: Callable[..., Server]) -> None:
+    server = start_server("--cors-origins", "null")
+    answer = server.client.options("/predict", headers={"Origin": "null", **PREFLIGHT})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "null")
+    read = server.client.get("/models", headers={"Origin": "null"})
+    assert read.headers["access-control-allow-origin"] == "null"
+    assert server.client.options("/predict", headers={"Origin": ORIGIN, **PREFLIGHT}).status_code == 400
+    assert server.client.post("/models/probe/reload", headers={"Origin": "null"}).status_code == 403
 
 
 # Headers

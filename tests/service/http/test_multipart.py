@@ -86,3 +86,23 @@ def test_several_files_keep_their_order_and_names() -> None:
 def test_no_more_files_than_allowed() -> None:
     with pytest.raises(Problem, match="more than 2 parts; send fewer images at once"):
         find_files(body(HEAD, HEAD, HEAD), b"xyz", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("filename*=utf-8''na%C3%AFve.png", "naïve.png"),
+        ("filename*=UTF-8'en'%e2%82%ac%20rates.png", "€ rates.png"),
+        ("FileName* = iso-8859-1''na%EFve.png", "naïve.png"),
+        ("filename=\"na_ve.png\"; filename*=UTF-8''na%C3%AFve.png", "naïve.png"),
+        ("filename*=UTF-8''na%C3%AFve.png; filename=plain.png", "naïve.png"),
+        ("filename*=UTF-8''%FF.png", "\ufffd.png"),
+        ("filename=\"plain.png\"; filename*=utf-7''+AO8-.png", "plain.png"),
+        ('filename="plain.png"; filename*=broken', "plain.png"),
+        ("filename=\"a; filename*=utf-8''b.png\"", "a; filename*=utf-8''b.png"),
+        ('filename="naïve.png"', "naïve.png"),
+    ],
+)
+def test_the_name_may_be_written_in_either_way(options: str, name: str) -> None:
+    part = b'Content-Disposition: form-data; name="file"; ' + options.encode() + b"\r\n\r\n1"
+    assert find_file(body(part), b"xyz") == File(b"1", name)

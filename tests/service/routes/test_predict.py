@@ -71,6 +71,20 @@ def test_multipart_and_raw_bodies_answer_the_same(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
+    "content_type", ["application/octet-stream", "Application/Octet-Stream; x=y", "binary/octet-stream", "", None]
+)
+def test_what_is_sent_without_saying_what_it_is_is_told_from_its_bytes(
+    server: Server, content_type: str | None
+) -> None:
+    data = encode(picture(5), "JPEG")
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    found = answer(server.client.post("/predict", content=data, headers=headers))
+    assert without_timing(found) == without_timing(answer(server.predict(data)))
+    batch = server.client.post("/predict/batch", content=data, headers=headers)
+    assert [item["status"] for item in batch.json()["answers"]] == [200]
+
+
+@pytest.mark.parametrize(
     ("threshold", "count"),
     [
         pytest.param(None, 5, id="the model's default, 0.3"),

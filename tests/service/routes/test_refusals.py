@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from tests.service.harness import LABELS, Server, encode, head, picture
@@ -83,7 +86,6 @@ def test_as_many_bytes_as_allowed_are_read(server: Server) -> None:
         pytest.param(
             "application/x-www-form-urlencoded", PNG, 415, "unsupported-content-type", id="curl --data-binary"
         ),
-        pytest.param("", PNG, 415, "unsupported-content-type", id="none"),
         pytest.param("imaginary/png", PNG, 415, "unsupported-content-type", id="almost image/"),
         pytest.param("multipart/mixed; boundary=x", b"--x--", 415, "unsupported-content-type", id="other multipart"),
         pytest.param("multipart/form-data", b"--x--", 400, "bad-multipart", id="no boundary"),
@@ -94,6 +96,34 @@ def test_as_many_bytes_as_allowed_are_read(server: Server) -> None:
 def test_bad_content_types(server: Server, content_type: str, body: bytes, status: int, slug: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     problem(server.client.post("/predict", content=body, headers=headers), status, slug)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "advice"),
+    [
+        ("application/json", "POST /v2/models/NAME/infer"),
+        ("application/json; charset=utf-8", "POST /v2/models/NAME/infer"),
+        ("application/x-www-form-urlencoded", "-H 'Content-Type: image/png'"),
+        ("text/plain", "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_wrong_content_type_is_told_where_to_go(server: Server, path: str, content_type: str, advice: str) -> None:
+    body = orjson.dumps({"image": b64encode(PNG).decode()})
+    answer = server.client.post(path, content=body, headers={"Content-Type": content_type})
+    assert advice in problem(answer, 415, "unsupported-content-type")["detail"]
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_a_batch_that_is_too_large_is_told_to_be_fewer_images(server: Server, encoding: str) -> None:
+    files = [("file", (f"{number}.png", PNG + bytes(90_000))) for number in range(3)]
+    request = server.client.build_request("POST", "/predict/batch", files=files)
+    body = gzip.compress(request.read()) if encoding else request.read()
+    headers = {"Content-Type": request.headers["Content-Type"], "Content-Encoding": encoding or "identity"}
+    found = problem(server.client.post("/predict/batch", content=body, headers=headers), 413, "too-many-bytes")
+    assert "fewer images" in found["detail"]
+    alone = problem(server.predict(PNG + bytes(200_001)), 413, "too-many-bytes")
+    assert "fewer images" not in alone["detail"]
 
 
 def test_the_field_must_be_named_file(server: Server) -> None:

@@ -283,3 +283,32 @@ def test_draining_can_be_told_to_give_up() -> None:
         gate.give_up()  # it is over: no effect
 
     run(scenario)
+
+
+def test_one_who_leaves_still_takes_requests_but_is_not_ready() -> None:
+    async def scenario() -> None:
+        gate = ready()
+        gate.check_ready()
+        leaving = asyncio.create_task(gate.leave(LONG))
+        await asyncio.sleep(0)
+        assert gate.is_leaving
+        gate.check(PLACE, LONG)
+        with pytest.raises(Problem) as caught:
+            gate.check_ready()
+        assert caught.value.kind is DRAINING
+        tasks = await fill(gate, 1)
+        gate.give_up()
+        await leaving
+        assert await gate.drain(LONG) is False, "nor does it wait for what is in"
+        await asyncio.wait(tasks)
+
+    run(scenario)
+
+
+def test_leaving_ends_by_itself() -> None:
+    async def scenario() -> None:
+        gate = ready()
+        await gate.leave(0.01)
+        assert await gate.drain(LONG) is True
+
+    run(scenario)

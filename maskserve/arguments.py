@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -84,6 +85,16 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "", otherwise: s
     return f"did you mean {prefix}{close[0]}?" if close else otherwise
 
 
+def nearest_path(path: Path) -> str:
+    """ "; did you mean …?" for a path that is not there, where its first missing part is near a name that is."""
+    there = path
+    while there.parent != there and not there.parent.is_dir():
+        there = there.parent
+    names = sorted(one.name for one in there.parent.iterdir()) if there.parent.is_dir() else []
+    hint = did_you_mean(there.name, names, f"{there.parent}/", otherwise="")
+    return f"; {hint}" if hint else ""
+
+
 def why_unwritable(path: Path, *, folder: bool) -> str:
     """Why no file, or no folder with files in it, can be written at `path`; nothing where it can. Leaves nothing there.
 
@@ -103,6 +114,16 @@ def why_unwritable(path: Path, *, folder: bool) -> str:
             return ""
     except OSError as error:
         return f"{path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}"
+
+
+def this_command() -> str:
+    """How `maskserve` is called from the folder that this process runs in, without activating anything."""
+    script = Path(sys.executable).with_name("maskserve")
+    words = [str(script)] if script.is_file() else [sys.executable, "-m", "maskserve"]
+    here = Path.cwd()
+    if Path(words[0]).is_relative_to(here):
+        words[0] = str(Path(words[0]).relative_to(here))
+    return shlex.join(words)
 
 
 def interruptible(run: Callable[[], int]) -> int:

@@ -21,9 +21,9 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, interruptible, nearest_path
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.command_line import parse_train_config, stop
+from training.command_line import parse_train_config, require_writable, stop
 from training.config import TrainConfig
 from training.data.shapes import write_shapes
 from training.evaluation.ablation_table import Run, Variant, ablation_table, table_markdown
@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         variants = list(combine([parse_factor(text) for text in options.vary], grid=options.grid))
     except ValueError as error:
         stop(str(error))
+    require_writable("--output", options.output)
+    if options.data is not None and not options.data.is_dir():
+        stop(f"--data: {options.data} is not a folder{nearest_path(options.data)}")
     common = ["--recipe", options.recipe, *flags]
     # Everything is checked before the first hour of training.
     configs = {variant: parse_train_config([*common, *variant.flags()]) for variant in variants}
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if figures is None:
             stop(f"{folder} holds no final AP: the data needs a validation split")
         runs.append(Run(settings=dict(variant.settings), seed=seed, figures=figures))
-    results = Results(command=["python", "-m", "training.ablate", *arguments], kind=kind, runs=runs)
+    results = Results(command=["maskserve", "ablate", *arguments], kind=kind, runs=runs)
     (options.output / "results.json").write_text(results.model_dump_json(indent=2) + "\n")
     (options.output / "table.md").write_text(table_markdown(runs, kind))
     Console().print(ablation_table(runs, kind))
@@ -165,4 +168,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

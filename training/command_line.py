@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import reduce
@@ -13,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from maskserve.arguments import did_you_mean, nearest_flag, spelled, unknown_flag
+from maskserve.arguments import did_you_mean, nearest_flag, spelled, this_command, unknown_flag, why_unwritable
 from training.config import TrainConfig, recipe_path
 from training.manual import as_argument, example_of, flags, manual, optional
 
@@ -88,6 +89,21 @@ def load_recipe(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise ValueError(f"{path}: {_reasons(error)}") from error
     return values
+
+
+def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> None:
+    """Ends the program with one line where nothing can be written at `path`; None asks for nothing."""
+    if path is not None and (why := why_unwritable(path, folder=folder)):
+        stop(f"{flag}: {why}")
+
+
+def resuming(arguments: Sequence[str]) -> str:
+    """The command that goes on with the run of these arguments."""
+    words = spelled(arguments, ["--resume"])
+    while "--resume" in words:
+        at = words.index("--resume")
+        words[at : at + 2] = []
+    return shlex.join([*shlex.split(this_command()), "train", *(word for word in words if "--resume=" not in word)])
 
 
 def stop(message: str) -> NoReturn:

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.runtime.engines.devices import check_device
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which computes AP and draws pictures meanwhile."""
@@ -79,13 +81,14 @@ class Process:
 def join(device: str) -> Process:
     """This process, as torchrun's variables say; `device` is "cpu", "cuda" or "cuda:N". Waits for the others.
 
-    Raises ValueError when the variables are incomplete or this machine lacks GPUs.
+    Raises ValueError when the variables are incomplete or this machine lacks the device.
     """
+    check_device(device)
     count = _number(os.environ, "WORLD_SIZE")
     if count == 1:
         place = torch.device(device)
         if place.type == "cuda":
-            _require_gpus(1 + (place.index or 0), f"device {device}")
+            require_gpus(1 + (place.index or 0), f"device {device}")
             torch.cuda.set_device(place)  # streams, events and new tensors are otherwise on the first one
         return Process(place)
     rank, local = _place(os.environ, count)
@@ -94,17 +97,18 @@ def join(device: str) -> Process:
         return Process(torch.device("cpu"), rank, count)
     if device != "cuda":
         raise ValueError(f"device {device} is one GPU, but there are {count} processes: leave out its number")
-    _require_gpus(local + 1, f"process {local} of this machine needs a GPU of its own; start fewer (--nproc_per_node)")
+    require_gpus(local + 1, f"process {local} of this machine needs a GPU of its own; start fewer (--nproc_per_node)")
     place = torch.device("cuda", local)
     torch.cuda.set_device(place)
     dist.init_process_group("nccl", device_id=place)
     return Process(place, rank, count, dist.new_group(backend="gloo", timeout=PATIENCE))  # type: ignore[arg-type]
 
 
-def _require_gpus(count: int, what: str) -> None:
+def require_gpus(count: int, what: str) -> None:
+    """Raises ValueError, which says `what` needs them, where torch does not see so many GPUs."""
     found = torch.cuda.device_count()
     if found < count:
-        raise ValueError(f"{what}: torch finds {found} GPUs here; --device cpu trains on the CPU")
+        raise ValueError(f"{what}: torch finds {found} GPUs here; --device cpu takes the CPU")
 
 
 def _place(environment: Mapping[str, str], count: int) -> tuple[int, int]:

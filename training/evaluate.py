@@ -19,11 +19,11 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, interruptible
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
-from training.command_line import stop
+from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, mended, report
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.operating_point is not None and not options.score_threshold <= options.operating_point < 1:
         stop(f"--operating_point {options.operating_point:g}: give a score from --score_threshold to below 1")
+    require_writable("--json", options.json, folder=False)
+    require_writable("--report", options.report)
     try:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
         splits = load_splits(options.data, evaluated.task, rename=options.rename, classes=options.classes)
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(confusion_table(point))
     if options.json is not None:
         figures = metrics.model_dump(exclude_none=True) | {"operating_point": point.model_dump()}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     if options.report is not None:
         page = write_report(options.report, Report(evaluated.title, data, detections, matches, metrics, point))
@@ -145,4 +148,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

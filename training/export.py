@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, interruptible
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.command_line import stop
+from training.command_line import require_writable, stop
 from training.data.annotations.dataset import DatasetError
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_training_data
@@ -31,6 +31,7 @@ from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOp
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publishes one bundle; returns the exit status."""
     options = _parser().parse_args(arguments)
+    require_writable("--output", options.output)
     console = Console(stderr=True)
 
     def say(message: str) -> None:
@@ -126,4 +127,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

@@ -11,9 +11,12 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +24,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from maskserve.arguments import INTERRUPTED, interruptible, this_command
 from training.checkpoint import (
     BEST,
     LAST,
@@ -30,7 +34,7 @@ from training.checkpoint import (
     save_checkpoint,
     save_last,
 )
-from training.command_line import parse_train_config, stop
+from training.command_line import parse_train_config, require_writable, resuming, stop
 from training.config import TrainConfig, save_config
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.augmentation.transforms import Augmentation
@@ -40,6 +44,7 @@ from training.data.loading.source import DataStop, TrainingData, flip_pairs, loa
 from training.distributed import Process, join
 from training.evaluation.evaluation import KINDS, evaluate_detections
 from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind
+from training.loop.interruption import Interruption
 from training.loop.optimization import scaled_rate
 from training.loop.pictures import draw_curves, draw_samples
 from training.loop.run_log import RunLog
@@ -55,6 +60,8 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process,
     """Configuration, checked data, this process, and the checkpoint to go on from; seeds set, nothing written but data
     that is generated."""
     config = parse_train_config(arguments)
+    require_writable("--output", config.run_folder)
+    require_writable("--repository", config.model_repository)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,9 +82,11 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the whole line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        config, data, process, resumed = setup(sys.argv[1:] if arguments is None else arguments)
-        state = start(config, data, process, resumed)
+        config, data, process, resumed = setup(arguments)
+        with unless_stopped(config, process):
+            state = start(config, data, process, resumed)
         del resumed  # its tensors would stay in memory
         if not process.first:
             return follow(config, data, state, process)
@@ -96,8 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in state.origin:
             log.say(line)
         try:
-            fit(config, data, state, process, log)
+            interrupted = fit(config, data, state, process, log)
             process.close()
+            if interrupted:
+                log.say(f"stopped after iteration {state.iteration}; go on with:  {resuming(arguments)}")
+                return INTERRUPTED
             if (end := known_end(config, state)) is not None:
                 log.say(end)
                 log.completed()
@@ -108,10 +120,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A loader process sends its stack trace along; the message is the last line.
             log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
+        except KeyboardInterrupt:
+            log.say(f"interrupted; go on from the last checkpoint with:  {resuming(arguments)}")
+            return INTERRUPTED
         log.published(bundle)
         log.say(f"published {bundle.path}")
-        log.say(f"serve it:  MASKSERVE_MODELS={config.model_repository} python -m service")
+        models = shlex.quote(str(config.model_repository))
+        log.say(f"serve it:  {this_command()} serve --models {models} --model {config.name}")
     return 0
+
+
+@contextmanager
+def unless_stopped(config: TrainConfig, process: Process) -> Iterator[None]:
+    """Takes generated data away again where a new run cannot begin."""
+    try:
+        yield
+    except Exception:
+        folder = config.run_folder
+        if process.first and config.data is None and [path.name for path in folder.iterdir()] == ["data"]:
+            shutil.rmtree(folder)
+        raise
 
 
 def finished(config: TrainConfig, state: State) -> bool:
@@ -132,16 +160,31 @@ def known_end(config: TrainConfig, state: State) -> str | None:
 def follow(config: TrainConfig, data: TrainingData, state: State, process: Process) -> int:
     """What every process but the first does: trains along, and writes nothing; returns the exit status."""
     try:
-        fit(config, data, state, process, None)
+        interrupted = fit(config, data, state, process, None)
     except (TrainingError, UnreadableImage) as error:
         print(f"error in process {process.rank}: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return 1
     process.close()
-    return 0
+    return INTERRUPTED if interrupted else 0
 
 
-def fit(config: TrainConfig, data: TrainingData, state: State, process: Process, log: RunLog | None) -> None:
-    """All remaining iterations, with checkpoints and evaluations on the way; `log` is the first process's alone."""
+def fit(config: TrainConfig, data: TrainingData, state: State, process: Process, log: RunLog | None) -> bool:
+    """All remaining iterations, with checkpoints and evaluations on the way; `log` is the first process's alone.
+
+    After Ctrl-C, those up to the next checkpoint, which comes at once; returns whether it was so.
+    """
+    with Interruption(alone=process.count == 1) as interruption:
+        return _iterate(config, data, state, process, log, interruption)
+
+
+def _iterate(
+    config: TrainConfig,
+    data: TrainingData,
+    state: State,
+    process: Process,
+    log: RunLog | None,
+    interruption: Interruption,
+) -> bool:
     iterations, checkpoints = config.schedule.iterations, config.run_folder / "checkpoints"
     loader = iter(batches(config, data.train, state.iteration, process))
     while not finished(config, state):
@@ -157,14 +200,18 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
         complete = state.iteration == iterations
         if data.val is not None and (due or complete):
             evaluate(config, data.train, data.val, state, process, log)
-        if process.first and (complete or due or state.iteration % config.checkpoint_every == 0):
+        interrupted = process.agree(interruption.requested)
+        if process.first and (interrupted or complete or due or state.iteration % config.checkpoint_every == 0):
             save_last(snapshot(config, data.train, state, process), checkpoints, fresh=state.fresh)
             state.fresh = False
+        if interrupted:
+            return True
     if log is not None and state.iteration < iterations:
         log.say(
             f"stopped at iteration {state.iteration}: {state.without_gain} evaluations without a better AP than "
             f"{state.best:.4f} (--validation.patience)"
         )
+    return False
 
 
 def out_of_patience(config: TrainConfig, state: State) -> bool:
@@ -234,4 +281,4 @@ def describe(config: TrainConfig, data: TrainingData, model: nn.Module, process:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

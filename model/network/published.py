@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from maskserve.arguments import did_you_mean
 from model.architecture import PRESETS, ArchitectureConfig
 from model.network.build import Detector, build_model
 
@@ -56,7 +57,8 @@ def published_model(name: str, weights: str = "COCO_V1") -> PublishedModel:
     Raises ValueError for an unknown model or weights, naming the known ones, and WeightsUnavailable.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(sorted(PRESETS))}")
+        known = f"known: {', '.join(sorted(PRESETS))}"
+        raise ValueError(f"unknown model {name!r}; {did_you_mean(name, sorted(PRESETS), otherwise=known)}")
     entry = _entry(name, weights)
     changes: dict[str, object] = {"num_classes": len(entry.meta["categories"])}
     if name in LEGACY_EPS_WEIGHTS:
@@ -87,9 +89,9 @@ def imagenet_backbone(backbone: str, weights: str = "DEFAULT") -> ImagenetBackbo
 def _entry(name: str, weights: str) -> Any:
     enum = torchvision.models.get_model_weights(name)
     if weights not in enum.__members__:
-        raise ValueError(
-            f"torchvision publishes no weights {weights!r} for {name}; known: {', '.join(enum.__members__)}"
-        )
+        known = list(enum.__members__)
+        hint = did_you_mean(weights, known, otherwise=f"known: {', '.join(known)}")
+        raise ValueError(f"torchvision publishes no weights {weights!r} for {name}; {hint}")
     return enum[weights]
 
 

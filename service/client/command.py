@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, get_args
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, did_you_mean
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
@@ -114,6 +115,12 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> 
                 bulk = Bulk(client, _options(asked), asked.format, labels, output, dataset, display, tally)
                 try:
                     await bulk.run(jobs, asked.jobs)
+                except ServerProblem as problem:
+                    if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
+                        problem.detail = (
+                            f"{problem.detail} {did_you_mean(asked.model, list(labels), otherwise='')}".rstrip()
+                        )
+                    raise
                 finally:  # what is there is whole
                     output.close()
                     if dataset is not None:

@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, interruptible, nearest_path
 from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
-from training.command_line import load_recipe, stop
+from training.command_line import load_recipe, require_writable, stop
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
@@ -82,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--sheet {options.sheet}: give a name that ends in .png or .jpg")
     if options.count < 1:
         parser.error(f"--count {options.count}: give 1 or more")
+    require_writable("--json", options.json, folder=False)
+    require_writable("--sheet", options.sheet, folder=False)
+    if not options.directory.is_dir():
+        stop(f"{options.directory} is not a folder{nearest_path(options.directory)}")
     try:
         form = _format(options.directory, options.format, options.task)
         splits = {name: form.load(options.directory, name) for name in form.splits(options.directory)}
@@ -108,9 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"leakage: pictures in more than one split: {len(survey.leaks)}", highlight=False)
     try:
         if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(survey.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if options.sheet is not None:
             problems = {split.split: split.records for split in survey.broken}
+            options.sheet.parent.mkdir(parents=True, exist_ok=True)
             sheet = draw_sheet(splits, problems, options.count, with_masks=has_masks(task))
             Image.fromarray(sheet).save(options.sheet)
             console.print(f"pictures: {options.sheet}", highlight=False, markup=False, soft_wrap=True)
@@ -177,4 +183,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskserve.arguments import Parser
+from maskserve.arguments import Parser, interruptible, nearest_path
+from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, mended, report
@@ -82,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--on_broken", choices=("stop", "skip"), default="stop", help="stop at broken records or skip them"
     )
     options = parser.parse_args(arguments)
+    require_writable("TARGET", options.target)
+    if not options.source.is_dir():
+        stop(f"{options.source} is not a folder{nearest_path(options.source)}")
     try:
         reader = detect_format(options.source) if options.reader == "auto" else find_format(options.reader)
         if reader is None:
@@ -130,4 +134,4 @@ def _summary(split: str, data: Dataset) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(interruptible(main))

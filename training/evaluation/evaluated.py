@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from maskserve.arguments import nearest_path
 from model.architecture import Task
 from model.network.build import build_model
 from model.network.engine import EagerEngine
@@ -17,10 +18,12 @@ from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import Detections
+from model.runtime.engines.devices import check_device, gpu_index
 from model.runtime.engines.engine import DeviceChoice, EngineKind
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
 from training.data.annotations.dataset import Dataset
+from training.distributed import require_gpus
 from training.evaluation.remote import RemoteModel
 from training.evaluation.validation import detect, eager_predictor
 
@@ -65,6 +68,8 @@ def open_model(model: str, engine: EvaluatedEngine | None, device: DeviceChoice,
         if engine not in (None, "eager"):
             raise ValueError(f"a checkpoint runs in torch: leave out --engine {engine}, or export it to a bundle first")
         return _checkpoint(Path(model), device, threads)
+    if not Path(model).exists():
+        raise ValueError(f"--model: {model} is no file and no folder{nearest_path(Path(model))}")
     return _bundle(Path(model), engine or "onnx", device, threads)
 
 
@@ -108,4 +113,7 @@ def _torch_device(device: DeviceChoice, threads: int | None) -> str:
         torch.set_num_threads(threads)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    if device != "cpu":
+        require_gpus(1 + gpu_index(device), f"device {device}")
     return device

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from maskserve.arguments import did_you_mean
 from model.architecture import PRESETS, ArchitectureConfig
 from model.network.published import imagenet_backbone, published_model
 from model.network.weights import COUNTER, load_network
@@ -104,10 +105,12 @@ def read_starting_weights(config: TrainConfig) -> StartingWeights:
         )
     if path.suffix == ".pth":
         return StartingWeights(f"the state_dict {path}", _read_state(path), "a network that is not named in the file")
-    raise StartError(
-        f"start_from {choice!r} is nothing known and no folder here: give random, imagenet, torchvision's NAME:WEIGHTS "
-        f"(NAME: {', '.join(PRESETS)}), a checkpoint FILE.pt, a state_dict FILE.pth, or a bundle's folder NAME/VERSION"
+    others = (
+        f"give random, imagenet, torchvision's NAME:WEIGHTS (NAME: {', '.join(PRESETS)}), a checkpoint FILE.pt, a "
+        f"state_dict FILE.pth, or a bundle's folder NAME/VERSION"
     )
+    hint = did_you_mean(name, ["random", "imagenet", *PRESETS], otherwise=others)
+    raise StartError(f"start_from {choice!r} is nothing known and no folder here: {hint}")
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -107,7 +107,9 @@ def test_a_file_that_the_server_has_not_is_a_clear_error(server: WeightsServer, 
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        pytest.param("maskrcnn_resnet99", "COCO_V1", "maskrcnn_resnet50_fpn_v2", id="unknown model names the known"),
+        pytest.param(
+            "maskrcnn_resnet99", "COCO_V1", "did you mean maskrcnn_resnet50_fpn", id="an unknown model, and the nearest"
+        ),
         pytest.param("maskrcnn_resnet50_fpn", "COCO_V9", "COCO_V1", id="unknown weights name the known"),
     ],
 )

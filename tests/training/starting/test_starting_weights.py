@@ -137,7 +137,9 @@ class _Script:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        pytest.param("maskrcnn_resnet99:COCO_V1", None, "nothing known.*imagenet.*maskrcnn_resnet50_fpn", id="unknown"),
+        pytest.param(
+            "maskrcnn_resnet99:COCO_V1", None, "nothing known.*did you mean maskrcnn_resnet50_fpn", id="unknown"
+        ),
         pytest.param("maskrcnn_resnet50_fpn:COCO_V7", None, "no weights 'COCO_V7'.*COCO_V1", id="unknown weights"),
         pytest.param("{folder}/no/1", None, "no folder here", id="no such folder"),
         pytest.param("{folder}", None, "is no bundle: it has no manifest.json", id="a folder that is no bundle"),

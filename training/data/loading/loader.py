@@ -6,6 +6,7 @@ augmentations that the uninterrupted run would have seen, however many worker pr
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def make_loader(
         pin_memory=pin,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would not be the same
     )
     return loader
@@ -133,5 +134,6 @@ def _collate(samples: list[tuple[Tensor, dict[str, Tensor], str]]) -> Batch:
     return Batch(list(images), list(targets), list(names))
 
 
-def _one_thread(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the cores belong to the training process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all, and the training process needs what is loaded

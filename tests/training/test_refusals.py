@@ -1,0 +1,61 @@
+"""What cannot be done is one line and status 2, before anything begins, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from maskserve.__main__ import COMMANDS
+
+BUNDLE = "model/embedded/nuclei/1"
+REFUSED = [
+    ("train --device gpu", "there is no device 'gpu'; choose auto, cpu, cuda or cuda:N"),
+    ("train --device cuda:77", "device cuda:77: torch finds"),
+    ("train --output {file}", "{file} is a file"),
+    ("train --output {file}/x", "cannot be written: Not a directory"),
+    ("train --output /proc/x", "/proc/x cannot be written"),
+    ("train --output {new} --repository {file}/x", "--repository: {file}/x cannot be written"),
+    ("train --output {new} --data {new}", "{new}"),
+    ("train --output {new} --data {file}", "{file}"),
+    ("train --output {new} --recipe {new}.yaml", "no recipe '{new}.yaml'"),
+    ("train --output {new} --start_from {new}.pt --threads 1", "no checkpoint at {new}.pt"),
+    ("train --output {new} --start_from maskrcnn_resnet50:COCO_V1", "did you mean maskrcnn_resnet50_fpn?"),
+    ("evaluate --model model/embedded/nuclie/1 --data {new}", "did you mean model/embedded/nuclei?"),
+    (f"evaluate --model {BUNDLE} --data {{new}}", "{new}"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --device gpu", "there is no device 'gpu'"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --json {{file}}/x", "--json: {file}/x cannot be written"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --report {{file}}", "--report: {file} is a file"),
+    ("export --checkpoint {new} --output {new}", "no checkpoint at {new}"),
+    ("export --checkpoint {file} --output {new}", "{file} is not a readable maskserve checkpoint"),
+    ("export --checkpoint {file} --output {file}", "--output: {file} is a file"),
+    ("export --torchvision maskrcnn_resnet50:COCO_V1 --output {new}", "did you mean maskrcnn_resnet50_fpn?"),
+    ("ablate --vary architecture.roi_pooling=align,pool --output {file}", "--output: {file} is a file"),
+    ("ablate --vary architecture.roi_pooling=align,pol --output {new}", "did you mean pool?"),
+    ("ablate --vary architecture.roi_pooling=align,pool --output {new} --data {new}", "{new} is not a folder"),
+    ("check {new}", "{new} is not a folder"),
+    ("check {folder} --json {file}/x", "--json: {file}/x cannot be written"),
+    ("check {folder} --sheet {file}/x.png", "--sheet: {file}/x.png cannot be written"),
+    ("convert {new} {new}", "{new} is not a folder"),
+    ("convert {folder} {file}/x", "{file}/x cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), REFUSED)
+def test_a_refusal_is_one_line_and_leaves_nothing(
+    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"new": tmp_path / "new", "file": tmp_path / "file", "folder": tmp_path / "folder"}
+    places["file"].write_text("kept")
+    places["folder"].mkdir()
+    name, *arguments = (word.format(**places) for word in command.split())
+    with pytest.raises(SystemExit) as stopped:
+        import_module(COMMANDS[name].module).main(arguments)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said.format(**places) in line
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert places["file"].read_text() == "kept"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maskserve.arguments import did_you_mean
 from model.architecture import ArchitectureConfig
+from model.runtime.images.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -161,6 +162,7 @@ class TrainConfig(_Group):
     )
     publish: bool = Field(True, description="export, check and publish a bundle at the end")
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
+    intensity: Intensity = Field(default_factory=Intensity)
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)

@@ -227,8 +227,11 @@ def evaluate(
     task, most = config.architecture.task, config.validation.max_detections
     model, folder = state.evaluated, config.run_folder
     process.share_buffers(model)
-    detections = detect_shared(eager_predictor(model, config.architecture), val, process, max_detections=most)
-    losses = validation_losses(model, val, config.architecture, process) if config.validation.loss else {}
+    predictor = eager_predictor(model, config.architecture, config.intensity)
+    detections = detect_shared(predictor, val, process, max_detections=most)
+    losses = {}
+    if config.validation.loss:
+        losses = validation_losses(model, val, config.architecture, process, config.intensity)
     if log is not None:
         figures = evaluate_detections(val, detections, KINDS[task], limits(most)).headline()
         log.validation(state.iteration, {name: value for name, value in figures.items() if value >= 0} | losses)
@@ -237,7 +240,8 @@ def evaluate(
             state.best, state.without_gain = score, 0
             save_checkpoint(snapshot(config, data, state, process), folder / "checkpoints" / BEST)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
-        draw_samples(val, detections, config.validation.samples, folder / "samples" / f"{state.iteration:07d}")
+        samples = folder / "samples" / f"{state.iteration:07d}"
+        draw_samples(val, detections, config.validation.samples, samples, config.intensity)
     state.best, state.without_gain = process.agree((state.best, state.without_gain))
 
 
@@ -245,7 +249,7 @@ def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> 
     """This process's batches, `accumulate` to a step, from step number `skip` on."""
     augmentation = Augmentation(config.augment, config.architecture, flip_pairs(data))
     return make_loader(
-        TrainingSet(data, augmentation, config.seed),
+        TrainingSet(data, augmentation, config.seed, config.intensity),
         batch_size=config.batch_size,
         workers=config.workers,
         skip=skip,

@@ -43,9 +43,14 @@ class Preprocessing(BaseModel):
         return self
 
     @classmethod
-    def from_architecture(cls, config: ArchitectureConfig) -> Self:
-        """What the network was built for."""
-        return cls(min_size=config.min_size, max_size=config.max_size, allow_downscale=config.allow_downscale)
+    def from_architecture(cls, config: ArchitectureConfig, intensity: Intensity = AUTO) -> Self:
+        """What the network was built for, and how the values of its training images became 8 bits."""
+        return cls(
+            min_size=config.min_size,
+            max_size=config.max_size,
+            allow_downscale=config.allow_downscale,
+            intensity=intensity,
+        )
 
     def resized(self, size: Size) -> Size:
         """The size that an image of `size` is resized to: at least one pixel a side, the aspect ratio kept."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.network.build import build_model
+from model.runtime.images.intensity import Intensity
 from training.command_line import load_recipe, parse_train_config
 from training.config import TrainConfig, recipe_names, recipe_path, save_config
 from training.manual import as_argument, example_of, flags
@@ -56,6 +57,14 @@ def test_flags_win_over_the_recipe() -> None:
     assert config.architecture.backbone == "resnet18"
     assert config.augment.scale == (1.0, 2.0)
     assert config.schedule.milestones == (3, 4)
+
+
+def test_how_values_become_8_bits_is_part_of_a_run(tmp_path: Path) -> None:
+    config = parse_train_config(["--intensity.mode", "percentile", "--intensity.high", "99.5"])
+    assert config.intensity == Intensity(mode="percentile", high=99.5)
+    save_config(config, tmp_path / "config.yaml")
+    assert parse_train_config(["--recipe", str(tmp_path / "config.yaml")]).intensity == config.intensity
+    assert parse_train_config([]).intensity == Intensity()
 
 
 def test_the_environment_does_not_steer_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,12 +82,12 @@ def _served(url: str) -> Evaluated:
 
 def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evaluated:
     loaded = load_checkpoint(path)
-    architecture = loaded.train_config().architecture
-    model = build_model(architecture)
+    config = loaded.train_config()
+    model = build_model(config.architecture)
     model.load_state_dict(loaded.published_state)
-    predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), architecture)
+    predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), config.architecture, config.intensity)
     title = f"{path.name} after {loaded.iteration} iterations (eager)"
-    return Evaluated(title, architecture.task, loaded.class_names, ServingDefaults(), partial(detect, predictor))
+    return Evaluated(title, config.architecture.task, loaded.class_names, ServingDefaults(), partial(detect, predictor))
 
 
 def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Evaluated:

@@ -9,6 +9,7 @@ from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
 from model.runtime.detections import Detections
+from model.runtime.images.intensity import Intensity
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.data.annotations.dataset import Dataset
@@ -33,9 +34,9 @@ def main_kind(task: Task) -> Kind:
     return KINDS[task][-1]
 
 
-def eager_predictor(model: Detector, architecture: ArchitectureConfig) -> Predictor:
+def eager_predictor(model: Detector, architecture: ArchitectureConfig, intensity: Intensity) -> Predictor:
     """A model in training, behind the interface that serves it."""
-    return Predictor(EagerEngine(model), Preprocessing.from_architecture(architecture))
+    return Predictor(EagerEngine(model), Preprocessing.from_architecture(architecture, intensity))
 
 
 def detect(
@@ -52,7 +53,8 @@ def detect(
     """
     detections: list[Detections] = []
     for record in data.images:
-        detections += predictor.predict([load_stored(record)], score_threshold, max_detections)
+        image = load_stored(record, predictor.preprocessing.intensity)
+        detections += predictor.predict([image], score_threshold, max_detections)
         if progress is not None:
             progress(len(detections))
     return detections
@@ -62,7 +64,8 @@ def detect_shared(predictor: Predictor, data: Dataset, process: Process, *, max_
     """`detect`, the images shared out among the processes: all detections in the first one, nothing in the others."""
     mine: list[Detections] = []
     for record in data.images[process.rank :: process.count]:
-        mine += predictor.predict([load_stored(record)], SCORE_THRESHOLD, max_detections)
+        image = load_stored(record, predictor.preprocessing.intensity)
+        mine += predictor.predict([image], SCORE_THRESHOLD, max_detections)
     parts = process.gather(mine)
     if not process.first:
         return []

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from model.runtime.detections import Detections
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
@@ -40,11 +41,13 @@ def draw_curves(metrics: Path, target: Path) -> None:
     figure.savefig(target, dpi=100)
 
 
-def draw_samples(data: Dataset, detections: Sequence[Detections], count: int, folder: Path) -> None:
+def draw_samples(
+    data: Dataset, detections: Sequence[Detections], count: int, folder: Path, intensity: Intensity = AUTO
+) -> None:
     """The first `count` images, each beside itself with its detections, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for record, found in list(zip(data.images, detections, strict=True))[:count]:
-        image = load_stored(record)
+        image = load_stored(record, intensity)
         drawn = draw_overlay(image, _above(found, SAMPLE_SCORE), data.class_names)
         pair = np.concatenate([image, drawn], axis=1)
         Image.fromarray(pair).save(folder / f"{record.path.stem}.png")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector
+from model.runtime.images.intensity import AUTO, Intensity
 from training.config import AugmentConfig
 from training.data.annotations.dataset import Dataset
 from training.data.augmentation.transforms import Augmentation
@@ -17,7 +18,7 @@ from training.loop.sampling import begin_batch, drawn_counts
 
 @torch.inference_mode()
 def validation_losses(
-    model: Detector, data: Dataset, architecture: ArchitectureConfig, process: Process
+    model: Detector, data: Dataset, architecture: ArchitectureConfig, process: Process, intensity: Intensity = AUTO
 ) -> dict[str, float]:
     """The training losses on `data`, whole images at the served size, and their sum as "loss"; in every process.
 
@@ -25,7 +26,8 @@ def validation_losses(
     processes share the images. Normalization and dropout work as when serving; weights, statistics and global
     generators stay as they are. The model is left in eval mode, and must draw by image (`sample_by_image`).
     """
-    dataset = TrainingSet(data, Augmentation(AugmentConfig(horizontal_flip=0.0), architecture), seed=0)
+    unchanged = Augmentation(AugmentConfig(horizontal_flip=0.0), architecture)
+    dataset = TrainingSet(data, unchanged, seed=0, intensity=intensity)
     model.eval()
     for part in (model, model.rpn, model.roi_heads):
         part.training = True  # these decide about losses; layers below them stay in eval mode

@@ -23,6 +23,7 @@ from model.runtime.bundles.repository import Repository
 from model.runtime.engines.engine import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.checkpoint import Checkpoint
@@ -68,7 +69,8 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on.
+    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on, the images as
+    `intensity` made them.
 
     `train` is what INT8 is calibrated on; a trade needs it and `val`. data_name is what people call this data.
     """
@@ -78,12 +80,17 @@ class Export:
     class_names: tuple[str, ...]
     provenance: Provenance
     images: Sequence[NDArray[np.uint8]]
+    intensity: Intensity = AUTO
     keypoint_names: tuple[str, ...] = ()
     train: Dataset | None = None
     val: Dataset | None = None
     data_name: str = ""
     max_detections: int = 100
     options: ExportOptions = ExportOptions()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.from_architecture(self.architecture, self.intensity)
 
 
 def publish_run(
@@ -103,13 +110,14 @@ def publish_run(
     images = generated_images()
     if data is not None:
         source = data.train if data.val is None else data.val
-        images = [load_stored(record) for record in source.images[:GATE_IMAGES]]
+        images = [load_stored(record, config.intensity) for record in source.images[:GATE_IMAGES]]
     export = Export(
         model=model.eval(),
         architecture=config.architecture,
         class_names=checkpoint.class_names,
         provenance=provenance(config, checkpoint),
         images=images,
+        intensity=config.intensity,
         keypoint_names=checkpoint.keypoint_names,
         train=None if data is None else data.train,
         val=None if data is None else data.val,
@@ -182,7 +190,7 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
             architecture=traded.architecture,
             class_names=export.class_names,
             keypoint_names=export.keypoint_names if has_keypoints(task) else (),
-            preprocessing=Preprocessing.from_architecture(traded.architecture),
+            preprocessing=traded.preprocessing,
             defaults=ServingDefaults(
                 max_detections=export.architecture.detections_per_image, score_thresholds=thresholds
             ),
@@ -266,14 +274,12 @@ def _quantize(export: Export, reference: Engine, staging: Path, say: Callable[[s
     engine.close()
     wanted = export.options.trades.calibration_images
     say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
-    preprocessing = Preprocessing.from_architecture(export.architecture)
-    batches = calibration_batches(export.train, preprocessing, wanted)
+    batches = calibration_batches(export.train, export.preprocessing, wanted)
     quantize_int8(file, file, batches, half_storage=export.options.half)
 
 
 def _compare(reference: Engine, engine: Engine, what: str, export: Export, say: Callable[[str], object]) -> Difference:
-    preprocessing = Preprocessing.from_architecture(export.architecture)
-    difference = compare_engines(reference, engine, export.images, preprocessing)
+    difference = compare_engines(reference, engine, export.images, export.preprocessing)
     say(f"{what} against eager: {difference}")
     return difference
 
@@ -281,10 +287,8 @@ def _compare(reference: Engine, engine: Engine, what: str, export: Export, say: 
 def _measure(engine: Engine, export: Export, what: str, say: Callable[[str], object]) -> Outcome | None:
     if export.val is None:
         return None
-    preprocessing = Preprocessing.from_architecture(export.architecture)
-    outcome = validate(
-        Predictor(engine, preprocessing), export.val, export.architecture.task, max_detections=export.max_detections
-    )
+    predictor = Predictor(engine, export.preprocessing)
+    outcome = validate(predictor, export.val, export.architecture.task, max_detections=export.max_detections)
     figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
     say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return outcome

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import RawDetections
+from model.runtime.images.intensity import Intensity
 from model.runtime.kernels.masks import decode
 from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
 
@@ -74,6 +75,13 @@ def test_no_copy_of_an_image_that_fits() -> None:
 def test_from_architecture() -> None:
     config = ArchitectureConfig(min_size=256, max_size=1024, allow_downscale=False)
     assert Preprocessing.from_architecture(config) == Preprocessing(min_size=256, max_size=1024, allow_downscale=False)
+    wish = Intensity(mode="percentile", high=99)
+    assert Preprocessing.from_architecture(config, wish).intensity == wish
+
+
+def test_a_manifest_that_says_nothing_of_the_intensity_means_the_default() -> None:
+    old = {"min_size": 256, "max_size": 1024, "allow_downscale": False, "bucket_step": 32}
+    assert Preprocessing.model_validate(old).intensity == Intensity()
 
 
 @pytest.mark.parametrize(

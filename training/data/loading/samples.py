@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.limits import ImageLimits
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
@@ -26,13 +27,13 @@ class UnreadableImage(Exception):
     """A training image that changed or broke after the data was checked; the message names it."""
 
 
-def load_stored(record: ImageRecord) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB in the orientation that the annotations refer to.
+def load_stored(record: ImageRecord, intensity: Intensity = AUTO) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] RGB in the orientation that the annotations refer to; `intensity` is of what has more bits.
 
     Raises UnreadableImage naming the file when it cannot be decoded or has another size than its record says.
     """
     try:
-        image = load_image(record.path, TRAINING_LIMITS, upright=False)
+        image = load_image(record.path, TRAINING_LIMITS, upright=False, intensity=intensity)
     except (OSError, ImageError) as error:
         raise UnreadableImage(f"{record.path}: {error}") from error
     if image.shape[:2] != (record.height, record.width):
@@ -52,10 +53,11 @@ class Draw(NamedTuple):
 class TrainingSet(TorchDataset[tuple[Tensor, dict[str, Tensor], str]]):
     """Images of a dataset, augmented; crowd regions are left out, as in the paper's training."""
 
-    def __init__(self, data: Dataset, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, data: Dataset, augmentation: Augmentation, seed: int, intensity: Intensity = AUTO) -> None:
         self.data = data
         self.augmentation = augmentation
         self.seed = seed
+        self.intensity = intensity
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor], str]:
         """image: uint8 [3, H, W]; its target, a dict of `Sample.target`; and the files it is made of, for messages."""
@@ -74,4 +76,5 @@ class TrainingSet(TorchDataset[tuple[Tensor, dict[str, Tensor], str]]):
 
     def _stored(self, image: int) -> Stored:
         annotations = self.data.annotations[image]
-        return Stored(load_stored(self.data.images[image]), annotations.select(~annotations.crowd))
+        stored = load_stored(self.data.images[image], self.intensity)
+        return Stored(stored, annotations.select(~annotations.crowd))

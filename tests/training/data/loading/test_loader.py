@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from model.architecture import ArchitectureConfig
+from model.runtime.images.intensity import Intensity
 from training.config import AugmentConfig
 from training.data.augmentation.transforms import Augmentation
 from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.loading.loader import GroupedBatches, make_loader
-from training.data.loading.samples import TrainingSet, UnreadableImage, load_stored
+from training.data.loading.samples import Draw, TrainingSet, UnreadableImage, load_stored
 from training.data.shapes import write_shapes
 
 RATIOS = [0.6, 1.5, 1.4, 0.7, 1.6, 2.5, 0.8, 1.3, 0.4, 1.2]
@@ -79,6 +80,19 @@ def test_annotations_refer_to_the_stored_orientation(dataset: TrainingSet, tmp_p
     Image.new("RGB", (20, 10)).save(path, exif=exif)
     record = replace(dataset.data.images[0], path=path, width=20, height=10)
     assert load_stored(record).shape == (10, 20, 3)
+
+
+def test_deep_images_are_trained_as_they_are_served(dataset: TrainingSet, tmp_path: Path) -> None:
+    record = dataset.data.images[0]
+    gray = load_stored(record)[..., 1]
+    deep = replace(record, path=tmp_path / "deep.png")
+    Image.fromarray(gray.astype(np.uint16) * 16).save(deep.path)
+    assert np.abs(load_stored(deep)[..., 0].astype(int) - gray).max() < 16  # some of it may be a dark current
+    assert load_stored(deep, Intensity(mode="full-range")).max() <= 16
+    data = replace(dataset.data, images=(deep, *dataset.data.images[1:]))
+    for intensity, bright in ((Intensity(), True), (Intensity(mode="full-range"), False)):
+        image, _, _ = TrainingSet(data, dataset.augmentation, seed=1, intensity=intensity)[Draw(0, 0)]
+        assert (image.max() > 32) == bright
 
 
 def test_an_image_that_changed_is_named(dataset: TrainingSet, tmp_path: Path) -> None:

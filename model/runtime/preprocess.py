@@ -168,6 +168,15 @@ def to_original(
     return Detections(boxes, raw.scores[rows], raw.labels[rows], masks, keypoints)
 
 
+def count_wanted(
+    raw: RawDetections, *, labels: Collection[int] | None = None, score_thresholds: NDArray[np.float32] | None = None
+) -> int:
+    """How many detections `to_original` would give without `max_detections`."""
+    if labels is None and score_thresholds is None:
+        return len(raw.scores)
+    return len(_wanted(raw, labels, score_thresholds))
+
+
 def _wanted(
     raw: RawDetections, labels: Collection[int] | None, score_thresholds: NDArray[np.float32] | None
 ) -> NDArray[np.intp]:

@@ -36,6 +36,7 @@ class PredictOptions(TypedDict, total=False):
     labels: only these, by name. intensity, low, high: how values become 8 bits; without `intensity`, low and high are
     values of the file. masks: how the server sends them, which `Prediction` hides; "none" saves time.
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
+    tile: "auto", "off" or a side in pixels, and overlap in pixels: how large pictures are cut into tiles.
     timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
     """
 
@@ -50,6 +51,8 @@ class PredictOptions(TypedDict, total=False):
     version: int | None
     priority: Literal["interactive", "bulk"] | None
     timeout_ms: float | None
+    tile: Literal["auto", "off"] | int | None
+    overlap: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class Prediction:
     keypoints: float32 [N, K, 3] as (x, y, the heatmap's logit), or None when the model has none.
     width, height: of the image as seen, in pixels. timing_ms: milliseconds by stage.
     intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are.
+    truncated: whether a limit cut detections off, or may have.
     json: the server's answer.
     """
 
@@ -58,6 +59,7 @@ class Prediction:
     masks: tuple[RLE, ...] | None
     keypoints: NDArray[np.float32] | None
     timing_ms: Mapping[str, float]
+    truncated: bool
     json: dict[str, Any]
 
     @classmethod
@@ -79,6 +81,7 @@ class Prediction:
             masks=None if masks is None else tuple(_rle(mask, height, width) for mask in masks),
             keypoints=None if keypoints is None else _keypoints(keypoints),
             timing_ms=answer["timing_ms"],
+            truncated=answer.get("truncated", False),  # servers of before tiling did not say
             json=answer,
         )
 

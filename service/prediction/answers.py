@@ -24,6 +24,16 @@ STAGES = ("decode", "queue", "inference", "postprocess")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What was found in an image. `truncated`: a limit cut detections off, or may have. `tiles` is None for one that
+    was seen whole."""
+
+    detections: Detections
+    truncated: bool = False
+    tiles: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detected:
     """One image's answer before it is rendered.
 
@@ -33,19 +43,27 @@ class Detected:
 
     model: ServedModel
     size: tuple[int, int]
-    detections: Detections
+    seen: Seen
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
     intensity: Applied | None = None
+
+    @property
+    def detections(self) -> Detections:
+        return self.seen.detections
 
 
 def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     """The contract's answer, ready for `to_json`: columns side by side in falling score."""
     model, detections = detected.model, detected.detections
     height, width = detected.size
+    image: dict[str, Any] = {"width": width, "height": height}
+    if detected.seen.tiles is not None:
+        image["tiles"] = detected.seen.tiles
+    image |= _intensity(detected.intensity)
     answer: dict[str, Any] = {
         "model": {"name": model.name, "version": model.version},
-        "image": {"width": width, "height": height, **_intensity(detected.intensity)},
+        "image": image,
         "boxes": detections.boxes,
         "labels": [model.label_names[label] for label in detections.labels],
         "label_ids": detections.labels,
@@ -55,6 +73,7 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
         answer["masks"] = [_mask(mask, masks) for mask in detections.masks]
     if detections.keypoints is not None:
         answer["keypoints"] = detections.keypoints
+    answer["truncated"] = detected.seen.truncated
     seconds = detected.record.stage_seconds()
     answer["timing_ms"] = {stage: round(seconds.get(stage, 0.0) * 1e3, 3) for stage in STAGES}
     return answer

@@ -24,18 +24,21 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request and the model that answers it, whatever is reloaded meanwhile. `timeout` is in seconds."""
+    """One request and the model that answers it, whatever is reloaded meanwhile. `timeout` is in seconds; `patient`
+    whether it is the server's, which is longer for a picture in tiles."""
 
     request: Request
     lifecycle: Lifecycle
     model: ServedModel
     priority: Priority
     timeout: float
+    patient: bool = True
 
     def with_wishes(self, priority: Priority, timeout: float | None) -> Visit:
         """The same with what only its body told. `timeout` None, or longer than the server's: the server's."""
         self.record.priority = priority.value
-        return replace(self, priority=priority, timeout=min(self.timeout, timeout or self.timeout))
+        patient = self.patient and timeout is None
+        return replace(self, priority=priority, timeout=min(self.timeout, timeout or self.timeout), patient=patient)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -85,7 +88,7 @@ class Visit:
         """One image of the request, for the pipeline."""
         record = ImageRecord()
         self.record.images.append(record)
-        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image)
+        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image, self.patient)
 
 
 @contextmanager
@@ -99,12 +102,13 @@ def visit(
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
     own = lifecycle.settings.timeout_ms / 1e3
+    patient = timeout is None
     timeout = own if timeout is None else min(own, timeout)
     with lifecycle.catalog.lease(name, version) as model:
         record = record_of(request.scope)
         record.model, record.version, record.priority = model.name, model.version, priority.value
         lifecycle.gate.check(_place(model, priority), timeout)
-        yield Visit(request, lifecycle, model, priority, timeout)
+        yield Visit(request, lifecycle, model, priority, timeout, patient)
 
 
 def _place(model: ServedModel, priority: Priority) -> Place:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from model.runtime.images.intensity import Intensity, Mode
+from model.runtime.preprocess import Preprocessing
+from model.runtime.tiling import Tile, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
 from service.scheduling.priority import Priority
@@ -20,20 +22,42 @@ MAX_TIMEOUT_MS = 3_600_000
 MAX_VERSION = 2**31
 
 
+MOST_IN_TILES = 100_000
+"""Detections of a picture in tiles where the request names no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; their overlap, None for a fifth of it."""
+
+    tile: str | int
+    overlap: int | None = None
+
+    def plan(self, preprocessing: Preprocessing, size: tuple[int, int]) -> list[Tile]:
+        """The tiles of a picture of `size` (height, width); none where it is seen whole."""
+        side = tile_side(preprocessing, size) if self.tile == "auto" else self.tile
+        if not isinstance(side, int):
+            return []
+        overlap = min(side // 5 if self.overlap is None else self.overlap, side // 2)
+        tiles = plan_tiles(size, side, overlap)
+        return tiles if len(tiles) > 1 else []
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """One request's wishes, checked against the model: label ids or None for all.
 
     score_threshold: in [0, 1], what the network need not find. score_thresholds: those of the single labels, float32 by
-    label id, none below it; None if they are all alike.
+    label id, none below it; None if they are all alike. max_detections: None where the request leaves it to the model.
     """
 
     score_threshold: float
     score_thresholds: NDArray[np.float32] | None
-    max_detections: int
+    max_detections: int | None
     label_ids: frozenset[int] | None
     masks: MaskFormat
     intensity: Intensity
+    tiling: Tiling
 
 
 class PredictParameters(BaseModel):
@@ -69,6 +93,20 @@ class PredictParameters(BaseModel):
         None, description="Becomes black: a value of the file, also without `intensity`, or with `percentile` percent."
     )
     high: FiniteFloat | None = Field(None, description="Becomes white, likewise.")
+    tile: str = Field(
+        "auto",
+        pattern=r"^(auto|off|[1-9][0-9]{2,3})$",
+        description="Large pictures are seen in overlapping tiles and answered as one. `auto`: those that the model "
+        "would otherwise see smaller than it was trained; `off`: never; a number from 100 to 9999: tiles of that many "
+        "pixels a side.",
+    )
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Pixels that tiles have in common: longer than most objects, so that each is whole in some tile. "
+        "More than half a tile counts as half. Default: a fifth of the tile.",
+    )
 
     def options(self, model: ServedModel) -> Options:
         """Fill in the model's defaults. Raises Problem: a label is unknown, or `low` and `high` contradict the rest."""
@@ -78,10 +116,11 @@ class PredictParameters(BaseModel):
         return Options(
             lowest if self.score_threshold is None else self.score_threshold,
             thresholds,
-            defaults.max_detections if self.max_detections is None else self.max_detections,
+            self.max_detections,
             self._label_ids(model),
             self.masks,
             self._intensity(model),
+            Tiling(int(self.tile) if self.tile.isdecimal() else self.tile, self.overlap),
         )
 
     def _intensity(self, model: ServedModel) -> Intensity:

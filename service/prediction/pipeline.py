@@ -13,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime.detections import RawDetections
+from model.runtime.detections import Detections, RawDetections
 from model.runtime.engines.engine import OutOfMemory
 from model.runtime.images.errors import ImageError, NotAnImage, TooManyPixels, UnknownRange, UnsupportedFormat
 from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.reading import read_picture
-from model.runtime.preprocess import Prepared, prepare, stack, to_original
+from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
+from model.runtime.tiling import Tile
 from service.http.problems import (
     DAMAGED_IMAGE,
     INVALID_PARAMETER,
@@ -32,8 +33,9 @@ from service.http.problems import (
 from service.models.catalog import Catalog, ServedModel
 from service.observability.metrics import Metrics, ScoreCounts
 from service.observability.record import ImageRecord
-from service.prediction.answers import Detected
-from service.prediction.parameters import Options
+from service.prediction.answers import Detected, Seen
+from service.prediction.parameters import MOST_IN_TILES, Options
+from service.prediction.tiles import SECONDS_PER_TILE, InTiles, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
 from service.scheduling.gate import deadline_passed
 from service.scheduling.pool import Pool
@@ -51,7 +53,8 @@ class Job:
     """One image to predict.
 
     `encoded` gives the image file; it is called on a decode thread and may raise Problem. `deadline` is on
-    `time.monotonic()`'s clock. `keep_image` is for those who draw on it.
+    `time.monotonic()`'s clock; where it `may_take_longer`, a picture in tiles has more time. `keep_image` is for those
+    who draw on it.
     """
 
     model: ServedModel
@@ -61,6 +64,19 @@ class Job:
     priority: Priority
     record: ImageRecord
     keep_image: bool = False
+    may_take_longer: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` is there where it is
+    needed further on; `intensity` is what made 8 bits of its values."""
+
+    size: tuple[int, int]
+    whole: Prepared | None
+    tiles: list[Tile]
+    image: NDArray[np.uint8] | None
+    intensity: Applied | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,29 +109,57 @@ class Pipeline:
         record.at = "decode"
         arrived = time.monotonic()
         try:
-            (prepared, image, applied), seconds = await self.decode_pool.run(
-                lambda: decode(job, self._limits), job.priority
-            )
+            picture, seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
         except ImageError as error:
             raise _as_problem(error) from error
         decoded = time.time_ns()
         record.add("queue", time.monotonic() - arrived - seconds, decoded - round(seconds * 1e9))
         record.add("decode", seconds, decoded)
         record.at = "queue"
-        computed = await self._compute(job, prepared)
-        record.at = "postprocess"
-        (rendered, score_counts), _ = await self.postprocess_pool.run(
-            lambda: postprocess(job, prepared, image, applied, computed, render), job.priority
-        )
+        if picture.whole is not None:
+            prepared = picture.whole
+            raw = (await self._compute(job, prepared, job.deadline, job.priority)).value
+            record.at = "postprocess"
+            (rendered, score_counts), _ = await self.postprocess_pool.run(
+                lambda: render_timed(job, picture, render, lambda: see_whole(job, prepared, raw)), job.priority
+            )
+        else:
+            in_tiles = await self._in_tiles(job, picture)
+            record.at = "postprocess"
+            (rendered, score_counts), _ = await self.postprocess_pool.run(
+                lambda: render_timed(job, picture, render, lambda: see_tiles(job, in_tiles)), job.priority
+            )
         record.at = "answer"
         self._metrics.image(record.stage_seconds())
         self._metrics.scores(job.model.name, score_counts)
         return rendered
 
-    async def _compute(self, job: Job, prepared: Prepared) -> Computed[RawDetections]:
+    async def _in_tiles(self, job: Job, picture: Decoded) -> InTiles:
+        assert picture.image is not None
+        deadline = job.deadline + (SECONDS_PER_TILE * len(picture.tiles) if job.may_take_longer else 0)
+
+        async def compute(prepared: Prepared) -> RawDetections:
+            return (await self._compute(job, prepared, deadline, Priority.BULK)).value
+
+        try:
+            return await predict_in_tiles(
+                picture.image,
+                picture.tiles,
+                job.model,
+                job.options,
+                compute=compute,
+                decode_pool=self.decode_pool,
+                postprocess_pool=self.postprocess_pool,
+            )
+        except BaseExceptionGroup as group:  # what one tile raised, raised for the picture
+            raise group.exceptions[0] from None
+
+    async def _compute(
+        self, job: Job, prepared: Prepared, deadline: float, priority: Priority
+    ) -> Computed[RawDetections]:
         task = _Task(job.model, prepared, job.options.score_threshold, job.record)
         try:
-            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline, job.priority)
+            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, deadline, priority)
         except DeadlinePassedError:
             raise deadline_passed() from None
         except OutOfMemory as error:
@@ -141,13 +185,15 @@ class Pipeline:
         self.postprocess_pool.close()
 
 
-def decode(job: Job, limits: ImageLimits) -> tuple[Prepared, NDArray[np.uint8] | None, Applied | None]:
-    """The image as the network takes it, itself if wanted, and what made 8 bits of its values.
-
-    The header's pixel count is checked before decoding.
-    """
+def decode(job: Job, limits: ImageLimits) -> Decoded:
+    """The image as the network takes it, and itself where it is needed. The header's pixel count is checked before
+    decoding."""
     image, applied = to_rgb(read_picture(job.encoded(), limits), job.options.intensity)
-    return prepare(image, job.model.manifest.preprocessing), image if job.keep_image else None, applied
+    size = (image.shape[0], image.shape[1])
+    preprocessing = job.model.manifest.preprocessing
+    tiles = job.options.tiling.plan(preprocessing, size)
+    whole = None if tiles else prepare(image, preprocessing)
+    return Decoded(size, whole, tiles, image if tiles or job.keep_image else None, applied)
 
 
 def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
@@ -160,30 +206,50 @@ def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
     return [raw.of_image(index) for index in range(len(tasks))]
 
 
-def postprocess(
-    job: Job,
-    prepared: Prepared,
-    image: NDArray[np.uint8] | None,
-    applied: Applied | None,
-    computed: Computed[RawDetections],
-    render: Callable[[Detected], Rendered],
+def see_whole(job: Job, prepared: Prepared, raw: RawDetections) -> Seen:
+    """The detections of an image that the network saw at once."""
+    options, manifest = job.options, job.model.manifest
+    most = manifest.defaults.max_detections if options.max_detections is None else options.max_detections
+    found = count_wanted(raw, labels=options.label_ids, score_thresholds=options.score_thresholds)
+    detections = to_original(
+        raw,
+        prepared,
+        max_detections=most,
+        labels=options.label_ids,
+        score_thresholds=options.score_thresholds,
+        want_masks=options.masks != "none",
+    )
+    return Seen(detections, found > most or len(raw.scores) >= manifest.architecture.detections_per_image)
+
+
+def see_tiles(job: Job, in_tiles: InTiles) -> Seen:
+    """The best detections of a picture in tiles."""
+    most = MOST_IN_TILES if job.options.max_detections is None else job.options.max_detections
+    found = in_tiles.detections
+    best = Detections(
+        found.boxes[:most],
+        found.scores[:most],
+        found.labels[:most],
+        None if found.masks is None or job.options.masks == "none" else found.masks[:most],
+        None if found.keypoints is None else found.keypoints[:most],
+    )
+    return Seen(best, len(found) > most or in_tiles.full, in_tiles.tiles)
+
+
+def render_timed(
+    job: Job, picture: Decoded, render: Callable[[Detected], Rendered], see: Callable[[], Seen]
 ) -> tuple[Rendered, list[tuple[str, ScoreCounts]]]:
     """The rendered answer, and the scores in it of each label.
 
     The stage ends, for the answer's own account of it, where the rendering begins.
     """
     start = time.perf_counter()
-    detections = to_original(
-        computed.value,
-        prepared,
-        max_detections=job.options.max_detections,
-        labels=job.options.label_ids,
-        score_thresholds=job.options.score_thresholds,
-        want_masks=job.options.masks != "none",
-    )
+    seen = see()
+    detections = seen.detections
     job.record.detections = len(detections)
     job.record.add("postprocess", time.perf_counter() - start)
-    rendered = render(Detected(job.model, prepared.original, detections, job.record, image, applied))
+    image = picture.image if job.keep_image else None
+    rendered = render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity))
     score_counts = [
         (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
         for label in sorted(set(detections.labels.tolist()))

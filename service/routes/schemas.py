@@ -100,6 +100,7 @@ class ImageSize(BaseModel):
     intensity: AppliedIntensity | None = Field(
         None, description="Missing when the image had 8 bits and they were taken as they are."
     )
+    tiles: int | None = Field(None, description="How many tiles the image was seen in; missing where it was seen whole")
 
 
 class CompressedRLE(BaseModel):
@@ -138,6 +139,7 @@ class Prediction(BaseModel):
                 "label_ids": [1],
                 "scores": [0.98],
                 "masks": [{"size": [4, 8], "counts": "522000?"}],
+                "truncated": False,
                 "timing_ms": {"decode": 1.2, "queue": 0.4, "inference": 31.0, "postprocess": 0.8},
             }
         }
@@ -157,6 +159,10 @@ class Prediction(BaseModel):
     )
     keypoints: list[list[tuple[float, float, float]]] | None = Field(
         None, description="x, y, score of each; missing when the model has none. The score is the heatmap's logit"
+    )
+    truncated: bool = Field(
+        description="Whether a limit cut detections off, or may have: `max_detections`, or as many as the network "
+        "gives for an image or a tile."
     )
     timing_ms: TimingMs
 

@@ -166,6 +166,53 @@ def decode_part(rle: RLE, window: tuple[int, int, int, int], size: tuple[int, in
     return part
 
 
+@kernel
+def _place(runs: NDArray[np.int64], rows: int, height: int, first: int) -> tuple[NDArray[np.int64], int]:
+    """Runs of a mask of `rows` rows, in a picture of `height` rows whose pixel `first` is the mask's pixel 0, without
+    the last run of background; and the pixels that they cover."""
+    parts = 0
+    at = 0
+    for run in range(len(runs)):
+        if run % 2 == 1 and runs[run] > 0:
+            parts += (at + runs[run] - 1) // rows - at // rows + 1
+        at += runs[run]
+    placed = np.zeros(2 * parts, np.int64)
+    used = 0
+    at = 0
+    end = 0  # in the picture, behind the last run
+    for run in range(len(runs)):
+        stop = at + runs[run]
+        while run % 2 == 1 and at < stop:
+            column = at // rows
+            length = min(stop, (column + 1) * rows) - at
+            start = first + column * height + at % rows
+            if used > 0 and start == end:
+                placed[used - 1] += length
+            else:
+                placed[used] = start - end
+                placed[used + 1] = length
+                used += 2
+            end = start + length
+            at += length
+        at = stop
+    return placed[:used], end
+
+
+def place(rle: RLE, corner: tuple[int, int], size: tuple[int, int]) -> RLE:
+    """The mask as part of a picture of `size` (height, width), its upper left corner at `corner` (y, x).
+
+    No pixel is made. ValueError where it does not lie inside, or on malformed counts.
+    """
+    (rows, columns), (top, left) = rle.size, corner
+    height, width = check_size(size)
+    if top < 0 or left < 0 or top + rows > height or left + columns > width:
+        raise ValueError(f"a mask of {rows}x{columns} at {corner} (y, x) does not lie inside {height}x{width} pixels")
+    placed, end = _place(unpack(rle), rows, height, left * height + top)
+    rest = height * width - end
+    runs = np.append(placed, rest) if rest or not len(placed) else placed
+    return pack(runs, np.array([0, len(runs)]), (height, width))[0]
+
+
 def area(rle: RLE) -> int:
     """Foreground pixels, without decoding. ValueError on malformed counts."""
     return int(unpack(rle)[1::2].sum())

@@ -15,7 +15,7 @@ from model.runtime.detections import RLE, Detections
 from model.runtime.preprocess import Preprocessing
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord
-from service.prediction.answers import Detected, coco_results, prediction, to_json
+from service.prediction.answers import Detected, Seen, coco_results, prediction, to_json
 from service.prediction.parameters import MaskFormat
 from service.scheduling.batcher import Lane
 
@@ -38,7 +38,7 @@ def served(task: Task, names: tuple[str, ...] = ("cell", "N/A", "N/A")) -> Serve
 def detected(task: Task, detections: Detections) -> Detected:
     record = ImageRecord()
     record.add("decode", 0.0015)
-    return Detected(served(task), (4, 6), detections, record)
+    return Detected(served(task), (4, 6), Seen(detections), record)
 
 
 def answer(task: Task, detections: Detections, masks: MaskFormat = "rle") -> dict[str, Any]:
@@ -51,7 +51,8 @@ def answer(task: Task, detections: Detections, masks: MaskFormat = "rle") -> dic
 
 BOX = np.array([[0.1, 0.5, 5.25, 3]], np.float32)
 SCORE, LABEL = np.array([0.9], np.float32), np.array([1])
-COLUMNS = {"boxes": [[0.1, 0.5, 5.25, 3.0]], "labels": ["cell"], "label_ids": [1], "scores": [0.9]}
+FOUND = {"boxes": [[0.1, 0.5, 5.25, 3.0]], "labels": ["cell"], "label_ids": [1], "scores": [0.9]}
+COLUMNS = {**FOUND, "truncated": False}
 
 
 def test_boxes_only() -> None:
@@ -81,7 +82,14 @@ def test_masks(masks: MaskFormat, expected: Any) -> None:
 
 def test_nothing_found() -> None:
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
-    assert answer("masks", nothing) == {"boxes": [], "labels": [], "label_ids": [], "scores": [], "masks": []}
+    assert answer("masks", nothing) == {
+        "boxes": [],
+        "labels": [],
+        "label_ids": [],
+        "scores": [],
+        "masks": [],
+        "truncated": False,
+    }
 
 
 def test_a_name_may_stand_for_several_labels() -> None:

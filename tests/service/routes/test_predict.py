@@ -33,7 +33,8 @@ def without_timing(value: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_answer_is_the_contracts(server: Server) -> None:
     found = answer(server.predict(encode(picture(size=(70, 100)))))
-    assert list(found) == ["model", "image", "boxes", "labels", "label_ids", "scores", "masks", "timing_ms"]
+    columns = ["boxes", "labels", "label_ids", "scores", "masks"]
+    assert list(found) == ["model", "image", *columns, "truncated", "timing_ms"]
     assert found["model"] == {"name": "probe", "version": 1}
     assert found["image"] == {"width": 100, "height": 70}
     count = len(found["scores"])

@@ -1,0 +1,71 @@
+"""Pictures in tiles at a real server: the offline answer, limits that are told, and clients that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.runtime.bundles.repository import Repository
+from model.runtime.predict import Predictor
+from model.runtime.tiling import TileAnswer, merge_tiles, plan_tiles
+from tests.service.harness import Server, encode, picture
+
+
+def test_a_picture_in_tiles_is_answered_as_its_tiles_are_merged_offline(
+    tiny_repository: Path, start_server: Callable[..., Server]
+) -> None:
+    image = np.random.default_rng(3).integers(0, 255, (200, 330, 3), np.uint8)
+    predictor = Predictor.of_bundle(Repository(tiny_repository).latest("tiny"), device="cpu", threads=1)
+    tiles = plan_tiles((200, 330), 128, 40)
+    answers = [TileAnswer(tile, predictor.predict([tile.of(image)], 0.0)[0], full=True) for tile in tiles]
+    predictor.close()
+    expected = merge_tiles((200, 330), answers)
+    assert 0 < len(expected) <= sum(len(answer.detections) for answer in answers)
+    assert expected.masks is not None
+    server = start_server("--models", str(tiny_repository))
+    found = server.predict(encode(image), tile=128, overlap=40).json()
+    assert found["image"] == {"width": 330, "height": 200, "tiles": len(tiles)}
+    assert np.allclose(found["scores"], expected.scores, rtol=0, atol=1e-5)
+    assert np.allclose(found["boxes"], expected.boxes, rtol=0, atol=1e-2)
+    assert [mask["counts"].encode() for mask in found["masks"]] == [mask.counts for mask in expected.masks]
+    best = server.predict(encode(image), tile=128, overlap=40, max_detections=1).json()
+    assert (best["scores"], best["truncated"]) == (found["scores"][:1], True)
+
+
+def test_what_a_limit_cuts_off_is_told(server: Server) -> None:
+    image = encode(picture(size=(70, 100)))
+    whole = server.predict(image).json()
+    count = len(whole["scores"])
+    assert whole["truncated"] is False
+    assert server.predict(image, max_detections=count).json()["truncated"] is False
+    cut = server.predict(image, max_detections=count - 1).json()
+    assert cut["truncated"] is True
+    assert cut["scores"] == whole["scores"][:-1]
+    alone = server.predict(image, max_detections=1, labels=whole["labels"][0]).json()
+    assert alone["truncated"] is (whole["labels"].count(whole["labels"][0]) > 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"tile": "big"}, "tile"),
+        ({"tile": 64}, "tile"),
+        ({"tile": "0128"}, "tile"),
+        ({"overlap": -1}, "overlap"),
+    ],
+)
+def test_tiles_that_make_no_sense_are_refused(server: Server, query: dict[str, object], message: str) -> None:
+    refused = server.predict(encode(picture()), **query)
+    assert refused.status_code == 422
+    assert message in refused.json()["detail"]
+
+
+def test_a_picture_in_tiles_ends_when_its_time_is_over(server: Server) -> None:
+    slow = np.zeros((128, 700, 3), np.uint8)
+    slow[0, 0, 0] = 60
+    late = server.predict(encode(slow), tile=128, overlap=0, timeout_ms=30)
+    assert late.status_code == 504
+    assert server.predict(encode(picture())).status_code == 200

@@ -64,8 +64,8 @@ def test_tiles_that_make_no_sense_are_refused(server: Server, query: dict[str, o
 
 
 def test_a_picture_in_tiles_ends_when_its_time_is_over(server: Server) -> None:
-    slow = np.zeros((128, 700, 3), np.uint8)
-    slow[0, 0, 0] = 60
+    slow = np.zeros((128, 4000, 3), np.uint8)  # more tiles than may wait at once
+    slow[0, 0, 0] = 80
     late = server.predict(encode(slow), tile=128, overlap=0, timeout_ms=30)
     assert late.status_code == 504
     assert server.predict(encode(picture())).status_code == 200

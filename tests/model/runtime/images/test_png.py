@@ -107,12 +107,12 @@ def test_transparent_colors_of_16_bits() -> None:
     """All 16 bits are compared, not only the high ones."""
     grays = read_picture(gray(3, 16, b"\0\0\x12\x34\x12\x35", b"\x12\x34"))
     colors = np.array([[[256, 2, 3], [257, 2, 3], [256, 2, 4]]], np.uint16)
-    for picture, shown in (
+    for decoded, shown in (
         (grays, [[False, True, False]]),
         (read_picture(deep(colors, RGB, chunk(b"tRNS", b"\1\0\0\2\0\3"))), [[True, False, False]]),
     ):
-        assert picture.transparent is not None
-        assert picture.transparent.tolist() == shown
+        assert decoded.transparent is not None
+        assert decoded.transparent.tolist() == shown
 
 
 @pytest.mark.parametrize(("color", "channels"), [(RGB, 3), (RGBA, 4), (GRAY_ALPHA, 2)])

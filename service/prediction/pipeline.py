@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import Detections, RawDetections
 from model.runtime.engines.engine import OutOfMemory
-from model.runtime.images.errors import ImageError, NotAnImage, TooManyPixels, UnknownRange, UnsupportedFormat
+from model.runtime.images.errors import (
+    ImageError,
+    NoSuchPlane,
+    NotAnImage,
+    TooManyPixels,
+    UnknownRange,
+    UnsupportedFormat,
+    UnsupportedVariant,
+)
 from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.reading import read_picture
@@ -261,10 +269,10 @@ def _as_problem(error: ImageError) -> Problem:
     kind = DAMAGED_IMAGE
     if isinstance(error, NotAnImage):
         kind = NOT_AN_IMAGE
-    elif isinstance(error, UnsupportedFormat):
+    elif isinstance(error, UnsupportedFormat | UnsupportedVariant):
         kind = UNSUPPORTED_FORMAT
     elif isinstance(error, TooManyPixels):
         kind = TOO_MANY_PIXELS
-    elif isinstance(error, UnknownRange):
+    elif isinstance(error, UnknownRange | NoSuchPlane):
         kind = INVALID_PARAMETER
     return Problem(kind, str(error))

@@ -29,3 +29,11 @@ class TooManyPixels(ImageError):
 
 class UnknownRange(ImageError):
     """The way asked for to make 8 bits of the values does not fit them; the message says what does."""
+
+
+class UnsupportedVariant(ImageError):
+    """A sound file of an accepted format, of a kind that cannot be read here. The message says what would help."""
+
+
+class NoSuchPlane(ImageError):
+    """A page, channel, z or t was asked for that the file does not have."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.runtime.images.planes import PlaneAxis
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
@@ -19,9 +21,11 @@ class Picture:
     for values from 0 to 4095 in uint16. None when it says nothing.
     `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none.
     `transparent` is bool [H, W], true where a picture of more than 8 bits is see-through; viewers show white there.
+    `plane` says which of several planes this is, an entry for each axis along which the file has more than one.
     """
 
     values: NDArray[Any]
     significant_bits: int | None = None
     declared_range: tuple[float, float] | None = None
     transparent: NDArray[np.bool_] | None = None
+    plane: tuple[PlaneAxis, ...] = ()

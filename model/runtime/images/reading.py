@@ -7,36 +7,37 @@ The pixels are counted from the header before anything is allocated for them. No
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from model.runtime.images import jpeg, png
+from model.runtime.images.conversion import of_channel, picture_of
 from model.runtime.images.errors import DamagedImage, ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
 from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
+from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.signatures import sniff_format
+from model.runtime.images.tiff.reading import read_tiff, tiff_size
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
 
@@ -53,47 +54,66 @@ class ImageHeader:
     height: int
 
 
-def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, choice: PlaneChoice = FIRST_PLANE) -> ImageHeader:
     """Read only the header: no pixel is decoded and no memory allocated for them.
 
     Raises:
         ImageError: as `read_picture`, as far as the header shows it.
     """
     data, format = _accepted(data, limits)
+    if format == "TIFF":
+        with _saying("the TIFF image's header cannot be read"):
+            return ImageHeader(format, *tiff_size(data, limits, choice))
     image = _open(data, format, limits)
     width, height = image.size
-    # Pillow swaps a TIFF's sides by itself.
-    if format != "TIFF" and exif_orientation(image) >= 5:
+    if exif_orientation(image) >= 5:
         width, height = height, width
     return ImageHeader(format, width, height)
 
 
-def read_picture(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True) -> Picture:
-    """The file's (first) picture with all of its bits. Releases the GIL while decoding.
+def read_picture(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, choice: PlaneChoice = FIRST_PLANE
+) -> Picture:
+    """The picture with all of its bits: the chosen plane of a TIFF, the first picture of another file.
 
-    `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but Pillow turns a TIFF by itself).
+    Releases the GIL while decoding. `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but a
+    TIFF is always turned, as libraries do that read it).
 
     Raises:
         NotAnImage: the bytes have no image format's signature.
         UnsupportedFormat: they have one that `limits.formats` does not name.
+        UnsupportedVariant: the file is sound, but of a kind that cannot be read here.
         TooManyPixels: the header announces more than `limits.max_pixels`; nothing was decoded.
         DamagedImage: the file is cut short or broken. A part of a picture is never returned.
+        NoSuchPlane: what `choice` asks for is not in the file.
     """
     data, format = _accepted(data, limits)
-    opened = _open(data, format, limits)
+    with _saying(f"the {format} image cannot be decoded"):
+        if format == "TIFF":
+            return read_tiff(data, limits, choice)
+        return of_channel(_read_by_pillow(data, format, limits, upright), choice)
+
+
+def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool) -> Picture:
+    image = _loaded(_open(data, format, limits), data)
+    # After loading, because a PNG's EXIF may lie behind its pixels.
+    orientation = exif_orientation(image) if upright else 1
+    if isinstance(image, PngImagePlugin.PngImageFile) and (picture := png.to_picture(image, data)) is not None:
+        return turned(picture, orientation)
+    return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
+
+
+@contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Turns whatever a parser raises on hostile bytes into an ImageError."""
     try:
-        image = _loaded(opened, data)
-        # After loading, because a PNG's EXIF may lie behind its pixels. Pillow turns a TIFF itself.
-        orientation = exif_orientation(image) if upright and format != "TIFF" else 1
-        if isinstance(image, PngImagePlugin.PngImageFile) and (picture := png.to_picture(image, data)) is not None:
-            return turned(picture, orientation)
-        return _to_picture(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
-    except MemoryError:
+        yield
+    except (ImageError, MemoryError):
         raise
-    except Exception as error:  # a parser on hostile bytes: Pillow's plugins raise whatever they stumble over
-        raise DamagedImage(f"the {format} image cannot be decoded: {error}") from error
+    except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
+        raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
+    except Exception as error:  # Pillow's plugins and tifffile raise whatever they stumble over
+        raise DamagedImage(f"{what}: {error}") from error
 
 
 def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
@@ -113,20 +133,9 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
     if format == "WEBP":
         # The plugin's decoder allocates the canvas when it is opened.
         limits.check_pixels(*_webp_size(data))
-    try:
+    with _saying(f"the {format} image's header cannot be read"):
         image = _PLUGINS[format](BytesIO(data))
         limits.check_pixels(*image.size)
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # A tile is decoded whole, however small the image is that it belongs to.
-            tags = image.tag_v2
-            tile = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
-            limits.check_pixels(int(tile[0]), int(tile[1]))
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
-        raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
-    except Exception as error:  # see read_picture
-        raise DamagedImage(f"the {format} image's header cannot be read: {error}") from error
     return image
 
 
@@ -153,36 +162,3 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         bits = int.from_bytes(head[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return 0, 0
-
-
-def _to_picture(image: Image.Image) -> Picture:
-    """The picture of a loaded image of any mode."""
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint16, copy=False)  # the machine's byte order
-        tags = getattr(image, "tag_v2", {})
-        bits = 12 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else None
-        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero; Pillow leaves it so
-            values = (2 ** (bits or 16) - 1) - values
-        return Picture(values, significant_bits=bits)
-    if image.mode in ("I", "F"):
-        return Picture(np.asarray(image))
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        return Picture(np.asarray(converted))
-    if image.has_transparency_data:
-        image = _over_white(image)
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    return Picture(np.asarray(image))
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    """Mode RGB of an image with transparency."""
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.mode != "RGBA":
-        image = image.convert("RGBA")
-    page = Image.new("RGB", image.size, "white")
-    page.paste(image, mask=image)
-    return page

@@ -1,0 +1,206 @@
+"""Broken and hostile TIFFs, and sound ones that cannot be read: a typed error each, soon and within bounded memory."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from model.runtime.images.errors import DamagedImage, ImageError, TooManyPixels, UnsupportedVariant
+from model.runtime.images.limits import ImageLimits
+from model.runtime.images.reading import probe, read_picture
+from model.runtime.images.tiff.directories import MAX_DIRECTORIES
+from tests.model.runtime.images.pictures import encode, picture, tiff, tiff_of_size
+
+GRAY = [(258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]
+
+
+def deep_tiff(width: int, height: int, *more: tuple[int, int, int], pixels: bytes = bytes(8)) -> bytes:
+    """16-bit gray; `more` tags replace or follow the usual ones."""
+    tags = {tag: (tag, kind, value) for tag, kind, value in GRAY}
+    tags |= {256: (256, 4, width), 257: (257, 4, height), 279: (279, 4, len(pixels))}
+    tags |= {tag: (tag, kind, value) for tag, kind, value in more}
+    return tiff(sorted(tags.values()), pixels)
+
+
+def chain(length: int, *, circle: bool) -> bytes:
+    """Directories without tags, each pointing at the next, the last at the first or at nothing."""
+    offsets = [8 + 6 * index for index in range(length)]
+    following = [*offsets[1:], 8 if circle else 0]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(struct.pack("<HI", 0, offset) for offset in following)
+
+
+def described(text: str) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(file, np.zeros((4, 5), np.uint16), description=text, metadata=None)
+    return file.getvalue()
+
+
+def ome(sizes: str) -> str:
+    return (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="5" SizeY="4" {sizes}>'
+        '<TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+    )
+
+
+BOMB = zlib.compress(bytes(2**26))
+HOSTILE: dict[str, tuple[bytes, type[ImageError]]] = {
+    "no directory": (b"II*\0" + bytes(4), DamagedImage),
+    "a directory behind the end": (b"II*\0" + struct.pack("<I", 4000), DamagedImage),
+    "a circle of one": (chain(1, circle=True), DamagedImage),
+    "a circle of many": (chain(50, circle=True), DamagedImage),
+    "an endless chain": (chain(MAX_DIRECTORIES + 1, circle=False), DamagedImage),
+    "65535 tags": (b"II*\0" + struct.pack("<IH", 8, 65535) + bytes(12 * 65535 + 4), DamagedImage),
+    "a directory with no tags": (chain(1, circle=False), DamagedImage),
+    "no pixels": (deep_tiff(0, 4), DamagedImage),
+    "more pixels than accepted": (deep_tiff(60000, 60000), TooManyPixels),
+    "more samples than memory": (deep_tiff(4000, 4000, (277, 3, 60000)), TooManyPixels),
+    "a huge tile": (deep_tiff(2, 2, (322, 4, 48000), (323, 4, 48000), (324, 4, 8), (325, 4, 4)), TooManyPixels),
+    "very many tiles": (deep_tiff(8000, 8000, (322, 4, 1), (323, 4, 1), (324, 4, 8), (325, 4, 4)), DamagedImage),
+    "pixels behind the end": (deep_tiff(40, 40, (279, 4, 3200)), DamagedImage),
+    "fewer bytes than pixels": (deep_tiff(40, 40), DamagedImage),
+    "a bomb that ends too soon": (deep_tiff(2, 2, (259, 3, 8), pixels=b"\x78\x9c\3\0\0\0\0\1"), DamagedImage),
+    "deflate of nonsense": (deep_tiff(9, 9, (259, 3, 8), pixels=b"nonsense"), DamagedImage),
+    "LZW of nonsense": (deep_tiff(9, 9, (259, 3, 5), pixels=b"\xff" * 40), DamagedImage),
+    "text for a number": (tiff_of_size(2, 2, (322, 2, 0x2A2A2A), (323, 4, 16), (259, 3, 5)), DamagedImage),
+    "ImageJ with a billion pictures": (described("ImageJ=1.0\nimages=1000000000\nslices=1000000000\n"), DamagedImage),
+    "OME with a billion planes": (described(ome('SizeZ="1000000000" SizeC="1" SizeT="1"')), DamagedImage),
+    "OME with many planes each way": (described(ome('SizeZ="900" SizeC="900" SizeT="900"')), DamagedImage),
+    "floats with another predictor": (deep_tiff(2, 2, (317, 3, 3)), DamagedImage),
+    "an unknown predictor": (deep_tiff(2, 2, (317, 3, 7)), UnsupportedVariant),
+    "complex numbers": (deep_tiff(1, 1, (258, 3, 64), (339, 3, 6)), UnsupportedVariant),
+    "a raw sensor": (deep_tiff(2, 2, (262, 3, 32803)), UnsupportedVariant),
+    "CMYK of 16 bits": (deep_tiff(1, 1, (262, 3, 5), (277, 3, 4)), UnsupportedVariant),
+    "floats of which white is zero": (deep_tiff(2, 2, (262, 3, 0), (339, 3, 3)), UnsupportedVariant),
+    "24 bits": (deep_tiff(1, 1, (258, 3, 24)), UnsupportedVariant),
+    "a volume": (deep_tiff(1, 1, (32997, 4, 4)), UnsupportedVariant),
+}
+
+
+@pytest.mark.parametrize(("data", "error"), HOSTILE.values(), ids=HOSTILE)
+def test_each_is_refused_for_what_it_is(data: bytes, error: type[ImageError]) -> None:
+    with pytest.raises(error) as caught:
+        read_picture(data)
+    assert type(caught.value) is error
+    for internal in ("object", "NoneType", "index out of range", "unpack_from", "not supported between", "attribute"):
+        assert internal not in str(caught.value)
+    with suppress(ImageError):
+        probe(data)
+
+
+def test_an_ome_file_does_not_make_the_server_read_its_neighbors(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.tif"
+    tifffile.imwrite(secret, np.full((4, 5), 77, np.uint16))
+    names = f'<TiffData IFD="0" FirstZ="0" PlaneCount="1"><UUID FileName="{secret}">urn:uuid:other</UUID></TiffData>'
+    text = ome('SizeZ="1" SizeC="1" SizeT="1"').replace('<TiffData IFD="0" PlaneCount="1"/>', names)
+    with suppress(ImageError):
+        assert not (read_picture(described(text)).values == 77).any()
+
+
+def test_bombs_cost_no_memory(tmp_path: Path) -> None:
+    """Read in a process that may grow by 96 MiB only. The first unpacks to 64 MiB for four pixels, many times over."""
+    nested = deep_tiff(2, 2, (259, 3, 8), pixels=BOMB + bytes(len(BOMB) % 2))
+    for index, data in enumerate([nested, *(data for data, _ in HOSTILE.values())]):
+        (tmp_path / f"{index:02}").write_bytes(data)
+    program = """
+import pathlib, resource, sys, tifffile
+from model.runtime.images.errors import ImageError
+from model.runtime.images.reading import read_picture
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        print(read_picture(path.read_bytes()).values.shape)
+    except ImageError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == ["(2, 2)"] + ["refused"] * len(HOSTILE), done.stderr
+
+
+def files() -> list[bytes]:
+    values = np.random.default_rng(2).integers(0, 4000, (2, 3, 20, 16)).astype(np.uint16)
+    made = []
+    options: list[dict[str, Any]] = [
+        {"ome": True, "metadata": {"axes": "ZCYX"}},
+        {"imagej": True, "metadata": {"axes": "ZCYX"}},
+        {"photometric": "minisblack", "compression": "zlib", "tile": (16, 16)},
+        {"photometric": "minisblack", "compression": "lzw", "predictor": True, "bigtiff": True},
+        {"photometric": "minisblack", "planarconfig": "separate", "byteorder": ">"},
+    ]
+    for option in options:
+        file = BytesIO()
+        tifffile.imwrite(file, values, **option)
+        made.append(file.getvalue())
+    return [*made, encode(picture(), "TIFF", compression="jpeg"), encode(picture(), "TIFF", compression="packbits")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_random_damage_raises_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    for data in files():
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            directory = file.pages[0].offset
+        for _ in range(80):
+            damaged = bytearray(data)
+            for position in random.integers(0, 260, 3):
+                damaged[(directory + position) % len(data)] = random.integers(0, 256)
+            try:
+                values = read_picture(bytes(damaged), ImageLimits(max_pixels=100_000)).values
+            except ImageError:
+                continue
+            assert values.ndim in (2, 3)
+    assert [record for record in caplog.records if record.name.startswith("tifffile")] == []
+
+
+def test_a_cut_file_is_never_half_a_picture() -> None:
+    for data in files():
+        whole = read_picture(data).values
+        for length in range(1, len(data), 83):
+            try:
+                part = read_picture(data[:length]).values
+            except ImageError:
+                continue
+            np.testing.assert_array_equal(part, whole)
+
+
+WITHOUT_CODECS = """
+import sys
+sys.modules["imagecodecs"] = None  # as if it were not installed
+from model.runtime.images.errors import ImageError
+from model.runtime.images.reading import read_picture
+for path in sys.argv[1:]:
+    try:
+        print(read_picture(open(path, "rb").read()).values.sum())
+    except ImageError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
+    values = np.arange(40 * 48, dtype=np.uint16).reshape(40, 48) % 4096
+    tasks: list[tuple[str, dict[str, Any]]] = [
+        ("LZW", {"compression": "lzw", "predictor": True}),
+        ("JPEG2000", {"compression": "jpeg2000"}),
+        ("LERC", {"compression": "lerc"}),
+    ]
+    for name, options in tasks:
+        tifffile.imwrite(tmp_path / name, values, **options)
+        np.testing.assert_array_equal(read_picture((tmp_path / name).read_bytes()).values, values)
+    paths = [str(tmp_path / name) for name, _ in tasks]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CODECS, *paths], capture_output=True, text=True, check=True)
+    lzw, *others = done.stdout.splitlines()
+    assert lzw == str(values.sum())
+    for (name, _), line in zip(tasks[1:], others, strict=True):
+        assert line.startswith(f"UnsupportedVariant this TIFF is compressed with {name}")
+        assert "pip install maskserve[codecs]" in line

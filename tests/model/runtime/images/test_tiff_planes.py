@@ -1,0 +1,153 @@
+"""Which of a TIFF's pictures is taken, what choosing one gives, and that the answer is told."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.runtime.images.errors import NoSuchPlane
+from model.runtime.images.planes import PlaneAxis, PlaneChoice
+from model.runtime.images.reading import probe, read_picture
+from tests.model.runtime.images.pictures import encode, picture
+
+FULL = np.asarray(picture())
+SMALL = np.ascontiguousarray(FULL[::4, ::4])
+
+
+def pages(*pages: tuple[NDArray[Any], dict[str, Any]], **options: Any) -> bytes:
+    file = BytesIO()
+    with tifffile.TiffWriter(file, **options) as writer:
+        for values, tags in pages:
+            writer.write(values, metadata=None, **tags)
+    return file.getvalue()
+
+
+def stack(*sizes: int, dtype: str = "uint16") -> NDArray[Any]:
+    return np.random.default_rng(3).integers(0, 200, (*sizes, 6, 9)).astype(dtype)
+
+
+def test_a_reduced_picture_is_never_the_picture() -> None:
+    rgb: dict[str, Any] = {"photometric": "rgb"}
+    old_tag = {"extratags": [(255, "H", 1, 2, True)]}
+    mask = {"photometric": "minisblack", "subfiletype": 4}
+    files = {
+        "thumbnail first": pages((SMALL, rgb | {"subfiletype": 1}), (FULL, rgb)),
+        "thumbnail first, big endian": pages((SMALL, rgb | {"subfiletype": 1}), (FULL, rgb), byteorder=">"),
+        "thumbnail first, BigTIFF": pages((SMALL, rgb | {"subfiletype": 1}), (FULL, rgb), bigtiff=True, byteorder=">"),
+        "by the old tag": pages((SMALL, rgb | old_tag), (FULL, rgb)),
+        "a mask first": pages((SMALL[..., 0] > 9, mask), (FULL, rgb)),
+        "pyramid in the chain": pages((FULL, rgb), (SMALL, rgb | {"subfiletype": 1})),
+        "pyramid below": pages((FULL, rgb | {"subifds": 1}), (SMALL, rgb | {"subfiletype": 1})),
+        "the picture below its thumbnail": pages((SMALL, rgb | {"subfiletype": 1, "subifds": 1}), (FULL, rgb)),
+    }
+    for name, data in files.items():
+        decoded = read_picture(data)
+        np.testing.assert_array_equal(decoded.values, FULL, err_msg=name)
+        assert decoded.plane == (), name
+        assert (probe(data).width, probe(data).height) == (40, 24)
+    np.testing.assert_array_equal(read_picture(pages((SMALL, rgb | {"subfiletype": 1}))).values, SMALL)
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_pages(options: dict[str, Any]) -> None:
+    deep = stack(dtype="uint16")
+    data = pages((FULL, {"photometric": "rgb"}), (SMALL, {"photometric": "rgb"}), (deep, {}), **options)
+    for index, expected in enumerate((FULL, SMALL, deep)):
+        decoded = read_picture(data, choice=PlaneChoice(page=index))
+        np.testing.assert_array_equal(decoded.values, expected)
+        assert decoded.plane == (PlaneAxis("page", index, 3),)
+        assert probe(data, choice=PlaneChoice(page=index)).width == expected.shape[1]
+    assert read_picture(data).plane == (PlaneAxis("page", 0, 3),)
+    with pytest.raises(NoSuchPlane, match="the image has no page 3: it has 3, counted from 0"):
+        read_picture(data, choice=PlaneChoice(page=3))
+    with pytest.raises(NoSuchPlane, match="no z 1"):
+        read_picture(data, choice=PlaneChoice(z=1))
+
+
+def test_pages_of_compressed_files_by_pillow() -> None:
+    images = [picture().convert(mode) for mode in ("RGB", "P", "CMYK", "1")]
+    data = encode(images[0], "TIFF", save_all=True, append_images=images[1:], compression="tiff_lzw")
+    for index, image in enumerate(images):
+        expected = np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
+        np.testing.assert_array_equal(read_picture(data, choice=PlaneChoice(page=index)).values, expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_stacks_with_axes(kind: str, dtype: str, compression: str | None) -> None:
+    values = stack(2, 3, 4, dtype=dtype)
+    file = BytesIO()
+    order = "TZCYX"
+    tifffile.imwrite(file, values, **{kind: True}, metadata={"axes": order}, compression=compression)
+    data = file.getvalue()
+    first = read_picture(data)
+    np.testing.assert_array_equal(first.values, values[0, 0, 0])
+    assert first.plane == (PlaneAxis("t", 0, 2), PlaneAxis("z", 0, 3), PlaneAxis("channel", 0, 4))
+    for t, z, channel in ((1, 2, 3), (0, 1, 0), (1, 0, 2)):
+        decoded = read_picture(data, choice=PlaneChoice(t=t, z=z, channel=channel))
+        np.testing.assert_array_equal(decoded.values, values[t, z, channel])
+    np.testing.assert_array_equal(read_picture(data, choice=PlaneChoice(page=13)).values, values.reshape(-1, 6, 9)[13])
+    for choice, message in (
+        (PlaneChoice(z=3), "the image has no z 3: it has 3, counted from 0"),
+        (PlaneChoice(channel=4), "no channel 4"),
+        (PlaneChoice(page=24), "no page 24: it has 24"),
+    ):
+        with pytest.raises(NoSuchPlane, match=message):
+            read_picture(data, choice=choice)
+
+
+def test_an_axis_order_of_its_own() -> None:
+    values = stack(4, 3)
+    file = BytesIO()
+    tifffile.imwrite(file, values, ome=True, metadata={"axes": "CZYX"})
+    decoded = read_picture(file.getvalue(), choice=PlaneChoice(channel=2, z=1))
+    np.testing.assert_array_equal(decoded.values, values[2, 1])
+
+
+def test_a_stack_that_lies_in_one_piece_behind_one_directory() -> None:
+    values = stack(5)
+    file = BytesIO()
+    tifffile.imwrite(file, values, metadata={"axes": "ZYX"}, contiguous=True, truncate=True)
+    decoded = read_picture(file.getvalue(), choice=PlaneChoice(z=3))
+    np.testing.assert_array_equal(decoded.values, values[3])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_channels_within_a_page(channels: int, planar: Any) -> None:
+    """They are channels, not colors, where the file does not call them RGB."""
+    values = stack(channels)
+    stored = values if planar == "separate" else np.ascontiguousarray(values.transpose(1, 2, 0))
+    file = BytesIO()
+    tifffile.imwrite(file, stored, photometric="minisblack", planarconfig=planar, metadata=None)
+    data = file.getvalue()
+    assert read_picture(data).plane == (PlaneAxis("channel", 0, channels),)
+    for channel in range(channels):
+        decoded = read_picture(data, choice=PlaneChoice(channel=channel))
+        np.testing.assert_array_equal(decoded.values, values[channel])
+    with pytest.raises(NoSuchPlane, match=f"no channel {channels}: it has {channels}"):
+        read_picture(data, choice=PlaneChoice(channel=channels))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
+def test_a_channel_of_a_color_picture(format: str) -> None:
+    decoded = read_picture(encode(picture(), format), choice=PlaneChoice(channel=1))
+    np.testing.assert_array_equal(decoded.values, FULL[..., 1])
+    assert decoded.plane == (PlaneAxis("channel", 1, 3),)
+    with pytest.raises(NoSuchPlane, match="no channel 3: it has 3"):
+        read_picture(encode(picture(), format), choice=PlaneChoice(channel=3))
+
+
+def test_what_other_formats_do_not_have() -> None:
+    data = encode(Image.new("L", (4, 3), 7), "PNG")
+    assert read_picture(data, choice=PlaneChoice(page=0, channel=0)).plane == ()
+    for choice in (PlaneChoice(page=1), PlaneChoice(z=1), PlaneChoice(t=2)):
+        with pytest.raises(NoSuchPlane, match="only a TIFF's pages and axes can be chosen"):
+            read_picture(data, choice=choice)

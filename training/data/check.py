@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from maskserve.arguments import Parser, interruptible, nearest_path
-from model.architecture import ArchitectureConfig, Task, has_keypoints, has_masks
+from model.architecture import Task, has_keypoints, has_masks
 from training.command_line import load_recipe, require_writable, stop
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
@@ -28,6 +28,7 @@ from training.data.checking.advice import advise
 from training.data.checking.broken import check, drop_broken, report
 from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
 from training.data.checking.contact_sheet import draw_sheet
+from training.data.checking.depths import image_depths
 from training.data.checking.duplicates import duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
@@ -39,13 +40,16 @@ def survey_splits(
     form: Format,
     splits: dict[str, Dataset],
     task: Task,
-    architecture: ArchitectureConfig,
+    config: TrainConfig,
     *,
     alike: bool,
     workers: int | None,
     progress: Progress,
 ) -> Survey:
-    """Everything that `python -m training.data.check` reports. Decodes every image once. Raises DatasetError."""
+    """Everything that `python -m training.data.check` reports; `config` is what the advice is about.
+
+    Decodes every image once. Raises DatasetError.
+    """
     problems: dict[str, list[Problem]] = {}
     prints: dict[str, list[Fingerprint]] = {}
     for name, data in splits.items():
@@ -53,7 +57,8 @@ def survey_splits(
         headers = {problem.image_id for problem in found if problem.kind in ("missing file", "unreadable image")}
         images = [record for record in data.images if record.id not in headers]
         bar = progress.add_task(f"reading {name}", total=len(images))
-        prints[name], undecoded = fingerprint_images(images, workers=workers, progress=partial(progress.advance, bar))
+        advance = partial(progress.advance, bar)
+        prints[name], undecoded = fingerprint_images(images, config.intensity, workers=workers, progress=advance)
         problems[name] = [*found, *undecoded]
     sound = {name: kept for name, data in splits.items() for kept in _sound(data, problems[name])}
     objects = {name: gather_objects(data) for name, data in sound.items()}
@@ -70,7 +75,8 @@ def survey_splits(
         duplicate_objects=tuple(twice),
         same_pictures=tuple(same_pictures(prints, alike=alike)),
         unusual_images=tuple(unusual_images(prints)),
-        advice=tuple(advise(sound, objects, architecture)),
+        depths=tuple(image_depths(prints)),
+        advice=tuple(advise(sound, objects, config.architecture)),
     )
 
 
@@ -96,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 form,
                 splits,
                 task,
-                _architecture(options.recipe),
+                _config(options.recipe),
                 alike=not options.exact,
                 workers=options.workers,
                 progress=progress,
@@ -157,9 +163,9 @@ def _task(splits: dict[str, Dataset]) -> Task:
     return "masks" if masks else "boxes"
 
 
-def _architecture(recipe: str | None) -> ArchitectureConfig:
-    """What the advice is about: a recipe's, or the defaults. Raises ValueError."""
-    return ArchitectureConfig() if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe))).architecture
+def _config(recipe: str | None) -> TrainConfig:
+    """What the advice is about: a recipe, or the defaults. Raises ValueError."""
+    return TrainConfig() if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,6 +35,35 @@ def test_a_clean_dataset_passes_with_its_figures(tmp_path: Path, capsys: pytest.
     assert "train: no broken records" in out
 
 
+def test_deep_images_are_named_with_what_is_made_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = [np.uint16(1), np.uint16(16), np.uint16(16), np.int32(1), np.float32(1 / 255)]
+    write_split(tmp_path, "train", [noise((90, 60), seed) for seed in range(6)], [[Box((5, 5, 20, 20))]] * 6)
+    for number, factor in enumerate(kinds, start=1):
+        file = tmp_path / "images" / f"train_{number}.png"
+        gray = np.asarray(Image.open(file))[..., 0] * factor
+        if gray.dtype.kind == "f":
+            gray[0, 0] = np.nan
+        Image.fromarray(gray).save(file, "TIFF")  # told by its bytes, not by its name
+    status, survey = _survey(tmp_path)
+    assert status == 0
+    assert [(one.values, one.mode, one.images, one.high[0], one.not_finite) for one in survey.depths] == [
+        ("uint16", "auto", 1, 255, 0),
+        ("uint16", "auto", 2, 4095, 0),
+        ("int32", "auto", 1, 255, 0),
+        ("float32", "auto", 1, 1, 1),
+    ]
+    out = capsys.readouterr().out
+    assert "train: 2 of uint16, auto: 0 becomes black, 4095 white: train_2.png, train_3.png" in out
+    assert "train: 1 of float32, auto: 0 becomes black, 1 white; 1 with NaN or infinite values: train_5.png" in out
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("intensity: {mode: full-range, low: 10, high: 4000}\n")
+    depths = _survey(tmp_path, "--recipe", str(recipe))[1].depths
+    assert [(one.values, one.low, one.high) for one in depths][:2] == [
+        ("uint16", (10, 10), (4000, 4000)),
+        ("int32", (10, 10), (4000, 4000)),
+    ]
+
+
 def test_leakage_between_splits_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = noise((90, 60), 1)
     write_split(tmp_path, "train", [picture, (90, 60)], [[Box((5, 5, 20, 20))]] * 2)

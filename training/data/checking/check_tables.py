@@ -13,6 +13,7 @@ from rich.table import Table
 
 from model.architecture import Task
 from training.data.annotations.dataset import Problem
+from training.data.checking.depths import Depth
 from training.data.checking.duplicates import DuplicateObject, SamePicture
 from training.data.checking.fingerprints import UnusualImage
 from training.data.checking.statistics import ClassGap, ObjectStatistics, SplitStatistics, Spread
@@ -50,6 +51,7 @@ class Survey(BaseModel):
     duplicate_objects: tuple[DuplicateObject, ...]
     same_pictures: tuple[SamePicture, ...]
     unusual_images: tuple[UnusualImage, ...]
+    depths: tuple[Depth, ...]
     advice: tuple[str, ...]
 
     @property
@@ -75,6 +77,7 @@ def print_survey(survey: Survey, console: Console) -> None:
         _section(console, "classes without objects", (_gap(one) for one in survey.class_gaps))
     _section(console, "mended in reading", survey.mended)
     _section(console, "unusual images", _unusual(survey.unusual_images))
+    _section(console, "images of which 8 bits are made", (_depth(one) for one in survey.depths))
     _section(console, "objects annotated twice", (_duplicate(one) for one in survey.duplicate_objects))
     repeated = [group for group in survey.same_pictures if not group.leaks]
     _section(console, "pictures that are in a split twice", (_group(one) for one in repeated))
@@ -154,6 +157,16 @@ def _unusual(images: Sequence[UnusualImage]) -> Iterator[str]:
         files.setdefault((image.split, image.what), []).append(image.file)
     for (split, what), names in files.items():
         yield f"{split}: {what}: {_named(names)}"
+
+
+def _depth(one: Depth) -> str:
+    window = f"{_range(one.low)} becomes black, {_range(one.high)} white"
+    broken = f"; {one.not_finite} with NaN or infinite values" if one.not_finite else ""
+    return f"{one.split}: {one.images} of {one.values}, {one.mode}: {window}{broken}: {_named(one.files)}"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g}" if ends[0] == ends[1] else f"{ends[0]:g} to {ends[1]:g}"
 
 
 def _duplicate(one: DuplicateObject) -> str:

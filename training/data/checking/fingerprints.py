@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from model.runtime.images.decode import decode_image
 from model.runtime.images.errors import ImageError
+from model.runtime.images.intensity import AUTO, Applied, Intensity, to_rgb
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.reading import read_picture
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
 from training.data.annotations.records import ImageRecord
@@ -45,7 +47,8 @@ class Fingerprint:
 
     size: (width, height) in pixels as stored. mode: Pillow's, of the file. orientation: EXIF's, 1 to 8.
     digest: SHA-256 of size and RGB pixels. bits: uint8 [32], the 256 bits of the difference hash. thumbnail: uint8
-    [32, 32] gray.
+    [32, 32] gray. values: the NumPy type of the file's values; applied: how 8 bits were made of them, None where they
+    are the file's own.
     """
 
     file: str
@@ -55,6 +58,8 @@ class Fingerprint:
     digest: bytes
     bits: NDArray[np.uint8]
     thumbnail: NDArray[np.uint8]
+    values: str
+    applied: Applied | None
 
 
 class UnusualImage(BaseModel):
@@ -68,17 +73,22 @@ class UnusualImage(BaseModel):
 
 
 def fingerprint_images(
-    images: Sequence[ImageRecord], *, workers: int | None = None, progress: Callable[[], None] | None = None
+    images: Sequence[ImageRecord],
+    intensity: Intensity = AUTO,
+    *,
+    workers: int | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> tuple[list[Fingerprint], list[Problem]]:
     """The fingerprints of all images that can be decoded, in their order, and the others.
 
-    workers: threads; None for one a core. progress is called after each image, in the calling thread.
+    intensity: how more than 8 bits become 8. workers: threads; None for one a core. progress is called after each
+    image, in the calling thread.
     """
     found: list[Fingerprint] = []
     problems: list[Problem] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
-        for one in pool.map(_fingerprint, images):
+        for one in pool.map(_fingerprint, images, repeat(intensity)):
             if isinstance(one, Fingerprint):
                 found.append(one)
             else:
@@ -120,10 +130,11 @@ def _oddities(one: Fingerprint, mode: str, side: float) -> list[str]:
     return found
 
 
-def _fingerprint(record: ImageRecord) -> Fingerprint | Problem:
+def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Problem:
     try:
         data = record.path.read_bytes()
-        pixels = decode_image(data, LIMITS, upright=False)
+        picture = read_picture(data, LIMITS, upright=False)
+        pixels, applied = to_rgb(picture, intensity)
     except (OSError, ImageError) as error:
         return Problem("unreadable image", f"image {record.id} cannot be decoded: {error}", record.file, record.id)
     mode, orientation = _header(data)
@@ -134,11 +145,14 @@ def _fingerprint(record: ImageRecord) -> Fingerprint | Problem:
     grid = np.asarray(gray.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     thumbnail = np.asarray(gray.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
     bits = np.packbits(np.diff(grid, axis=1) > STEP)
-    return Fingerprint(record.file, (width, height), mode, orientation, digest.digest(), bits, thumbnail)
+    values = picture.values.dtype.name
+    return Fingerprint(
+        record.file, (width, height), mode, orientation, digest.digest(), bits, thumbnail, values, applied
+    )
 
 
 def _header(data: bytes) -> tuple[str, int]:
-    """Mode and EXIF orientation; "unknown" and 1 of files that only `decode_image` reads."""
+    """Mode and EXIF orientation; "unknown" and 1 of files that only `read_picture` reads."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.mode, orientation_of(image)

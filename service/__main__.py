@@ -95,7 +95,7 @@ def _check(settings: Settings, arguments: Sequence[str]) -> int:
         return _stop(error, 1)
     asyncio.run(Reloader(catalog, settings).reload())
     for name in catalog.known_names:
-        for one in catalog.versions(name):
+        for one in (one for one in catalog.versions(name) if one.state != "retired"):
             _print(f"# {name}/{one.version}: {'can be served' if one.state == 'served' else one.reason}")
     if not catalog.refused:
         return 0

@@ -70,10 +70,10 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """What became of one version in the repository; `reason` says why it is not served."""
+    """What became of one version; `reason` says why it is not served, or why it still is."""
 
     version: int
-    state: Literal["served", "loading", "refused"]
+    state: Literal["served", "loading", "refused", "retired"]
     reason: str = ""
 
 
@@ -82,16 +82,22 @@ class Catalog:
 
     A request holds a lease on the one version that answers it, so that a newer version can take over at any moment:
     what is retired is closed when its last lease ends.
+
+    `pins` are the versions that answer in place of the newest, by name. Reasons are by name and version: `refused` and
+    `retired` say why one is not served, `outlived` why one is whose folder is gone.
     """
 
     def __init__(self, default: str, served: Sequence[ServedModel] = ()) -> None:
         self.default_name = default
         self.loading: set[tuple[str, int]] = set()
         self.refused: dict[tuple[str, int], str] = {}
+        self.retired: dict[tuple[str, int], str] = {}
+        self.outlived: dict[tuple[str, int], str] = {}
+        self.pins: dict[str, int] = {}
         self.dispose: Callable[[ServedModel], object] = ServedModel.close
         """How a retired model is closed; freeing a network takes milliseconds, which the event loop has not."""
         self._served = {(model.name, model.version): model for model in served}
-        self._retired: list[ServedModel] = []
+        self._closing: list[ServedModel] = []
 
     @property
     def served(self) -> tuple[ServedModel, ...]:
@@ -99,34 +105,47 @@ class Catalog:
         return tuple(sorted(self._served.values(), key=lambda model: (model.name, -model.version)))
 
     @property
-    def newest(self) -> tuple[ServedModel, ...]:
-        """The version of every model that answers when none is named, by name."""
-        return tuple(self.find(name) for name in self.served_names)
+    def answering(self) -> tuple[ServedModel, ...]:
+        """The version of every model that answers when none is named, by name; none of a model whose pin is broken."""
+        found = (self._get(name, None) for name in self.served_names)
+        return tuple(model for model in found if model is not None)
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Also of models that have only been refused so far."""
-        return tuple(sorted({name for name, _ in (*self._served, *self.loading, *self.refused)}))
+        """Also of models of which nothing is served."""
+        return tuple(sorted({name for name, _ in (*self._served, *self.loading, *self.refused, *self.retired)}))
 
     @property
     def served_names(self) -> tuple[str, ...]:
         return tuple(sorted({name for name, _ in self._served}))
 
     def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
-        """The newest version, or the one that is named.
+        """The version that is named; if none is, the one that is pinned or else the newest.
 
         Raises Problem: no such model (naming what there is), or nothing served at all.
         """
         if not self._served:
             raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
         name = self.default_name if name is None else name
-        for model in self.served:
-            if model.name == name and version in (None, model.version):
-                return model
-        wanted = name if version is None else f"{name}/{version}"
+        model = self._get(name, version)
+        if model is not None:
+            return model
         served = ", ".join(map(str, self.served))
-        why = f" ({self.refused[name, version]})" if version is not None and (name, version) in self.refused else ""
-        raise Problem(NO_SUCH_MODEL, f"There is no model {wanted}{why}; this server has {served}.")
+        raise Problem(NO_SUCH_MODEL, f"There is no model {self._missing(name, version)}; this server has {served}.")
+
+    def _get(self, name: str, version: int | None) -> ServedModel | None:
+        wanted = self.pins.get(name) if version is None else version
+        return next((one for one in self.served if one.name == name and wanted in (None, one.version)), None)
+
+    def _missing(self, name: str, version: int | None) -> str:
+        """What is asked for and not served, with the reason if one is known."""
+        pinned = version is None and name in self.pins and name in self.served_names
+        version = self.pins[name] if pinned else version
+        if version is None:
+            return name
+        why = self.refused.get((name, version)) or self.retired.get((name, version))
+        wanted = f"{name}/{version}, to which {name} is pinned" if pinned else f"{name}/{version}"
+        return f"{wanted} ({why})" if why else wanted
 
     def check_newest(self, name: str) -> None:
         """Raise a Problem if the newest version of the model that there is was refused."""
@@ -147,27 +166,40 @@ class Catalog:
 
     def versions(self, name: str) -> list[VersionState]:
         """What is known of a model's versions, the newest first."""
-        states = [VersionState(model.version, "served") for model in self.served if model.name == name]
+        states = [
+            VersionState(model.version, "served", self.outlived.get((name, model.version), ""))
+            for model in self.served
+            if model.name == name
+        ]
         states += [VersionState(version, "loading") for of, version in self.loading if of == name]
         states += [VersionState(number, "refused", why) for (of, number), why in self.refused.items() if of == name]
+        there = {state.version for state in states}
+        states += [
+            VersionState(number, "retired", why)
+            for (of, number), why in self.retired.items()
+            if of == name and number not in there
+        ]
         return sorted(states, key=lambda state: -state.version)
 
+    def serves(self, name: str, version: int) -> bool:
+        return (name, version) in self._served
+
     def add(self, model: ServedModel) -> None:
-        """From now on, new requests get it if it is the newest of its name."""
+        """From now on, new requests get it if it is the newest of its name, or pinned."""
         self._served[model.name, model.version] = model
 
     def retire(self, model: ServedModel) -> None:
         """New requests don't get it any more; those that have it are answered by it."""
         del self._served[model.name, model.version]
-        self._retired.append(model)
+        self._closing.append(model)
         self._close_unused()
 
     def close(self) -> None:
         """Free everything."""
-        for model in (*self._served.values(), *self._retired):
+        for model in (*self._served.values(), *self._closing):
             model.close()
 
     def _close_unused(self) -> None:
-        for model in [model for model in self._retired if not model.leases]:
-            self._retired.remove(model)
+        for model in [model for model in self._closing if not model.leases]:
+            self._closing.remove(model)
             self.dispose(model)

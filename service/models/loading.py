@@ -37,10 +37,22 @@ class Loader:
         self._settings = settings
         self._repository = Repository(settings.models)
         self._devices = list_devices(settings.device)
+        self._place: tuple[int, int] | None = None
 
     def look(self) -> Mapping[str, tuple[int, ...]]:
-        """The versions of every model that are there now, rising. Raises RepositoryError or OSError."""
-        return self._repository.models()
+        """The versions of every model that are there now, rising.
+
+        Raises RepositoryError or OSError, also when the folder is empty and another than it was: what a volume that is
+        not mounted looks like.
+        """
+        found = self._repository.models()
+        status = self._settings.models.stat()
+        place = (status.st_dev, status.st_ino)
+        if found:
+            self._place = place
+        elif self._place not in (None, place):
+            raise RepositoryError(f"{self._settings.models} is empty, and no longer the folder that it was")
+        return found
 
     def fingerprint(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
         """Changes when the version's files do; empty when they cannot be listed."""
@@ -84,11 +96,12 @@ class Loader:
 
 
 def load_first(settings: Settings) -> Catalog:
-    """What is needed to be ready: of every model the newest version that can be served.
+    """What is needed to be ready: of every model the pinned version, else the newest that can be served.
 
     Raises:
-        InvalidSettingsError: nothing is there, or the settings name a model that is not.
-        RefusedError: the default model has no version that can be served. Other models that have none are reported.
+        InvalidSettingsError: nothing is there, or the settings name a model or a version that is not.
+        RefusedError: the default model has no version that can be served, or not the one that it is pinned to. Other
+            models that have none are reported.
     """
     loader = Loader(settings)
     try:
@@ -96,25 +109,39 @@ def load_first(settings: Settings) -> Catalog:
     except RepositoryError as error:
         raise InvalidSettingsError(f"--models: {error}") from None
     default = _default_model(settings, list(found))
+    _check_versions(settings, found)
     kernels = in_background(masks.warm_up)  # it needs another core while an engine reads its weights
     catalog = Catalog(default)
+    catalog.pins.update(settings.versions)
     for name, versions in found.items():
-        _load_newest(loader, catalog, name, versions)
+        pin = settings.versions.get(name)
+        _load_best(loader, catalog, name, versions[::-1] if pin is None else (pin,))
     kernels.result()
     return catalog
 
 
-def _load_newest(loader: Loader, catalog: Catalog, name: str, versions: tuple[int, ...]) -> None:
-    for version in reversed(versions):
+def _load_best(loader: Loader, catalog: Catalog, name: str, candidates: tuple[int, ...]) -> None:
+    for version in candidates:
         try:
             catalog.add(loader.load(name, version))
         except RefusedError as error:
             catalog.refused[name, version] = str(error)
-            if name == catalog.default_name and version == versions[0]:
+            if name == catalog.default_name and version == candidates[-1]:
                 raise
             logger.error("%s/%d is not served: %s", name, version, error)
         else:
             return
+
+
+def _check_versions(settings: Settings, found: Mapping[str, tuple[int, ...]]) -> None:
+    for name, version in settings.versions.items():
+        if name not in found:
+            raise InvalidSettingsError(f"--versions: {settings.models} has no {name}; it has {', '.join(found)}")
+        if version not in found[name]:
+            there = ", ".join(map(str, found[name]))
+            raise InvalidSettingsError(
+                f"--versions: {settings.models} has no {name}/{version}; of {name} it has {there}"
+            )
 
 
 def _default_model(settings: Settings, names: list[str]) -> str:

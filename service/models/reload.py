@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from model.runtime.bundles.repository import RepositoryError
-from service.http.problems import NO_SUCH_MODEL, Problem
+from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, REPOSITORY_UNREADABLE, VERSION_PINNED, Problem
 from service.models.background import in_background
-from service.models.catalog import Catalog
+from service.models.catalog import Catalog, ServedModel
 from service.models.loading import Loader, RefusedError
 from service.settings.settings import Settings
 
 Result = TypeVar("Result")
 Fingerprint = tuple[tuple[str, int, int], ...]
+
+UNLOADED = "it was unloaded; load or promote it to serve it again"
+OUTDATED = "it is older than the newest keep_versions; promote it to serve it again"
+REMOVED = "its folder was removed from the repository"
+MOST_GONE = 16
+"""Versions of a model without a folder that are still listed."""
+RETRY_UNREADABLE = 5
+"""Seconds in `Retry-After`."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,9 @@ class Reloader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._one_at_a_time = asyncio.Lock()
         self._unloaded: set[str] = set()
+        self._set_aside: set[tuple[str, int]] = set()  # single versions that were unloaded
+        self._warned: set[tuple[str, int]] = set()
+        self._is_blind = False
         self._refused: dict[tuple[str, int], Fingerprint] = {}
         catalog.dispose = lambda model: in_background(model.close)
         self.on_load: Callable[[str, bool], None] = lambda name, served: None
@@ -54,69 +65,167 @@ class Reloader:
                 return
             await asyncio.sleep(self._settings.poll_interval_ms / 1e3)
 
-    async def reload(self, name: str | None = None) -> None:
+    async def reload(self, name: str | None = None, version: int | None = None) -> bool:
         """Look now: at everything, or at one model whose refused versions are then tried again.
 
-        Raises Problem: there is no such model, neither in the repository nor served.
+        A model that was unloaded is loaded, or only the `version` of it that is named. Returns whether anything was.
+
+        Raises Problem: the repository cannot be read, or has no such model; never when it looks at everything.
         """
         async with self._one_at_a_time:
-            try:
-                found = await self._in_thread(self._loader.look)
-            except (RepositoryError, OSError) as error:
-                # A volume that is gone for a moment must not take down what is served.
-                logger.error("the repository cannot be read, what is served stays: %s", error)
-                return
             if name is None:
+                try:
+                    found = await self._look()
+                except Problem:  # logged; a volume that is gone for a moment must not take down what is served
+                    return False
                 names = {*found, *self._catalog.served_names} - self._unloaded
-            else:
-                if name not in found and name not in self._catalog.served_names:
-                    there = ", ".join(sorted(found)) or "none"
-                    raise Problem(NO_SUCH_MODEL, f"There is no model {name} in the repository; it has {there}.")
-                self._unloaded.discard(name)
-                self._refused = {key: value for key, value in self._refused.items() if key[0] != name}
-                names = {name}
-            for one in sorted(names):
-                await self._update(one, found.get(one, ()))
+                return any([await self._update(one, found.get(one, ())) for one in sorted(names)])
+            found = await self._look()
+            versions = found.get(name, ())
+            if version is not None and name in self._unloaded:
+                self._set_aside |= {(name, other) for other in versions if other != version}
+            self._unloaded.discard(name)
+            self._set_aside -= {key for key in self._set_aside if key[0] == name and version in (None, key[1])}
+            self._refused = {key: value for key, value in self._refused.items() if key[0] != name}
+            loaded = await self._update(name, versions)
+            if not versions:
+                raise Problem(NO_SUCH_MODEL, f"There is no model {name} in the repository; it has {_list(found)}.")
+            return loaded
 
-    async def unload(self, name: str) -> None:
-        """Stop serving a model until it is asked for by `reload(name)`. Raises Problem: it is not served."""
+    async def promote(self, name: str, version: int) -> None:
+        """Pin a version: from now on it answers when none is named, whatever else is published. It is loaded first.
+
+        Raises Problem: there is no such version, or it cannot be served; then everything stays as it was.
+        """
+        catalog = self._catalog
         async with self._one_at_a_time:
-            served = [model for model in self._catalog.served if model.name == name]
+            found = await self._look()
+            versions = found.get(name, ())
+            if version not in versions and not catalog.serves(name, version):
+                there = f"of {name} it has {_list(versions)}" if versions else f"it has {_list(found)}"
+                raise Problem(NO_SUCH_MODEL, f"There is no model {name}/{version} in the repository; {there}.")
+            self._refused.pop((name, version), None)
+            if not await self._is_served(name, version):
+                raise Problem(MODEL_REFUSED, f"{name}/{version} is refused: {catalog.refused[name, version]}")
+            if name in self._unloaded:
+                self._set_aside |= {(name, other) for other in versions}
+            self._unloaded.discard(name)
+            self._set_aside.discard((name, version))
+            catalog.pins[name] = version
+            logger.info("%s is pinned to version %d", name, version)
+            await self._update(name, versions)
+
+    async def unpin(self, name: str) -> None:
+        """Let the newest version answer again. Raises Problem: there is no such model."""
+        async with self._one_at_a_time:
+            found = await self._look()
+            if name not in self._catalog.known_names:
+                raise Problem(NO_SUCH_MODEL, f"There is no model {name}; this server has {self._names()}.")
+            if self._catalog.pins.pop(name, None) is not None:
+                logger.info("%s follows its newest version", name)
+            if name not in self._unloaded:
+                await self._update(name, found.get(name, ()))
+
+    async def unload(self, name: str, version: int | None = None) -> None:
+        """Stop serving a model, or one version of it, until it is asked for by `reload` or `promote`.
+
+        Raises Problem: it is not served, or the version is pinned.
+        """
+        catalog = self._catalog
+        async with self._one_at_a_time:
+            if version is not None:
+                model = catalog.find(name, version)
+                if catalog.pins.get(name) == version:
+                    raise Problem(VERSION_PINNED, f"{model} is pinned; promote another version or unpin {name} first.")
+                self._set_aside.add((name, version))
+                self._retire(model, UNLOADED)
+                return
+            served = [model for model in catalog.served if model.name == name]
             if not served:
                 raise Problem(NO_SUCH_MODEL, f"There is no model {name}; this server has {self._names()}.")
             self._unloaded.add(name)
             for model in served:
-                self._catalog.retire(model)
-            logger.info("%s is unloaded", name)
+                self._retire(model, UNLOADED)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _update(self, name: str, versions: tuple[int, ...]) -> None:
-        """Serve the newest `keep_versions` of these that can be served, and nothing else of that name."""
-        if not versions:
-            logger.error("the repository has lost %s, what is served stays", name)
-            return
+    async def _look(self) -> Mapping[str, tuple[int, ...]]:
+        """Raises Problem: the repository cannot be read. That is logged when it begins."""
+        try:
+            found = await self._in_thread(self._loader.look)
+        except (RepositoryError, OSError) as error:
+            if not self._is_blind:
+                logger.error("the repository cannot be read, what is served stays: %s", error)
+            self._is_blind = True
+            detail = f"The repository cannot be read, what is served stays: {error}"
+            raise Problem(REPOSITORY_UNREADABLE, detail, RETRY_UNREADABLE) from error
+        self._is_blind = False
+        return found
+
+    async def _update(self, name: str, versions: tuple[int, ...]) -> bool:
+        """Serve the newest `keep_versions` of these that can be served, the pinned one, and nothing else of that name.
+
+        Returns whether one was loaded.
+        """
         catalog = self._catalog
         for key in [key for key in catalog.refused if key[0] == name and key[1] not in versions]:
             del catalog.refused[key]
-        keep = self._settings.limits(name).keep_versions
-        kept = []
+        room = self._settings.limits(name).keep_versions
+        before = {model.version for model in catalog.served if model.name == name}
+        kept = set()
         for version in reversed(versions):
-            if await self._is_served(name, version):
-                kept.append(version)
-            if len(kept) == keep:
-                break
-        if not kept:
-            return
+            if not room and version != catalog.pins.get(name):
+                continue
+            is_set_aside = (name, version) in self._set_aside
+            if not is_set_aside and await self._is_served(name, version):
+                kept.add(version)
+            room -= bool(room) and (is_set_aside or version in kept)
+        self._tidy(name, versions, kept)
+        return bool(kept - before)
+
+    def _tidy(self, name: str, versions: tuple[int, ...], kept: set[int]) -> None:
+        """Retire what is served and not to be kept, and note why each version is where it is."""
+        catalog = self._catalog
+        catalog.outlived = {key: why for key, why in catalog.outlived.items() if key[0] != name}
         for model in [model for model in catalog.served if model.name == name and model.version not in kept]:
-            catalog.retire(model)
-            logger.info("%s is retired", model)
+            key = (name, model.version)
+            if versions and catalog.pins.get(name) == model.version:
+                self._outlive(key, "its folder is gone; it stays because it is pinned, until the server ends")
+            elif versions and not kept:
+                self._outlive(key, "it stays because nothing newer can be served")
+            else:
+                self._retire(model, OUTDATED if model.version in versions else REMOVED)
+        if not versions:  # who comes under this name again is another model
+            catalog.pins.pop(name, None)
+            catalog.pins |= {of: pin for of, pin in self._settings.versions.items() if of == name}
+        gone = sorted(of for of in catalog.retired if of[0] == name and of[1] not in versions)
+        for key in gone[:-MOST_GONE]:
+            del catalog.retired[key]
+        for key in gone[-MOST_GONE:]:
+            catalog.retired[key] = REMOVED
+        for version in versions:
+            key = (name, version)
+            if version in kept or key in catalog.refused or key in catalog.outlived:
+                catalog.retired.pop(key, None)
+            else:
+                catalog.retired[key] = UNLOADED if key in self._set_aside else OUTDATED
+
+    def _retire(self, model: ServedModel, why: str) -> None:
+        self._catalog.retired[model.name, model.version] = why
+        self._catalog.retire(model)
+        logger.info("%s is retired: %s", model, why)
+
+    def _outlive(self, key: tuple[str, int], why: str) -> None:
+        if key not in self._warned:
+            logger.warning("%s/%d: %s", *key, why)
+        self._warned.add(key)
+        self._catalog.outlived[key] = why
 
     async def _is_served(self, name: str, version: int) -> bool:
         """Whether it is, after loading it if need be."""
         catalog, key = self._catalog, (name, version)
-        if any((model.name, model.version) == key for model in catalog.served):
+        if catalog.serves(name, version):
             return True
         try:
             fingerprint = await self._in_thread(lambda: self._loader.fingerprint(name, version))
@@ -134,13 +243,18 @@ class Reloader:
             catalog.loading.discard(key)
         del self._refused[key]
         catalog.refused.pop(key, None)
+        catalog.retired.pop(key, None)
         catalog.add(model)
         self.on_load(name, True)
         logger.info("%s is served", model)
         return True
 
     def _names(self) -> str:
-        return ", ".join(self._catalog.served_names) or "none"
+        return _list(self._catalog.served_names)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _list(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -36,13 +36,16 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 
 
 @dataclass(frozen=True, slots=True)
 class ServedInfo:
-    """One version that is served, as the metrics show it. `batch_limit` is what is left of it when memory was short."""
+    """One version that is served, as the metrics show it. `newest` is the one that answers when none is named;
+    `batch_limit` is what is left of it when memory was short.
+    """
 
     name: str
     version: int
     engine: str
     devices: tuple[str, ...]
     newest: bool
+    pinned: bool
     batch_limit: int
 
 
@@ -245,8 +248,13 @@ def _memory(memory: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
 def _models(served: Iterable[ServedInfo]) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "maskserve_model_info",
-        "1 for every version that is served; newest tells the one that answers when none is named.",
+        "1 for every version that is served; newest tells the one that answers when none is named, pinned or not.",
         labels=("name", "version", "engine", "device", "newest"),
+    )
+    pinned = GaugeMetricFamily(
+        "maskserve_model_pinned",
+        "1 for a version that answers whatever is newer, 0 for the others.",
+        labels=("name", "version"),
     )
     limit = GaugeMetricFamily(
         "maskserve_batch_limit",
@@ -256,5 +264,6 @@ def _models(served: Iterable[ServedInfo]) -> Iterator[Metric]:
     for one in served:
         name, version = one.name, str(one.version)
         info.add_metric((name, version, one.engine, ",".join(one.devices), str(one.newest).lower()), 1)
+        pinned.add_metric((name, version), one.pinned)
         limit.add_metric((name, version), one.batch_limit)
-    yield from (info, limit)
+    yield from (info, pinned, limit)

@@ -99,7 +99,7 @@ class Lifecycle:
         return catalog
 
     def _now(self, catalog: Catalog, pipeline: Pipeline) -> Now:
-        batcher, newest = pipeline.batcher, catalog.newest
+        batcher, answering = pipeline.batcher, catalog.answering
         depth = {(model.name, priority.value): 0 for model in catalog.served for priority in Priority}
         for model in catalog.served:
             for priority in Priority:
@@ -118,7 +118,8 @@ class Lifecycle:
                     model.version,
                     model.engines[0].name,
                     model.devices,
-                    model in newest,
+                    model in answering,
+                    catalog.pins.get(model.name) == model.version,
                     model.lane.max_batch_size,
                 )
                 for model in catalog.served

@@ -155,7 +155,9 @@ class PredictQuery(PredictParameters):
     """`POST /predict?...`."""
 
     model: str | None = Field(None, description="Model name. Default: the server's.")
-    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Model version. Default: the newest.")
+    version: int | None = Field(
+        None, ge=1, le=MAX_VERSION, description="Model version. Default: the one that is pinned, or the newest."
+    )
     timeout_ms: float | None = Field(
         None,
         gt=0,

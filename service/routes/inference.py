@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import VERSION
@@ -18,7 +17,6 @@ from service.models.catalog import ServedModel
 from service.prediction.answers import Detected
 from service.prediction.intake import Visit, visit
 from service.prediction.lifecycle import lifecycle_of
-from service.prediction.parameters import MAX_VERSION
 from service.routes.inference_schemas import (
     IMAGE,
     PLATFORMS,
@@ -30,18 +28,20 @@ from service.routes.inference_schemas import (
 from service.routes.openapi import (
     INFER_BODY,
     INFER_RESPONSES,
+    LOAD_BODY,
+    LOAD_RESPONSES,
     MODEL_RESPONSES,
-    RELOAD_RESPONSES,
+    UNLOAD_BODY,
     UNLOAD_RESPONSES,
     problem_responses,
 )
+from service.routes.repository import parse_load, parse_unload
+from service.routes.schemas import Version
 from service.routes.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
 from service.scheduling.priority import Priority
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE"}
-
-Version = Annotated[int, Path(ge=1, le=MAX_VERSION)]
+STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE", "retired": "UNAVAILABLE"}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
@@ -65,7 +65,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/models/{name}", summary="A model's tensors", responses=MODEL_RESPONSES)
 async def model_metadata(request: Request, name: str) -> ModelMetadata:
-    """Of the newest version."""
+    """Of the version that answers when none is named."""
     return _metadata(request, name, None)
 
 
@@ -130,29 +130,42 @@ async def repository_index(request: Request) -> list[RepositoryEntry]:
 @router.post(
     "/repository/models/{name}/load",
     summary="Load a model's new versions now",
+    openapi_extra=LOAD_BODY,
     response_class=Response,
-    responses=RELOAD_RESPONSES,
+    responses=LOAD_RESPONSES,
 )
 async def load_model(request: Request, name: str) -> Response:
-    """As `POST /models/NAME/reload`. A body, which may hold a configuration for Triton, is not read."""
+    """As `POST /models/NAME/reload`. `version` in the JSON of the body, or in its `parameters`, names one that was
+    unloaded; what else is in it, such as a configuration for Triton, is not read.
+    """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    await lifecycle.reloader.reload(name)
-    lifecycle.catalog.check_newest(name)
+    version = parse_load((await read_body(request, lifecycle.settings.max_body_bytes)).body())
+    loaded = await lifecycle.reloader.reload(name, version)
+    if version is not None:
+        lifecycle.catalog.find(name, version)
+    elif not loaded:
+        lifecycle.catalog.check_newest(name)
     return Response()
 
 
 @router.post(
     "/repository/models/{name}/unload",
-    summary="Stop serving a model",
+    summary="Stop serving a model, or one version of it",
+    openapi_extra=UNLOAD_BODY,
     response_class=Response,
     responses=UNLOAD_RESPONSES,
 )
 async def unload_model(request: Request, name: str) -> Response:
-    """New requests get 404 from now on; those that are in are answered."""
+    """New requests get 404 from now on; those that are in are answered.
+
+    `version` in the JSON of the body, or in its `parameters`, names one; without it the whole model is unloaded. A
+    pinned version is refused with 409.
+    """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    await lifecycle.reloader.unload(name)
+    version = parse_unload((await read_body(request, lifecycle.settings.max_body_bytes)).body())
+    await lifecycle.reloader.unload(name, version)
     return Response()
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
+from service.routes.repository import LoadBody, UnloadBody
 from service.routes.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
 
 DESCRIPTION = """
@@ -26,7 +27,7 @@ _DESCRIPTIONS = {
     403: "This needs a key for administration",
     404: "No such model or version",
     408: "The body took too long to arrive",
-    409: "The new version cannot be served; the old one stays",
+    409: "The new version cannot be served and the old one stays, or a pinned one was to be unloaded",
     413: "Too many bytes, or too many pixels: refused from the header, before decoding",
     415: "A content type, content encoding or image format that is not accepted",
     422: "A parameter is unknown or out of range",
@@ -79,6 +80,10 @@ def _multipart(file: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
 IMAGE_BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {**_multipart({**_IMAGE, "description": "the image"}), **_RAW}}
 }
@@ -114,6 +119,9 @@ INFER_BODY: dict[str, Any] = {
         },
     },
 }
+
+LOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("LoadRequest")}}
+UNLOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("UnloadRequest")}}
 
 _PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _PREDICTION = Prediction.model_config["json_schema_extra"]["example"]  # type: ignore[index]  # typed as any JSON
@@ -188,7 +196,8 @@ INFER_RESPONSES: Responses = {
 }
 MODEL_RESPONSES: Responses = problem_responses(401, 404, 422, 503)
 RELOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 409, 422, 503)
-UNLOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 422, 503)
+LOAD_RESPONSES: Responses = problem_responses(400, 401, 403, 404, 409, 413, 415, 422, 503)
+UNLOAD_RESPONSES: Responses = LOAD_RESPONSES
 METRICS_RESPONSES: Responses = {
     200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
     **problem_responses(401),
@@ -200,6 +209,8 @@ _REFERRED_TO: dict[str, type[BaseModel]] = {
     "CocoResult": CocoResult,
     "InferRequest": InferRequestBody,
     "InferResponse": InferResponseBody,
+    "LoadRequest": LoadBody,
+    "UnloadRequest": UnloadBody,
 }
 """Schemas that the above refer to by name."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
@@ -12,6 +13,9 @@ from model.runtime.bundles.manifest import Evaluation, Provenance, ServingDefaul
 from model.runtime.images.intensity import AppliedMode
 from model.runtime.preprocess import Preprocessing
 from service.models.catalog import ServedModel, VersionState
+from service.prediction.parameters import MAX_VERSION
+
+Version = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 
 
 class Health(BaseModel):
@@ -20,11 +24,11 @@ class Health(BaseModel):
 
 
 class VersionDetails(BaseModel):
-    """One version in the repository."""
+    """One version of a model."""
 
     version: int
-    state: Literal["served", "loading", "refused"]
-    reason: str = Field("", description="why it is refused")
+    state: Literal["served", "loading", "refused", "retired"]
+    reason: str = Field("", description="why it is refused or retired, or served although its folder is gone")
 
     @classmethod
     def of(cls, versions: Sequence[VersionState]) -> list[Self]:
@@ -32,10 +36,11 @@ class VersionDetails(BaseModel):
 
 
 class ModelDetails(BaseModel):
-    """One served model; the details are those of its newest version."""
+    """One served model; the details are those of the version that answers."""
 
     name: str
-    version: int = Field(description="the newest one served, which answers when none is named")
+    version: int = Field(description="answers when none is named: the pinned one, else the newest served")
+    pinned: int | None = Field(None, description="version that answers whatever is newer; null: the newest answers")
     versions: list[VersionDetails] = Field(description="newest first")
     task: Task
     engine: str = Field(description="what runs the network: onnx or torchscript")
@@ -50,11 +55,12 @@ class ModelDetails(BaseModel):
     evaluation: list[Evaluation]
 
     @classmethod
-    def of(cls, model: ServedModel, versions: Sequence[VersionState]) -> Self:
+    def of(cls, model: ServedModel, versions: Sequence[VersionState], pinned: int | None) -> Self:
         manifest = model.manifest
         return cls(
             name=manifest.name,
             version=manifest.version,
+            pinned=pinned,
             versions=VersionDetails.of(versions),
             task=manifest.architecture.task,
             engine=model.engines[0].name,

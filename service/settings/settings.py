@@ -44,6 +44,20 @@ def _split_keys(value: object) -> object:
     return parts
 
 
+def _split_versions(value: object) -> object:
+    """ "nuclei:1, shapes:3" as the environment and flags give them; a table as the file does."""
+    parts = _split(value)
+    if not isinstance(value, str) or not isinstance(parts, list):
+        return value
+    versions: dict[str, str] = {}
+    for part in parts:
+        name, colon, number = part.partition(":")
+        if not (name and colon and number.isdecimal()) or name in versions:
+            raise ValueError("should be as in nuclei:1,shapes:3, with one version of each model")
+        versions[name] = number
+    return versions
+
+
 def _check_device(value: str) -> str:
     list_devices(value)
     return value
@@ -73,6 +87,8 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
+
+Versions = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_versions)]
 
 
 class InvalidSettingsError(Exception):
@@ -145,6 +161,11 @@ class Settings(BaseSettings):
     )
     keep_versions: int = Field(
         2, ge=1, description="newest versions of each model that are loaded and can be asked for; the newest answers"
+    )
+    versions: Versions = Field(
+        {},
+        description="version of a model that answers in place of its newest, as in nuclei:1,shapes:3; until "
+        "administration promotes another or unpins the model",
     )
     poll_interval_ms: float = Field(
         5_000,
@@ -280,7 +301,17 @@ class Settings(BaseSettings):
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Address": ("host", "port", "cors_origins", "keep_alive_ms"),
     "Models": (
-        *("models", "model", "keep_versions", "poll_interval_ms", "warm_up", "engine", "device", "engine_threads"),
+        *(
+            "models",
+            "model",
+            "keep_versions",
+            "versions",
+            "poll_interval_ms",
+            "warm_up",
+            "engine",
+            "device",
+            "engine_threads",
+        ),
         "per_model",
     ),
     "Scheduling": (

@@ -54,7 +54,19 @@ def test_the_newest_version_answers_and_others_by_number() -> None:
     assert str(catalog.find("a", 9)) == "a/9"
     assert str(catalog.find("b")) == "b/3"
     assert [str(model) for model in catalog.served] == ["a/10", "a/9", "b/3"]
-    assert [str(model) for model in catalog.newest] == ["a/10", "b/3"]
+    assert [str(model) for model in catalog.answering] == ["a/10", "b/3"]
+
+
+def test_a_pinned_version_answers_in_place_of_the_newest_and_never_another() -> None:
+    catalog = Catalog("a", [served("b", 3), served("a", 9), served("a", 10)])
+    catalog.pins |= {"a": 9, "b": 2}
+    catalog.retired["b", 2] = "it was unloaded"
+    assert str(catalog.find()) == "a/9"
+    assert str(catalog.find("a", 10)) == "a/10"
+    assert str(catalog.find("b", 3)) == "b/3"
+    assert [str(model) for model in catalog.answering] == ["a/9"]
+    with pytest.raises(Problem, match=r"no model b/2, to which b is pinned \(it was unloaded\); this server has a/10"):
+        catalog.find("b")
 
 
 @pytest.mark.parametrize(

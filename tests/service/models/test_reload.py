@@ -105,7 +105,7 @@ def test_twenty_reloads_under_load_fail_no_request_and_never_mix_versions(
         assert versions == sorted(versions), "a client was answered by an older version after a newer one"
     assert sum(map(len, answered)) > 60
     assert len({version for versions in answered for version in versions}) > 10
-    assert states(server) == {21: "served", 20: "served"}
+    assert states(server) == {21: "served", 20: "served"} | dict.fromkeys(range(1, 20), "retired")
     metrics = server.metrics()
     assert metrics['maskserve_requests_total{route="/predict",status="200"}'] == sum(map(len, answered))
     assert metrics['maskserve_model_loads_total{model="probe",result="served"}'] == 20
@@ -165,7 +165,7 @@ def test_what_has_begun_is_answered_by_the_version_that_it_began_with(
         models.publish()
         assert reload(server)["version"] == 2
         assert not begun[-1].done()
-        assert states(server) == {2: "served"}
+        assert states(server) == {2: "served", 1: "retired"}
         assert [one.result().json()["model"]["version"] for one in begun] == [1, 1, 1]
     assert server.predict(QUICK).json()["model"]["version"] == 2
 
@@ -176,13 +176,13 @@ def test_the_newest_versions_can_be_asked_for_and_older_ones_are_retired(
     for _ in range(3):
         models.publish()
     server = start(*NEVER, "--keep-versions", "3", "--per-model", '{"probe": {"keep_versions": 2}}')
-    until(lambda: states(server) == {4: "served", 3: "served"})
+    until(lambda: states(server) == {4: "served", 3: "served", 2: "retired", 1: "retired"})
     assert server.predict(QUICK).json()["model"]["version"] == 4
     assert server.predict(QUICK, version=3).json()["labels"][0] in labels_of(3)
-    assert server.predict(QUICK, version=2).status_code == 404
+    assert "older than the newest keep_versions" in server.predict(QUICK, version=2).json()["detail"]
     models.publish()
     reload(server)
-    assert states(server) == {5: "served", 4: "served"}
+    assert states(server) == {5: "served", 4: "served", 3: "retired", 2: "retired", 1: "retired"}
     assert server.predict(QUICK, version=3).status_code == 404
 
 
@@ -210,12 +210,46 @@ def test_a_repository_that_vanishes_takes_nothing_down(models: Models, start: Ca
     models.path.rename(away)
     until(lambda: any("cannot be read, what is served stays" in line for line in server.log))
     assert server.predict(QUICK).status_code == 200
+    assert server.client.post("/models/probe/reload").json()["type"].endswith(":repository-unreadable")
+    models.path.mkdir()  # a volume's mount point, while nothing is mounted there
+    until(lambda: server.client.post("/models/probe/reload").status_code == 503)
+    assert server.predict(QUICK).status_code == 200
+    models.path.rmdir()
     away.rename(models.path)
     models.publish()
     until(lambda: states(server) == {2: "served", 1: "served"})
+    assert sum("cannot be read, what is served stays" in line for line in server.log) == 1
+
+
+def test_a_model_whose_folder_is_removed_is_retired_and_comes_back_with_it(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    models.publish("other")
+    server = start(*NEVER, "--model", "probe")
+    aside = models.path.parent / "aside"
+    (models.path / "other").rename(aside)
+    gone = server.client.post("/models/other/reload")
+    assert gone.status_code == 404
+    assert "no model other in the repository; it has probe" in gone.json()["detail"]
+    assert server.predict(QUICK, model="other").status_code == 404
+    listed = server.client.get("/models").json()
+    assert [model["name"] for model in listed["models"]] == ["probe"]
+    assert listed["refused"]["other"] == [
+        {"version": 1, "state": "retired", "reason": "its folder was removed from the repository"}
+    ]
+    assert server.predict(QUICK).status_code == 200
+    aside.rename(models.path / "other")
+    assert reload(server, "other")["version"] == 1
+    assert server.predict(QUICK, model="other").status_code == 200
+
+
+def test_the_last_models_folder_is_removed_and_nothing_is_served(models: Models, start: Callable[..., Server]) -> None:
+    server = start("--poll-interval-ms", "20")
     shutil.rmtree(models.path / "probe")
-    until(lambda: any("has lost probe, what is served stays" in line for line in server.log))
-    assert server.predict(QUICK).json()["model"]["version"] == 2
+    until(lambda: server.client.get("/readyz").status_code == 503)
+    assert server.predict(QUICK).status_code == 503
+    models.publish()
+    until(lambda: server.client.get("/readyz").status_code == 200)
 
 
 def test_reloading_what_is_not_there_says_what_is(models: Models, start: Callable[..., Server]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.service.harness import Server, publish_probe
+from tests.service.harness import Server, publish_probe, until
 from tests.service.routes.triton_client import (
     PNG,
     connect,
@@ -18,16 +18,19 @@ from tests.service.routes.triton_client import (
 
 
 @pytest.fixture
-def two_models(
-    tmp_path: Path, start_server: Callable[..., Server]
-) -> Iterator[tuple[triton.InferenceServerClient, Path]]:
-    """A client of a server with the models `one` and `two`, which looks for new ones when told to, and their folder."""
+def two_server(tmp_path: Path, start_server: Callable[..., Server]) -> Server:
+    """A server with the models `one` and `two`, which looks for new ones when told to."""
     models = tmp_path / "models"
     for name in ("one", "two"):
         publish_probe(tmp_path / "staging", models, name)
-    server = start_server("--models", str(models), "--model", "one", "--poll-interval-ms", "0")
-    with connect(server) as client:
-        yield client, models
+    return start_server("--models", str(models), "--model", "one", "--poll-interval-ms", "0")
+
+
+@pytest.fixture
+def two_models(two_server: Server, tmp_path: Path) -> Iterator[tuple[triton.InferenceServerClient, Path]]:
+    """A client of that server, and its models' folder."""
+    with connect(two_server) as client:
+        yield client, tmp_path / "models"
 
 
 def answering(client: triton.InferenceServerClient, name: str) -> str:
@@ -49,7 +52,8 @@ def test_a_model_is_unloaded_and_loaded_while_the_other_answers(
         answering(client, "two")
     assert caught.value.status() == "404"
     assert not client.is_model_ready("two")
-    assert states(client) == ["one/1 READY"]
+    assert states(client) == ["one/1 READY", "two/1 UNAVAILABLE"]
+    assert client.get_model_repository_index()[1]["reason"].startswith("it was unloaded")
     assert answering(client, "one") == "1"
     client.load_model("two")
     assert client.is_model_ready("two")
@@ -93,3 +97,78 @@ def test_a_broken_version_is_refused_with_its_reason_and_the_old_one_answers(
     client.load_model("one")
     assert answering(client, "one") == "2"
     assert client.get_model_metadata("one")["versions"] == ["2", "1"]
+
+
+def test_a_load_that_loaded_something_is_no_conflict(
+    two_models: tuple[triton.InferenceServerClient, Path], tmp_path: Path
+) -> None:
+    client, models = two_models
+    for _ in range(2):
+        publish_probe(tmp_path / "staging", models, "one")
+    (models / "one" / "3" / "model.onnx").write_bytes(b"")
+    client.load_model("one")  # 3 is refused, 2 is new
+    assert states(client) == ["one/3 UNAVAILABLE", "one/2 READY", "one/1 READY", "two/1 READY"]
+    assert answering(client, "one") == "2"
+    with pytest.raises(InferenceServerException, match="one/3 is refused"):
+        client.load_model("one")  # nothing but that one would be new
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"version": "2"}, id="a string"),
+        pytest.param({"version": 2}, id="a number"),
+        pytest.param({"parameters": {"version": "2", "unload_dependents": False}}, id="among Triton's parameters"),
+        pytest.param({"version": 2, "parameters": {"version": "2"}}, id="twice the same"),
+    ],
+)
+def test_one_version_is_unloaded_and_loaded(
+    start_server: Callable[..., Server], tmp_path: Path, body: dict[str, object]
+) -> None:
+    models = tmp_path / "models"
+    for _ in range(3):
+        publish_probe(tmp_path / "staging", models, "one")
+    server = start_server("--models", str(models), "--poll-interval-ms", "0", "--keep-versions", "3")
+
+    def post(verb: str) -> int:
+        return server.client.post(f"/v2/repository/models/one/{verb}", json=body).status_code
+
+    def served() -> list[str]:
+        return [one["version"] for one in server.client.post("/v2/repository/index").json() if one["state"] == "READY"]
+
+    until(lambda: served() == ["3", "2", "1"])
+    assert post("unload") == 200
+    assert served() == ["3", "1"]
+    assert post("unload") == 404, "it is not there any more"
+    assert server.client.post("/models/one/unpin").status_code == 200
+    assert served() == ["3", "1"], "looking again does not bring it back"
+    assert post("load") == 200
+    assert served() == ["3", "2", "1"]
+    server.client.post("/v2/repository/models/one/unload")
+    assert served() == []
+    assert post("load") == 200
+    assert served() == ["2"], "only the one that was named"
+    assert server.client.post("/v2/repository/models/one/load").status_code == 200
+    assert served() == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        pytest.param(b'{"versions": 1}', 422, "versions: it is not permitted", id="a misspelled name"),
+        pytest.param(b'{"parameters": {"vers": 1}}', 422, "parameters.vers", id="a misspelled parameter"),
+        pytest.param(b'{"version": "newest"}', 422, "version: should be a valid integer", id="no number"),
+        pytest.param(b'{"version": true}', 422, "version: should be a whole number", id="true is no number"),
+        pytest.param(b'{"version": 1, "parameters": {"version": 2}}', 422, "name one", id="two numbers"),
+        pytest.param(b'{"version": 7}', 404, "no model one/7", id="a version that is not served"),
+        pytest.param(b"[1]", 422, "the body", id="no object"),
+        pytest.param(b"version=1", 400, "no JSON", id="no JSON"),
+    ],
+)
+def test_an_unload_that_is_not_understood_takes_nothing_down(
+    two_models: tuple[triton.InferenceServerClient, Path], two_server: Server, body: bytes, status: int, said: str
+) -> None:
+    client, _ = two_models
+    refused = two_server.client.post("/v2/repository/models/one/unload", content=body)
+    assert (refused.status_code, said in refused.json()["detail"]) == (status, True), refused.text
+    assert answering(client, "one") == "1"

@@ -43,6 +43,7 @@ def _run(given: Sequence[str]) -> int:
         signal.signal(number, lambda *_: os._exit(0))
     # Imports stand where they are needed: a wrong flag or a taken port is told before anything slow begins.
     from service.models.background import in_background
+    from service.observability.logs import configure_logging
     from service.observability.memory import keep_freed_memory
     from service.observability.tracing import start_tracing
     from service.settings.configuration import manual, read_all_keys, read_settings
@@ -63,6 +64,7 @@ def _run(given: Sequence[str]) -> int:
     except InvalidSettingsError as error:
         return _stop(error, 2)
 
+    configure_logging(settings.log_level, settings.log_format)  # loading may have something to say
     keep_freed_memory()
     gc.disable()  # until ready: nearly all that is made by then stays
     loading = in_background(lambda: _load(settings))  # while this thread imports the web framework

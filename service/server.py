@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from service.http.protocol import protocol_class
 from service.models.catalog import Catalog
 from service.models.loading import RefusedError
-from service.observability.logs import configure_logging
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.settings.listen import address
@@ -30,7 +29,6 @@ FLUSH_SECONDS = 5
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Tracing | None, started: float) -> int:
     """Serve until told to stop; returns the exit code. `started` is when the process began (`time.perf_counter()`)."""
-    configure_logging(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         app,
         loop="uvloop",

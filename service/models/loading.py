@@ -10,9 +10,8 @@ from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Manifest
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.devices import list_devices
 from model.runtime.engines.engine import Engine, EngineError
-from model.runtime.engines.loading import load_engine
+from model.runtime.engines.loading import choose_devices, load_engine
 from model.runtime.kernels import masks
 from model.runtime.predict import warm_up
 from service.models.background import in_background
@@ -36,7 +35,7 @@ class Loader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._repository = Repository(settings.models)
-        self._devices = list_devices(settings.device)
+        self._devices = choose_devices(settings.device, settings.engine)
         self._place: tuple[int, int] | None = None
 
     def look(self) -> Mapping[str, tuple[int, ...]]:

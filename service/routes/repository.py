@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
 import orjson
@@ -11,13 +12,15 @@ from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
 from service.prediction.parameters import MAX_VERSION
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):  # Python takes it for a number
-        raise ValueError("should be a whole number, or one in a string")
-    return value
+def _number(value: object) -> object:
+    """JSON has one kind of number, and Triton's clients write versions as strings."""
+    if isinstance(value, str) and re.fullmatch("[1-9][0-9]{0,9}", value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-NamedVersion = Annotated[int, Field(ge=1, le=MAX_VERSION), BeforeValidator(_no_bool)] | None
+_Written = Annotated[int, Field(ge=1, le=MAX_VERSION)] | Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
+NamedVersion = Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION), BeforeValidator(_number, _Written)] | None
 _VERSION: Final = Field(None, description="A number, or one in a string. Default: all that the model has.")
 
 
@@ -35,7 +38,9 @@ class LoadBody(BaseModel):
 class UnloadParameters(LoadParameters):
     model_config = ConfigDict(extra="forbid")
 
-    unload_dependents: bool | None = Field(None, description="Triton's; nothing here depends on another model.")
+    unload_dependents: bool | None = Field(
+        None, strict=True, description="Triton's; nothing here depends on another model."
+    )
 
 
 class UnloadBody(LoadBody):

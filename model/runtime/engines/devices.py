@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
+from functools import cache
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"auto|cpu|cuda(?::(\d{1,3}))?")
 
@@ -23,14 +27,36 @@ def gpu_index(device: str) -> int:
 
 def count_gpus() -> int:
     """GPUs that the NVIDIA driver shows to this process; 0 without a driver. Creates no CUDA context."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
+    driver = _driver()
     count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def driver_cuda_version() -> tuple[int, int] | None:
+    """The newest CUDA that the NVIDIA driver speaks, as (major, minor); None without a driver that tells."""
+    driver = _driver()
+    version = ctypes.c_int()
+    try:
+        if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except AttributeError:  # an emulated driver may lack it
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+@cache
+def tell_cpu(reason: str) -> None:
+    """Log, once, why "auto" computes on the CPU. A warning if there is a GPU, which somebody will want used."""
+    logger.log(logging.WARNING if count_gpus() else logging.INFO, "computing on the CPU: %s", reason)
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def list_devices(choice: str) -> tuple[str, ...]:

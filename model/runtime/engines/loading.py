@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.engines.devices import check_device
+from model.runtime.engines.devices import check_device, gpu_index, list_devices, tell_cpu
 from model.runtime.engines.engine import MODEL_FILES, DeviceChoice, Engine, EngineError, EngineKind
 
 
@@ -32,6 +32,26 @@ def load_engine(
     from model.runtime.engines.torchscript import TorchScriptEngine
 
     return TorchScriptEngine(file, bundle.manifest.architecture.task, device, threads)
+
+
+def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
+    """The devices that a choice such as "auto" or "cuda:0,cuda:1" means for engines of this kind.
+
+    "auto" is every GPU if there are several and the engine can use them; if it can't, the CPU, with a line in the log
+    that says why. Raises ValueError as `list_devices` does.
+    """
+    devices = list_devices(choice)
+    if choice != "auto" or devices == ("auto",):
+        return devices
+    if kind == "onnx":
+        from model.runtime.engines.cuda import why_no_gpu
+    else:
+        from model.runtime.engines.torchscript import why_no_gpu
+    for device in devices:
+        if missing := why_no_gpu(gpu_index(device)):
+            tell_cpu(missing)
+            return ("cpu",)
+    return devices
 
 
 def _model_file(bundle: Bundle, kind: EngineKind) -> Path:

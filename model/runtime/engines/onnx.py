@@ -17,11 +17,13 @@ import onnxruntime
 from model.architecture import Task
 from model.runtime.detections import RawDetections
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.devices import count_gpus, gpu_index
+from model.runtime.engines.cuda import why_no_gpu
+from model.runtime.engines.devices import gpu_index, tell_cpu
 from model.runtime.engines.engine import INPUTS, DeviceChoice, EngineError, OutOfMemory, output_names
 
 # What is an error for ONNX Runtime is raised as well, and is for the caller to tell.
 _FATAL_ONLY: Final = 4
+onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of what happens outside of sessions
 
 _CUDA_OPTIONS: Final = {
     # The default, EXHAUSTIVE, tunes every convolution anew for each new input shape: 634 ms against 1.9.
@@ -29,6 +31,9 @@ _CUDA_OPTIONS: Final = {
     # The default doubles its reserve at every growth and keeps it.
     "arena_extend_strategy": "kSameAsRequested",
 }
+
+
+_LEFT: Final = "ONNX Runtime left the GPU by itself"
 
 
 class OnnxEngine:
@@ -41,13 +46,10 @@ class OnnxEngine:
         self._outputs = output_names(task)
         self.device = _choose_device(device)
         session = _start(file, self.device, threads)
-        if self.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
-            # ONNX Runtime falls back to the CPU by itself when it misses a CUDA library.
+        if not _computes_on(self.device, session):
             if device != "auto":
-                raise EngineError(
-                    "ONNX Runtime could not use the GPU: its CUDA or cuDNN libraries are missing or too old; "
-                    "install maskserve[cuda] (in a clone, pip install '.[serve,cuda]'), or choose device 'cpu'"
-                )
+                raise EngineError(f"device {device!r} was asked for, but {_LEFT}; choose 'cpu' or 'auto'")
+            tell_cpu(_LEFT)
             self.device = "cpu"
         inputs = tuple(value.name for value in session.get_inputs())
         outputs = tuple(value.name for value in session.get_outputs())
@@ -71,6 +73,8 @@ class OnnxEngine:
             if _is_out_of_memory(error):
                 raise OutOfMemory(f"a batch of {len(images)} does not fit into the memory of {self.device}") from error
             raise
+        if not _computes_on(self.device, self._session):
+            raise EngineError(f"{_LEFT} while it computed; what it computed since is not answered")
         return RawDetections(**dict(zip(self._outputs, outputs, strict=True)))
 
     def close(self) -> None:
@@ -81,24 +85,17 @@ class OnnxEngine:
 def _choose_device(device: DeviceChoice) -> str:
     if device == "cpu":
         return "cpu"
-    missing = _why_no_gpu(gpu_index(device))
+    missing = why_no_gpu(gpu_index(device))
     if missing is None:
         return "cuda" if device == "auto" else device
     if device != "auto":
         raise EngineError(f"device {device!r} was asked for, but {missing}; choose 'cpu' or 'auto'")
+    tell_cpu(missing)
     return "cpu"
 
 
-def _why_no_gpu(index: int) -> str | None:
-    """None when there is that GPU and an ONNX Runtime built for it. A session without one would only log errors."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
-    count = count_gpus()
-    if count == 0:
-        return "there is no NVIDIA driver (libcuda.so.1) that sees a GPU"
-    if index >= count:
-        return f"the NVIDIA driver sees {count} of them, numbered from 0"
-    return None
+def _computes_on(device: str, session: onnxruntime.InferenceSession) -> bool:
+    return device == "cpu" or "CUDAExecutionProvider" in session.get_providers()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -120,10 +117,9 @@ def _start(file: Path, device: str, threads: int | None) -> onnxruntime.Inferenc
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
-        # Finds the CUDA libraries that came as Python packages; elsewhere the loader's own path counts.
-        onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {**_CUDA_OPTIONS, "device_id": gpu_index(device)}))
     try:
-        return onnxruntime.InferenceSession(file, options, providers=providers)
+        # Its Python would start anew on the CPU when the GPU fails, now or in any run, and say so on stdout at most.
+        return onnxruntime.InferenceSession(file, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no base class besides it
         raise EngineError(f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}") from error

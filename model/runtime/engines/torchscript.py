@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.architecture import Task
 from model.runtime.detections import RawDetections
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.devices import gpu_index
+from model.runtime.engines.devices import gpu_index, tell_cpu
 from model.runtime.engines.engine import DeviceChoice, EngineError, OutOfMemory, output_names
 
 
@@ -28,11 +28,13 @@ class TorchScriptEngine:
     def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
         """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network."""
         self._outputs = output_names(task)
-        gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
-        if device not in ("auto", "cpu") and gpu_index(device) >= gpus:
-            seen = f"{gpus} of them, numbered from 0" if gpus else "no GPU"
-            raise EngineError(f"device {device!r} was asked for, but torch sees {seen}; choose 'cpu' or 'auto'")
-        self.device = device if device != "auto" else "cuda" if gpus else "cpu"
+        missing = None if device == "cpu" else why_no_gpu(gpu_index(device))
+        if missing is not None:
+            if device != "auto":
+                raise EngineError(f"device {device!r} was asked for, but {missing}; choose 'cpu' or 'auto'")
+            tell_cpu(missing)
+            device = "cpu"
+        self.device = "cuda" if device == "auto" else device
         # One setting for the whole process: torch has no threads of a model's own.
         torch.set_num_threads(usable_cores() if threads is None else threads)
         with warnings.catch_warnings():
@@ -64,6 +66,15 @@ class TorchScriptEngine:
     def close(self) -> None:
         """Free the network and its memory. Runs that have begun still end."""
         self._network = None
+
+
+def why_no_gpu(index: int) -> str | None:
+    """Why torch cannot use the GPU of that number, in one line; None if nothing is in the way."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index < gpus:
+        return None
+    seen = f"{gpus} of them, numbered from 0" if gpus else "no GPU"
+    return f"torch sees {seen}"
 
 
 def _tensor(array: NDArray[np.generic]) -> torch.Tensor:

@@ -166,7 +166,7 @@ def test_starting_says_nothing(publish: Publish) -> None:
     """ONNX Runtime warns on stderr of what a server's operator can do nothing about."""
     program = (
         "import sys; from pathlib import Path; from model.runtime.bundles.bundle import open_bundle;"
-        "from model.runtime.engines import load_engine; load_engine(open_bundle(Path(sys.argv[1])))"
+        "from model.runtime.engines.loading import load_engine; load_engine(open_bundle(Path(sys.argv[1])))"
     )
     done = subprocess.run([sys.executable, "-c", program, publish("masks").path], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

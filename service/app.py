@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Route
 
 from service import VERSION
 from service.http import problems
@@ -16,16 +17,19 @@ from service.http.gzipped import MIN_COMPRESSED
 from service.http.head import HeadAsGet
 from service.http.headers import LastAnswers, SecurityHeaders
 from service.http.keys import Keys, RequireKey
+from service.http.proxies import BehindProxy
 from service.models.background import in_background
 from service.models.catalog import Catalog
 from service.models.loading import load_first
 from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
-from service.routes import inference, models, operations, page, predict
+from service.routes import docs, inference, models, operations, page, predict
 from service.routes.openapi import describe
 from service.settings.settings import Settings
 
+ROUTERS = (predict.router, inference.router, models.router, operations.router, page.router, docs.router)
+"""In this order they are asked whether a request is theirs."""
 EXPOSED = ("Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
 """Headers of answers that pages of other origins may read."""
 
@@ -52,16 +56,15 @@ def create_app(
         title="maskserve",
         version=VERSION,
         lifespan=lifespan,
+        docs_url=None,  # ours: FastAPI's would load its scripts from another host
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing`, `metrics` and `logs` are our own
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.lifecycle = lifecycle
-    # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small. Pages
-    # stay readable: the security headers of /docs are made from the scripts that they find in it.
-    plain = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "text/html")
+    # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
     app.add_middleware(HeadAsGet)
-    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1, exclude_content_types=plain)
+    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1)
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)
     app.add_middleware(Rescue)
@@ -77,9 +80,12 @@ def create_app(
     app.add_middleware(Observe, metrics=lifecycle.metrics, tracing=tracing, access_log=settings.access_log)
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     app.add_middleware(LastAnswers, leaving=lambda: lifecycle.gate.is_leaving)
+    own = {route.path.split("/")[1] for router in ROUTERS for route in router.routes if isinstance(route, Route)}
+    app.add_middleware(
+        BehindProxy, trusted=settings.trusted_proxies, root_path=settings.root_path, own={*own, "openapi.json"}
+    )
     problems.install(app)
     describe(app)
-    # In this order they are asked whether a request is theirs.
-    for router in (predict.router, inference.router, models.router, operations.router, page.router):
+    for router in ROUTERS:
         app.include_router(router)
     return app

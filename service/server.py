@@ -38,6 +38,7 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Trac
         log_config=None,
         access_log=False,  # `observe` writes it
         server_header=False,
+        proxy_headers=False,  # `proxies` reads them
         timeout_keep_alive=settings.keep_alive_ms / 1e3,  # type: ignore[arg-type]  # for call_later: fractions are fine
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-from base64 import b64encode
 from collections.abc import Callable
-from hashlib import sha256
 
-from starlette._utils import get_route_path
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-DOCS = "/docs"
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -24,8 +20,6 @@ SECURITY = {
 # Letters that are safe in a header, in a log line and in a URL, and enough for every usual scheme of ids.
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _REQUEST_ID = b"x-request-id"
-_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-_SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 
 
 def new_request_id() -> str:
@@ -37,20 +31,6 @@ def request_id(scope: Scope) -> str:
     """The client's X-Request-ID if it is 1 to 128 characters of [A-Za-z0-9._:+/=@-], else a new one."""
     sent = Headers(scope=scope).get("x-request-id", "")
     return sent if _CLIENT_ID.fullmatch(sent) else new_request_id()
-
-
-def docs_policy(page: bytes) -> str:
-    """The Content-Security-Policy that FastAPI's Swagger page needs, its inline scripts allowed by their hashes.
-
-    Swagger UI sets style attributes and draws its icons from data: URLs; a picture that it got as an answer is a blob:.
-    """
-    hashes = (b64encode(sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(page))
-    scripts = " ".join([_SWAGGER, *(f"'sha256-{digest}'" for digest in hashes)])
-    return (
-        f"default-src 'none'; script-src {scripts}; style-src {_SWAGGER} 'unsafe-inline'; "
-        f"img-src data: blob: https://fastapi.tiangolo.com/img/favicon.png; connect-src 'self'; "
-        f"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 class SecurityHeaders:
@@ -70,21 +50,10 @@ class SecurityHeaders:
             return
         identifier = request_id(scope)
         scope.setdefault("state", {})["request_id"] = identifier
-        is_docs = get_route_path(scope) == DOCS
-        held: Message | None = None
 
         async def with_headers(message: Message) -> None:
-            nonlocal held
             if message["type"] == "http.response.start":
-                if is_docs:
-                    held = message  # until the page is there, whose scripts the policy names
-                    return
                 self._complete(message, identifier)
-            elif held is not None:
-                MutableHeaders(scope=held).setdefault("Content-Security-Policy", docs_policy(message.get("body", b"")))
-                self._complete(held, identifier)
-                await send(held)
-                held = None
             await send(message)
 
         await self._app(scope, receive, with_headers)

@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.http.problems import ADMINISTRATION_OFF, FORBIDDEN, UNAUTHORIZED, Problem, problem_response
 
 MIN_KEY_LENGTH = 16
-OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/"})
-"""Paths that probes and load balancers GET without a key, and the page, which asks for one."""
-PAGE = "/page/"
-"""What the page is made of."""
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/docs"})
+"""Paths that probes and load balancers GET without a key, and the pages, which ask for one."""
+PARTS = ("/page/", "/docs/")
+"""What the pages are made of."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REPOSITORY_INDEX = "/v2/repository/index"
@@ -129,7 +129,7 @@ class RequireKey:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         method, path, headers = scope["method"], get_route_path(scope), Headers(scope=scope)
-        if method in ("GET", "HEAD") and (path in OPEN or path.startswith(PAGE)):
+        if method in ("GET", "HEAD") and (path in OPEN or path.startswith(PARTS)):
             return None
         if method == "OPTIONS" and "access-control-request-method" in headers:  # a browser's preflight carries no key
             return None

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -159,7 +160,7 @@ def _response(
 ) -> Response:
     body = {"type": type_, "title": title, "status": status, "detail": detail, **extra}
     if scope is not None:
-        if scope["path"].startswith(INFERENCE_PROTOCOL):
+        if get_route_path(scope).startswith(INFERENCE_PROTOCOL):
             body["error"] = detail  # where the Open Inference Protocol's clients look for it
         scope.setdefault("state", {})[PROBLEM] = slug
     return Response(orjson.dumps(body), status, dict(headers), MEDIA_TYPE)

@@ -29,25 +29,25 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def index(request: Request) -> Response:
-    return await _file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
+    return await send_file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
 
 
 @router.get("/page/{name}")
 async def part(request: Request, name: str) -> Response:
-    return await _file(_page, name, MEDIA_TYPES.get(Path(name).suffix), request)
+    return await send_file(_page, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
 @router.get("/page/style/{name}")
 async def style(request: Request, name: str) -> Response:
-    return await _file(_style, name, MEDIA_TYPES.get(Path(name).suffix), request)
+    return await send_file(_style, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
 @router.get("/page/samples/{name}")
 async def sample(request: Request, name: str) -> Response:
-    return await _file(_samples, name, MEDIA_TYPES.get(Path(name).suffix), request)
+    return await send_file(_samples, name, MEDIA_TYPES.get(Path(name).suffix), request)
 
 
-async def _file(
+async def send_file(
     folder: StaticFiles, name: str, media_type: str | None, request: Request, headers: dict[str, str] | None = None
 ) -> Response:
     """A file that the browser keeps, and asks about before it uses it again: a new release is seen at once."""

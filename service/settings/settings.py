@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.runtime.engines.devices import list_devices
+from service.http.proxies import PREFIX as PREFIX_PATH
 from service.settings.environment import PREFIX, OwnVariables
 
 EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
@@ -77,6 +79,19 @@ def _check_origin(value: str) -> str:
     return value
 
 
+def _check_prefix(value: str) -> str:
+    prefix = value.rstrip("/")
+    if not PREFIX_PATH.fullmatch(prefix):
+        raise ValueError("is no path; give one such as /segmentation")
+    return prefix
+
+
+def _check_proxy(value: str) -> str:
+    if value != "*":
+        ip_network(value)  # says itself what is wrong
+    return value
+
+
 def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
     if isinstance(value, bool) and info.field_name != "access_log":  # Python takes it for a number
         raise ValueError("should not be true or false")
@@ -86,6 +101,7 @@ def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
+Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
 
 Versions = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_versions)]
@@ -148,6 +164,15 @@ class Settings(BaseSettings):
         "any, null that of files and sandboxed frames. None: no CORS headers are sent",
     )
 
+    root_path: Annotated[str, AfterValidator(_check_prefix)] = Field(
+        "",
+        description="path under which a proxy in front shows this server, such as /segmentation, whether it cuts that "
+        "off or not. A trusted proxy may send it instead, as X-Forwarded-Prefix",
+    )
+    trusted_proxies: Proxies = Field(
+        ("127.0.0.1", "::1"),
+        description="addresses and networks whose X-Forwarded-Prefix, -Proto and -For are believed; * is every one",
+    )
     keep_alive_ms: float = Field(
         75_000,
         gt=0,
@@ -299,7 +324,7 @@ class Settings(BaseSettings):
 
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Address": ("host", "port", "cors_origins", "keep_alive_ms"),
+    "Address": ("host", "port", "cors_origins", "root_path", "trusted_proxies", "keep_alive_ms"),
     "Models": (
         *(
             "models",

@@ -30,9 +30,7 @@ KIB = 1024
 
 
 @contextmanager
-def serving(
-    app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE, root_path: str = ""
-) -> Iterator[tuple[str, int]]:
+def serving(app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE) -> Iterator[tuple[str, int]]:
     """`app` on a uvicorn in a thread, at the yielded host and port."""
     config = uvicorn.Config(
         app,
@@ -40,7 +38,6 @@ def serving(
         http=protocol_class(header_timeout),
         ws="none",
         lifespan="off",
-        root_path=root_path,
         log_config=None,
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # seconds for call_later, which takes fractions
         timeout_graceful_shutdown=1,

@@ -35,7 +35,7 @@ class Visitor:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.foul.append(f"exception: {error}"))
         self.page.on("request", self._request)
-        self.page.goto(self.server.url)
+        self.page.goto(f"{self.server.url}/")
 
     def __getitem__(self, selector: str) -> Locator:
         return self.page.locator(selector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -66,7 +67,7 @@ def test_the_manual_has_a_settings_flag_variable_description_and_default(name: s
     if field.default not in (None, (), {}):
         shown = re.search(r"\(default: (.*)\)", text)
         assert shown is not None
-        default = str(field.default)
+        default = json.dumps(field.default) if isinstance(field.default, tuple) else str(field.default)
         assert shown[1].strip('"') == (default.lower() if isinstance(field.default, bool) else default)
 
 

@@ -1,0 +1,44 @@
+"""Where the client reached the server, which a proxy in front may have changed: prefix, scheme and address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&()*+;=:@-]+)*")
+"""A path, or nothing. What begins with two slashes would be another host."""
+
+
+class BehindProxy:
+    """ASGI middleware: `scope["root_path"]` from X-Forwarded-Prefix, which only `trusted` proxies may send, else
+    `root_path`; the scheme and the client's address from X-Forwarded-Proto and X-Forwarded-For of the same proxies.
+
+    Proxies that cut the prefix off and proxies that leave it there are both understood: a path that begins with it
+    still has it, unless the server has paths of its own that begin so, with one of `own`.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[str], root_path: str, own: Collection[str]) -> None:
+        self._forwarded = ProxyHeadersMiddleware(app, list(trusted))  # type: ignore[arg-type]  # ASGI as uvicorn types it
+        self._root_path = root_path
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (prefix := self._prefix(scope)):
+            path = scope["path"]
+            has_it = path == prefix or path.startswith(f"{prefix}/")
+            if not has_it or prefix.split("/")[1] in self._own:
+                scope["path"] = prefix + path
+            scope["root_path"] = prefix
+        await self._forwarded(scope, receive, send)  # type: ignore[arg-type]
+
+    def _prefix(self, scope: Scope) -> str:
+        client = scope.get("client")
+        sent = Headers(scope=scope).get("x-forwarded-prefix")
+        if sent is None or client is None or client[0] not in self._forwarded.trusted_hosts:
+            return self._root_path
+        prefix = sent.strip().rstrip("/")
+        return prefix if PREFIX.fullmatch(prefix) else self._root_path

@@ -1,0 +1,123 @@
+"""What proxies in front tell, and who is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette._utils import get_route_path
+from starlette.types import Message, Receive, Scope, Send
+
+from service.http.proxies import BehindProxy
+from tests.service.harness import Server
+
+OWN = {"models", "v2", "docs"}
+TRUSTED = ("127.0.0.1", "10.0.0.0/8", "::1")
+
+
+def seen(
+    path: str,
+    headers: dict[str, str] | None = None,
+    *,
+    root_path: str = "",
+    client: str | None = "127.0.0.1",
+    trusted: tuple[str, ...] = TRUSTED,
+) -> Scope:
+    """The scope of a request as the application gets it."""
+    found: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(scope)
+
+    async def nothing(*_: Any) -> Message:
+        raise AssertionError
+
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "path": path,
+        "root_path": "",
+        "client": client and (client, 1234),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+    }
+    asyncio.run(BehindProxy(app, trusted, root_path, OWN)(scope, nothing, nothing))
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "path", "root_path", "route"),
+    [
+        pytest.param("/seg", "/predict", "/seg", "/predict", id="cut off"),
+        pytest.param("/seg", "/seg/predict", "/seg", "/predict", id="left"),
+        pytest.param("/seg", "/seg", "/seg", "", id="nothing but the prefix, left"),
+        pytest.param("/seg", "/", "/seg", "/", id="nothing but the prefix, cut off"),
+        pytest.param("/seg/", "/predict", "/seg", "/predict", id="with a slash at its end"),
+        pytest.param("/a/b.c~d", "/predict", "/a/b.c~d", "/predict", id="of several parts"),
+        pytest.param("/seg", "/segments", "/seg", "/segments", id="another word that begins so"),
+        pytest.param("/models", "/models/nuclei", "/models", "/models/nuclei", id="like a path of ours"),
+        pytest.param("/v2/x", "/v2/health/live", "/v2/x", "/v2/health/live", id="like the beginning of one"),
+        pytest.param("", "/predict", "", "/predict", id="empty"),
+        pytest.param("/", "/predict", "", "/predict", id="none"),
+        pytest.param("//evil.example", "/predict", "", "/predict", id="another host"),
+        pytest.param("/a//b", "/predict", "", "/predict", id="an empty part"),
+        pytest.param("seg", "/predict", "", "/predict", id="no path"),
+        pytest.param("https://evil.example/", "/predict", "", "/predict", id="a whole address"),
+        pytest.param("/a\\evil", "/predict", "", "/predict", id="a backslash"),
+        pytest.param("/a?b", "/predict", "", "/predict", id="a query"),
+        pytest.param("/%2f", "/predict", "", "/predict", id="encoded"),
+    ],
+)
+def test_the_prefix_is_that_of_the_header(header: str, path: str, root_path: str, route: str) -> None:
+    scope = seen(path, {"X-Forwarded-Prefix": header})
+    assert (scope["root_path"], get_route_path(scope)) == (root_path, route)
+    assert scope["path"] == root_path + route
+
+
+@pytest.mark.parametrize(
+    ("client", "trusted", "believed"),
+    [
+        ("127.0.0.1", TRUSTED, True),
+        ("10.20.30.40", TRUSTED, True),
+        ("::1", TRUSTED, True),
+        ("192.0.2.1", TRUSTED, False),
+        ("192.0.2.1", ("*",), True),
+        ("127.0.0.1", (), False),
+        (None, TRUSTED, False),
+    ],
+)
+def test_only_trusted_proxies_are_believed(client: str | None, trusted: tuple[str, ...], believed: bool) -> None:
+    headers = {"X-Forwarded-Prefix": "/evil", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
+    scope = seen("/predict", headers, root_path="/own", client=client, trusted=trusted)
+    assert scope["root_path"] == ("/evil" if believed else "/own")
+    assert scope["scheme"] == ("https" if believed else "http")
+    assert (scope["client"] is not None and scope["client"][0] == "203.0.113.9") is believed
+
+
+@pytest.mark.parametrize("path", ["/predict", "/seg/predict"])
+def test_the_setting_holds_without_a_header(path: str) -> None:
+    assert get_route_path(seen(path, root_path="/seg")) == "/predict"
+
+
+def location(server: Server, path: str, **headers: str) -> str:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = server.client.post(path, headers={"Host": "site.example", **named}, follow_redirects=False)
+    assert answer.status_code == 307
+    return str(answer.headers["location"])
+
+
+def test_redirects_keep_the_prefix_and_the_scheme(server: Server) -> None:
+    assert location(server, "/predict/") == "http://site.example/predict"
+    told = {"X_Forwarded_Prefix": "/seg", "X_Forwarded_Proto": "https"}
+    assert location(server, "/predict/?masks=none", **told) == "https://site.example/seg/predict?masks=none"
+    assert location(server, "/predict/", X_Forwarded_Prefix="//evil.example") == "http://site.example/predict"
+
+
+def test_a_prefix_that_nobody_trusted_sends_counts_for_nothing(start_server: Callable[..., Server]) -> None:
+    server = start_server("--trusted-proxies", "192.0.2.0/24", "--root-path", "/seg/")
+    assert location(server, "/predict/", X_Forwarded_Prefix="/evil") == "http://site.example/seg/predict"
+    for path in ("/v2/models/none", "/seg/v2/models/none"):  # as the Open Inference Protocol has it, wherever it stands
+        answer = server.client.get(path)
+        assert (answer.status_code, "error" in answer.json()) == (404, True)
+    assert server.client.head("/seg/healthz").status_code == 200

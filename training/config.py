@@ -17,6 +17,9 @@ from model.runtime.images.intensity import Intensity
 RECIPES = Path(__file__).parent / "recipes"
 
 
+PublishIf = Literal["always", "better"]
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -161,6 +164,9 @@ class TrainConfig(_Group):
         (), description="send figures there too, besides metrics.csv and TensorBoard", examples=[("mlflow",)]
     )
     publish: bool = Field(True, description="export, check and publish a bundle at the end")
+    publish_if: PublishIf = Field(
+        "always", description="better: only with a higher AP on the validation split than the version that is served"
+    )
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
     intensity: Intensity = Field(default_factory=Intensity)
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
-from rich.progress import Progress
 
 from maskserve.arguments import Parser, interruptible
 from model.runtime.bundles.bundle import BundleError
@@ -37,6 +36,7 @@ from training.evaluation.remote import KEY_VARIABLE, RemoteError
 from training.evaluation.report import Report, write_report
 from training.evaluation.tables import class_table, confusion_table, figure_table, point_table
 from training.evaluation.validation import SCORE_THRESHOLD, limits
+from training.progress import Display
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BundleError, CheckpointError, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("evaluating", total=len(data))
+        with Display() as display, display.bar("evaluating", len(data)) as done:
             detections = evaluated.detect(
                 data,
                 max_detections=options.max_detections,
                 score_threshold=options.score_threshold,
-                progress=lambda done: progress.update(bar, completed=done),
+                progress=done,
             )
     except (RemoteError, UnreadableImage) as error:
         stop(str(error))

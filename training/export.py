@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from maskserve.arguments import Parser, interruptible
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
@@ -23,6 +21,7 @@ from training.command_line import require_writable, stop
 from training.data.annotations.dataset import DatasetError
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_training_data
+from training.progress import Display
 from training.publishing.gate import generated_images
 from training.publishing.publish import Export, ExportOptions, GateError, publish, publish_run
 from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOptions
@@ -32,11 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Publishes one bundle; returns the exit status."""
     options = _parser().parse_args(arguments)
     require_writable("--output", options.output)
-    console = Console(stderr=True)
-
-    def say(message: str) -> None:
-        console.print(message, highlight=False, soft_wrap=True)
-
     try:
         trades = TradeOptions(
             options.int8, options.calibration_images, options.proposals, options.min_size, options.most_ap_lost
@@ -44,25 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = ExportOptions(
             options.half, "torchscript" not in options.without, "weights" not in options.without, trades
         )
-        if options.torchvision is None:
-            checkpoint = load_checkpoint(options.checkpoint)
-            config = checkpoint.train_config()
-            changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
-            config = config.model_copy(update=changes)
-            data = None if options.data is None else load_training_data(config)
-            bundle = publish_run(config, data, checkpoint, say, files)
-        elif trades:
-            stop("--torchvision: a trade is measured on the data of a training; export a checkpoint, with its --data")
-        else:
-            model, _, _ = options.torchvision.partition(":")
-            name = options.name or model.replace("_", "-")
-            bundle = publish(_published(options.torchvision, files), options.output, name, say)
+        with Display() as display:
+            if options.torchvision is None:
+                checkpoint = load_checkpoint(options.checkpoint)
+                config = checkpoint.train_config()
+                changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
+                config = config.model_copy(update=changes)
+                data = None if options.data is None else load_training_data(config)
+                bundle = publish_run(config, data, checkpoint, display, files)
+            elif trades:
+                stop(
+                    "--torchvision: a trade is measured on the data of a training; export a checkpoint, with its --data"
+                )
+            else:
+                model, _, _ = options.torchvision.partition(":")
+                name = options.name or model.replace("_", "-")
+                bundle = publish(_published(options.torchvision, files), options.output, name, display)
     except (CheckpointError, DatasetError, DataStop, BundleError, ValueError) as error:
         stop(str(error))
     except (GateError, UnreadableImage) as error:
-        say(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    say(f"published {bundle.path}")
+    print(f"published {bundle.path}", file=sys.stderr)
     return 0
 
 

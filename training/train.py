@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -52,7 +52,9 @@ from training.loop.state import State, seed_everything, snapshot, start, step_im
 from training.loop.step import TrainingError, take_step
 from training.loop.trackers import start_trackers
 from training.loop.validation_losses import validation_losses
-from training.publishing.publish import GateError, publish_run, published_bundle
+from training.publishing.comparison import NotBetter, incomparable, served_version
+from training.publishing.provenance import published_bundle
+from training.publishing.publish import GateError, publish_run
 from training.starting.resume import checkpoint_to_resume
 
 
@@ -94,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(end, file=sys.stderr)
             process.close()
             return 0
+        if config.publish and config.publish_if == "better":
+            require_comparable(config, data)
         trackers = start_trackers(config, config.run_folder, state.iteration)
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
@@ -115,8 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 log.completed()
                 return 0
             log.say("exporting, comparing with the eager model, publishing")
-            bundle = publish_run(config, data, best_or_last(folder, state), log.say)
-        except (TrainingError, CheckpointError, GateError, UnreadableImage) as error:
+            bundle = publish_run(config, data, best_or_last(folder, state), log.display, publish_if=config.publish_if)
+        except NotBetter as kept:
+            log.say(str(kept))
+            log.completed()
+            return 0
+        except (TrainingError, CheckpointError, GateError, UnreadableImage, OSError) as error:
             # A loader process sends its stack trace along; the message is the last line.
             log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
@@ -145,6 +153,16 @@ def unless_stopped(config: TrainConfig, process: Process) -> Iterator[None]:
 def finished(config: TrainConfig, state: State) -> bool:
     """Whether nothing remains to be trained."""
     return state.iteration >= config.schedule.iterations or out_of_patience(config, state)
+
+
+def require_comparable(config: TrainConfig, data: TrainingData) -> None:
+    """Raises ValueError where nobody could say in the end whether the run is better than what is served."""
+    served = served_version(config.model_repository, config.name)
+    if served is None:
+        return
+    reason = incomparable(served.manifest, config.architecture.task, data.train.class_names, data.val)
+    if reason is not None:
+        raise ValueError(f"--publish_if better compares with {served.path}, and cannot: {reason}")
 
 
 def known_end(config: TrainConfig, state: State) -> str | None:
@@ -228,7 +246,8 @@ def evaluate(
     model, folder = state.evaluated, config.run_folder
     process.share_buffers(model)
     predictor = eager_predictor(model, config.architecture, config.intensity)
-    detections = detect_shared(predictor, val, process, max_detections=most)
+    with nullcontext() if log is None else log.display.bar("validating", len(val)) as done:
+        detections = detect_shared(predictor, val, process, max_detections=most, progress=done)
     losses = {}
     if config.validation.loss:
         losses = validation_losses(model, val, config.architecture, process, config.intensity)

@@ -17,11 +17,14 @@ from tests.training.conftest import TINY
 from tests.training.runs import SMALL
 from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
+from training.config import TrainConfig
 from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.loading.samples import load_stored
+from training.data.loading.source import TrainingData, load_training_data
 from training.loop.run_log import RunLog, read_metrics
+from training.progress import Display
 from training.publishing.publish import ExportOptions, publish_run
-from training.train import fit, main, setup, start
+from training.train import fit, main, require_comparable, setup, start
 
 
 def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
@@ -116,6 +119,33 @@ def test_an_interrupted_run_resumes_to_the_same_weights(shapes: Path, finished_r
     assert read_metrics(tmp_path / "metrics.csv")["loss"] == read_metrics(finished_run / "metrics.csv")["loss"]
 
 
+def test_only_a_better_one_is_published(
+    shapes: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a version of equal weights, of a run that is said to be another."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    manifest = run / "models" / "shapes" / "1" / "manifest.json"
+    own = load_checkpoint(run / "checkpoints" / "best.pt").run
+    assert own is not None
+    manifest.write_text(manifest.read_text().replace(own, "0" * 32))
+    assert main([*TINY, f"--data={shapes}", f"--output={run}", "--publish_if=better"]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "shapes/1, which is served, has" in printed
+    assert "on the same images: +0.00 points" in printed
+    assert "not published: not better than shapes/1" in printed
+    assert Repository(run / "models").models() == {"shapes": (1,)}
+
+
+def test_what_could_never_be_compared_is_not_trained(shapes: Path, finished_run: Path, tmp_path: Path) -> None:
+    data = load_training_data(TrainConfig(data=shapes))
+    config = TrainConfig(name="shapes", output=tmp_path, repository=finished_run / "models")
+    require_comparable(config, data)
+    with pytest.raises(ValueError, match=r"shapes/1, and cannot: there is no validation split"):
+        require_comparable(config, TrainingData(data.train, None))
+    require_comparable(config.model_copy(update={"name": "other"}), TrainingData(data.train, None))
+
+
 def test_a_run_ends_when_patience_does(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a rate of nearly nothing no evaluation beats the first one. Started again, the run stays ended."""
     arguments = [
@@ -145,7 +175,7 @@ def test_the_average_is_published(shapes: Path, tmp_path: Path) -> None:
     assert loaded.ema is not None
     name = "roi_heads.box_predictor.cls_score.weight"
     assert not torch.equal(loaded.ema[name], loaded.model[name])
-    bundle = publish_run(config, None, loaded, print, ExportOptions(torchscript=False))
+    bundle = publish_run(config, None, loaded, Display(), ExportOptions(torchscript=False))
     published = torch.load(bundle.file("weights.pth"), weights_only=True)
     assert all(torch.equal(value, loaded.ema[name]) for name, value in published.items())
 

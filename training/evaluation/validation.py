@@ -60,12 +60,24 @@ def detect(
     return detections
 
 
-def detect_shared(predictor: Predictor, data: Dataset, process: Process, *, max_detections: int) -> list[Detections]:
-    """`detect`, the images shared out among the processes: all detections in the first one, nothing in the others."""
+def detect_shared(
+    predictor: Predictor,
+    data: Dataset,
+    process: Process,
+    *,
+    max_detections: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Detections]:
+    """`detect`, the images shared out among the processes: all detections in the first one, nothing in the others.
+
+    `progress` is told of this process's images as if all were at the same number.
+    """
     mine: list[Detections] = []
     for record in data.images[process.rank :: process.count]:
         image = load_stored(record, predictor.preprocessing.intensity)
         mine += predictor.predict([image], SCORE_THRESHOLD, max_detections)
+        if progress is not None:
+            progress(min(len(mine) * process.count, len(data)))
     parts = process.gather(mine)
     if not process.first:
         return []
@@ -79,9 +91,12 @@ def validate(
     *,
     max_detections: int = 100,
     score_threshold: float = SCORE_THRESHOLD,
+    progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """COCO figures of `predictor` on `data`, counting up to `max_detections` an image above `score_threshold`."""
-    detections = detect(predictor, data, max_detections=max_detections, score_threshold=score_threshold)
+    detections = detect(
+        predictor, data, max_detections=max_detections, score_threshold=score_threshold, progress=progress
+    )
     return Outcome(evaluate_detections(data, detections, KINDS[task], limits(max_detections)), detections)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.detections import Detections
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset
 from training.data.checking.contact_sheet import as_detections
@@ -40,14 +41,14 @@ def worst_images(matches: Sequence[Matches], thresholds: Sequence[float], count:
 
 
 def draw_pair(
-    data: Dataset, position: int, found: Detections, thresholds: Sequence[float]
+    data: Dataset, position: int, found: Detections, thresholds: Sequence[float], intensity: Intensity = AUTO
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """uint8 [h, w, 3] twice: one image with its annotated objects, and with what was found above the thresholds.
 
     Crowd regions are left out. Raises UnreadableImage.
     """
     record = data.images[position]
-    image = load_stored(record)
+    image = load_stored(record, intensity)
     objects = data.annotations[position]
     size = record.width, record.height
     truth = as_detections(record, objects.select(~objects.crowd), size, with_masks=found.masks is not None)

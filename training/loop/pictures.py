@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from model.runtime.detections import Detections
 from model.runtime.images.intensity import AUTO, Intensity
-from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset
-from training.data.loading.samples import load_stored
+from training.evaluation.worst import draw_pair
 from training.loop.run_log import read_metrics
 
 SAMPLE_SCORE = 0.5
 """Detections below this score are left out of the pictures."""
+
+GAP, TITLE = 4, 18
+"""Pixels between two pictures, and of the line above them."""
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
@@ -44,22 +47,22 @@ def draw_curves(metrics: Path, target: Path) -> None:
 def draw_samples(
     data: Dataset, detections: Sequence[Detections], count: int, folder: Path, intensity: Intensity = AUTO
 ) -> None:
-    """The first `count` images, each beside itself with its detections, as PNG files in `folder`."""
+    """The first `count` images as PNG files in `folder`: left with what is annotated, right with what was found."""
     folder.mkdir(parents=True, exist_ok=True)
-    for record, found in list(zip(data.images, detections, strict=True))[:count]:
-        image = load_stored(record, intensity)
-        drawn = draw_overlay(image, _above(found, SAMPLE_SCORE), data.class_names)
-        pair = np.concatenate([image, drawn], axis=1)
-        Image.fromarray(pair).save(folder / f"{record.path.stem}.png")
+    thresholds = [SAMPLE_SCORE] * len(data.class_names)
+    for position, found in enumerate(detections[:count]):
+        pair = draw_pair(data, position, found, thresholds, intensity)
+        sheet = titled(pair, (f"annotated, {len(data.annotations[position])}", f"found above {SAMPLE_SCORE:g}"))
+        sheet.save(folder / f"{data.images[position].path.stem}.png")
 
 
-def _above(found: Detections, score: float) -> Detections:
-    """The detections that score more."""
-    count = int((found.scores > score).sum())  # they come in falling score
-    return Detections(
-        found.boxes[:count],
-        found.scores[:count],
-        found.labels[:count],
-        None if found.masks is None else found.masks[:count],
-        None if found.keypoints is None else found.keypoints[:count],
-    )
+def titled(pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one size, uint8 [h, w, 3], side by side with a line of text above each."""
+    height, width = pictures[0].shape[:2]
+    sheet = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + TITLE), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        left = number * (width + GAP)
+        draw.text((left + 2, 2), title, fill="black", font_size=TITLE - 6)
+        sheet.paste(Image.fromarray(picture), (left, TITLE))
+    return sheet

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from model.runtime.bundles.bundle import Bundle
 from training.loop.trackers import BackgroundTracker, Tracker, run_pictures
+from training.progress import Display, duration
 
 SMOOTHING = 0.95
 """Share of the old value in the displayed loss's running mean."""
@@ -28,22 +27,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, iterations: int, start: int, every: int, trackers: Sequence[Tracker] = ()) -> None:
-        self.console = Console(stderr=True)
+        self.display = Display()
         self.every, self.iterations = every, iterations
         self.folder = folder
         self.csv_path = folder / "metrics.csv"
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=iterations, completed=start, figures="")
+        self._task = self.display.live.add_task("training", total=iterations, completed=start, figures="")
         self._smooth: float | None = None
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -53,20 +42,20 @@ class RunLog:
         self._trackers = [BackgroundTracker(tracker, self.say) for tracker in trackers]
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self.display.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self.display.__exit__(kind, error, trace)
         self._board.close()
         for tracker in self._trackers:
             tracker.finish(self._succeeded)
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.display.say(message)
 
     def step(self, iteration: int, figures: Mapping[str, float]) -> None:
         """Figures of one finished iteration (counted from 1): losses, rate, waiting time."""
@@ -75,17 +64,18 @@ class RunLog:
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        self._progress.update(self._task, completed=iteration, figures=f"loss {self._smooth:.3f}")
+        self.display.live.update(self._task, completed=iteration, figures=f"loss {self._smooth:.3f}")
         if iteration % self.every and iteration != self.iterations:
             return
         means = {name: value / self._count for name, value in self._sums.items()}
         means["seconds"] = (time.perf_counter() - self._since) / self._count
         self._write(iteration, means)
-        if not self.console.is_terminal:
+        if self.display.plain:
             waiting = f", {means['waiting_share']:.0%} waiting for data" if "waiting_share" in means else ""
             self.say(
                 f"{iteration:>7}/{self.iterations}  loss {means['loss']:.4f}  "
-                f"{means['seconds']:.2f} s an iteration{waiting}"
+                f"{means['seconds']:.2f} s an iteration{waiting}, "
+                f"{duration(means['seconds'] * (self.iterations - iteration))} left"
             )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
 

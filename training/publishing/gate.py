@@ -6,7 +6,7 @@ batch, and one image whose threshold lets nothing through. Then, where there is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,9 +78,16 @@ class Difference:
 
 
 def compare_engines(
-    reference: Engine, exported: Engine, images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
+    reference: Engine,
+    exported: Engine,
+    images: Sequence[NDArray[np.uint8]],
+    preprocessing: Preprocessing,
+    progress: Callable[[int], None] | None = None,
 ) -> Difference:
-    """Runs both on the same batches of `images` (uint8 [H, W, 3]) and returns how far they are apart."""
+    """Runs both on the same batches of `images` (uint8 [H, W, 3]) and returns how far they are apart.
+
+    `progress` is called after each of BATCH_SIZES with the number done.
+    """
     prepared = [prepare(image, preprocessing) for image in images]
     total = Difference()
     for number, size in enumerate(BATCH_SIZES):
@@ -93,6 +100,8 @@ def compare_engines(
         actual = exported.run(pixels, sizes, thresholds)
         for index in range(size):
             compare(expected.of_image(index), actual.of_image(index), total)
+        if progress is not None:
+            progress(number + 1)
     return total
 
 

@@ -17,9 +17,8 @@ from model.network.engine import EagerEngine
 from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
 from model.network.exporting.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
-from model.runtime.bundles.bundle import Bundle, BundleError, publish_bundle
+from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
-from model.runtime.bundles.repository import Repository
 from model.runtime.engines.engine import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
@@ -27,15 +26,18 @@ from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.checkpoint import Checkpoint
-from training.config import TrainConfig
+from training.config import PublishIf, TrainConfig
 from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.data.loading.source import TrainingData
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import best_thresholds
 from training.evaluation.validation import SCORE_THRESHOLD, Outcome, main_kind, validate
+from training.progress import Display
+from training.publishing.comparison import Candidate, compare_with_served
 from training.publishing.gate import (
     AP_TOLERANCE,
+    BATCH_SIZES,
     GATE_IMAGES,
     TOLERANCE,
     Difference,
@@ -87,6 +89,7 @@ class Export:
     data_name: str = ""
     max_detections: int = 100
     options: ExportOptions = ExportOptions()
+    publish_if: PublishIf | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -97,13 +100,14 @@ def publish_run(
     config: TrainConfig,
     data: TrainingData | None,
     checkpoint: Checkpoint,
-    say: Callable[[str], object],
+    display: Display,
     options: ExportOptions | None = None,
+    publish_if: PublishIf | None = None,
 ) -> Bundle:
     """Publishes a run's checkpoint into its model repository; without `data` the gate uses generated images and no AP.
 
-    What it was trained on the checkpoint knows; `data` is what it is evaluated on. Raises GateError and ValueError as
-    `publish` does.
+    What it was trained on the checkpoint knows; `data` is what it is evaluated on. publish_if: compare with the version
+    that is served, and publish always or if better; None: don't compare. Raises as `publish` does.
     """
     model = build_model(config.architecture)
     model.load_state_dict(checkpoint.published_state)
@@ -124,47 +128,33 @@ def publish_run(
         data_name=dataset_name(config),
         max_detections=config.validation.max_detections,
         options=options or ExportOptions(half=config.export_half),
+        publish_if=publish_if,
     )
-    return publish(export, config.model_repository, config.name, say)
+    return publish(export, config.model_repository, config.name, display)
 
 
-def published_bundle(config: TrainConfig, checkpoint: Checkpoint) -> Bundle | None:
-    """The newest version in the run's model repository that holds this checkpoint's weights, None where none does.
-
-    The version itself is the record: a crash leaves it published, or not.
-    """
-    if not config.model_repository.is_dir():
-        return None
-    wanted = provenance(config, checkpoint)
-    repository = Repository(config.model_repository)
-    for version in reversed(repository.models().get(config.name, ())):
-        try:
-            bundle = repository.get(config.name, version, verify=False)
-        except BundleError:
-            continue  # damaged, and so not what is served
-        found = bundle.manifest.provenance
-        same = all(getattr(found, name) == getattr(wanted, name) for name in ("run", "iterations", "recipe", "seed"))
-        if same and bundle.manifest.trades is None:
-            return bundle
-    return None
-
-
-def publish(export: Export, repository: Path, name: str, say: Callable[[str], object]) -> Bundle:
+def publish(export: Export, repository: Path, name: str, display: Display) -> Bundle:
     """Exports, checks and publishes as the next version of `name` in `repository`.
 
     An export that trades accuracy is compared with the network as trained by AP alone. Raises GateError when an
-    exported file differs from the network or a trade costs too much; then nothing is published. Raises ValueError for a
-    trade that gives up nothing, or without the data that it needs.
+    exported file differs from the network or a trade costs too much, NotBetter where only a better one is wanted; then
+    nothing is published. Raises ValueError for a trade that gives up nothing, or without the data that it needs.
     """
-    trades = export.options.trades
+    trades, say = export.options.trades, display.say
     traded = _traded(export)
-    with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
+    steps = 4 + 2 * traded.options.torchscript
+    with (
+        tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder,
+        display.bar("publishing", steps) as done,
+    ):
         staging = Path(folder)
-        trained_outcome = _measure(EagerEngine(export.model), export, "trained network", say)
+        trained_outcome = _measure(EagerEngine(export.model), export, "trained network", display)
+        done(1)
         _write_files(traded, staging, say)
         reference = EagerEngine(traded.model)
         if trades.int8:
-            _quantize(traded, reference, staging, say)
+            _quantize(traded, reference, staging, display)
+        done(2)
         task = export.architecture.task
         engines: list[Engine] = [OnnxEngine(staging / MODEL_FILES["onnx"], task, "cpu", None)]
         if traded.options.torchscript:
@@ -172,9 +162,11 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
         checks: dict[str, ExportCheck] = {}
         thresholds: dict[str, float] = {}
         evaluations: list[Evaluation] = []
-        for engine in engines:
-            difference = _compare(reference, engine, engine.name, traded, say)
-            outcome = _measure(engine, traded, engine.name, say)
+        for number, engine in enumerate(engines):
+            difference = _compare(reference, engine, engine.name, traded, display)
+            done(3 + 2 * number)
+            outcome = _measure(engine, traded, engine.name, display)
+            done(4 + 2 * number)
             deltas = {}
             if outcome is not None and trained_outcome is not None:
                 deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
@@ -186,6 +178,10 @@ def publish(export: Export, repository: Path, name: str, say: Callable[[str], ob
                 require_affordable(engine.name, deltas, task, trades.most_ap_lost, say)
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
+        if export.publish_if is not None:
+            figures = evaluations[0].metrics if evaluations else {}
+            candidate = Candidate(task, export.class_names, export.val, export.max_detections, figures)
+            compare_with_served(candidate, repository, name, export.publish_if, display)
         draft = ManifestDraft(
             architecture=traded.architecture,
             class_names=export.class_names,
@@ -265,32 +261,34 @@ def _write_files(export: Export, staging: Path, say: Callable[[str], object]) ->
         torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
 
 
-def _quantize(export: Export, reference: Engine, staging: Path, say: Callable[[str], object]) -> None:
+def _quantize(export: Export, reference: Engine, staging: Path, display: Display) -> None:
     """model.onnx to INT8 in place, once it has answered as the network does."""
     assert export.train is not None
     file = staging / MODEL_FILES["onnx"]
     engine = OnnxEngine(file, export.architecture.task, "cpu", None)
-    require("onnx", _compare(reference, engine, "onnx in fp32", export, say), {})
+    require("onnx", _compare(reference, engine, "onnx in fp32", export, display), {})
     engine.close()
     wanted = export.options.trades.calibration_images
-    say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
+    display.say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
     batches = calibration_batches(export.train, export.preprocessing, wanted)
     quantize_int8(file, file, batches, half_storage=export.options.half)
 
 
-def _compare(reference: Engine, engine: Engine, what: str, export: Export, say: Callable[[str], object]) -> Difference:
-    difference = compare_engines(reference, engine, export.images, export.preprocessing)
-    say(f"{what} against eager: {difference}")
+def _compare(reference: Engine, engine: Engine, what: str, export: Export, display: Display) -> Difference:
+    with display.bar(f"comparing {what}", len(BATCH_SIZES)) as done:
+        difference = compare_engines(reference, engine, export.images, export.preprocessing, done)
+    display.say(f"{what} against eager: {difference}")
     return difference
 
 
-def _measure(engine: Engine, export: Export, what: str, say: Callable[[str], object]) -> Outcome | None:
+def _measure(engine: Engine, export: Export, what: str, display: Display) -> Outcome | None:
     if export.val is None:
         return None
-    predictor = Predictor(engine, export.preprocessing)
-    outcome = validate(predictor, export.val, export.architecture.task, max_detections=export.max_detections)
+    predictor, task = Predictor(engine, export.preprocessing), export.architecture.task
+    with display.bar(f"AP: {what}", len(export.val)) as done:
+        outcome = validate(predictor, export.val, task, max_detections=export.max_detections, progress=done)
     figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
-    say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    display.say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return outcome
 
 

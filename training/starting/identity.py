@@ -42,6 +42,7 @@ MAY_CHANGE: Final = frozenset(
         "name",
         "license",
         "publish",
+        "publish_if",
         "export_half",
         # These change the data, and what they make of it is compared.
         "on_broken",

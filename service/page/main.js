@@ -7,6 +7,7 @@ import { wireIntake } from "./intake.js";
 import { Listbox } from "./listbox.js";
 import {
   filterObjects,
+  intensityWords,
   objectOptions,
   renderClasses,
   renderModel,
@@ -18,7 +19,19 @@ import { Queue } from "./queue.js";
 import { makeRow, progressWords, renderProgress, updateRow } from "./rows.js";
 import { buildScene } from "./scene.js";
 import { Stage } from "./stage.js";
-import { LAYERS, announce, classCount, look, notify, now, passing, thresholdOf, thresholds, wishes } from "./state.js";
+import {
+  LAYERS,
+  announce,
+  classCount,
+  contrast,
+  look,
+  notify,
+  now,
+  passing,
+  thresholdOf,
+  thresholds,
+  wishes,
+} from "./state.js";
 import { renderSnippet, wireTakeaway } from "./takeaway.js";
 
 const FLOOR = 0.05; // least score asked for, so that the slider needs no new answer
@@ -152,7 +165,8 @@ async function show(item) {
   byId("main").dataset.state = "done";
   message(bitmap ? "" : "This browser cannot show the picture itself, so what was found stands on an empty ground.");
   const { name, version } = answer.model;
-  byId("picture-facts").textContent = `${scene.width} × ${scene.height} px · ${name}, version ${version}`;
+  const values = intensityWords(answer.image.intensity);
+  byId("picture-facts").textContent = `${scene.width} × ${scene.height} px${values} · ${name}, version ${version}`;
   stage.show(bitmap, scene);
   bitmap?.close();
   objects.fill(objectOptions(scene.objects));
@@ -163,12 +177,13 @@ async function show(item) {
 
 /** The picture upright, as the server sees it; null if there is no way to show it. */
 async function decode(item) {
-  const { width, height } = item.result.answer.image;
+  const { width, height, intensity } = item.result.answer.image;
   const attempts = [
     () => item.file,
     // TIFF, for one, is read by the server only.
     async () => (item.bare ??= await api.barePicture(item.file, wishes.choice, { signal: item.stop.signal })),
   ];
+  if (intensity) attempts.reverse(); // of more than 8 bits, a browser shows the upper ones
   for (const attempt of attempts) {
     try {
       const bitmap = await createImageBitmap(await attempt(), { imageOrientation: "from-image" });
@@ -197,6 +212,7 @@ function message(words) {
 function refresh() {
   renderThresholds(thresholds(), wishes.threshold === null);
   byId("opacity-value").textContent = `${byId("opacity").value} %`;
+  byId("contrast-value").textContent = `× ${contrast().toFixed(1)}`;
   for (const item of queue.items) renderItem(item);
   const { scene, item, pinned } = now;
   if (!scene) return;
@@ -280,12 +296,13 @@ function wireControls() {
     byId("score").focus(); // the button goes
     refresh();
   });
-  for (const id of ["opacity", ...LAYERS.map((layer) => `layer-${layer}`)]) on(id, "input", refreshSoon);
+  for (const id of ["opacity", "contrast", ...LAYERS.map((layer) => `layer-${layer}`)]) on(id, "input", refreshSoon);
   on("class-list", "change", ({ target }) => hideClasses([target.dataset.label], !target.checked));
   on("classes-all", "click", () => hideClasses([...wishes.hidden], false));
   on("classes-none", "click", () => hideClasses(now.scene?.objects.map(({ label }) => label) ?? [], true));
   on("model", "change", ({ target }) => {
     choose(JSON.parse(target.value));
+    for (const item of queue.items) item.bare = null; // another model may make another picture of deep values
     queue.again(queue.items);
   });
   on("change-key", "click", changeKey);

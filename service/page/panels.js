@@ -145,6 +145,18 @@ export function renderModel(model, answered) {
   fillFacts(byId("about-list"), facts);
 }
 
+/**
+ * How the server made 8 bits of a picture's values; "" where it had no more.
+ *
+ * @param {{mode: string, low: number, high: number, not_finite?: number} | undefined} intensity  of an answer's image
+ */
+export function intensityWords(intensity) {
+  if (!intensity) return "";
+  const { mode, low, high, not_finite: broken } = intensity;
+  const [black, white] = [low, high].map((value) => value.toLocaleString("en", { maximumSignificantDigits: 5 }));
+  return ` · values ${black} to ${white} as black to white (${mode})${broken ? `, ${broken} not finite` : ""}`;
+}
+
 function renderHistogram(areas) {
   const { start, width, counts } = histogram(areas, BINS);
   const most = Math.max(...counts);

@@ -7,7 +7,8 @@ import { objectAt } from "./scene.js";
  * @typedef {import("./scene.js").Found} Found
  * @typedef {import("./scene.js").Scene} Scene
  * @typedef {import("./paint.js").Layers} Layers
- * @typedef {{layers: Layers, opacity: number, named: boolean}} Look  opacity of the tint from 0 to 1
+ * @typedef {{layers: Layers, opacity: number, contrast: number, named: boolean}} Look  opacity of the tint from 0 to
+ *   1; contrast is the factor on what differs from the picture's mean
  */
 
 const MOST_HEIGHT = 0.72; // of the window
@@ -34,7 +35,9 @@ export class Stage {
     /** @type {Found[]} */
     this.shown = [];
     /** @type {Look} */
-    this.look = { layers: { masks: true, outlines: true, boxes: false, labels: false }, opacity: 0.35, named: false };
+    const layers = { masks: true, outlines: true, boxes: false, labels: false };
+    this.look = { layers, opacity: 0.35, contrast: 1, named: false };
+    this.mean = 0;
     this.single = null;
     this.zoom = 1;
     this.stale = new Set();
@@ -54,6 +57,7 @@ export class Stage {
     const { base } = this;
     Object.assign(base, { width: bitmap ? scene.width : 1, height: bitmap ? scene.height : 1 });
     if (bitmap) base.getContext("2d").drawImage(bitmap, 0, 0);
+    this.mean = bitmap ? meanOf(base) : 0;
     this.scene = scene;
     this.shown = [];
     this.single = null;
@@ -67,13 +71,14 @@ export class Stage {
    */
   update(shown, look) {
     const tinted = shown.length !== this.shown.length || shown.some((found, i) => found !== this.shown[i]);
-    const { opacity, ...drawn } = look;
-    const { opacity: _, ...before } = this.look;
+    const { opacity, contrast, ...drawn } = look;
+    const { opacity: _, contrast: __, ...before } = this.look;
     if (tinted || JSON.stringify(drawn) !== JSON.stringify(before)) this.#redraw("lines", "focus");
     if (tinted) this.#redraw("tint");
     this.shown = shown;
     this.look = look;
     this.tint.style.opacity = String(look.layers.masks ? opacity : 0);
+    this.#contrast(contrast);
   }
 
   /** @param {Found | null} found  to be singled out */
@@ -132,6 +137,15 @@ export class Stage {
     this.#redraw("lines", "focus");
   }
 
+  /** Around the mean, so that a dark ground stays dark and a bright one bright. */
+  #contrast(factor) {
+    for (const channel of this.picture.querySelectorAll("#contrast-filter feComponentTransfer > *")) {
+      channel.setAttribute("slope", String(factor));
+      channel.setAttribute("intercept", String(this.mean * (1 - factor)));
+    }
+    this.base.style.filter = factor === 1 ? "" : "url(#contrast-filter)";
+  }
+
   #redraw(...layers) {
     if (this.stale.size === 0) requestAnimationFrame(() => this.#draw());
     for (const layer of layers) this.stale.add(layer);
@@ -178,6 +192,15 @@ export class Stage {
     event.preventDefault();
     this.zoomBy(zooms[event.key]);
   }
+}
+
+/** The mean of a canvas over pixels and channels, from 0 to 1. */
+function meanOf(canvas) {
+  const small = new OffscreenCanvas(32, 32).getContext("2d");
+  small.drawImage(canvas, 0, 0, 32, 32);
+  const { data } = small.getImageData(0, 0, 32, 32);
+  const sum = data.reduce((total, value, index) => (index % 4 === 3 ? total : total + value), 0);
+  return sum / (32 * 32 * 3 * 255);
 }
 
 function cleared(canvas) {

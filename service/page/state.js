@@ -55,10 +55,15 @@ export function passing({ scores, labels }) {
   return [...scores.keys()].filter((i) => scores[i] > thresholdOf(labels[i]) && !wishes.hidden.has(labels[i]));
 }
 
+/** The factor on differences from the picture's mean; the view alone has it. */
+export function contrast() {
+  return 2 ** (byId("contrast").value / 10);
+}
+
 /** @returns {import("./stage.js").Look} */
 export function look() {
   const layers = Object.fromEntries(LAYERS.map((layer) => [layer, byId(`layer-${layer}`).checked]));
-  return { layers, opacity: byId("opacity").value / 100, named: classCount() > 1 };
+  return { layers, opacity: byId("opacity").value / 100, contrast: contrast(), named: classCount() > 1 };
 }
 
 /** For screen readers. */

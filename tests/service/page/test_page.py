@@ -321,3 +321,38 @@ def test_pictures_are_shown_upright_even_if_the_browser_cannot_read_them(
     )
     assert top > 150
     assert bottom < 50
+
+
+def test_deep_pictures_are_shown_as_the_network_sees_them(visit: Visit, server: Server) -> None:
+    """A browser shows the upper byte of 16 bits: of 12, next to nothing."""
+    gray = picture(3, (96, 128))[..., 0]
+    data = encode(gray.astype(np.uint16) * 16)
+    visitor = visit(server)
+    visitor.choose(("deep.png", data))
+    visitor.see("deep.png")
+    expect(visitor["#picture-facts"]).to_contain_text("values 0 to 4,095 as black to white (auto)")
+    shown = visitor.page.evaluate(
+        """() => [...document.getElementById("base").getContext("2d").getImageData(0, 0, 128, 96).data]"""
+    )
+    assert np.abs(np.array(shown).reshape(96, 128, 4)[..., 0] - gray).max() <= 1
+    visitor.choose(("plain.png", IMAGE))
+    visitor.see("plain.png")
+    expect(visitor["#picture-facts"]).not_to_contain_text("black to white")
+
+
+def test_the_contrast_is_of_the_view_alone(visit: Visit, server: Server) -> None:
+    image = np.full((40, 60, 3), 20, np.uint8)
+    image[10:30, 20:40] = 60
+    visitor = visit(server)
+    visitor.choose(("faint.png", encode(image)))
+    visitor.see("faint.png")
+    asked, before = list(visitor.asked), visitor.brightness(0.5, 0.5)
+    expect(visitor["#contrast-value"]).to_have_text("× 1.0")
+    visitor["#contrast"].fill("20")
+    expect(visitor["#contrast-value"]).to_have_text("× 4.0")
+    ground = visitor.brightness(0.1, 0.1)
+    assert visitor.brightness(0.5, 0.5) > before + 50  # what is brighter than the mean
+    assert ground < 20  # what is darker
+    visitor["#contrast"].fill("0")
+    assert abs(visitor.brightness(0.5, 0.5) - before) <= 2
+    assert visitor.asked == asked

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from playwright.sync_api import BrowserContext, ConsoleMessage, FilePayload, Locator, Request, expect
 
 from tests.service.harness import Server
@@ -62,6 +65,13 @@ class Visitor:
         path = folder / download.value.suggested_filename
         download.value.save_as(path)
         return path
+
+    def brightness(self, x: float, y: float) -> float:
+        """0 to 255, of what is on the screen at a place of the picture, given in shares of its width and height."""
+        for layer in ("masks", "outlines", "boxes", "labels"):
+            self[f"#layer-{layer}"].set_checked(False)
+        screen = Image.open(BytesIO(self["#picture"].screenshot())).convert("L")
+        return float(np.asarray(screen)[int(y * screen.height), int(x * screen.width)])
 
     def painted(self, canvas: str) -> int:
         """Pixels of a canvas on which there is something, once it has been drawn."""

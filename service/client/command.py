@@ -117,9 +117,8 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> 
                     await bulk.run(jobs, asked.jobs)
                 except ServerProblem as problem:
                     if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
-                        problem.detail = (
-                            f"{problem.detail} {did_you_mean(asked.model, list(labels), otherwise='')}".rstrip()
-                        )
+                        hint = did_you_mean(asked.model, list(labels), otherwise="")
+                        problem.detail = f"{problem.detail} {hint}".rstrip()
                     raise
                 finally:  # what is there is whole
                     output.close()

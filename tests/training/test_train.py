@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torchvision
@@ -54,6 +55,8 @@ def test_a_run_ends_in_a_bundle(finished_run: Path, shapes: Path) -> None:
     predictor = Predictor.of_bundle(bundle, threads=1)
     [answer] = predictor.predict([load_stored(data.images[0])], score_threshold=0.0)
     assert len(answer) > 0
+    said = {entry.key: entry.value for entry in onnx.load(bundle.file("model.onnx")).metadata_props}
+    assert (said["name"], said["version"], said["manifest_sha256"]) == ("shapes", "1", manifest.sha256)
 
 
 def test_weights_load_strictly_into_torchvision_alone(finished_run: Path) -> None:

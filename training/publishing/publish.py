@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.architecture import ArchitectureConfig, Task, has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
+from model.network.exporting.description import describe_onnx
 from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
 from model.network.exporting.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
@@ -195,7 +196,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
             export_check=checks["onnx"],
             trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,
         )
-        return publish_bundle(staging, draft, repository, name)
+        return publish_bundle(staging, draft, repository, name, describe_onnx)
 
 
 def require(

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.runtime.bundles.manifest import (
     FORMAT,
+    NETWORK_FILE,
     Evaluation,
     ExportCheck,
     FileRecord,
@@ -132,12 +133,21 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
     return Bundle(path, manifest)
 
 
-def publish_bundle(staging: Path, draft: ManifestDraft, repository: Path, name: str) -> Bundle:
+def publish_bundle(
+    staging: Path,
+    draft: ManifestDraft,
+    repository: Path,
+    name: str,
+    describe: Callable[[Path, Manifest], None] | None = None,
+) -> Bundle:
     """Publish the files of the folder `staging` as the next version of the model `name`.
 
     The files are copied to a hidden folder of the repository, reach the disk, and appear as NAME/VERSION with one
     rename: a crash at any point leaves a hidden folder, which nothing serves, or the whole bundle. Publishers may run
     at the same time, in any process; each gets a version of its own. `staging` stays as it is.
+
+    `describe` may write what the manifest says into the copy of `model.onnx`, before its hash is taken. The `files` of
+    that manifest are therefore those before.
 
     Raises:
         PublishError: `name` is no model name, or `staging` holds a folder, no `model.onnx` or nothing.
@@ -157,6 +167,10 @@ def publish_bundle(staging: Path, draft: ManifestDraft, repository: Path, name: 
         while True:
             version = max(published_versions(versions), default=0) + 1
             manifest = _complete(draft, name, version, records)
+            if describe is not None:
+                describe(hidden / NETWORK_FILE, manifest)
+                records[NETWORK_FILE] = _record(hidden / NETWORK_FILE)
+                manifest = _complete(draft, name, version, records, manifest.created)
             _write(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
             _sync_folder(hidden)
             target = versions / str(version)
@@ -205,10 +219,12 @@ def _read_manifest(path: Path) -> Manifest:
         raise InvalidManifest(f"{file} is not a valid manifest: {problems}") from error
 
 
-def _complete(draft: ManifestDraft, name: str, version: int, records: dict[str, FileRecord]) -> Manifest:
+def _complete(
+    draft: ManifestDraft, name: str, version: int, records: dict[str, FileRecord], created: datetime | None = None
+) -> Manifest:
     known = {field: getattr(draft, field) for field in ManifestDraft.model_fields}
     try:
-        return Manifest(**known, name=name, version=version, created=datetime.now(UTC), files=records)
+        return Manifest(**known, name=name, version=version, created=created or datetime.now(UTC), files=records)
     except ValidationError as error:
         problems = "; ".join(problem["msg"] for problem in error.errors())
         raise PublishError(f"the bundle {name} {version} cannot be published: {problems}") from error
@@ -247,6 +263,13 @@ def _copy(source: Path, target: Path) -> FileRecord:
             size += writer.write(chunk)
         _sync(writer)
     return FileRecord(sha256=digest.hexdigest(), bytes=size)
+
+
+def _record(file: Path) -> FileRecord:
+    """Of a file that was written by others; it reaches the disk."""
+    with file.open("rb+") as writer:
+        _sync(writer)
+    return FileRecord(sha256=_sha256(file), bytes=file.stat().st_size)
 
 
 def _write(file: Path, content: bytes) -> None:

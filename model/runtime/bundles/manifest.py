@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Final, Self
 
@@ -133,6 +135,16 @@ class Manifest(ManifestDraft):
     version: int = Field(ge=1)
     created: AwareDatetime
     files: Mapping[FileName, FileRecord]
+
+    @property
+    def sha256(self) -> str:
+        """Of everything but `files`, which holds the hash of a file that holds this one.
+
+        That is the SHA-256 of manifest.json without `files`, with keys sorted and no spaces, as UTF-8.
+        """
+        content = json.loads(self.model_dump_json(exclude={"files"}))
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @model_validator(mode="after")
     def _has_network(self) -> Self:

@@ -1,3 +1,3 @@
-"""The HTTP service: images in, detections out. `python -m service` runs it."""
+"""The HTTP service: images in, detections out. `maskserve serve` runs it."""
 
 VERSION = "0.1.0"

@@ -1,8 +1,8 @@
 """Trains variants of one recipe on the same data with the same seeds, and says what each choice is worth.
 
-    python -m training.ablate --vary architecture.roi_pooling=align,pool
-    python -m training.ablate --recipe nuclei --data DIR --vary architecture.mask_loss=sigmoid,softmax --seeds 0 1 2
-    python -m training.ablate --vary A=1,2 --vary B=3,4 --grid --schedule.iterations 500
+    maskserve ablate --vary architecture.roi_pooling=align,pool
+    maskserve ablate --recipe nuclei --data DIR --vary architecture.mask_loss=sigmoid,softmax --seeds 0 1 2
+    maskserve ablate --vary A=1,2 --vary B=3,4 --grid --schedule.iterations 500
 
 Further flags go to every training run. Writes OUTPUT/VARIANT/seed-N (a run's folder each), OUTPUT/table.md and
 OUTPUT/results.json. Started again, it keeps the runs that are finished and goes on with those that are not.

@@ -1,10 +1,10 @@
 """COCO figures of a bundle, a checkpoint or a running server, and how it does at an operating point.
 
-python -m training.evaluate --model models/nuclei/1 --data DIR --report report
-python -m training.evaluate --model models/nuclei/1 --data DIR --engine torchscript --json figures.json
-python -m training.evaluate --model runs/nuclei/checkpoints/best.pt --data DIR
-python -m training.evaluate --model http://127.0.0.1:8000 --data DIR
-python -m training.evaluate --model models/bikes/1 --data DIR --rename bicycle=bike --classes bike
+maskserve evaluate --model models/nuclei/1 --data DIR --report report
+maskserve evaluate --model models/nuclei/1 --data DIR --engine torchscript --json figures.json
+maskserve evaluate --model runs/nuclei/checkpoints/best.pt --data DIR
+maskserve evaluate --model http://127.0.0.1:8000 --data DIR
+maskserve evaluate --model models/bikes/1 --data DIR --rename bicycle=bike --classes bike
 """
 
 from __future__ import annotations

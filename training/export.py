@@ -1,8 +1,8 @@
 """Checkpoint to bundle: export, compare with the trained network, publish.
 
-python -m training.export --checkpoint runs/nuclei/checkpoints/best.pt --output models
-python -m training.export --checkpoint runs/nuclei/checkpoints/best.pt --data DIR --output models --int8
-python -m training.export --torchvision maskrcnn_resnet50_fpn_v2:COCO_V1 --output models
+maskserve export --checkpoint runs/nuclei/checkpoints/best.pt --output models
+maskserve export --checkpoint runs/nuclei/checkpoints/best.pt --data DIR --output models --int8
+maskserve export --torchvision maskrcnn_resnet50_fpn_v2:COCO_V1 --output models
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train a Mask R-CNN and publish a bundle that the server loads.
 
-    python -m training.train                                   generated shapes, minutes on a CPU
-    python -m training.train --recipe nuclei --data DIR        a recipe on a COCO folder
-    python -m training.train --recipe my.yaml --optimizer.rate 0.01
+    maskserve train                                   generated shapes, minutes on a CPU
+    maskserve train --recipe nuclei --data DIR        a recipe on a COCO folder
+    maskserve train --recipe my.yaml --optimizer.rate 0.01
     torchrun --nproc_per_node=2 -m training.train --recipe nuclei --data DIR     on two GPUs (or CPU processes)
 
 Writes into the run's folder (`--output`, default runs/NAME): config.yaml, checkpoints/, metrics.csv, tensorboard/,

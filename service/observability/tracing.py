@@ -1,6 +1,6 @@
 """OpenTelemetry traces of requests, if the standard environment variables name a collector.
 
-OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 python -m service
+OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 maskserve serve
 
 Nothing of opentelemetry is imported otherwise: it is an optional extra, and a cold start should not wait for it.
 """

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        cli_prog_name="python -m service",
+        cli_prog_name="maskserve serve",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_exit_on_error=False,

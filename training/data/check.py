@@ -1,7 +1,7 @@
 """What is in a dataset, and what is wrong with it.
 
-    python -m training.data.check DIR
-    python -m training.data.check DIR --recipe nuclei --json check.json --sheet check.png
+    maskserve check DIR
+    maskserve check DIR --recipe nuclei --json check.json --sheet check.png
 
 Counts objects, names every broken record, and finds what is there twice: in an image, in a split, in several splits.
 """
@@ -46,7 +46,7 @@ def survey_splits(
     workers: int | None,
     progress: Progress,
 ) -> Survey:
-    """Everything that `python -m training.data.check` reports; `config` is what the advice is about.
+    """Everything that `maskserve check` reports; `config` is what the advice is about.
 
     Decodes every image once. Raises DatasetError.
     """

@@ -1,7 +1,7 @@
 """Turns a dataset of one format into another.
 
-    python -m training.data.convert --from cityscapes --to coco SOURCE TARGET
-    python -m training.data.convert --from coco --to yolo SOURCE TARGET --classes person,bike --rename bicycle=bike
+    maskserve convert --from cityscapes --to coco SOURCE TARGET
+    maskserve convert --from coco --to yolo SOURCE TARGET --classes person,bike --rename bicycle=bike
 
 TARGET must not exist yet, and appears complete or not at all. Images are copied unless --images link is given.
 """

@@ -305,7 +305,7 @@ def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:
     return Evaluation(
         dataset=f"{export.data_name}: {export.val.name}" if export.data_name else export.val.name,
         images=len(export.val),
-        command=f"python -m training.evaluate --model BUNDLE --data DIR --engine {engine} "
+        command=f"maskserve evaluate --model BUNDLE --data DIR --engine {engine} "
         f"--max_detections {export.max_detections}",
         engine=engine,
         metrics=outcome.metrics.headline(),

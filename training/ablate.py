@@ -23,7 +23,7 @@ from rich.console import Console
 
 from maskserve.arguments import Parser, interruptible, nearest_path
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.command_line import parse_train_config, require_writable, stop
+from training.command_line import parse_train_config, require_writable, stop, unbroken_console
 from training.config import TrainConfig
 from training.data.shapes import write_shapes
 from training.evaluation.ablation_table import Run, Variant, ablation_table, table_markdown
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(command=["maskserve", "ablate", *arguments], kind=kind, runs=runs)
     (options.output / "results.json").write_text(results.model_dump_json(indent=2) + "\n")
     (options.output / "table.md").write_text(table_markdown(runs, kind))
-    Console().print(ablation_table(runs, kind))
+    unbroken_console().print(ablation_table(runs, kind))
     return 0
 
 

@@ -13,12 +13,15 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from rich.console import Console
 
 from maskserve.arguments import did_you_mean, nearest_flag, spelled, this_command, unknown_flag, why_unwritable
 from training.config import TrainConfig, recipe_path
 from training.manual import as_argument, example_of, flags, manual, optional
 
 DEFAULT_RECIPE = "shapes"
+UNBROKEN = 10_000
+"""Columns of an output that nobody looks at as it is."""
 NONE = ("none", "None", "null")
 
 
@@ -89,6 +92,12 @@ def load_recipe(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise ValueError(f"{path}: {_reasons(error)}") from error
     return values
+
+
+def unbroken_console() -> Console:
+    """stdout, for tables. Where it is no terminal nothing is broken to fit one: a line is as long as what is on it."""
+    console = Console()
+    return console if console.is_terminal else Console(width=UNBROKEN)
 
 
 def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> None:

@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-
 from maskserve.arguments import Parser, interruptible
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
-from training.command_line import require_writable, stop
+from training.command_line import require_writable, stop, unbroken_console
 from training.data.annotations.classes import add_class_flags
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, mended, report
@@ -72,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluated.defaults.score_threshold,
         options.operating_point,
     )
-    console = Console()
+    console = unbroken_console()
     console.print(figure_table(metrics, evaluated.title))
     console.print(point_table(point, MATCHED_BY[task]))
     if len(point.classes) > 1:

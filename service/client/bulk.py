@@ -11,7 +11,7 @@ import orjson
 
 from service.client.calls import PredictOptions
 from service.client.client import AsyncClient
-from service.client.errors import ClientError, ServerProblem, UnreachableError
+from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
 from service.client.formats import (
     Dataset,
     FormatName,
@@ -116,7 +116,9 @@ class Bulk:
             self.tally.answered += 1
         else:
             self.tally.failed += 1
-            self.display.say(f"{shown(done.job.image.name)}: {done.error}")
+            error = done.error
+            text = f"{error.title}: {error.detail}" if isinstance(error, UnreadableFileError) else str(error)
+            self.display.say(f"{shown(done.job.image.name)}: {text}")
         self.output.write(done.rendered)
         if self.dataset is not None:
             self.dataset.write(done.dataset_entry)

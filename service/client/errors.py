@@ -81,7 +81,15 @@ class TimedOutError(ClientError):
 
 
 class UnreadableFileError(ClientError):
-    """The image's file could not be read."""
+    """The image's file could not be read. The text names it; `detail` alone says why."""
 
     type = "urn:maskserve:client:unreadable-file"
     title = "The file cannot be read"
+
+    def __init__(self, detail: str, file: str = "") -> None:
+        super().__init__(detail)
+        self.file = file
+
+    def __str__(self) -> str:
+        file = self.file if self.file.isprintable() else repr(self.file)
+        return f"{self.title}: {file}: {self.detail}" if file else super().__str__()

@@ -35,7 +35,7 @@ def encoded(source: ImageSource) -> bytes:
         try:
             return Path(source).read_bytes()
         except OSError as error:
-            raise UnreadableFileError(error.strerror or str(error)) from None
+            raise UnreadableFileError(error.strerror or str(error), os.fsdecode(source)) from None
     from PIL import Image
 
     if isinstance(source, np.ndarray):

@@ -104,8 +104,13 @@ export function filterObjects(shown) {
   byId("objects").hidden = shown.length === 0;
   byId("objects-title").hidden = shown.length === 0;
   const unlisted = shown.filter((found) => found.index >= MOST_LISTED).length;
-  byId("objects-note").hidden = unlisted === 0;
-  byId("objects-note").textContent = `The list ends here; ${unlisted} more are in the picture and in the downloads.`;
+  const notes = [];
+  if (shown.some((found, place) => found.index !== place)) {
+    notes.push("An object keeps its number, also in the downloads: what the filters hide is missing in between.");
+  }
+  if (unlisted > 0) notes.push(`The list ends here; ${unlisted} more are in the picture and in the downloads.`);
+  byId("objects-note").hidden = notes.length === 0;
+  byId("objects-note").textContent = notes.join(" ");
 }
 
 /**

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.table import Table
 
 from model.network.build import build_model
 from model.runtime.images.intensity import Intensity
-from training.command_line import load_recipe, parse_train_config
+from training.command_line import load_recipe, parse_train_config, unbroken_console
 from training.config import TrainConfig, recipe_names, recipe_path, save_config
 from training.manual import as_argument, example_of, flags
 
@@ -184,3 +185,13 @@ def test_every_example_is_understood(name: str) -> None:
 def test_fields_that_take_several_values_have_an_example() -> None:
     several = {name for name, field in flags(TrainConfig) if "tuple" in str(field.annotation)}
     assert several <= {name for name, field in flags(TrainConfig) if example_of(field) is not None}
+
+
+def test_no_name_is_broken_where_nobody_looks_at_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["tree trunk or large branch of any kind " * 5 + str(number) for number in range(2)]
+    table = Table("class", "objects")
+    for name in names:
+        table.add_row(name, "1")
+    unbroken_console().print(table)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from maskserve.arguments import Parser, interruptible, nearest_path
 from model.architecture import Task, has_keypoints, has_masks
-from training.command_line import load_recipe, require_writable, stop
+from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except (DatasetError, ValueError) as error:
         stop(str(error))
-    console = Console()
+    console = unbroken_console()
     print_survey(survey, console)
     for split in survey.broken:
         text = report(split.records, options.limit)

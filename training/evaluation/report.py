@@ -40,12 +40,15 @@ p { max-width: 46rem; margin: .3rem 0 .8rem; color: var(--soft); }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th { font-weight: 600; }
 th:first-child, td.name { text-align: left; }
-thead th { background: var(--raised); }
+thead th { background: var(--raised); white-space: normal; vertical-align: bottom; }
+tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; max-width: 16rem; }
 td.hit { font-weight: 600; color: var(--accent); }
 td.error { font-weight: 600; color: var(--mark); }
+@media (max-width: 64rem) { th, td { padding: .25rem .3rem; } }
+@media print { .scroll { overflow: visible; } th, td { padding: .2rem .3rem; font-size: 11px; } }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 figure { margin: 0; }
 figcaption { margin-bottom: .3rem; overflow-wrap: anywhere; }

@@ -60,6 +60,14 @@ class Difference:
     mask: float = 0.0
     heatmap: float = 0.0
 
+    def __str__(self) -> str:
+        largest = {"boxes": (self.box, " px"), "scores": (self.score, ""), "mask probabilities": (self.mask, "")}
+        largest["keypoint heatmaps"] = (self.heatmap, " logits")
+        parts = [f"{what} {value:.2g}{unit}" for what, (value, unit) in largest.items() if value]
+        said = f"largest differences: {', '.join(parts)}" if parts else "no difference"
+        matched = f"{self.detections - self.unmatched} of {self.detections} detections found again"
+        return f"{matched}; {said}" if self.unmatched else f"{self.detections} detections; {said}"
+
     def exceeds(self, tolerance: Tolerance) -> list[str]:
         """What is too large, in words; empty when all is well."""
         share = self.unmatched / max(1, self.detections)

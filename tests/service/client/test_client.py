@@ -157,9 +157,10 @@ def test_a_pillow_images_coordinates_are_its_own_whatever_its_exif_says(server: 
         (np.zeros((4, 4), np.uint8), ValueError, r"uint8 \[4, 4\]: need uint8 \[H, W, 3\]"),
         (np.zeros((4, 4, 3), np.float32), ValueError, "the image is float32"),
         (7, TypeError, "not int"),
-        ("no such file.png", UnreadableFileError, "No such file"),
+        ("no such file.png", UnreadableFileError, r"read: no such file\.png: No such file"),
+        (Path("no/such\nfile"), UnreadableFileError, r"read: 'no/such\\nfile': No such file"),
     ],
-    ids=["gray array", "float array", "number", "missing file"],
+    ids=["gray array", "float array", "number", "missing file", "a name of two lines"],
 )
 def test_what_is_no_image_is_refused_here(server: Server, source: Any, error: type[Exception], message: str) -> None:
     with Client(server.url) as client, pytest.raises(error, match=message):

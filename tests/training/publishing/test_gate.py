@@ -97,3 +97,24 @@ def test_canvas_keeps_each_image_s_own_size() -> None:
     assert sizes.tolist() == [[64, 64], [64, 102]]
     assert pixels[0, :, 64:].max() == 0
     assert pixels[1, 63, 101, 0] == 20
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        pytest.param(Difference(detections=7), "7 detections; no difference", id="the same"),
+        pytest.param(
+            Difference(detections=40, box=0.0123456789, score=1.1920928955078125e-07),
+            "40 detections; largest differences: boxes 0.012 px, scores 1.2e-07",
+            id="boxes and scores",
+        ),
+        pytest.param(
+            Difference(detections=40, unmatched=3, mask=0.25, heatmap=0.5),
+            "37 of 40 detections found again; largest differences: mask probabilities 0.25, "
+            "keypoint heatmaps 0.5 logits",
+            id="some are missing",
+        ),
+    ],
+)
+def test_a_difference_is_a_sentence(difference: Difference, said: str) -> None:
+    assert str(difference) == said

@@ -12,8 +12,9 @@ COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints
 
 .PHONY: serve test check platforms train-shapes clean
 
+# The log alone goes to stdout; what make and the server say to people goes to stderr.
 serve: .venv/serve.stamp
-	$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
+	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
 # Networks are too small in tests to share out among threads; the service's tests measure waiting, and have the machine
 # to themselves.
@@ -34,21 +35,19 @@ train-shapes: .venv/all.stamp
 	$(BIN)/maskserve train
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 # The kernels are compiled once here, so that no start and no request waits for it.
 .venv/serve.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[serve$(CUDA)]'
-	$(# The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
-CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
-COMPILE_KERNELS)
-	touch $@
+	@echo 'make: installing what serving needs into .venv (once)' >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[serve$(CUDA)]'
+	@echo 'make: compiling kernels (once)' >&2
+	@$(COMPILE_KERNELS)
+	@touch $@
 
 .venv/all.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,test$(CUDA)]'
-	$(# The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
-CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
-COMPILE_KERNELS)
+	$(COMPILE_KERNELS)
 	touch $@ .venv/serve.stamp
 
 clean:

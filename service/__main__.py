@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -67,17 +67,21 @@ def _run(given: Sequence[str]) -> int:
     configure_logging(settings.log_level, settings.log_format)  # loading may have something to say
     keep_freed_memory()
     gc.disable()  # until ready: nearly all that is made by then stays
-    loading = in_background(lambda: _load(settings))  # while this thread imports the web framework
+    loading = in_background(lambda: _load(settings, _say))  # while this thread imports the web framework
     from service.app import create_app
     from service.server import run
 
     return run(create_app(settings, keys, loading, tracing), settings, listener, tracing, STARTED)
 
 
-def _load(settings: Settings) -> Catalog:
+def _load(settings: Settings, say: Callable[[str], None]) -> Catalog:
     from service.models.loading import load_first
 
-    return load_first(settings)
+    return load_first(settings, say)
+
+
+def _say(line: str) -> None:
+    print(f"maskserve: {line}", file=sys.stderr, flush=True)
 
 
 def _check(settings: Settings, arguments: Sequence[str]) -> int:
@@ -92,7 +96,7 @@ def _check(settings: Settings, arguments: Sequence[str]) -> int:
         tracing.close()
     _print(effective(settings, arguments))
     try:
-        catalog = _load(settings)
+        catalog = _load(settings, lambda line: None)
     except (RefusedError, OSError) as error:
         return _stop(error, 1)
     asyncio.run(Reloader(catalog, settings).reload())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from model.runtime.bundles.bundle import BundleError
@@ -94,8 +94,10 @@ class Loader:
         return max(1, usable_cores() // on_cpu) if on_cpu > 1 else None
 
 
-def load_first(settings: Settings) -> Catalog:
+def load_first(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Catalog:
     """What is needed to be ready: of every model the pinned version, else the newest that can be served.
+
+    `say` is told what takes time, before it does.
 
     Raises:
         InvalidSettingsError: nothing is there, or the settings name a model or a version that is not.
@@ -114,13 +116,18 @@ def load_first(settings: Settings) -> Catalog:
     catalog.pins.update(settings.versions)
     for name, versions in found.items():
         pin = settings.versions.get(name)
-        _load_best(loader, catalog, name, versions[::-1] if pin is None else (pin,))
+        _load_best(loader, catalog, name, versions[::-1] if pin is None else (pin,), say)
+    if not kernels.done():
+        say("preparing kernels; where none are kept they are compiled, once")
     kernels.result()
     return catalog
 
 
-def _load_best(loader: Loader, catalog: Catalog, name: str, candidates: tuple[int, ...]) -> None:
+def _load_best(
+    loader: Loader, catalog: Catalog, name: str, candidates: tuple[int, ...], say: Callable[[str], None]
+) -> None:
     for version in candidates:
+        say(f"loading {name}/{version}")
         try:
             catalog.add(loader.load(name, version))
         except RefusedError as error:

@@ -30,8 +30,8 @@ IMAGES = [encode(picture(seed, (24 + 8 * seed, 32))) for seed in range(4)]
 IN_BASE64 = [base64.b64encode(image).decode() for image in IMAGES]
 
 PREDICTIONS = {
-    "POST /predict": {"image/*", "multipart/form-data"},
-    "POST /predict/batch": {"image/*", "multipart/form-data"},
+    "POST /predict": {"application/octet-stream", "image/*", "multipart/form-data"},
+    "POST /predict/batch": {"application/octet-stream", "image/*", "multipart/form-data"},
     "POST /v2/models/{name}/infer": {"application/json", "application/octet-stream"},
     "POST /v2/models/{name}/versions/{version}/infer": {"application/json", "application/octet-stream"},
 }

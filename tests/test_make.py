@@ -1,0 +1,37 @@
+"""What make would do. It is not done here: it would install packages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def planned(*arguments: str) -> list[str]:
+    """The lines that make would run, on a fresh clone."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    done = subprocess.run(["make", "--dry-run", "--always-make", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_serve_installs_compiles_and_starts_and_says_so_on_stderr() -> None:
+    lines = planned("serve", "PORT=9000", "HOST=0.0.0.0")
+    said = [line for line in lines if line.startswith("echo ")]
+    assert [line.split("make: ")[1].split()[0] for line in said] == ["installing", "compiling"]
+    assert all(line.endswith(">&2") for line in said)
+    assert lines[-1].endswith("maskserve serve --host 0.0.0.0 --port 9000")
+
+
+def test_serve_itself_writes_nothing_to_stdout_but_the_servers_log() -> None:
+    recipe = (ROOT / "Makefile").read_text("utf-8").split("\nserve:")[1].split("\n\n")[0]
+    assert all(line.startswith("\t@") for line in recipe.splitlines()[1:])
+
+
+def test_test_ends_with_pytest() -> None:
+    assert "-m pytest" in planned("test")[-1]

@@ -89,7 +89,8 @@ def join(device: str) -> Process:
         place = torch.device(device)
         if place.type == "cuda":
             require_gpus(1 + (place.index or 0), f"device {device}")
-            torch.cuda.set_device(place)  # streams, events and new tensors are otherwise on the first one
+            # Streams, events and new tensors are otherwise on the first one.
+            torch.cuda.set_device(place.index or 0)
         return Process(place)
     rank, local = _place(os.environ, count)
     if device == "cpu":

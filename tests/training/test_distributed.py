@@ -115,6 +115,17 @@ def test_unsuitable_variables(
         join(device)
 
 
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_the_gpu_is_made_the_current_one(device: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown without a GPU: only the driver's part is left out."""
+    chosen: list[object] = []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert join(device).device.type == "cuda"
+    assert chosen == [index]
+
+
 def test_one_process_needs_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name in ("WORLD_SIZE", "RANK")]:
         monkeypatch.delenv(name)

@@ -34,7 +34,8 @@ class PredictOptions(TypedDict, total=False):
 
     score_threshold: detections score more than this, 0 to 1. max_detections: at most this many, the best.
     labels: only these, by name. intensity, low, high: how values become 8 bits; without `intensity`, low and high are
-    values of the file. masks: how the server sends them, which `Prediction` hides; "none" saves time.
+    values of the file. page, or z, t and channel: which plane of a TIFF, from 0; channel: of an RGB image, too.
+    masks: how the server sends them, which `Prediction` hides; "none" saves time.
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
     tile: "auto", "off" or a side in pixels, and overlap in pixels: how large pictures are cut into tiles.
     timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
@@ -47,6 +48,10 @@ class PredictOptions(TypedDict, total=False):
     intensity: IntensityMode | None
     low: float | None
     high: float | None
+    page: int | None
+    z: int | None
+    t: int | None
+    channel: int | None
     model: str | None
     version: int | None
     priority: Literal["interactive", "bulk"] | None

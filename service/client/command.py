@@ -153,6 +153,10 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "intensity": asked.intensity,
         "low": asked.low,
         "high": asked.high,
+        "page": asked.page,
+        "z": asked.z,
+        "t": asked.t,
+        "channel": asked.channel,
         "model": asked.model,
         "version": asked.version,
         "priority": asked.priority,
@@ -223,6 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     wishes("--low", type=float, metavar="VALUE", help="becomes black: a value of the file, or with percentile percent")
     wishes("--high", type=float, metavar="VALUE", help="becomes white, likewise")
+    wishes("--page", type=int, metavar="N", help="which plane of a TIFF, in the file's order, from 0")
+    wishes("--z", type=int, metavar="N", help="which focal plane of an OME-TIFF or ImageJ stack, from 0")
+    wishes("--t", type=int, metavar="N", help="which point of time of such a stack, from 0")
+    wishes("--channel", type=int, metavar="N", help="which channel of a stack, or of an RGB image, from 0")
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
     results("--output", type=Path, metavar="FILE", help="default: stdout")

@@ -55,6 +55,7 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
     from model.runtime.images.errors import ImageError
     from model.runtime.images.intensity import AUTO, Intensity
     from model.runtime.images.limits import DEFAULT_LIMITS
+    from model.runtime.images.planes import PlaneChoice
     from model.runtime.overlay import draw_overlay, to_png
 
     # The server took the image, so it is not too large for it, whatever its limit is.
@@ -68,7 +69,8 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
     known = dict(labels) | dict(zip(prediction.label_ids.tolist(), prediction.labels, strict=True))
     names = [known.get(number, "") for number in range(1, max(known, default=0) + 1)]
     try:
-        image = load_image(source, replace(DEFAULT_LIMITS, max_pixels=pixels), intensity=window)
+        limits, choice = replace(DEFAULT_LIMITS, max_pixels=pixels), PlaneChoice(**prediction.plane)
+        image = load_image(source, limits, intensity=window, choice=choice)
         picture = to_png(draw_overlay(image, prediction.to_detections(), names))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)

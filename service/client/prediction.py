@@ -43,6 +43,7 @@ class Prediction:
     keypoints: float32 [N, K, 3] as (x, y, the heatmap's logit), or None when the model has none.
     width, height: of the image as seen, in pixels. timing_ms: milliseconds by stage.
     intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are.
+    plane: which of the file's planes was seen, from 0, by the axis page, z, t or channel; empty when it has only one.
     truncated: whether a limit cut detections off, or may have.
     json: the server's answer.
     """
@@ -59,6 +60,7 @@ class Prediction:
     masks: tuple[RLE, ...] | None
     keypoints: NDArray[np.float32] | None
     timing_ms: Mapping[str, float]
+    plane: Mapping[str, int]
     truncated: bool
     json: dict[str, Any]
 
@@ -81,6 +83,7 @@ class Prediction:
             masks=None if masks is None else tuple(_rle(mask, height, width) for mask in masks),
             keypoints=None if keypoints is None else _keypoints(keypoints),
             timing_ms=answer["timing_ms"],
+            plane={axis: which["index"] for axis, which in answer["image"].get("plane", {}).items()},
             truncated=answer.get("truncated", False),  # servers of before tiling did not say
             json=answer,
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.intensity import Applied
+from model.runtime.images.planes import PlaneAxis
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
 from service.models.catalog import ServedModel
@@ -39,6 +40,7 @@ class Detected:
 
     `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for.
     `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
+    `plane` says which of the file's planes the image is, for each axis along which it has several.
     """
 
     model: ServedModel
@@ -47,6 +49,7 @@ class Detected:
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
     intensity: Applied | None = None
+    plane: tuple[PlaneAxis, ...] = ()
 
     @property
     def detections(self) -> Detections:
@@ -61,6 +64,8 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     if detected.seen.tiles is not None:
         image["tiles"] = detected.seen.tiles
     image |= _intensity(detected.intensity)
+    if detected.plane:
+        image["plane"] = {axis.name: {"index": axis.index, "of": axis.size} for axis in detected.plane}
     answer: dict[str, Any] = {
         "model": {"name": model.name, "version": model.version},
         "image": image,

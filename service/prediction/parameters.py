@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from model.runtime.images.intensity import Intensity, Mode
+from model.runtime.images.planes import PlaneChoice
 from model.runtime.preprocess import Preprocessing
 from model.runtime.tiling import Tile, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
@@ -20,6 +21,7 @@ MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "none"]
 AnswerFormat = Literal["maskserve", "coco"]
 MAX_TIMEOUT_MS = 3_600_000
 MAX_VERSION = 2**31
+MAX_PLANE = 2**31
 
 
 MOST_IN_TILES = 100_000
@@ -58,6 +60,7 @@ class Options:
     masks: MaskFormat
     intensity: Intensity
     tiling: Tiling
+    plane: PlaneChoice
 
 
 class PredictParameters(BaseModel):
@@ -93,6 +96,19 @@ class PredictParameters(BaseModel):
         None, description="Becomes black: a value of the file, also without `intensity`, or with `percentile` percent."
     )
     high: FiniteFloat | None = Field(None, description="Becomes white, likewise.")
+    page: int | None = Field(
+        None, ge=0, le=MAX_PLANE, description="Which plane of a TIFF, in the file's order, from 0. Default: the first."
+    )
+    z: int | None = Field(
+        None, ge=0, le=MAX_PLANE, description="Which focal plane of an OME-TIFF or ImageJ stack, from 0."
+    )
+    t: int | None = Field(None, ge=0, le=MAX_PLANE, description="Which point of time of such a stack, from 0.")
+    channel: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_PLANE,
+        description="Which channel of a stack, from 0; of an RGB image, 0 is red, 1 green and 2 blue. Seen as gray.",
+    )
     tile: str = Field(
         "auto",
         pattern=r"^(auto|off|[1-9][0-9]{2,3})$",
@@ -121,6 +137,7 @@ class PredictParameters(BaseModel):
             self.masks,
             self._intensity(model),
             Tiling(int(self.tile) if self.tile.isdecimal() else self.tile, self.overlap),
+            PlaneChoice(self.page, self.z, self.t, self.channel),
         )
 
     def _intensity(self, model: ServedModel) -> Intensity:

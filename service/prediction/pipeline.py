@@ -26,6 +26,7 @@ from model.runtime.images.errors import (
 )
 from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.planes import PlaneAxis
 from model.runtime.images.reading import read_picture
 from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
 from model.runtime.tiling import Tile
@@ -78,13 +79,14 @@ class Job:
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` is there where it is
-    needed further on; `intensity` is what made 8 bits of its values."""
+    needed further on; `intensity` is what made 8 bits of its values, `plane` which of a file's planes it is."""
 
     size: tuple[int, int]
     whole: Prepared | None
     tiles: list[Tile]
     image: NDArray[np.uint8] | None
     intensity: Applied | None
+    plane: tuple[PlaneAxis, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,12 +198,13 @@ class Pipeline:
 def decode(job: Job, limits: ImageLimits) -> Decoded:
     """The image as the network takes it, and itself where it is needed. The header's pixel count is checked before
     decoding."""
-    image, applied = to_rgb(read_picture(job.encoded(), limits), job.options.intensity)
+    picture = read_picture(job.encoded(), limits, choice=job.options.plane)
+    image, applied = to_rgb(picture, job.options.intensity)
     size = (image.shape[0], image.shape[1])
     preprocessing = job.model.manifest.preprocessing
     tiles = job.options.tiling.plan(preprocessing, size)
     whole = None if tiles else prepare(image, preprocessing)
-    return Decoded(size, whole, tiles, image if tiles or job.keep_image else None, applied)
+    return Decoded(size, whole, tiles, image if tiles or job.keep_image else None, applied, picture.plane)
 
 
 def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
@@ -257,7 +260,7 @@ def render_timed(
     job.record.detections = len(detections)
     job.record.add("postprocess", time.perf_counter() - start)
     image = picture.image if job.keep_image else None
-    rendered = render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity))
+    rendered = render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity, picture.plane))
     score_counts = [
         (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
         for label in sorted(set(detections.labels.tolist()))

@@ -98,6 +98,16 @@ class AppliedIntensity(BaseModel):
     not_finite: int | None = Field(None, description="values that were NaN or infinite; missing if there were none")
 
 
+AxisName = Literal["page", "z", "t", "channel"]
+
+
+class PlaneIndex(BaseModel):
+    """One of several planes."""
+
+    index: int = Field(description="counted from 0")
+    of: int = Field(description="how many there are")
+
+
 class ImageSize(BaseModel):
     """Pixels of the image as seen, EXIF orientation applied."""
 
@@ -105,6 +115,9 @@ class ImageSize(BaseModel):
     height: int
     intensity: AppliedIntensity | None = Field(
         None, description="Missing when the image had 8 bits and they were taken as they are."
+    )
+    plane: dict[AxisName, PlaneIndex] | None = Field(
+        None, description="Which of the file's planes was seen, by axis; missing where it has only one."
     )
     tiles: int | None = Field(None, description="How many tiles the image was seen in; missing where it was seen whole")
 

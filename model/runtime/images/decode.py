@@ -19,25 +19,36 @@ from numpy.typing import NDArray
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Intensity, to_rgb
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageLimits
+from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.reading import read_picture
 
 
 def decode_image(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, intensity: Intensity = AUTO
+    data: bytes,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    upright: bool = True,
+    intensity: Intensity = AUTO,
+    choice: PlaneChoice = FIRST_PLANE,
 ) -> NDArray[np.uint8]:
     """The picture as seen: uint8 [H, W, 3] RGB. May be read-only. Releases the GIL while decoding.
 
-    `upright` and the errors: as `read_picture`. `intensity`, and its errors: as `to_uint8`.
+    `upright`, `choice` and the errors: as `read_picture`. `intensity`, and its errors: as `to_uint8`.
     """
-    return to_rgb(read_picture(data, limits, upright=upright), intensity)[0]
+    return to_rgb(read_picture(data, limits, upright=upright, choice=choice), intensity)[0]
 
 
 def load_image(
-    path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, intensity: Intensity = AUTO
+    path: Path,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    upright: bool = True,
+    intensity: Intensity = AUTO,
+    choice: PlaneChoice = FIRST_PLANE,
 ) -> NDArray[np.uint8]:
     """`decode_image` of a file. The errors name it."""
     try:
-        return decode_image(path.read_bytes(), limits, upright=upright, intensity=intensity)
+        return decode_image(path.read_bytes(), limits, upright=upright, intensity=intensity, choice=choice)
     except ImageError as error:
         error.add_note(f"in {path}")
         raise

@@ -142,6 +142,20 @@ def test_how_values_became_8_bits_can_be_asked_and_is_said(server: Server) -> No
             client.predict(deep, intensity="min-max", low=1)
 
 
+def test_a_plane_can_be_chosen_and_is_said(server: Server) -> None:
+    pages = [Image.fromarray(picture(seed)) for seed in range(3)]
+    file = BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    with Client(server.url) as client:
+        second = client.predict(file.getvalue(), page=1)
+        assert second.plane == {"page": 1}
+        alone = client.predict(encode(picture(1)))
+        assert alone.plane == {}
+        assert np.array_equal(second.scores, alone.scores)
+        with pytest.raises(ServerProblem, match="no page 3"):
+            client.predict(file.getvalue(), page=3)
+
+
 def test_a_pillow_images_coordinates_are_its_own_whatever_its_exif_says(server: Server) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees

@@ -250,6 +250,18 @@ def test_overlays_of_deep_pictures_show_what_the_network_saw(server: Server, tmp
         assert np.array_equal(np.asarray(Image.open(drawn / f"{Path(answer['file']).stem}.png")), theirs)
 
 
+def test_overlays_show_the_plane_that_was_seen(server: Server, tmp_path: Path) -> None:
+    pages = [Image.fromarray(picture(seed)) for seed in range(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    pages[2].save(tmp_path / "third.png")
+    drawn = tmp_path / "drawn"
+    arguments = ["--url", server.url, "--overlay", str(drawn), "--output", str(tmp_path / "answers.jsonl")]
+    assert main([str(tmp_path / "pages.tif"), "--page", "2", *arguments]) == 0
+    assert main([str(tmp_path / "third.png"), *arguments]) == 0
+    pictures = [np.asarray(Image.open(drawn / f"{name}.png")) for name in ("pages", "third")]
+    assert np.array_equal(*pictures)
+
+
 def test_overlays_of_one_name_do_not_overwrite_each_other_and_are_no_input_of_the_next_run(
     server: Server, tmp_path: Path
 ) -> None:

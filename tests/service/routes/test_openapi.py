@@ -129,7 +129,11 @@ def satisfy(case: Case) -> Case:
 
 
 def fit_window(wishes: dict[str, Any]) -> None:
-    """`low` and `high` so that they are values of 8 bits and percent, and left out where the intensity has its own."""
+    """`low` and `high` so that they are values of 8 bits and percent, and left out where the intensity has its own; the
+    only plane that there is."""
+    for name in ("page", "z", "t", "channel"):
+        if wishes.get(name) is not None:
+            wishes[name] = 0
     for name, value in (("low", 5), ("high", 90)):
         if wishes.get(name) is not None:
             wishes[name] = value

@@ -54,8 +54,10 @@ class ImageHeader:
     height: int
 
 
-def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, choice: PlaneChoice = FIRST_PLANE) -> ImageHeader:
-    """Read only the header: no pixel is decoded and no memory allocated for them.
+def probe(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, choice: PlaneChoice = FIRST_PLANE
+) -> ImageHeader:
+    """Read only the header: no pixel is decoded and no memory allocated for them. The arguments: as `read_picture`.
 
     Raises:
         ImageError: as `read_picture`, as far as the header shows it.
@@ -66,7 +68,7 @@ def probe(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, choice: PlaneChoice
             return ImageHeader(format, *tiff_size(data, limits, choice))
     image = _open(data, format, limits)
     width, height = image.size
-    if exif_orientation(image) >= 5:
+    if upright and exif_orientation(image) >= 5:
         width, height = height, width
     return ImageHeader(format, width, height)
 

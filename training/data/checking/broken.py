@@ -8,22 +8,23 @@ data = drop_broken(data, problems)
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
+from model.runtime.images.errors import ImageError
+from model.runtime.images.reading import probe
 from model.runtime.kernels.rle import area
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.repair import mask_bounds
 from training.data.annotations.runs import decode_runs
+from training.data.checking.fingerprints import LIMITS
 
 LEAST_IOU = 0.1
 """A box that overlaps the bounds of its mask by less has nothing to do with it."""
@@ -97,15 +98,13 @@ def _check_file(image: ImageRecord) -> Iterator[Problem]:
         yield Problem("missing file", f"image {image.id} is not there: {image.path}", image.file, image.id)
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
-            with Image.open(image.path) as header:
-                width, height = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        header = probe(image.path.read_bytes(), LIMITS, upright=False)
+    except (OSError, ImageError) as error:
         yield Problem("unreadable image", f"image {image.id} cannot be opened: {error}", image.file, image.id)
         return
-    if (width, height) != (image.width, image.height):
-        message = f"image {image.id} is {width}x{height} pixels, but {image.width}x{image.height} by its record"
+    size = f"{header.width}x{header.height}"
+    if (header.width, header.height) != (image.width, image.height):
+        message = f"image {image.id} is {size} pixels, but {image.width}x{image.height} by its record"
         yield Problem("size mismatch", message, image.file, image.id)
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from pycocotools import mask as reference
 
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.broken import check, drop_broken, report
 from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.loading.samples import UnreadableImage, load_stored
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 Document = dict[str, Any]
@@ -146,6 +148,47 @@ def test_a_broken_image_is_named_and_dropped(tmp_path: Path, damage: Callable[[P
     rest = drop_broken(data, problems)
     assert [image.id for image in rest.images] == [2, 3]
     assert [objects.ids.tolist() for objects in rest.annotations] == [[12], []]
+
+
+def _float64(path: Path) -> None:
+    height, width = np.asarray(Image.open(path)).shape[:2]
+    tifffile.imwrite(path, np.zeros((height, width)), bigtiff=True, byteorder=">")
+
+
+def _sideways(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the record counts pixels as they are stored
+    with Image.open(path) as image:
+        image.convert("RGB").save(path, "JPEG", exif=exif)
+
+
+def _icon(path: Path) -> None:
+    with Image.open(path) as image:
+        image.save(path, "ICO")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param(_float64, None, id="floats that Pillow does not open"),
+        pytest.param(_sideways, None, id="turned by EXIF"),
+        pytest.param(_icon, "ICO is not accepted here", id="a format that training does not read"),
+    ],
+)
+def test_what_passes_is_what_training_reads(
+    tmp_path: Path, change: Callable[[Path], None], problem: str | None
+) -> None:
+    data = _load(tmp_path, _document())
+    record = data.images[0]
+    change(record.path)
+    messages = [problem.message for problem in check(data)]
+    if problem is None:
+        assert messages == []
+        assert load_stored(record).shape == (record.height, record.width, 3)
+    else:
+        assert [problem in message for message in messages] == [True]
+        with pytest.raises(UnreadableImage, match=problem):
+            load_stored(record)
 
 
 def test_the_first_record_of_a_duplicate_id_stays(tmp_path: Path) -> None:

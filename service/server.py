@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from service.http.protocol import protocol_class
 from service.models.catalog import Catalog
 from service.models.loading import RefusedError
+from service.observability.observe import report_refusal
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.settings.listen import address
@@ -29,10 +30,14 @@ FLUSH_SECONDS = 5
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Tracing | None, started: float) -> int:
     """Serve until told to stop; returns the exit code. `started` is when the process began (`time.perf_counter()`)."""
+    metrics = app.state.lifecycle.metrics
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol_class(settings.header_timeout_ms / 1e3),
+        http=protocol_class(
+            settings.header_timeout_ms / 1e3,
+            on_refusal=lambda refusal: report_refusal(refusal, metrics, settings.access_log),
+        ),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -24,6 +24,8 @@ URN = "urn:maskserve:problem:"
 INFERENCE_PROTOCOL = "/v2"
 PROBLEM = "problem"
 """Where a request's state holds the slug of the problem that it was answered with."""
+ANSWERED = "answered"
+"""Where it holds the status with which `protocol` has answered in the application's place."""
 
 logger = logging.getLogger(__name__)
 

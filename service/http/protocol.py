@@ -8,6 +8,8 @@ a server do, and the request is answered as if it had offered nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -16,7 +18,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.http.headers import SECURITY, new_request_id
-from service.http.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, Problem, problem_response
+from service.http.problems import (
+    ANSWERED,
+    BAD_HTTP,
+    HEADER_TIMEOUT,
+    HEADERS_TOO_LARGE,
+    PROBLEM,
+    Problem,
+    problem_response,
+)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; of a request that is pipelined behind another's end, up to twice as much."""
@@ -24,14 +34,30 @@ LINGER_SECONDS = 1.0
 """How long a refused client may go on sending. Closing at once would reset the connection under its answer."""
 
 
-def protocol_class(header_timeout: float) -> type[HttpToolsProtocol]:
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was answered to a head that never reached the application. `seconds` are from its beginning."""
+
+    problem: Problem
+    request_id: str
+    client: str | None
+    """The address at the connection's other end."""
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+
+def protocol_class(
+    header_timeout: float, on_refusal: Callable[[Refusal], None] = lambda refusal: None
+) -> type[HttpToolsProtocol]:
     """For `uvicorn.Config(http=...)`. A request's head must be complete `header_timeout` seconds after the connection
-    opened, or after its first byte on a connection that has had requests."""
-    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout})
+    opened, or after its first byte on a connection that has had requests. `on_refusal` hears of those that were not."""
+    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout, "on_refusal": staticmethod(on_refusal)})
 
 
 class _Protocol(HttpToolsProtocol):
     header_timeout: float
+    on_refusal: Callable[[Refusal], None]
 
     def __init__(
         self,
@@ -46,6 +72,8 @@ class _Protocol(HttpToolsProtocol):
         """In a request's head or between requests, not in a body."""
         self._head_begun = False
         self._head_bytes = 0
+        self._watched_since = 0.0
+        """On the loop's clock."""
         self._deaf = False
         """Nothing more is read: the connection ends after what is being answered."""
         self._has_offer = False
@@ -143,6 +171,7 @@ class _Protocol(HttpToolsProtocol):
     def _watch_head(self) -> None:
         # While an earlier request is being answered its successor may wait: uvicorn doesn't even read then.
         if self._timer is None and not self._answering:
+            self._watched_since = self.loop.time()
             self._timer = self.loop.call_later(self.header_timeout, self._head_is_late)
 
     def _head_is_late(self) -> None:
@@ -171,8 +200,12 @@ class _Protocol(HttpToolsProtocol):
         if self.pipeline:  # in the body of a request whose turn to be answered has not come
             self.transport.close()
             return
-        if self._in_head or not self.cycle.response_started:
-            self.transport.write(self._raw(problem))
+        if self._in_head:
+            self._refuse_head(problem)
+        elif not self.cycle.response_started:  # the application reports what the client gets here
+            state = self.cycle.scope["state"]
+            state[PROBLEM], state[ANSWERED] = problem.kind.slug, problem.kind.status
+            self.transport.write(self._raw(problem, state.get("request_id") or new_request_id()))
         if self._answering:  # in its body: the application hears that the client is gone, and can say nothing more
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -180,13 +213,21 @@ class _Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
-    def _raw(self, problem: Problem) -> bytes:
+    def _refuse_head(self, problem: Problem) -> None:
+        identifier = new_request_id()
+        answer = self._raw(problem, identifier)
+        self.transport.write(answer)
+        client = self.client[0] if self.client else None
+        seconds = self.loop.time() - self._watched_since
+        self.on_refusal(Refusal(problem, identifier, client, seconds, self._head_bytes, len(answer)))
+
+    def _raw(self, problem: Problem, identifier: str) -> bytes:
         response = problem_response(problem)
         headers = [
             *self.server_state.default_headers,
             *response.raw_headers,
             *((name.lower().encode(), value.encode()) for name, value in SECURITY.items()),
-            (b"x-request-id", new_request_id().encode()),
+            (b"x-request-id", identifier.encode()),
             (b"connection", b"close"),
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]

@@ -9,7 +9,8 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import CLIENT_LEFT, PROBLEM, unexpected
+from service.http.problems import ANSWERED, CLIENT_LEFT, PROBLEM, unexpected
+from service.http.protocol import Refusal
 from service.observability.logs import current_request_id, log_request
 from service.observability.metrics import Metrics
 from service.observability.record import UNMATCHED, RequestRecord, record_of
@@ -47,7 +48,7 @@ class Observe:
         try:
             await self._app(scope, received, sent)
         finally:
-            record.status = record.status or CLIENT_LEFT
+            record.status = scope["state"].get(ANSWERED) or record.status or CLIENT_LEFT
             record.problem = scope["state"].get(PROBLEM)
             # The template, not the path: a scanner's thousand paths must not become a thousand series.
             record.route = getattr(scope.get("route"), "path", UNMATCHED)
@@ -78,6 +79,26 @@ class Rescue:
             if scope["type"] != "http" or record_of(scope).status:
                 raise  # too late for another answer: the server closes the connection
             await unexpected(error, scope)(scope, receive, send)
+
+
+def report_refusal(refusal: Refusal, metrics: Metrics, access_log: bool) -> None:
+    """Count and log what was answered below the application, to a request whose method and path nobody knows."""
+    record = RequestRecord(
+        request_id=refusal.request_id,
+        method="-",
+        path="-",
+        client=refusal.client,
+        headers={},
+        started_ns=time.time_ns() - round(refusal.seconds * 1e9),
+        status=refusal.problem.kind.status,
+        seconds=refusal.seconds,
+        bytes_in=refusal.bytes_in,
+        bytes_out=refusal.bytes_out,
+        problem=refusal.problem.kind.slug,
+    )
+    metrics.request(record)
+    if access_log:
+        log_request(record)
 
 
 def _begin(scope: Scope) -> RequestRecord:

@@ -70,7 +70,7 @@ def test_a_request_is_one_line_with_all_that_is_known(server: Server) -> None:
         pytest.param(
             "GET", "/v2/models/probe/versions/1", "/v2/models/{name}/versions/{version}", 200, None, id="two of them"
         ),
-        pytest.param("POST", "/predict", "/predict", 415, "unsupported-content-type", id="a refusal"),
+        pytest.param("POST", "/predict", "/predict", 400, "not-an-image", id="a refusal"),
         pytest.param("GET", "/etc/passwd", "unmatched", 404, "about:blank", id="no route"),
         pytest.param("PUT", "/predict", "/predict", 405, "about:blank", id="a wrong method"),
     ],

@@ -136,9 +136,22 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
         # The plugin's decoder allocates the canvas when it is opened.
         limits.check_pixels(*_webp_size(data))
     with _saying(f"the {format} image's header cannot be read"):
-        image = _PLUGINS[format](BytesIO(data))
+        image = _plugin(format)(BytesIO(data))
         limits.check_pixels(*image.size)
     return image
+
+
+def _plugin(format: ImageFormat) -> type[ImageFile.ImageFile]:
+    """Those with a library of their own are loaded when the first such file comes."""
+    if format == "AVIF":
+        from PIL.AvifImagePlugin import AvifImageFile
+
+        return AvifImageFile
+    if format == "JPEG 2000":
+        from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+
+        return Jpeg2KImageFile
+    return _PLUGINS[format]
 
 
 def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:

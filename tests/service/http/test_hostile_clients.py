@@ -174,7 +174,7 @@ def untimed(answer: Any) -> Any:
 # Formats that nobody asked for
 
 ALLOWED_PLUGINS = {f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP")}
-FORMATS = ("ICO", "PPM", "EPS", "TGA", "PCX", "SGI", "ICNS", "DDS", "JPEG2000", "PDF", "MSP", "SPIDER", "XBM")
+FORMATS = ("ICO", "PPM", "EPS", "TGA", "PCX", "SGI", "ICNS", "DDS", "PDF", "MSP", "SPIDER", "XBM")
 
 
 def file_of(format: str) -> bytes:

@@ -16,7 +16,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     if format == "WEBP" and "quality" not in options:
         options = {"lossless": True, "exact": True, **options}
     buffer = BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, format.replace("JPEG 2000", "JPEG2000"), **options)
     return buffer.getvalue()
 
 

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from model.runtime.images.decode import decode_image, load_image
 from model.runtime.images.errors import DamagedImage, NotAnImage, TooManyPixels
 from model.runtime.images.intensity import Intensity
-from model.runtime.images.reading import ImageHeader, probe
+from model.runtime.images.reading import ImageHeader, probe, read_picture
 from tests.model.runtime.images.pictures import encode, intact_files, picture, tiff
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -194,6 +194,31 @@ def test_orientation_that_stands_only_in_xmp_turns_nothing(format: str) -> None:
     assert b"Orientation" in data
     np.testing.assert_array_equal(decode_image(data), decode_image(encode(picture(), format)))
     assert (probe(data).width, probe(data).height) == (40, 24)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_jpeg_2000(mode: str) -> None:
+    if mode == "I;16":
+        values = np.random.default_rng(0).integers(0, 65536, (24, 40)).astype(np.uint16)
+        np.testing.assert_array_equal(read_picture(encode(Image.fromarray(values), "JPEG 2000")).values, values)
+        return
+    image = picture().convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(picture().getchannel(0))
+    np.testing.assert_array_equal(decode_image(encode(image, "JPEG 2000")), decode_image(encode(image, "PNG")))
+    bare = encode(image, "JPEG 2000", no_jp2=True)
+    np.testing.assert_array_equal(decode_image(bare), decode_image(encode(image, "PNG")))
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+def test_avif(orientation: int) -> None:
+    turn = STORED_AS[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture(48, 80) if turn is None else picture(48, 80).transpose(turn)
+    data = encode(stored, "AVIF", quality=100, exif=exif)
+    assert np.abs(decode_image(data).astype(int) - np.asarray(picture(48, 80))).mean() < 4
+    assert probe(data) == ImageHeader("AVIF", 80, 48)
 
 
 def png_with_late_exif(orientation: int) -> bytes:

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Final
 
 import numpy as np
-from PIL import JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 _END: Final = b"\xff\xd9"
 _TAILS: Final = (bytes(range(1, 255)) * 8, bytes(range(254, 0, -1)) * 8, b"\x55\xaa" * 1016)
@@ -28,32 +28,52 @@ def ended(data: bytes) -> bytes | None:
         return data
     if data[len(bare) : len(bare) + 2] == b"\xff\0":  # a byte 0xFF of the data, written as these two
         bare = data[: len(bare) + 2]
-    has_end, missing = _scans(bare)
-    if has_end or missing:
-        return data if has_end else None
+    end, missing = _scans(bare)
+    if end is not None:
+        return data
+    return None if missing or not _is_complete(bare) else bare + _END
+
+
+def is_cut(data: bytes, image: Image.Image) -> bool:
+    """Whether pixels are missing before the end marker of `data`, of which `image` was decoded.
+
+    The decoder leaves such blocks in the middle gray without a word, so only a picture that ends so is looked into.
+    """
+    width, height = image.size
+    corner = np.asarray(image.crop((max(width - 8, 0), max(height - 8, 0), width, height)))
+    if not (corner == 128).all() and not (corner == 127).all():  # inverted: CMYK
+        return False
+    end, _ = _scans(data)
+    return end is not None and not _is_complete(data[:end])
+
+
+def _is_complete(bare: bytes) -> bool:
+    """Whether the pixels are the same whatever follows the data."""
     pixels = [np.asarray(JpegImagePlugin.JpegImageFile(BytesIO(bare + tail + _END))) for tail in _TAILS]
-    return bare + _END if all(np.array_equal(pixels[0], other) for other in pixels[1:]) else None
+    return all(np.array_equal(pixels[0], other) for other in pixels[1:])
 
 
-def _scans(data: bytes) -> tuple[bool, bool]:
-    """Whether there is an end marker, and whether scans are missing before it or before the data's end.
+def _scans(data: bytes) -> tuple[int | None, bool]:
+    """Where the end marker is, if there is one, and whether scans are missing before it or before the data's end.
 
     Of a sequential picture each component has one scan, of a progressive one as many as it takes until each of its 64
     coefficients has come with all its bits.
     """
     wanted = {(0, 0)}  # until the frame's header says what
     position = 2
-    while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
+    while (position := data.find(b"\xff", position)) >= 0 and position + 2 <= len(data):
         marker = data[position + 1]
         if marker == 0xD9:
-            return True, bool(wanted)
+            return position, bool(wanted)
         if marker == 0xFF or marker == 0 or 0xD0 <= marker <= 0xD7:  # a fill byte, or inside a scan
             position += 1
             continue
+        if position + 4 > len(data):
+            break
         segment = data[position + 4 : position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")]
         position += 4 + len(segment)
         if position >= len(data):
-            return False, True
+            return None, True
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame's header
             wanted = {(component, index) for component in segment[6::3] for index in range(64)}
         elif marker == 0xDA:
@@ -61,4 +81,4 @@ def _scans(data: bytes) -> tuple[bool, bool]:
             if bits & 0xF == 0:
                 components = segment[1 : 1 + 2 * segment[0] : 2]
                 wanted -= {(component, index) for component in components for index in range(first, last + 1)}
-    return False, bool(wanted)
+    return None, bool(wanted)

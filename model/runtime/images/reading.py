@@ -163,6 +163,8 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         if ended is not data:
             image = JpegImagePlugin.JpegImageFile(BytesIO(ended))
     image.load()
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and jpeg.is_cut(data, image):
+        raise OSError("image file is truncated: blocks are missing before its end marker")
     return image
 
 

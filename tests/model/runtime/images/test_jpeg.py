@@ -53,6 +53,24 @@ def test_cut_short(mode: str, options: dict[str, Any], filler: bytes, noise: Ima
             decode_image(data[:-cut] + filler)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "progressive" not in kind])
+def test_cut_short_but_with_an_end_marker(kind: str, noise: Image.Image) -> None:
+    """The decoder would leave the rest gray without a word."""
+    mode, options = KINDS[kind]
+    data = encode(noise.convert(mode), "JPEG", **options)
+    start = data.index(b"\xff\xda") + 40
+    for length in range(start, len(data) * 3 // 4, 61):
+        with pytest.raises(DamagedImage, match="blocks are missing before its end marker"):
+            decode_image(data[:length] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_gray_picture_is_not_taken_for_a_cut_one(mode: str) -> None:
+    for gray in (127, 128):
+        image = Image.new("L", (40, 24), gray).convert(mode)
+        assert decode_image(encode(image, "JPEG")).shape == (24, 40, 3)
+
+
 def test_a_progressive_one_that_ends_between_two_scans_is_cut_short(noise: Image.Image) -> None:
     data = encode(noise, "JPEG", progressive=True)
     at = -1

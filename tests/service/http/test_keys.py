@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 
 from service.http.keys import Access, Keys, RequireKey, is_administration, read_keys
 from service.http.problems import ADMINISTRATION_OFF, FORBIDDEN, MEDIA_TYPE, UNAUTHORIZED, ProblemKind
+from service.http.proxies import BehindProxy
 from tests.service.http.test_protocol import PATIENCE, connect, read_answer, serving
 
 API = "ordinary-key-0123456789"
@@ -191,16 +192,18 @@ def test_no_spelling_of_a_path_gets_round_it(client: httpx.Client, target: str) 
     connection.close()
 
 
-def test_a_path_below_a_root_path_is_judged_as_the_router_does() -> None:
+@pytest.mark.parametrize("base", ["", "/base"], ids=["cut off", "left"])
+def test_a_path_below_a_prefix_is_judged_as_the_router_does(base: str) -> None:
     app = application()
     app.add_middleware(RequireKey, keys=Keys([API], [ADMIN]))
+    app.add_middleware(BehindProxy, trusted=(), root_path="/base", own=())
     with (
-        serving(app, root_path="/base") as (host, port),
+        serving(app) as (host, port),
         httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client,
     ):
-        assert_problem(client.post("/models/nuclei/reload", headers=bearer(API)), FORBIDDEN)
-        assert client.post("/models/nuclei/reload", headers=bearer(ADMIN)).json() == "reload"
-        assert client.get("/healthz").status_code == 200
+        assert_problem(client.post(f"{base}/models/nuclei/reload", headers=bearer(API)), FORBIDDEN)
+        assert client.post(f"{base}/models/nuclei/reload", headers=bearer(ADMIN)).json() == "reload"
+        assert client.get(f"{base}/healthz").status_code == 200
 
 
 def test_without_keys_everything_is_open() -> None:

@@ -36,6 +36,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3
 _ALPHA: Final = (1, 2)
 """ExtraSamples: associated and unassociated alpha."""
 _AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
+_COMPRESSIONS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+"""Those that Pillow's libtiff is built with: none, CCITT's three, LZW, JPEG by two numbers, then `BYTE_CODECS`."""
 _MAX_SEGMENTS: Final = 200_000
 _BYTES_PER_PIXEL: Final = 16
 """Of samples that are unpacked, for each pixel that is accepted."""
@@ -239,7 +241,7 @@ def _significant_bits(tiff: TiffFile) -> int | None:
 def _is_for_pillow(page: TiffPage, data: bytes) -> bool:
     if page.planarconfig != 1 or page.sampleformat != 1 or data[:4] == b"MM\0+":
         return False
-    if page.compression not in TiffImagePlugin.COMPRESSION_INFO:
+    if page.compression not in _COMPRESSIONS:
         return False
     samples, extra = page.samplesperpixel, tuple(page.extrasamples or ())
     if page.bitspersample in (1, 2, 4):
@@ -257,7 +259,9 @@ def _by_pillow(data: bytes, directory: int, limits: ImageLimits) -> Picture:
     big = data[2:4] == b"+\0"
     order = "<" if data[:2] == b"II" else ">"
     head = data[:8] + struct.pack("<Q", directory) if big else data[:4] + struct.pack(order + "I", directory)
-    image = TiffImagePlugin.TiffImageFile(BytesIO(head + data[len(head) :]))
+    if not data.startswith(head):
+        data = head + data[len(head) :]
+    image = TiffImagePlugin.TiffImageFile(BytesIO(data))
     limits.check_pixels(*image.size)
     image.info.pop("xmp", None)  # Pillow turns by the tag, and where there is none by what XMP says, as no viewer does
     image.load()

@@ -194,13 +194,17 @@ def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
         ("JPEG2000", {"compression": "jpeg2000"}),
         ("LERC", {"compression": "lerc"}),
     ]
+    colors = np.asarray(picture())
+    tifffile.imwrite(tmp_path / "WEBP", colors, photometric="rgb", compression="webp", compressionargs={"level": 101})
+    np.testing.assert_array_equal(read_picture((tmp_path / "WEBP").read_bytes()).values, colors)
     for name, options in tasks:
         tifffile.imwrite(tmp_path / name, values, **options)
         np.testing.assert_array_equal(read_picture((tmp_path / name).read_bytes()).values, values)
-    paths = [str(tmp_path / name) for name, _ in tasks]
+    names = [*(name for name, _ in tasks), "WEBP"]
+    paths = [str(tmp_path / name) for name in names]
     done = subprocess.run([sys.executable, "-c", WITHOUT_CODECS, *paths], capture_output=True, text=True, check=True)
     lzw, *others = done.stdout.splitlines()
     assert lzw == str(values.sum())
-    for (name, _), line in zip(tasks[1:], others, strict=True):
+    for name, line in zip(names[1:], others, strict=True):
         assert line.startswith(f"UnsupportedVariant this TIFF is compressed with {name}")
         assert "pip install maskserve[codecs]" in line

@@ -26,9 +26,10 @@ from model.runtime.kernels.rle import area, decode_part, encode_bitmap
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Size
 from model.runtime.tiling import LEAST, Tile, TileAnswer, merge_tiles, plan_tiles, split
-from training.data.annotations.dataset import Dataset
-from training.data.formats.known import detect_format, load_dataset
+from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.formats.locate import Origin
 from training.data.loading.samples import load_stored
+from training.data.loading.source import load_split
 from training.evaluation.evaluation import evaluate_detections
 
 THRESHOLD = 0.05
@@ -119,10 +120,10 @@ def main() -> None:
 
     bundle = open_bundle(options.model)
     network = Network(Predictor.of_bundle(bundle), bundle.manifest.architecture.detections_per_image)
-    form = detect_format(options.data)
-    if form is None:
-        parser.error(f"{options.data} holds no dataset")
-    data = load_dataset(options.data, form)["val"]
+    try:
+        data = load_split(Origin(options.data), "masks", "val", rename={}, classes=())
+    except DatasetError as error:
+        parser.error(str(error))
     images = [load_stored(record) for record in data.images]
     size, places = shelve([(image.shape[0], image.shape[1]) for image in images], options.side, options.gap)
     mosaic = np.zeros((*size, 3), np.uint8)

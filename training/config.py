@@ -119,6 +119,13 @@ class TrainConfig(_Group):
     data: Path | None = Field(
         None, description="dataset folder in any format of docs/formats.md; none: generated shapes or figures"
     )
+    annotations: tuple[Path, ...] = Field(
+        (),
+        description="files of annotations (COCO JSON, VIA, YOLO's YAML), not a folder; told apart by train and val in "
+        "their names",
+        examples=[(Path("train.json"), Path("val.json"))],
+    )
+    images: Path | None = Field(None, description="folder of the images that annotations name; none: beside them")
     classes: tuple[str, ...] = Field(
         (), description="train on these classes alone, by (new) name; empty: all", examples=[("person", "bike")]
     )

@@ -24,8 +24,9 @@ from training.command_line import require_writable, stop, unbroken_console
 from training.data.annotations.classes import add_class_flags
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, mended, report
+from training.data.formats.locate import add_origin_flags, origin_of
 from training.data.loading.samples import UnreadableImage
-from training.data.loading.source import TrainingData, load_splits
+from training.data.loading.source import load_split
 from training.evaluation.evaluated import Evaluated, open_model
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
 from training.evaluation.matching import MATCHED_BY, match_detections
@@ -46,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable("--report", options.report)
     try:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
-        splits = load_splits(options.data, evaluated.task, rename=options.rename, classes=options.classes)
-        data = _chosen(splits, options.data, options.split, evaluated)
+        origin = origin_of(options, options.data)
+        data = load_split(origin, evaluated.task, options.split, rename=options.rename, classes=options.classes)
+        _check(data, evaluated)
     except (BundleError, CheckpointError, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     try:
@@ -86,11 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluated) -> Dataset:
-    """The split called `name`, checked. Raises DatasetError; stops where records are broken or classes others."""
-    data = splits.train if name == "train" else splits.val
-    if data is None:
-        stop(f"{directory} has no validation split; use --split train")
+def _check(data: Dataset, evaluated: Evaluated) -> None:
+    """Stops where records are broken or classes others. Raises DatasetError."""
     for line in mended(data):
         print(line, file=sys.stderr)
     problems = check(data, evaluated.task)
@@ -101,7 +100,6 @@ def _chosen(splits: TrainingData, directory: Path, name: str, evaluated: Evaluat
             f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "
             f"the classes must be the same, in the same order; give the --rename and --classes of its training"
         )
-    return data
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a bundle's folder (NAME/VERSION), a checkpoint (FILE.pt), or a running server's address, "
         f"http://HOST:PORT or http://HOST:PORT/models/NAME (key in {KEY_VARIABLE})",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="COCO dataset folder")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="which images")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder in any format of docs/formats.md")
+    add_origin_flags(parser)
+    parser.add_argument("--split", default="val", metavar="NAME", help="which images: val, train, test or another")
     add_class_flags(parser)
     parser.add_argument(
         "--engine",

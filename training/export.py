@@ -19,6 +19,7 @@ from model.runtime.bundles.manifest import Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import require_writable, stop
 from training.data.annotations.dataset import DatasetError
+from training.data.formats.locate import add_origin_flags
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_training_data
 from training.progress import Display
@@ -43,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checkpoint = load_checkpoint(options.checkpoint)
                 config = checkpoint.train_config()
                 changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
+                changes |= {"annotations": tuple(options.annotations), "images": options.images}
                 config = config.model_copy(update=changes)
-                data = None if options.data is None else load_training_data(config)
+                described = options.data is not None or options.annotations
+                data = load_training_data(config) if described else None
                 bundle = publish_run(config, data, checkpoint, display, files)
             elif trades:
                 stop(
@@ -90,8 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")
     parser.add_argument("--name", help="model name; default: the run's or torchvision's")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="COCO folder: its images pass the gate, its AP is compared"
+        "--data", type=Path, metavar="DIR", help="dataset folder: its images pass the gate, its AP is compared"
     )
+    add_origin_flags(parser)
     parser.add_argument(
         "--half", action="store_true", help="store model.onnx's weights as fp16; computation stays fp32"
     )

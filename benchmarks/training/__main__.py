@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.measure import alternate, table, write_json
 from benchmarks.training.loops import LOOPS, Turn
 from training.data.annotations.dataset import DatasetError
-from training.data.formats.coco.reader import find_splits
+from training.data.formats.coco.layouts import find_splits
 
 PACKAGES = ("torch", "torchvision", "pycocotools")
 

@@ -98,7 +98,7 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     """
     from torchvision.transforms import v2
 
-    from training.data.formats.coco.reader import find_splits
+    from training.data.formats.coco.layouts import find_splits
 
     split = find_splits(options.data, "masks").train
     dataset = CocoImages(split.images, split.annotations, v2.Compose([v2.ToDtype(torch.float, scale=True)]))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.evaluated import open_model
 from training.evaluation.validation import SCORE_THRESHOLD

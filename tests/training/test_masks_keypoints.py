@@ -11,7 +11,8 @@ from faster_coco_eval import mask as mask_api
 from model.runtime.bundles.repository import Repository
 from tests.service.harness import Server
 from training.data.figures import write_figures
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.evaluate import main as evaluate
 from training.train import main as train
 

@@ -19,7 +19,8 @@ from tests.training.runs import SMALL
 from training.checkpoint import load_checkpoint
 from training.command_line import parse_train_config
 from training.config import TrainConfig
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.samples import load_stored
 from training.data.loading.source import TrainingData, load_training_data
 from training.loop.run_log import RunLog, read_metrics

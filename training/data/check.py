@@ -19,8 +19,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from maskserve.arguments import Parser, interruptible, nearest_path
-from model.architecture import Task, has_keypoints, has_masks
+from maskserve.arguments import Parser, interruptible
+from model.architecture import Task, has_masks
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
@@ -32,12 +32,13 @@ from training.data.checking.depths import image_depths
 from training.data.checking.duplicates import duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
-from training.data.formats.known import NAMES, Format, detect_format, find_format
+from training.data.formats.known import NAMES
+from training.data.formats.locate import add_origin_flags, locate, origin_of
 
 
 def survey_splits(
-    directory: Path,
-    form: Format,
+    directory: str,
+    form: str,
     splits: dict[str, Dataset],
     task: Task,
     config: TrainConfig,
@@ -65,12 +66,13 @@ def survey_splits(
     statistics = {name: split_statistics(name, data, objects[name]) for name, data in sound.items()}
     twice = [one for name, data in sound.items() for one in duplicate_objects(name, data, with_masks=has_masks(task))]
     return Survey(
-        directory=str(directory),
-        format=form.name,
+        directory=directory,
+        format=form,
         task=task,
         statistics=tuple(statistics.values()),
         class_gaps=tuple(class_gaps(statistics)),
         broken=tuple(BrokenRecords(split=name, records=tuple(found)) for name, found in problems.items()),
+        notes=tuple(f"{name}: {note}" for name, data in splits.items() for note in data.notes),
         mended=tuple(f"{name}: {repair}" for name, data in splits.items() for repair in data.repairs),
         duplicate_objects=tuple(twice),
         same_pictures=tuple(same_pictures(prints, alike=alike)),
@@ -90,16 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--count {options.count}: give 1 or more")
     require_writable("--json", options.json, folder=False)
     require_writable("--sheet", options.sheet, folder=False)
-    if not options.directory.is_dir():
-        stop(f"{options.directory} is not a folder{nearest_path(options.directory)}")
     try:
-        form = _format(options.directory, options.format, options.task)
-        splits = {name: form.load(options.directory, name) for name in form.splits(options.directory)}
+        origin = origin_of(options, options.directory)
+        located = locate(origin, options.format, options.task)
+        splits = located.read()
         task = options.task or _task(splits)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             survey = survey_splits(
-                options.directory,
-                form,
+                str(origin),
+                located.format,
                 splits,
                 task,
                 _config(options.recipe),
@@ -139,21 +140,6 @@ def _sound(data: Dataset, problems: Sequence[Problem]) -> list[Dataset]:
         return []
 
 
-def _format(directory: Path, name: str, task: Task | None) -> Format:
-    if name != "auto":
-        form = find_format(name)
-    elif task is not None and has_keypoints(task) and find_format("coco_keypoints").splits(directory):
-        form = find_format("coco_keypoints")
-    else:
-        found = detect_format(directory)
-        if found is None:
-            raise DatasetError(f"{directory} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
-        form = found
-    if not form.splits(directory):
-        raise DatasetError(f"{directory} is no dataset of the format {form.name}; docs/formats.md says how it lies")
-    return form
-
-
 def _task(splits: dict[str, Dataset]) -> Task:
     """The most that the annotations could train."""
     masks = any(one is not None for data in splits.values() for some in data.annotations for one in some.segmentations)
@@ -175,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 clean; 1 broken records, or pictures that are in more than one split (the same pixels, "
         "or looking the same unless --exact); 2 no dataset, or wrong arguments.",
     )
-    parser.add_argument("directory", type=Path, help="dataset folder in any format of docs/formats.md")
+    parser.add_argument("directory", type=Path, nargs="?", help="dataset folder in any format of docs/formats.md")
+    add_origin_flags(parser)
     parser.add_argument("--format", choices=(*NAMES, "auto"), default="auto", help="format of the folder")
     parser.add_argument("--task", choices=get_args(Task), help="what is to be trained; default: all that is annotated")
     parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: torchvision's")

@@ -3,7 +3,7 @@
     maskserve convert --from cityscapes --to coco SOURCE TARGET
     maskserve convert --from coco --to yolo SOURCE TARGET --classes person,bike --rename bicycle=bike
 
-TARGET must not exist yet, and appears complete or not at all. Images are copied unless --images link is given.
+TARGET must not exist yet, and appears complete or not at all. Images are copied unless --placement link is given.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maskserve.arguments import Parser, interruptible, nearest_path
+from maskserve.arguments import Parser, interruptible
 from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, mended, report
-from training.data.formats.known import NAMES, WRITABLE, Format, detect_format, find_format, load_dataset
+from training.data.formats.known import NAMES, WRITABLE, Format, find_format
+from training.data.formats.locate import Located, add_origin_flags, locate, origin_of, require_there
 from training.data.formats.writing import Placement
 
 SHOWN = 20
@@ -29,9 +30,8 @@ SHOWN = 20
 
 
 def convert(
-    source: Path,
+    located: Located,
     target: Path,
-    reader: Format,
     writer: Format,
     *,
     classes: Sequence[str] = (),
@@ -39,7 +39,7 @@ def convert(
     placement: Placement = "copy",
     skip_broken: bool = False,
 ) -> list[str]:
-    """Reads `source`, renames classes, then chooses some, and writes `target`; what happened, one line each.
+    """Reads a dataset, renames classes, then chooses some, and writes `target`; what happened, one line each.
 
     Raises DatasetError for a source that cannot be read, broken records unless they are skipped, a class that is not
     there and a dataset that the target format cannot hold; FileExistsError when `target` is there already.
@@ -52,7 +52,7 @@ def convert(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
         folder = Path(scratch) / "dataset"
-        for split, loaded in load_dataset(source, reader).items():
+        for split, loaded in located.read_aligned().items():
             data, skipped = _sound(loaded, skip_broken)
             data = change_classes(data, rename=rename or {}, classes=classes)
             lost = writer.save(data, folder, split, placement)
@@ -64,40 +64,43 @@ def convert(
         if target.exists():
             target.rmdir()
         folder.rename(target)
-    lines.append(f"{target}: {writer.name}, images {'copied' if placement == 'copy' else 'linked to ' + str(source)}")
+    images = "copied" if placement == "copy" else f"linked to {located.origin}"
+    lines.append(f"{target}: {writer.name}, images {images}")
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 where the conversion stopped, with the reason on stderr."""
     parser = Parser(prog="maskserve convert", description="Convert between dataset formats.")
-    parser.add_argument("source", type=Path, help="folder of the dataset")
+    parser.add_argument("source", type=Path, nargs="?", help="folder of the dataset; none with --annotations")
     parser.add_argument("target", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--from", dest="reader", choices=(*NAMES, "auto"), default="auto", help="format of SOURCE")
     parser.add_argument("--to", dest="writer", choices=WRITABLE, default="coco", help="format of TARGET (default coco)")
     add_class_flags(parser)
+    add_origin_flags(parser)
     parser.add_argument(
-        "--images", choices=("copy", "link"), default="copy", help="copy images, or make symbolic links"
+        "--placement", choices=("copy", "link"), default="copy", help="copy images, or make symbolic links"
     )
     parser.add_argument(
         "--on_broken", choices=("stop", "skip"), default="stop", help="stop at broken records or skip them"
     )
     options = parser.parse_args(arguments)
     require_writable("TARGET", options.target)
-    if not options.source.is_dir():
-        stop(f"{options.source} is not a folder{nearest_path(options.source)}")
+    if str(options.images) in ("copy", "link"):  # what --placement was called before --images was a folder
+        options.placement, options.images = str(options.images), None
+    origin = origin_of(options, options.source)
     try:
-        reader = detect_format(options.source) if options.reader == "auto" else find_format(options.reader)
-        if reader is None:
-            raise DatasetError(f"{options.source} holds no known format ({', '.join(NAMES)}): see docs/formats.md")
+        require_there(origin)
+    except DatasetError as error:
+        stop(str(error))
+    try:
         lines = convert(
-            options.source,
+            locate(origin, options.reader),
             options.target,
-            reader,
             find_format(options.writer),
             classes=options.classes,
             rename=options.rename,
-            placement=options.images,
+            placement=options.placement,
             skip_broken=options.on_broken == "skip",
         )
     except (DatasetError, OSError) as error:

@@ -146,8 +146,8 @@ def test_the_advice_is_about_the_recipes_architecture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        pytest.param((), "holds no known format", id="no dataset"),
-        pytest.param(("--format=voc",), "is no dataset of the format voc", id="another format"),
+        pytest.param((), "holds no dataset of any known format", id="no dataset"),
+        pytest.param(("--format=voc",), "holds no dataset of the format voc", id="another format"),
         pytest.param(("--sheet=sheet.svg",), "give a name that ends in .png or .jpg", id="no picture"),
         pytest.param(("--count=0",), "give 1 or more", id="no pictures"),
     ],

@@ -14,7 +14,8 @@ from PIL import Image
 from training.data.annotations.classes import align_classes, rename_classes, select_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.convert import convert, main
-from training.data.formats.known import find_format, load_dataset
+from training.data.formats.known import find_format
+from training.data.formats.locate import Located, Origin, locate
 
 WIDTH, HEIGHT = 30, 20
 
@@ -74,7 +75,7 @@ def _content(data: Dataset, *, crowd: bool) -> list[list[tuple[str, bool, bytes,
 
 
 def _load(folder: Path, form: str) -> dict[str, Dataset]:
-    return load_dataset(folder, find_format(form))
+    return locate(Origin(folder), form).read_aligned()
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -177,7 +178,7 @@ def test_classes_of_one_name_become_one(tmp_path: Path) -> None:
     [
         pytest.param(["--classes", "car"], "no class car; it has bicycle, traffic light", id="unknown class"),
         pytest.param(["--rename", "car=x"], "no class car", id="unknown class to rename"),
-        pytest.param(["--from", "yolo"], "is no dataset of the format yolo", id="another format"),
+        pytest.param(["--from", "yolo"], "holds no dataset of the format yolo", id="another format"),
         pytest.param(["--to", "instance_png"], "choose one with --classes", id="too many classes"),
     ],
 )
@@ -223,9 +224,9 @@ def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, capsys
 
 
 def test_a_format_without_a_writer_is_refused_by_the_library(tmp_path: Path) -> None:
-    form = find_format("cityscapes")
+    located = Located(Origin(tmp_path), "cityscapes", {})
     with pytest.raises(DatasetError, match="cityscapes is only read; write one of coco"):
-        convert(tmp_path, tmp_path / "there", form, form)
+        convert(located, tmp_path / "there", find_format("cityscapes"))
 
 
 @pytest.mark.parametrize(

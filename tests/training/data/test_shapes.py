@@ -10,7 +10,8 @@ from PIL import Image
 
 from training.data.annotations.dataset import Dataset
 from training.data.checking.broken import check
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.shapes import FORMS, MOST_OBJECTS, Scene, make_scene, write_shapes
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from model.runtime.detections import RLE, Detections
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.evaluation.evaluation import (
     KINDS,
     OTHER_KEYPOINT_SIGMA,

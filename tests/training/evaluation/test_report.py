@@ -15,7 +15,8 @@ from PIL import Image
 
 from model.runtime.detections import Detections
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections

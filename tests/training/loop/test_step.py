@@ -14,7 +14,8 @@ from training.command_line import parse_train_config
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset
 from training.data.figures import write_figures
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.loader import Batch
 from training.data.loading.source import TrainingData
 from training.distributed import Process

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from training.config import PublishIf
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.progress import Display
 from training.publishing.comparison import Candidate, NotBetter, compare_with_served, served_version
 

@@ -19,7 +19,8 @@ from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.checkpoint import load_checkpoint
 from training.data.annotations.dataset import Dataset
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.samples import load_stored
 from training.export import main as export
 from training.publishing.publish import GateError, require_affordable

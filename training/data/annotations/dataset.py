@@ -48,7 +48,8 @@ class Dataset:
 
     images and annotations may be given as any sequence and are packed, so that worker processes can share them.
     categories are sorted by id; label l is categories[l - 1]. problems names the records that were left out in loading.
-    repairs counts what was mended there. num_keypoints is K, 0 in a dataset without keypoints.
+    repairs counts what was mended there; notes says what else a person should know of the reading, a sentence each.
+    num_keypoints is K, 0 in a dataset without keypoints.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dataset:
     num_keypoints: int = 0
     problems: tuple[Problem, ...] = ()
     repairs: tuple[Repair, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", PackedImages.pack(self.images))

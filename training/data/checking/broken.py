@@ -65,8 +65,11 @@ def report(problems: Sequence[Problem], limit: int | None = None) -> str:
 
 
 def mended(data: Dataset) -> list[str]:
-    """One line for each kind of fault that was mended in reading, with a count and an example."""
-    return [f"{data.name}, mended: {repair}" for repair in data.repairs]
+    """What a person should know of the reading: its notes, and one line for each kind of fault that was mended, with a
+    count and an example.
+    """
+    notes = [f"{data.name}, note: {note}" for note in data.notes]
+    return [*notes, *(f"{data.name}, mended: {repair}" for repair in data.repairs)]
 
 
 def drop_broken(data: Dataset, problems: Sequence[Problem]) -> Dataset:

@@ -34,7 +34,7 @@ class BrokenRecords(BaseModel):
 
 
 class Survey(BaseModel):
-    """All that the check found. mended: one line for each split and kind of fault.
+    """All that the check found. notes: what reading assumed. mended: one line for each split and kind of fault.
 
     statistics are of the sound records; a split without any has none.
     """
@@ -47,6 +47,7 @@ class Survey(BaseModel):
     statistics: tuple[SplitStatistics, ...]
     class_gaps: tuple[ClassGap, ...]
     broken: tuple[BrokenRecords, ...]
+    notes: tuple[str, ...]
     mended: tuple[str, ...]
     duplicate_objects: tuple[DuplicateObject, ...]
     same_pictures: tuple[SamePicture, ...]
@@ -75,6 +76,7 @@ def print_survey(survey: Survey, console: Console) -> None:
     _section(console, "what this says about settings", survey.advice)
     if len(survey.statistics) > 1 or len(survey.class_gaps):
         _section(console, "classes without objects", (_gap(one) for one in survey.class_gaps))
+    _section(console, "how it was read", survey.notes)
     _section(console, "mended in reading", survey.mended)
     _section(console, "unusual images", _unusual(survey.unusual_images))
     _section(console, "images of which 8 bits are made", (_depth(one) for one in survey.depths))

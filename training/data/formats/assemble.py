@@ -7,9 +7,9 @@ the reader gives.
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,6 @@ from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.repair import Fitted, Repairs, fit, mask_area
 from training.data.annotations.segmentations import PackedSegmentations
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class Found(NamedTuple):
@@ -52,21 +50,18 @@ class Header(NamedTuple):
         return upright_size((self.width, self.height), self.orientation)
 
 
-def split_folders(folder: Path, holds: Callable[[Path], object]) -> dict[str, Path]:
-    """train/, val/ and test/ in `folder`, by split, of which `holds` says that they are of a format; where none is, the
-    folder itself as "train" if it is.
-    """
-    named = {split: folder / split for split in ("train", "val", "test") if holds(folder / split)}
-    return named or ({"train": folder} if holds(folder) else {})
-
-
 class Assembly:
-    """A dataset in the making. Each image is packed as it comes, so that no object outlives its image's turn."""
+    """A dataset in the making. Each image is packed as it comes, so that no object outlives its image's turn.
+
+    unread counts shapes of kinds that cover no area, by kind.
+    """
 
     def __init__(self, name: str, root: Path) -> None:
         self.name, self.root = name, root
         self.problems: list[Problem] = []
         self.repairs = Repairs()
+        self.notes: list[str] = []
+        self.unread: Counter[str] = Counter()
         self._images: list[ImageRecord] = []
         self._annotations: list[Annotations] = []
         self._labels: dict[str, int] = {}
@@ -120,7 +115,9 @@ class Assembly:
             first = f"; first of {len(self.problems)} problems: {self.problems[0].message}" if self.problems else ""
             raise DatasetError(f"{self.name}: no usable image in {self.root}{first}")
         if not class_names:
-            raise DatasetError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn")
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.unread.most_common())
+            why = f": its shapes cover no area ({kinds}); draw polygons" if kinds else ""
+            raise DatasetError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn{why}")
         lookup = np.zeros(len(self._labels) + 1, np.int64)
         for name, label in self._labels.items():
             lookup[label] = class_names.index(name) + 1
@@ -132,6 +129,7 @@ class Assembly:
             annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
             problems=tuple(self.problems),
             repairs=self.repairs.found,
+            notes=tuple(self.notes),
         )
 
 
@@ -195,16 +193,6 @@ def read_json(path: Path) -> Any:
         raise BrokenRecord("unreadable annotations", f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # bad JSON or bad UTF-8
         raise BrokenRecord("unreadable annotations", f"{path} is not JSON: {error}") from None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder and the folders in it, by name."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-
-
-def beside(folder: Path, name: str) -> Path:
-    """The file that annotations in `folder` call `name`, which may come from Windows or climb out of the folder."""
-    return Path(os.path.normpath(folder / name.replace("\\", "/")))
 
 
 def as_polygons(rings: Iterable[NDArray[np.float64]], where: str) -> Segmentation:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, get, text
 from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_indices, read_json
+from training.data.formats.splits import by_split
 
 CLASSES: Final[Mapping[int, str]] = {
     24: "person",
@@ -60,6 +61,7 @@ STUFF: Final = frozenset(
     }
 )
 """Labels without instances. Their polygons still hide what lies behind them."""
+LAYOUT: Final = "leftImg8bit/SPLIT/CITY/ with gtFine/SPLIT/CITY/"
 UNDRAWN: Final = "license plate"
 
 _IMAGE, _IDS, _POLYGONS = "_leftImg8bit.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json"
@@ -68,8 +70,7 @@ _BY_NAME: Final = {name: id_ for id_, name in (*CLASSES.items(), *UNUSED.items()
 
 def cityscapes_splits(folder: Path) -> tuple[str, ...]:
     """The splits of a Cityscapes folder; none if it is not one."""
-    truth = folder / "gtFine"
-    return tuple(split for split in ("train", "val", "test") if (truth / split).is_dir())
+    return tuple(_folders(folder))
 
 
 def load_cityscapes(folder: Path, split: str) -> Dataset:
@@ -77,7 +78,8 @@ def load_cityscapes(folder: Path, split: str) -> Dataset:
 
     Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
     """
-    images, truth = folder / "leftImg8bit" / split, folder / "gtFine" / split
+    truth = _folders(folder).get(split, folder / "gtFine" / split)
+    images = folder / "leftImg8bit" / truth.name
     if not truth.is_dir() or not images.is_dir():
         raise DatasetError(f"{folder} has no Cityscapes split '{split}': looked for the folders {images} and {truth}")
     suffixes = {images: (_IMAGE,), truth: (_IDS, _POLYGONS)}
@@ -105,6 +107,12 @@ def load_cityscapes(folder: Path, split: str) -> Dataset:
         except BrokenRecord as broken:
             assembly.broken(broken, image)
     return assembly.finish(tuple(CLASSES.values()))
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folders of gtFine by split."""
+    inside = (folder / "gtFine").iterdir() if (folder / "gtFine").is_dir() else ()
+    return by_split((path.name, path) for path in inside if path.is_dir())
 
 
 def _objects(indices: NDArray[np.int64], source: Path) -> list[Found]:

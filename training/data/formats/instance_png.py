@@ -1,26 +1,36 @@
-"""Images beside PNGs of instance ids, all of one class: 0 is background, every other value one object (Penn-Fudan).
+"""Images beside PNGs or TIFFs of instance ids, all of one class: 0 is background, every other value one object.
 
-Folders: `PNGImages/` with `PedMasks/` (Penn-Fudan), or `images/` with `masks/`, each with a folder for each split if
-there are several. The mask of `a.jpg` is `a.png` or `a_mask.png`. The class is what `classes.txt` says; "person" for
-Penn-Fudan, otherwise "object".
+Folders: `PNGImages/` with `PedMasks/` (Penn-Fudan), or `images/` with `masks/`, with a folder for each split in them,
+around them, or none; or image and mask in one folder (Cellpose). The mask of `a.jpg` is `a.png` or `a_mask.png`, or
+what Cellpose saves: `a_masks.tif`, `a_cp_masks.png`. The class is what `classes.txt` says; "person" for Penn-Fudan,
+otherwise "object".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import Assembly, Found, encode_indices, images_in, read_header, read_indices
+from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header, read_indices
+from training.data.formats.image_files import images_in
+from training.data.formats.splits import split_folders
 from training.data.formats.writing import Placement, paint, place_images
 
 LAYOUTS = (("PNGImages", "PedMasks", "person"), ("images", "masks", "object"))
 """Folder of images, folder of masks, and the class where `classes.txt` names none."""
+LAYOUT = "images/ with masks/, PNGImages/ with PedMasks/: PNGs or TIFFs of instance ids; or NAME_cp_masks beside NAME"
 CLASS_FILE = "classes.txt"
+_MASKS: Final = ("_cp_masks", "_masks", "_mask")
+_BYPRODUCTS: Final = ("_cp_output", "_flows", "_cp_flows", "_outlines", "_dP", "_cellprob")
+"""What Cellpose saves beside masks."""
 
 
 class _Folders(NamedTuple):
@@ -31,7 +41,7 @@ class _Folders(NamedTuple):
 
 def instance_png_splits(folder: Path) -> tuple[str, ...]:
     """The splits of such a folder, "train" where it is not split; none if it is not one."""
-    return tuple(split for split in ("train", "val", "test") if _find(folder, split) is not None)
+    return tuple(_find(folder))
 
 
 def load_instance_png(folder: Path, split: str) -> Dataset:
@@ -39,27 +49,31 @@ def load_instance_png(folder: Path, split: str) -> Dataset:
 
     Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
     """
-    folders = _find(folder, split)
+    folders = _find(folder).get(split)
     if folders is None:
-        pairs = ", ".join(f"{images}/ with {masks}/" for images, masks, _ in LAYOUTS)
-        raise DatasetError(f"{folder} has no split '{split}' of images and mask PNGs: looked for {pairs}")
-    masks = {path.relative_to(folders.masks).with_suffix("").as_posix(): path for path in folders.masks.rglob("*.png")}
+        raise DatasetError(f"{folder} has no split '{split}' of images and masks of ids: looked for {LAYOUT}")
+    masks = _mask_files(folders)
     assembly = Assembly(f"{folder.name}_{split}", folders.images)
-    for image in images_in(folders.images):
+    for image in _image_files(folders):
         stem = image.relative_to(folders.images).with_suffix("").as_posix()
         try:
-            mask = masks.pop(stem, None) or masks.pop(f"{stem}_mask", None)
-            if mask is None:
-                raise BrokenRecord("missing file", f"{image} has no mask: neither {stem}.png nor {stem}_mask.png")
+            names = (stem, *(f"{stem}{ending}" for ending in _MASKS))
+            mask = next((masks.pop(name) for name in names if name in masks), None)
             header = read_header(image)
-            rles = encode_indices(read_indices(mask, header)).values()
-            found = [Found(folders.class_name, rle) for rle in rles]
+            found = [Found(folders.class_name, rle) for rle in encode_indices(_ids(image, mask, header)).values()]
             assembly.add(image, header.width, header.height, found)
         except BrokenRecord as broken:
             assembly.broken(broken, image)
     for _, mask in sorted(masks.items()):
         assembly.broken(BrokenRecord("unknown image", f"{mask} belongs to no image in {folders.images}"), mask)
     return assembly.finish((folders.class_name,))
+
+
+def read_class(folder: Path, default: str) -> str:
+    """The first line of the folder's classes.txt."""
+    file = folder / CLASS_FILE
+    names = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+    return next((name.strip() for name in names if name.strip()), default)
 
 
 def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
@@ -83,17 +97,56 @@ def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placem
     return lost
 
 
-def _find(folder: Path, split: str) -> _Folders | None:
+def _find(folder: Path) -> dict[str, _Folders]:
     for images, masks, default in LAYOUTS:
-        names = _read_class(folder, default)
-        if (folder / images / split).is_dir() and (folder / masks / split).is_dir():
-            return _Folders(folder / images / split, folder / masks / split, names)
-        if split == "train" and (folder / images).is_dir() and (folder / masks).is_dir():
-            return _Folders(folder / images, folder / masks, names)
-    return None
+        name = read_class(folder, default)
+        inside = split_folders(folder / images, images_in)
+        if (folder / masks).is_dir() and inside:
+            if list(inside.values()) == [folder / images]:
+                return {"train": _Folders(folder / images, folder / masks, name)}
+            paired = {split: path for split, path in inside.items() if (folder / masks / path.name).is_dir()}
+            return {split: _Folders(path, folder / masks / path.name, name) for split, path in paired.items()}
+        around = split_folders(folder, partial(_has_folders, (images, masks)))
+        if around:
+            return {split: _Folders(path / images, path / masks, name) for split, path in around.items()}
+    beside = split_folders(folder, _has_masks_beside)
+    return {split: _Folders(path, path, read_class(folder, "object")) for split, path in beside.items()}
 
 
-def _read_class(folder: Path, default: str) -> str:
-    file = folder / CLASS_FILE
-    names = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    return next((name.strip() for name in names if name.strip()), default)
+def _has_folders(names: Iterable[str], folder: Path) -> bool:
+    return all((folder / name).is_dir() for name in names)
+
+
+def _has_masks_beside(folder: Path) -> bool:
+    stems = {path.stem for path in images_in(folder)} | {path.stem for path in folder.rglob("*_seg.npy")}
+    return any(f"{stem}{ending}" in stems for stem in stems for ending in (*_MASKS, "_seg"))
+
+
+def _image_files(folders: _Folders) -> list[Path]:
+    if folders.images != folders.masks:
+        return images_in(folders.images)
+    return [path for path in images_in(folders.images) if not path.stem.endswith((*_MASKS, *_BYPRODUCTS))]
+
+
+def _mask_files(folders: _Folders) -> dict[str, Path]:
+    """By what precedes the suffix, relative to the folder."""
+    found = images_in(folders.masks)
+    if folders.images == folders.masks:
+        found = [path for path in found if path.stem.endswith(_MASKS)]
+    return {path.relative_to(folders.masks).with_suffix("").as_posix(): path for path in found}
+
+
+def _ids(image: Path, mask: Path | None, header: Header) -> NDArray[np.int64]:
+    """int64 [H, W]. Raises BrokenRecord where there is no mask, or only one that is not safe to open."""
+    if mask is not None:
+        return read_indices(mask, header)
+    pickled = image.with_name(f"{image.stem}_seg.npy")
+    if pickled.is_file():
+        message = (
+            f"{image} has its mask in {pickled.name} alone, a Python pickle, which may run any program when it is "
+            f"opened: save the masks as PNG or TIFF in Cellpose (--save_png, --save_tif)"
+        )
+        raise BrokenRecord("bad mask", message)
+    raise BrokenRecord(
+        "missing file", f"{image} has no mask: looked for {image.stem} with {', '.join(_MASKS)} or alone"
+    )

@@ -6,44 +6,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.annotations.classes import align_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats.cityscapes import cityscapes_splits, load_cityscapes
-from training.data.formats.coco.writer import (
-    coco_splits,
-    keypoint_splits,
-    load_coco_split,
-    load_keypoint_split,
-    save_coco,
-)
-from training.data.formats.instance_png import instance_png_splits, load_instance_png, save_instance_png
-from training.data.formats.labelme import labelme_splits, load_labelme, save_labelme
-from training.data.formats.via.reader import load_via, save_via, via_splits
-from training.data.formats.voc import load_voc, save_voc, voc_splits
+from training.data.formats import cityscapes, instance_png, labelme, object_png, voc, yolo
+from training.data.formats.coco import layouts
+from training.data.formats.coco.writer import save_coco
+from training.data.formats.via import reader as via
 from training.data.formats.writing import Placement
-from training.data.formats.yolo import load_yolo, save_yolo, yolo_splits
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format. splits says which splits a folder has in it, none where it is another format; load reads one of them;
-    save adds one to a folder and says what it cannot hold."""
+    """One format. layout is how it lies, for messages; splits says which splits a folder has in it, none where it is
+    another format; load reads one of them; save adds one to a folder and says what it cannot hold."""
 
     name: str
+    layout: str
     splits: Callable[[Path], tuple[str, ...]]
     load: Callable[[Path, str], Dataset]
     save: Callable[[Dataset, Path, str, Placement], list[str]] | None = None
 
 
 FORMATS = (
-    Format("coco", coco_splits, load_coco_split, save_coco),
-    Format("coco_keypoints", keypoint_splits, load_keypoint_split, save_coco),
-    Format("cityscapes", cityscapes_splits, load_cityscapes),
-    Format("voc", voc_splits, load_voc, save_voc),
-    Format("yolo", yolo_splits, load_yolo, save_yolo),
-    Format("instance_png", instance_png_splits, load_instance_png, save_instance_png),
-    Format("labelme", labelme_splits, load_labelme, save_labelme),
-    Format("via", via_splits, load_via, save_via),
+    Format("coco", layouts.LAYOUT, layouts.coco_splits, layouts.load_coco_split, save_coco),
+    Format("coco_keypoints", layouts.KEYPOINTS, layouts.keypoint_splits, layouts.load_keypoint_split, save_coco),
+    Format("cityscapes", cityscapes.LAYOUT, cityscapes.cityscapes_splits, cityscapes.load_cityscapes),
+    Format("voc", voc.LAYOUT, voc.voc_splits, voc.load_voc, voc.save_voc),
+    Format("object_png", object_png.LAYOUT, object_png.object_png_splits, object_png.load_object_png),
+    Format("yolo", yolo.LAYOUT, yolo.yolo_splits, yolo.load_yolo, yolo.save_yolo),
+    Format(
+        "instance_png",
+        instance_png.LAYOUT,
+        instance_png.instance_png_splits,
+        instance_png.load_instance_png,
+        instance_png.save_instance_png,
+    ),
+    Format("labelme", labelme.LAYOUT, labelme.labelme_splits, labelme.load_labelme, labelme.save_labelme),
+    Format("via", via.LAYOUT, via.via_splits, via.load_via, via.save_via),
 )
 """In the order in which a folder is asked for them."""
 NAMES = tuple(form.name for form in FORMATS)
@@ -61,14 +59,3 @@ def find_format(name: str) -> Format:
 def detect_format(folder: Path) -> Format | None:
     """The format of a folder; None where it holds none of them."""
     return next((form for form in FORMATS if form.splits(folder)), None)
-
-
-def load_dataset(folder: Path, form: Format) -> dict[str, Dataset]:
-    """All splits of a folder by name, with the same classes.
-
-    Raises DatasetError where the folder does not hold this format.
-    """
-    splits = form.splits(folder)
-    if not splits:
-        raise DatasetError(f"{folder} is no dataset of the format {form.name}; docs/formats.md says how it lies")
-    return dict(zip(splits, align_classes([form.load(folder, split) for split in splits]), strict=True))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+import mmap
+import re
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
@@ -27,44 +29,60 @@ from training.data.formats.assemble import (
     Found,
     Header,
     as_polygons,
-    beside,
     ellipse,
     encode_indices,
     read_header,
     read_json,
     rectangle,
-    split_folders,
     union,
 )
+from training.data.formats.labelme_images import locate_images
+from training.data.formats.splits import split_folders
 from training.data.formats.writing import Placement, outlines, place_images
 
 CLASS_FILE = "labels.txt"
 VERSION = "5.5.0"
 """The LabelMe release whose form is written."""
 CROWD = "crowd"
+LAYOUT = "LabelMe's JSON files, with folders for splits or without"
+_KEYS = (re.compile(rb'"shapes"\s*:'), re.compile(rb'"imagePath"\s*:'))
+_PARENTS = ("annotations", "labels", "json")
+"""Folders that may hold those of the splits, where the images have folders of their own."""
+_OUTLINES = ("polygon", "oriented_rectangle", "rotation")
+"""Kinds whose points are an outline. X-AnyLabeling's rectangle is one too: it has four points, LabelMe's has two."""
 
 
 def labelme_splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a LabelMe folder: train/ and val/ in it, or "train" for the folder itself; none if it is none."""
-    return tuple(split_folders(folder, _is_labelme))
+    """The splits of a LabelMe folder, by its folders, or "train" for the folder itself; none if it is none."""
+    return tuple(split_folders(folder, _is_labelme, _PARENTS))
 
 
 def load_labelme(folder: Path, split: str) -> Dataset:
-    """Reads a split. Images without a JSON count as not annotated yet and are left out.
+    """Reads a split, with the folders in it. Images without a JSON count as not annotated yet and are left out.
 
     Raises DatasetError when the split is not there; broken records are left out and named in `problems`.
     """
-    root = split_folders(folder, _is_labelme).get(split)
+    root = split_folders(folder, _is_labelme, _PARENTS).get(split)
     if root is None:
         raise DatasetError(
             f"{folder} has no LabelMe split '{split}': looked for JSON files in {folder / split} and {folder}"
         )
     assembly = Assembly(f"labelme_{split}", root)
-    for file in sorted(root.glob("*.json")):
+    files = sorted(root.rglob("*.json"))
+    others = [file for file in files if not _has_shapes(file)]
+    if others:
+        assembly.notes.append(f"{len(others)} JSON files are not LabelMe's and are left out, first: {others[0].name}")
+    files = [file for file in files if file not in set(others)]
+    images, notes = locate_images(files, root, root if root.parent == folder else folder)
+    assembly.notes += notes
+    for file in files:
         try:
             document = read_json(file)
             shapes = get(document, "shapes", str(file))
-            image = beside(root, text(document, "imagePath", str(file)))
+            text(document, "imagePath", str(file))
+            image = images[file]
+            if isinstance(image, BrokenRecord):
+                raise image
             header = read_header(image)
             stated = (document.get("imageWidth"), document.get("imageHeight"))
             if None not in stated and stated != header.upright:
@@ -127,14 +145,16 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
 
 
 def _is_labelme(folder: Path) -> bool:
-    """By the first JSON file that is readable at all."""
-    for file in sorted(folder.glob("*.json")):
-        try:
-            document = read_json(file)
-        except BrokenRecord:
-            continue
-        return isinstance(document, dict) and "shapes" in document and "imagePath" in document
-    return False
+    return any(_has_shapes(file) for file in folder.rglob("*.json"))
+
+
+def _has_shapes(file: Path) -> bool:
+    """By its keys: with the image inside, a file is large, and most of it is not read for that."""
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(key.search(content) for key in _KEYS)
+    except (OSError, ValueError):  # unreadable, or empty, which cannot be mapped
+        return False
 
 
 def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) -> Iterator[Found]:
@@ -174,6 +194,8 @@ def _area(shape: dict[str, Any], where: str, header: Header, assembly: Assembly)
         raise BrokenRecord("bad polygon", f"'points' of {where} is no list of points [x, y]") from None
     if not np.isfinite(points).all():
         raise BrokenRecord("non-finite number", f"{where} has a point that is NaN or infinite")
+    if kind == "rectangle" and len(points) == 4:
+        kind = "polygon"
     if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise BrokenRecord("bad polygon", f"{where}, a {kind}, has {len(points)} points, not 2")
     if kind == "mask":
@@ -184,7 +206,8 @@ def _area(shape: dict[str, Any], where: str, header: Header, assembly: Assembly)
     elif kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         points = ellipse(points[0, 0], points[0, 1], radius, radius)
-    elif kind != "polygon":
+    elif kind not in _OUTLINES:
+        assembly.unread[kind] += 1
         raise BrokenRecord("no mask", f"{where} is a {kind}, which covers no area: draw a polygon, or delete it")
     return as_polygons([points_to_stored(points, (header.width, header.height), header.orientation)], where)
 

@@ -2,11 +2,12 @@
 
 Object PNGs number the objects of an image from 1; the class PNG says what each one is. 255, the void that lines objects
 and covers what should not count, belongs to no object. Classes are VOC's 20, or those of `class_names.txt`, as
-LabelMe's exporter writes it.
+LabelMe's exporter writes it; with CVAT's `labelmap.txt`, both PNGs hold colors, and that file says which class each is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -16,7 +17,11 @@ from PIL import Image
 
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import IMAGE_SUFFIXES, Assembly, Found, encode_indices, read_header, read_indices
+from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_indices
+from training.data.formats.image_files import images_in
+from training.data.formats.labelmap import FILE as LABELMAP
+from training.data.formats.labelmap import read_colors, read_labelmap
+from training.data.formats.splits import by_split
 from training.data.formats.writing import Placement, paint, place_images
 
 CLASSES: Final = (
@@ -43,6 +48,7 @@ CLASSES: Final = (
 )
 VOID: Final = 255
 CLASS_FILE = "class_names.txt"
+LAYOUT = "JPEGImages/ with SegmentationObject/ and SegmentationClass/ (VOC; CVAT with labelmap.txt)"
 _NOT_CLASSES = ("__ignore__", "_background_", "background")
 
 
@@ -50,8 +56,7 @@ def voc_splits(folder: Path) -> tuple[str, ...]:
     """The splits of a VOC folder, by `ImageSets/Segmentation`; "train" where that is missing; none if it is not one."""
     if not (folder / "SegmentationObject").is_dir():
         return ()
-    named = tuple(split for split in ("train", "val", "test") if _list_file(folder, split).is_file())
-    return named or ("train",)
+    return tuple(_lists(folder)) or ("train",)
 
 
 def load_voc(folder: Path, split: str) -> Dataset:
@@ -64,22 +69,26 @@ def load_voc(folder: Path, split: str) -> Dataset:
             f"{folder} has no VOC segmentation split '{split}': looked for SegmentationObject/ and "
             f"{_list_file(folder, split)}; give the folder that holds JPEGImages (VOC2012)"
         )
-    names = _class_names(folder)
+    colors = read_labelmap(folder / LABELMAP) if (folder / LABELMAP).is_file() else None
+    names = _class_names(folder) if colors is None else tuple(dict.fromkeys(colors.values()))
     images = folder / "JPEGImages"
-    by_stem = {path.stem: path for path in sorted(images.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    by_stem = {path.relative_to(images).with_suffix("").as_posix(): path for path in images_in(images)}
     assembly = Assembly(f"voc_{split}", images)
     for stem in _stems(folder, split):
         image = by_stem.get(stem, images / f"{stem}.jpg")
         try:
             header = read_header(image)
-            objects, classes = (
-                read_indices(folder / kind / f"{stem}.png", header)
-                for kind in ("SegmentationObject", "SegmentationClass")
-            )
-            where = str(folder / "SegmentationClass" / f"{stem}.png")
+            masks = [folder / kind / f"{stem}.png" for kind in ("SegmentationObject", "SegmentationClass")]
+            if colors is None:
+                objects, classes = (read_indices(mask, header) for mask in masks)
+                objects, classes = (np.where(values == VOID, 0, values) for values in (objects, classes))
+                known = dict(enumerate(names, 1))
+            else:
+                objects, classes = (read_colors(mask, (header.width, header.height)) for mask in masks)
+                known = colors
             found = [
-                Found(_class_of(classes[objects == value], value, names, where), rle)
-                for value, rle in encode_indices(np.where(objects == VOID, 0, objects)).items()
+                Found(_class_of(classes[objects == value], value, known, masks[1]), rle)
+                for value, rle in encode_indices(objects).items()
             ]
             assembly.add(image, header.width, header.height, found)
         except BrokenRecord as broken:
@@ -119,17 +128,20 @@ def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> l
     return lost
 
 
-def _class_of(classes: NDArray[np.int64], value: int, names: tuple[str, ...], where: str) -> str:
-    """The class that most of an object's pixels have."""
-    inside = classes[(classes > 0) & (classes != VOID)]
-    if not len(inside):
-        raise BrokenRecord("bad mask", f"{where} gives no class to the pixels of object {value}")
-    label = int(np.bincount(inside).argmax())
-    if label > len(names):
-        raise BrokenRecord(
-            "unknown category", f"{where} has class {label}, but there are {len(names)}: list yours in {CLASS_FILE}"
-        )
-    return names[label - 1]
+def _class_of(classes: NDArray[np.int64], value: int, names: Mapping[int, str], file: Path) -> str:
+    """The class that most of an object's pixels have; `names` are those of VOC's values, or of CVAT's colors."""
+    values, counts = np.unique(classes[classes > 0], return_counts=True)
+    if not len(values):
+        raise BrokenRecord("bad mask", f"{file} gives no class to the pixels of object {value}")
+    label = int(values[counts.argmax()])
+    if label in names:
+        return names[label]
+    if label <= VOID and 1 in names:
+        message = f"{file} has class {label}, but there are {len(names)}: list yours in {CLASS_FILE}"
+    else:
+        color = ",".join(map(str, label.to_bytes(3, "big")))
+        message = f"{file} has the color {color}, which {LABELMAP} does not explain"
+    raise BrokenRecord("unknown category", message)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -144,11 +156,19 @@ def _list_file(folder: Path, split: str) -> Path:
     return folder / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
+def _lists(folder: Path) -> dict[str, Path]:
+    """The lists by split. VOC's trainval repeats two of them."""
+    files = sorted((folder / "ImageSets" / "Segmentation").glob("*.txt"))
+    own = [file for file in files if file.stem.lower() != "trainval"] or files
+    return by_split((file.stem, file) for file in own)
+
+
 def _stems(folder: Path, split: str) -> list[str]:
-    file = _list_file(folder, split)
-    if file.is_file():
+    file = _lists(folder).get(split)
+    if file is not None:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return sorted(path.stem for path in (folder / "SegmentationObject").glob("*.png"))
+    masks = folder / "SegmentationObject"
+    return sorted(path.relative_to(masks).with_suffix("").as_posix() for path in masks.rglob("*.png"))
 
 
 def _save(values: NDArray[np.int64], path: Path) -> None:

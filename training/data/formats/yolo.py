@@ -6,9 +6,8 @@ width height` is a box (center and sides) without a mask. An image without a tex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import yaml
@@ -16,47 +15,56 @@ import yaml
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.annotations.orientation import points_to_stored, points_to_upright
-from training.data.formats.assemble import Assembly, Found, Header, as_polygons, images_in, read_header, rectangle
+from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
+from training.data.formats.splits import SPLITS
 from training.data.formats.writing import Placement, outlines, place_images
+from training.data.formats.yolo_files import FILE, class_names, find_yolo, images_of, label_files
 
-FILE = "data.yaml"
+LAYOUT = (
+    "data.yaml with 'names' and 'train'; or images/ with labels/, lists (train.txt), or .txt files beside the images"
+)
 FAR = 0.5
 """Share of a side from which a point outside is no slip of the hand: the numbers are in another unit."""
-_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
-def yolo_splits(folder: Path) -> tuple[str, ...]:
-    """The splits that the folder's YAML names and that are there; none if it is not a YOLO folder."""
-    found = _read_yaml(folder)
-    if found is None:
-        return ()
-    return tuple(split for split in _KEYS if _sources(folder, found[1], split))
+def yolo_splits(folder: Path, file: Path | None = None) -> tuple[str, ...]:
+    """The splits that the folder's YAML, or `file`, names and that are there; none if it is not a YOLO folder."""
+    found = find_yolo(folder, file)
+    return () if found is None else tuple(split for split in (*SPLITS, *found.sources) if split in found.sources)
 
 
-def load_yolo(folder: Path, split: str) -> Dataset:
-    """Reads a split of the folder that holds data.yaml.
+def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
+    """Reads a split of the folder that holds data.yaml, or that `file` is about.
 
-    Raises DatasetError when it is not there or the YAML names no classes; broken lines are left out and named in
-    `problems`.
+    Raises DatasetError when it is not there or the classes are not named; broken lines are left out and named in
+    `problems`, and so is that no image has a label file.
     """
-    found = _read_yaml(folder)
-    sources = [] if found is None else _sources(folder, found[1], split)
-    if found is None or not sources:
-        raise DatasetError(f"{folder} has no YOLO split '{split}': looked for a .yaml with 'names' and '{split}'")
-    file, document = found
-    names = _class_names(document["names"], file)
-    root = sources[0] if sources[0].is_dir() else folder
-    assembly = Assembly(f"yolo_{split}", root)
-    for image in _images(sources):
-        labels = label_file(image)
+    files = find_yolo(folder, file)
+    if files is None or split not in files.sources:
+        raise DatasetError(f"{folder} has no YOLO split '{split}': looked for {LAYOUT}")
+    source = files.sources[split][0]
+    assembly = Assembly(f"yolo_{split}", source if source.is_dir() else folder)
+    images, notes = images_of(files, split)
+    assembly.notes += [*files.notes, *notes]
+    found = [image for image in images if isinstance(image, Path)]
+    labels = {image: next((place for place in label_files(image) if place.is_file()), None) for image in found}
+    for image in images:
+        if isinstance(image, BrokenRecord):
+            assembly.broken(image, source)
+    if found and not any(labels.values()):
+        places = " and ".join(str(place) for place in label_files(found[0]))
+        message = f"none of the {len(found)} images has a label file: of {found[0].name}, looked for {places}"
+        assembly.broken(BrokenRecord("missing file", message), source)
+    names = class_names(files, _highest(filter(None, labels.values())) if files.names is None else 0)
+    if files.names is None:
+        assembly.notes.append(f"nothing in {folder} names the classes: they are {', '.join(names)}; write classes.txt")
+    for image, place in labels.items():
         try:
             header = read_header(image)
-            lines = labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
-            assembly.add(image, header.width, header.height, list(_objects(lines, labels, names, header, assembly)))
+            objects = [] if place is None else list(_objects(_lines(place), place, names, header, assembly))
+            assembly.add(image, header.width, header.height, objects)
         except BrokenRecord as broken:
             assembly.broken(broken, image)
-        except (OSError, UnicodeDecodeError) as error:
-            assembly.broken(BrokenRecord("unreadable annotations", f"cannot read {labels}: {error}"), image)
     return assembly.finish(names)
 
 
@@ -89,68 +97,24 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
         target = (folder / "labels" / split / PurePosixPath(file)).with_suffix(".txt")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(lines))
-    found = _read_yaml(folder)
-    document = {} if found is None else found[1]
+    written = folder / FILE
+    document = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
     document |= {split: f"images/{split}", "names": dict(enumerate(data.class_names))}
-    (folder / FILE).write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    written.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return lost
 
 
-def label_file(image: Path) -> Path:
-    """Where the lines of an image lie: the last folder called images becomes labels."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokenRecord("unreadable annotations", f"cannot read {file}: {error}") from None
 
 
-def _read_yaml(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The first YAML, data.yaml before others, that has class names and a split."""
-    files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda file: (file.name != FILE, file.name))
-    for file in files:
-        try:
-            document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            continue
-        if isinstance(document, dict) and "names" in document and any(key in document for key in ("train", "val")):
-            return file, document
-    return None
-
-
-def _sources(folder: Path, document: dict[str, Any], split: str) -> list[Path]:
-    """The folders and .txt lists of a split. `path` is where they were on the author's machine, so both are tried."""
-    value: Any = next((document[key] for key in _KEYS.get(split, ()) if document.get(key)), [])
-    found = []
-    for name in [value] if isinstance(value, str) else value:
-        # some exporters write ../train/images for what lies in train/images
-        candidates = [folder / str(document.get("path") or ""), folder], (str(name), str(name).removeprefix("../"))
-        paths = [(base / part) for base in candidates[0] for part in candidates[1]]
-        found += [path for path in paths if path.is_dir() or path.is_file()][:1]
-    return found
-
-
-def _images(sources: list[Path]) -> list[Path]:
-    found: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            found += images_in(source)
-        else:
-            lines = source.read_text(encoding="utf-8").splitlines()
-            found += [source.parent / line.strip() for line in lines if line.strip()]
-    return list(dict.fromkeys(found))
-
-
-def _class_names(names: Any, file: Path) -> tuple[str, ...]:
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DatasetError(f"{file}: 'names' must list the classes, or number them from 0 without gaps")
-    found = tuple(str(name) for name in names)
-    if len(set(found)) < len(found):
-        raise DatasetError(f"{file}: 'names' has a class twice")
-    return found
+def _highest(files: Iterable[Path]) -> int:
+    """The highest class number in label files, 0 without any."""
+    numbers = (line.split(maxsplit=1)[0] for file in files for line in _lines(file) if line.strip())
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def _objects(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
-from training.data.annotations.classes import change_splits
+from training.data.annotations.classes import align_classes, change_splits
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import check, drop_broken, mended, report
 from training.data.figures import write_figures
-from training.data.formats.coco.reader import find_splits, load_coco
-from training.data.formats.known import detect_format, load_dataset
+from training.data.formats.locate import Located, Origin, locate
 from training.data.shapes import write_shapes
 
 
@@ -31,19 +30,19 @@ class TrainingData:
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
-    """The splits of `config.data`, in any format of docs/formats.md, or generated: shapes, and figures for keypoints.
-    Every record is checked before training starts.
+    """The splits of `config.data` or `config.annotations`, in any format of docs/formats.md, or generated: shapes, and
+    figures for keypoints. Every record is checked before training starts.
 
     Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises
     DatasetError when there is no dataset or a class is not in it, DataStop when records are broken and `on_broken` is
     "stop".
     """
-    directory = config.data
-    if directory is None:
-        directory = config.run_folder / "data"
+    origin = Origin.of(config.data, config.annotations, config.images)
+    if config.data is None and not config.annotations:
+        origin = Origin(config.run_folder / "data", images=config.images)
         write = write_figures if has_keypoints(config.architecture.task) else write_shapes
-        write(directory, seed=config.seed)
-    splits = load_splits(directory, config.architecture.task, rename=config.rename, classes=config.classes)
+        write(config.run_folder / "data", seed=config.seed)
+    splits = load_splits(origin, config.architecture.task, rename=config.rename, classes=config.classes)
     train = _checked(splits.train, config)
     val = None if splits.val is None else _checked(splits.val, config)
     if val is not None and val.class_names != train.class_names:
@@ -68,28 +67,51 @@ def flip_pairs(data: Dataset) -> tuple[tuple[int, int], ...]:
 
 
 def load_splits(
-    directory: Path, task: Task, *, rename: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+    origin: Origin | Path, task: Task, *, rename: Mapping[str, str] | None = None, classes: Sequence[str] = ()
 ) -> TrainingData:
-    """The splits of a folder in any format of docs/formats.md, not yet checked.
+    """The splits of a dataset that a training reads, not yet checked; a path is a folder in any format of
+    docs/formats.md. A single file of annotations is to train on, whatever its name.
 
     Classes are changed as `change_splits` says. Raises DatasetError as it does, and where there is no training split.
     """
-    splits = _as_they_are(directory, task)
-    found = [splits.train] if splits.val is None else [splits.train, splits.val]
-    train, *val = change_splits(found, rename=rename or {}, classes=classes)
-    return TrainingData(train, val[0] if val else None)
+    located = locate(Origin(origin) if isinstance(origin, Path) else origin, task=task)
+    train = located.single or "train"
+    if train not in located.splits:
+        raise DatasetError(
+            f"{origin}, read as {located.format}, has the splits {', '.join(located.splits)}: it needs 'train'"
+        )
+    names = [train, "val"] if "val" in located.splits and train != "val" else [train]
+    found = _read(located, names, rename=rename or {}, classes=classes)
+    unused = [name for name in located.splits if name not in (*names, "test")]
+    if unused:
+        note = f"not used in training: the splits {', '.join(unused)}"
+        found[train] = replace(found[train], notes=(*found[train].notes, note))
+    return TrainingData(found[train], found["val"] if len(names) > 1 else None)
 
 
-def _as_they_are(directory: Path, task: Task) -> TrainingData:
-    """COCO goes first: its files depend on the task, and it says best what is missing."""
-    form = detect_format(directory)
-    if form is None or form.name in ("coco", "coco_keypoints"):
-        splits = find_splits(directory, task)
-        return TrainingData(load_coco(*splits.train), None if splits.val is None else load_coco(*splits.val))
-    data = load_dataset(directory, form)
-    if "train" not in data:
-        raise DatasetError(f"{directory}, read as {form.name}, has the splits {', '.join(data)}: it needs 'train'")
-    return TrainingData(data["train"], data.get("val"))
+def load_split(origin: Origin, task: Task, split: str, *, rename: Mapping[str, str], classes: Sequence[str]) -> Dataset:
+    """One split, not yet checked, with the classes of all of them; a single file of annotations is meant whatever its
+    name.
+
+    Classes are changed as `change_splits` says. Raises DatasetError as it does, and naming the splits that there are.
+    """
+    located = locate(origin, task=task)
+    chosen = located.single or split
+    if chosen not in located.splits:
+        kind = {"train": "training", "val": "validation"}.get(split, split)
+        there = " or ".join(f"--split {name}" for name in located.splits)
+        raise DatasetError(f"{origin} has no {kind} split; use {there}")
+    return _read(located, list(located.splits), rename=rename, classes=classes)[chosen]
+
+
+def _read(
+    located: Located, names: Sequence[str], *, rename: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, Dataset]:
+    """Splits by name. COCO's files say themselves which classes there are; other formats list what occurs."""
+    found = [located.splits[name]() for name in names]
+    if located.format not in ("coco", "coco_keypoints"):
+        found = align_classes(found)
+    return dict(zip(names, change_splits(found, rename=rename, classes=classes), strict=True))
 
 
 def _checked(data: Dataset, config: TrainConfig) -> Dataset:

@@ -13,7 +13,8 @@ from pycocotools import mask as reference
 
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.broken import check, drop_broken, report
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.samples import UnreadableImage, load_stored
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"

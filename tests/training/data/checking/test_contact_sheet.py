@@ -9,7 +9,7 @@ from training.data.annotations.dataset import Dataset
 from training.data.checking.broken import check
 from training.data.checking.contact_sheet import CAPTION, CELL, COLUMNS, GAP, TITLE, as_detections, draw_sheet
 from training.data.figures import write_figures
-from training.data.formats.known import find_format, load_dataset
+from training.data.formats.locate import Origin, locate
 
 RED = np.array([176, 42, 32])
 
@@ -77,7 +77,7 @@ def test_crowds_boxes_without_masks_and_empty_images_are_drawn(tmp_path: Path) -
 
 def test_annotations_become_detections_of_the_drawn_size(tmp_path: Path) -> None:
     write_figures(tmp_path / "figures", train=3, val=1, size=96)
-    data = load_dataset(tmp_path / "figures", find_format("coco_keypoints"))["train"]
+    data = locate(Origin(tmp_path / "figures"), "coco_keypoints").read_aligned()["train"]
     record, objects = data.images[0], data.annotations[0]
     found = as_detections(record, objects, (192, 288), with_masks=True)
     np.testing.assert_allclose(found.boxes, objects.boxes * [2, 3, 2, 3])

@@ -41,8 +41,9 @@ from training.data.checking.broken import check, report
 from training.data.formats.assemble import Assembly, Found, encode_indices
 from training.data.formats.cityscapes import load_cityscapes
 from training.data.formats.instance_png import load_instance_png
-from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format, load_dataset
+from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format
 from training.data.formats.labelme import load_labelme
+from training.data.formats.locate import Origin, locate
 from training.data.formats.via.reader import load_via
 from training.data.formats.voc import load_voc
 from training.data.formats.yolo import load_yolo
@@ -203,7 +204,7 @@ def test_via_1_and_projects_without_attributes(tmp_path: Path) -> None:
     write_json(tmp_path / "train/via.json", {"a": {"filename": "a.png", "regions": {"0": region({})}}})
     images = {"b": {"filename": "b.png", "regions": [region({})]}}
     write_json(tmp_path / "val/project.json", {"_via_settings": {}, "_via_img_metadata": images})
-    splits = load_dataset(tmp_path, find_format("via"))
+    splits = locate(Origin(tmp_path), "via").read_aligned()
     assert {split: (data.class_names, len(data.annotations[0])) for split, data in splits.items()} == {
         "train": (("object",), 1),
         "val": (("object",), 1),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.content import PIECE, fingerprint
 
 Document = dict[str, Any]

@@ -13,7 +13,8 @@ from model.architecture import ArchitectureConfig
 from model.runtime.images.intensity import Intensity
 from training.config import AugmentConfig
 from training.data.augmentation.transforms import Augmentation
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 from training.data.loading.loader import GroupedBatches, make_loader
 from training.data.loading.samples import Draw, TrainingSet, UnreadableImage, load_stored
 from training.data.shapes import write_shapes

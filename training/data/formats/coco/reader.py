@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.architecture import Task, has_keypoints
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
 from training.data.annotations.fields import (
     BrokenRecord,
@@ -33,53 +32,7 @@ from training.data.annotations.repair import BORDER, Repairs, fit, mask_area
 from training.data.formats.coco.boxes import check_box_form
 from training.data.formats.coco.categories import read_categories
 from training.data.formats.coco.segmentation import read_segmentation
-
-
-class Split(NamedTuple):
-    """Where one split lies; `load_coco(*split)` reads it."""
-
-    annotations: Path
-    images: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """The splits of a dataset folder; val is None where there is none."""
-
-    train: Split
-    val: Split | None
-
-
-def find_splits(directory: Path, task: Task) -> Splits:
-    """Finds `annotations/instances_{train,val}.json` with `images/` (or `images/train/`, `images/val/`), or COCO's own
-    `annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`; `person_keypoints_*` for keypoints.
-
-    Raises DatasetError, naming what was looked for, where there is no training split.
-    """
-    prefix = "person_keypoints" if has_keypoints(task) else "instances"
-    looked: list[Path] = []
-    for suffix in ("", "2017"):
-        train = _find_split(directory, prefix, f"train{suffix}", looked)
-        if train is not None:
-            return Splits(train, _find_split(directory, prefix, f"val{suffix}", looked))
-    raise DatasetError(
-        f"no COCO dataset for task '{task}' in {directory}: looked for {', '.join(str(path) for path in looked)}; "
-        f"give the folder that holds annotations/ and the images"
-    )
-
-
-def _find_split(directory: Path, prefix: str, split: str, looked: list[Path]) -> Split | None:
-    annotations = directory / "annotations" / f"{prefix}_{split}.json"
-    looked.append(annotations)
-    if not annotations.is_file():
-        return None
-    folders = [directory / split, directory / "images" / split, directory / "images"]
-    for folder in folders:
-        if folder.is_dir():
-            return Split(annotations, folder)
-    raise DatasetError(
-        f"{annotations} has no images: looked for the folders {', '.join(str(folder) for folder in folders)}"
-    )
+from training.data.formats.image_files import FoundImages, Wanted, find_images
 
 
 class _Row(NamedTuple):
@@ -94,9 +47,11 @@ class _Row(NamedTuple):
     keypoints: NDArray[np.float64] | None
 
 
-def load_coco(annotations: Path, images: Path) -> Dataset:
+def load_coco(annotations: Path, images: Path, root: Path | None = None) -> Dataset:
     """Reads a COCO JSON file whose `file_name`s are relative to the folder `images`. No image is opened.
 
+    Images that are not there are looked for beside the file, then by the end of their names in `root`, by default
+    `images`.
     Raises DatasetError where the file is not COCO JSON at all; broken records are left out and named in `problems`.
     """
     document = _read(annotations)
@@ -106,7 +61,11 @@ def load_coco(annotations: Path, images: Path) -> Dataset:
     categories = read_categories(document["categories"], raw, problems, repairs)
     if not categories.kept:
         raise DatasetError(f"{annotations} has no usable category: 'categories' needs records with 'id' and 'name'")
-    records, broken_images = _images(document["images"], images, problems)
+    listed, broken_images = _images(document["images"], images, problems)
+    wanted = [Wanted(record.file, (images, annotations.parent, root or images)) for record in listed]
+    found = find_images(wanted, root or images)
+    records = _located(listed, found, problems)
+    broken_images |= {record.id for record in listed} - {record.id for record in records}
     reader = _Reader(categories.labels, _num_keypoints(categories.kept, raw, annotations), repairs)
     by_id = {record.id: record for record in records}
     check_box_form(raw, {record.id: (record.width, record.height) for record in records}, annotations)
@@ -139,6 +98,7 @@ def load_coco(annotations: Path, images: Path) -> Dataset:
         num_keypoints=reader.num_keypoints,
         problems=tuple(problems),
         repairs=repairs.found,
+        notes=found.notes,
     )
 
 
@@ -204,6 +164,17 @@ def _images(records: list[Any], root: Path, problems: list[Problem]) -> tuple[li
             if id_ is not None and id_ not in found:
                 broken_ids.add(id_)
     return list(found.values()), broken_ids - found.keys()
+
+
+def _located(listed: list[ImageRecord], found: FoundImages, problems: list[Problem]) -> list[ImageRecord]:
+    """The records with the paths of their files; those whose file cannot be told become problems."""
+    records = []
+    for record, path in zip(listed, found.paths, strict=True):
+        if isinstance(path, BrokenRecord):
+            problems.append(Problem(path.kind, path.message, record.file, record.id))
+        else:
+            records.append(replace(record, path=path))
+    return records
 
 
 def _num_keypoints(categories: tuple[Category, ...], raw: list[Any], path: Path) -> int:

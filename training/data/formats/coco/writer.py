@@ -1,4 +1,4 @@
-"""COCO, the way back: `annotations/instances_SPLIT.json` with `images/SPLIT`, as `find_splits` finds them."""
+"""COCO, the way back: `annotations/instances_SPLIT.json` with `images/SPLIT`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,7 @@ from model.runtime.detections import RLE
 from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import Annotations
-from training.data.formats.coco.reader import find_splits, load_coco
 from training.data.formats.writing import Placement, place_images
-
-
-def coco_splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a COCO folder with instances; none if it is not one."""
-    return _splits(folder, "instances")
-
-
-def keypoint_splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a COCO folder with person keypoints; none if it is not one."""
-    return _splits(folder, "person_keypoints")
-
-
-def load_coco_split(folder: Path, split: str) -> Dataset:
-    """Reads the instances of a split, "train" or "val". Raises DatasetError when it is not there."""
-    splits = find_splits(folder, "masks")
-    return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
-
-
-def load_keypoint_split(folder: Path, split: str) -> Dataset:
-    """Reads the person keypoints of a split, "train" or "val". Raises DatasetError when it is not there."""
-    splits = find_splits(folder, "keypoints")
-    return load_coco(*(splits.val if split == "val" and splits.val is not None else splits.train))
 
 
 def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
@@ -58,14 +35,6 @@ def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     for prefix in ("instances", "person_keypoints") if data.num_keypoints else ("instances",):
         (folder / "annotations" / f"{prefix}_{split}.json").write_text(json.dumps(document), encoding="utf-8")
     return []
-
-
-def _splits(folder: Path, prefix: str) -> tuple[str, ...]:
-    for suffix in ("", "2017"):
-        files = {split: folder / "annotations" / f"{prefix}_{split}{suffix}.json" for split in ("train", "val")}
-        if files["train"].is_file():
-            return tuple(split for split, file in files.items() if file.is_file())
-    return ()
 
 
 def _record(objects: Annotations, row: int, image_id: int, categories: tuple[Category, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""VGG Image Annotator (VIA 1, 2): a JSON of regions beside the images, as the export or the project has it.
+"""VGG Image Annotator (VIA 1, 2, 3): regions beside the images, as the exported JSON or CSV or the project has them.
 
 VIA runs in the browser, which shows pictures with their EXIF orientation applied. Polygons, polylines, rectangles,
 circles and ellipses are areas. The class is the region attribute named class, label, name, type or category, else the
@@ -8,7 +8,7 @@ only one there is; "object" where regions have none. Our own addition is the att
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from training.data.formats.assemble import (
     Found,
     Header,
     as_polygons,
-    beside,
     ellipse,
     read_header,
-    read_json,
     rectangle,
-    split_folders,
 )
+from training.data.formats.image_files import Wanted, find_images
+from training.data.formats.splits import split_folders
+from training.data.formats.via.documents import Record, read_images
 from training.data.formats.writing import Placement, outlines, place_images
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
@@ -37,42 +37,77 @@ CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 DEFAULT_CLASS = "object"
 FILE = "via_region_data.json"
 CROWD = "crowd"
+LAYOUT = "VIA's JSON, CSV or project beside the images; with folders for splits or without"
 
 
 def via_splits(folder: Path) -> tuple[str, ...]:
-    """The splits of a VIA folder: train/ and val/ in it, or "train" for the folder itself; none if it is not one."""
+    """The splits of a VIA folder, by its folders, or "train" for the folder itself; none if it is not one."""
     return tuple(split_folders(folder, _via_files))
 
 
 def load_via(folder: Path, split: str) -> Dataset:
     """Reads the VIA files of a split; classes are sorted by name.
 
-    Raises DatasetError when the split is not there; broken records are left out and named in `problems`.
+    Raises DatasetError when the split is not there and where two files annotate an image differently; broken records
+    are left out and named in `problems`.
     """
     root = split_folders(folder, _via_files).get(split)
     if root is None:
-        raise DatasetError(
-            f"{folder} has no VIA split '{split}': looked for VIA's JSON in {folder / split} and {folder}"
-        )
-    assembly = Assembly(f"via_{split}", root)
-    seen: set[Path] = set()
-    for file in _via_files(root):
-        records = list(_records(read_json(file)).values())
-        attribute = _class_attribute(records)
+        raise DatasetError(f"{folder} has no VIA split '{split}': looked for {LAYOUT}")
+    return load_via_files(_via_files(root), root, f"via_{split}")
+
+
+def load_via_files(files: Sequence[Path], root: Path, name: str = "via_train") -> Dataset:
+    """Reads VIA files whose images lie in `root`. Raises DatasetError as `load_via` does."""
+    assembly = Assembly(name, root)
+    sources: dict[str, tuple[Path, Record]] = {}
+    attributes = {}
+    for file in files:
+        try:
+            records = read_images(file) or []
+        except BrokenRecord as broken:
+            raise DatasetError(broken.message) from None
+        attributes[file] = _class_attribute(records)
         for index, record in enumerate(records):
-            where = f"image {index} of {file}"
-            image = file
             try:
-                image = beside(root, text(record, "filename", where))
-                if image in seen:
-                    raise BrokenRecord("duplicate id", f"{where}, {image.name}, is listed before; this one is left out")
-                seen.add(image)
-                header = read_header(image)
-                found = list(_objects(record, f"{image.name} in {file}", attribute, header, assembly, image))
-                assembly.add(image, header.width, header.height, found)
+                key = text(record, "filename", f"image {index} of {file}")
             except BrokenRecord as broken:
-                assembly.broken(broken, image)
+                assembly.broken(broken, file)
+                continue
+            other, known = sources.setdefault(key, (file, record))
+            if known is record:
+                continue
+            if other == file:
+                message = f"image {index} of {file}, {key}, is listed before; this one is left out"
+                assembly.broken(BrokenRecord("duplicate id", message), file)
+            elif _regions(known) != _regions(record):
+                raise DatasetError(
+                    f"{other} and {file} annotate {key} differently: choose one of them with --annotations FILE"
+                )
+    unused = [file.name for file in files if all(other != file for other, _ in sources.values())]
+    assembly.notes += [f"{one} says the same as the other VIA files and is left out" for one in unused]
+    bases = (root, *dict.fromkeys(file.parent for file in files))
+    images = find_images([Wanted(key, bases) for key in sources], root)
+    assembly.notes += images.notes
+    for image, (key, (file, record)) in zip(images.paths, sources.items(), strict=True):
+        if isinstance(image, BrokenRecord):
+            assembly.broken(image, root / key)
+            continue
+        try:
+            header = read_header(image)
+            found = list(_objects(record, f"{image.name} in {file}", attributes[file], header, assembly, image))
+            assembly.add(image, header.width, header.height, found)
+        except BrokenRecord as broken:
+            assembly.broken(broken, image)
     return assembly.finish(assembly.found_names)
+
+
+def is_via(file: Path) -> bool:
+    """Whether a file is VIA's JSON, project or CSV."""
+    try:
+        return read_images(file) is not None
+    except BrokenRecord:
+        return False
 
 
 def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
@@ -102,21 +137,7 @@ def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> l
 
 
 def _via_files(folder: Path) -> list[Path]:
-    found = []
-    for file in sorted(folder.glob("*.json")):
-        try:
-            records = list(_records(read_json(file)).values())
-        except BrokenRecord:
-            continue
-        if records and isinstance(records[0], dict) and {"filename", "regions"} <= records[0].keys():
-            found.append(file)
-    return found
-
-
-def _records(document: Any) -> dict[str, Any]:
-    """The images of an export, or of a project."""
-    records = document.get("_via_img_metadata", document) if isinstance(document, dict) else None
-    return records if isinstance(records, dict) else {}
+    return [file for file in sorted((*folder.glob("*.json"), *folder.glob("*.csv"))) if is_via(file)]
 
 
 def _regions(record: Any) -> list[Any]:
@@ -156,7 +177,7 @@ def _objects(
             if not isinstance(attributes, dict):
                 raise BrokenRecord("wrong type", f"'region_attributes' of {place} is no JSON object")
             label = DEFAULT_CLASS if attribute is None else _class(attributes.get(attribute), attribute, place)
-            points = _outline(get(region, "shape_attributes", place), place)
+            points = _outline(get(region, "shape_attributes", place), place, assembly)
             points = points_to_stored(points, (header.width, header.height), header.orientation)
             crowd = str(attributes.get(CROWD, "")).lower() in ("1", "true", "yes")
             yield Found(label, as_polygons([points], place), crowd)
@@ -175,7 +196,7 @@ def _class(value: Any, attribute: str, where: str) -> str:
     return value.strip()
 
 
-def _outline(shape: Any, where: str) -> NDArray[np.float64]:
+def _outline(shape: Any, where: str, assembly: Assembly) -> NDArray[np.float64]:
     """float64 [P, 2] in pixels of the picture as seen."""
     kind = text(shape, "name", where)
     if kind in ("polygon", "polyline"):
@@ -192,6 +213,7 @@ def _outline(shape: Any, where: str) -> NDArray[np.float64]:
         x, y, radius_x, radius_y = _sides(shape, ("cx", "cy", "rx", "ry"), where)
         turn = _sides(shape, ("theta",), where)[0] if "theta" in shape else 0.0
         return ellipse(x, y, radius_x, radius_y, turn)
+    assembly.unread[kind] += 1
     raise BrokenRecord("no mask", f"{where} is a {kind}, which covers no area: draw a polygon, or delete it")
 
 

@@ -11,7 +11,8 @@ from pycocotools import mask as reference
 
 from model.runtime.detections import RLE
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats.coco.reader import find_splits, load_coco
+from training.data.formats.coco.layouts import find_splits
+from training.data.formats.coco.reader import load_coco
 
 SHARED = Path(__file__).parents[6] / "shared" / "data"
 
@@ -339,16 +340,17 @@ def test_find_splits(
         if not file.endswith("/"):
             path.write_text("{}")
     splits = find_splits(tmp_path, task)
-    assert splits.train == (tmp_path / "annotations" / train[0], tmp_path / train[1])
-    assert splits.val == (None if val is None else (tmp_path / "annotations" / val[0], tmp_path / val[1]))
+    assert splits.train[:2] == (tmp_path / "annotations" / train[0], tmp_path / train[1])
+    found = None if splits.val is None else splits.val[:2]
+    assert found == (None if val is None else (tmp_path / "annotations" / val[0], tmp_path / val[1]))
 
 
 def test_find_splits_says_what_it_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"instances_train\.json, .*instances_train2017\.json"):
+    with pytest.raises(DatasetError, match=r"looked for annotations/instances_SPLIT\.json, .*_annotations\.coco\.json"):
         find_splits(tmp_path, "masks")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train.json").write_text("{}")
-    with pytest.raises(DatasetError, match="has no images: looked for the folders"):
+    with pytest.raises(DatasetError, match="has no images: looked for image files"):
         find_splits(tmp_path, "masks")
 
 

@@ -1,0 +1,210 @@
+"""A dataset from where a person says that it lies: a folder in any format, or files of annotations and their images.
+
+add_origin_flags(parser)
+located = locate(origin_of(options, options.data))
+data = located.read()["train"]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from maskserve.arguments import nearest_path
+from model.architecture import Task
+from training.data.annotations.classes import align_classes
+from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.formats.coco.layouts import Split, coco_files, is_coco, located
+from training.data.formats.coco.reader import load_coco
+from training.data.formats.image_files import IMAGE_SUFFIXES
+from training.data.formats.known import FORMATS, Format, detect_format, find_format
+from training.data.formats.splits import by_split, split_of
+from training.data.formats.via.reader import is_via, load_via_files
+from training.data.formats.yolo import load_yolo, yolo_splits
+from training.data.formats.yolo_files import FILE
+
+_SHOWN = 12
+"""Folders that a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """folder holds a dataset of any format. annotations are files, whose images lie in `images`, in `folder`, or beside
+    them."""
+
+    folder: Path | None = None
+    annotations: tuple[Path, ...] = ()
+    images: Path | None = None
+
+    @classmethod
+    def of(cls, data: Path | None, annotations: Sequence[Path] = (), images: Path | None = None) -> Origin:
+        """What flags say; data may be a file too, as in --data data.yaml."""
+        if data is not None and data.is_file() and not annotations:
+            return cls(None, (data,), images)
+        return cls(data, tuple(annotations), images)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.annotations)) or str(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A dataset that was found: its format's name, and its splits by name, each of which is read when it is called."""
+
+    origin: Origin
+    format: str
+    splits: Mapping[str, Callable[[], Dataset]]
+
+    def read(self) -> dict[str, Dataset]:
+        """All splits. Raises DatasetError."""
+        return {split: load() for split, load in self.splits.items()}
+
+    def read_aligned(self) -> dict[str, Dataset]:
+        """All splits, with the same classes. Raises DatasetError."""
+        return dict(zip(self.splits, align_classes(list(self.read().values())), strict=True))
+
+    @property
+    def single(self) -> str | None:
+        """The only split of annotations that were given as one file: it is what is meant, whatever its name."""
+        return next(iter(self.splits)) if self.origin.annotations and len(self.splits) == 1 else None
+
+
+def add_origin_flags(parser: argparse.ArgumentParser) -> None:
+    """--annotations and --images, which `origin_of` reads."""
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="files of annotations (COCO JSON, VIA JSON or CSV, YOLO's YAML), for a dataset that lies in another way; "
+        "several are told apart by train, val or test in their names",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images that --annotations name")
+
+
+def origin_of(options: argparse.Namespace, folder: Path | None) -> Origin:
+    """What the flags say."""
+    return Origin.of(folder, options.annotations, options.images)
+
+
+def require_there(origin: Origin) -> None:
+    """Raises DatasetError, naming what is nearly called so, where a file or folder is missing, and where nothing is
+    given.
+    """
+    for folder in (origin.images, origin.folder):
+        if folder is not None and not folder.is_dir():
+            raise DatasetError(f"{folder} is not a folder{nearest_path(folder)}")
+    for file in origin.annotations:
+        if not file.is_file():
+            raise DatasetError(f"{file} is not a file{nearest_path(file)}")
+    if origin.folder is None and not origin.annotations:
+        raise DatasetError("no data: give a folder, or --annotations FILE with --images DIR")
+    if origin.images is not None and not origin.annotations:
+        raise DatasetError(f"--images {origin.images} goes with --annotations FILE, which is missing")
+
+
+def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Located:
+    """Finds the splits, in the format called `form` or in that of the folder. task chooses among COCO's files.
+
+    Raises DatasetError, saying what was seen and what was looked for, where there is no dataset.
+    """
+    require_there(origin)
+    if origin.annotations:
+        return _locate_files(origin)
+    assert origin.folder is not None
+    return _locate_folder(origin, _only_folder(origin.folder), form, task)
+
+
+def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -> Located:
+    chosen = detect_format(folder) if form == "auto" else find_format(form)
+    if chosen is None:
+        raise DatasetError(_unknown(folder, "any known format", FORMATS))
+    if chosen.name == "coco" and form == "auto" and task is not None:
+        files = coco_files(folder, task)
+        return Located(origin, chosen.name, {split: partial(load_coco, *found) for split, found in files.items()})
+    splits = chosen.splits(folder)
+    if not splits:
+        raise DatasetError(_unknown(folder, f"the format {form}", (chosen,)))
+    return Located(origin, chosen.name, {split: partial(chosen.load, folder, split) for split in splits})
+
+
+def _locate_files(origin: Origin) -> Located:
+    first = origin.annotations[0]
+    if first.suffix.lower() in (".yaml", ".yml"):
+        if len(origin.annotations) > 1:
+            raise DatasetError(f"{first} names all splits of a YOLO dataset: give it alone")
+        folder = origin.images or origin.folder or first.parent
+        splits = yolo_splits(folder, first)
+        if not splits:
+            raise DatasetError(f"{first} is no YOLO dataset's {FILE}: it needs 'names', and 'train' with its images")
+        return Located(origin, "yolo", {split: partial(load_yolo, folder, split, first) for split in splits})
+    files = by_split((file.stem, file) for file in origin.annotations)
+    if all(map(is_coco, files.values())):
+        coco = {split: _coco_split(file, origin, split) for split, file in files.items()}
+        return Located(origin, "coco", {split: partial(load_coco, *found) for split, found in coco.items()})
+    if all(map(is_via, files.values())):
+        return Located(
+            origin,
+            "via",
+            {
+                split: partial(load_via_files, [file], origin.images or origin.folder or file.parent)
+                for split, file in files.items()
+            },
+        )
+    wrong = next(file for file in files.values() if not is_coco(file) and not is_via(file))
+    raise DatasetError(
+        f"{wrong} is no annotation file that is known: it must be COCO JSON (the lists images, annotations and "
+        f"categories), VIA's JSON or CSV, or YOLO's {FILE}"
+    )
+
+
+def _coco_split(file: Path, origin: Origin, split: str) -> Split:
+    if origin.images is not None:
+        return Split(file, origin.images, origin.images)
+    beside = file.parent.parent if file.parent.name == "annotations" else file.parent
+    return located(file, origin.folder or beside, split)
+
+
+def _only_folder(folder: Path) -> Path:
+    """The folder, or the only one in it where that is all it holds and is a dataset itself, as archives unpack."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name):
+        return folder
+    inner = _only_folder(inside[0])
+    return folder if detect_format(inner) is None else inner
+
+
+def _unknown(folder: Path, what: str, formats: tuple[Format, ...]) -> str:
+    """What was seen and what was looked for."""
+    seen = [_contents(path) for path in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir()))]
+    shown = [line for line in seen if line is not None]
+    more = [f"and {len(shown) - _SHOWN} more folders"] if len(shown) > _SHOWN else []
+    lines = [f"{folder} holds no dataset of {what}. It holds:"]
+    lines += [f"  {_relative(path, folder)} {text}" for path, text in shown[:_SHOWN]] or ["  nothing"]
+    lines += [f"  {line}" for line in more]
+    lines += ["Looked for:", *(f"  {form.name}: {form.layout}" for form in formats)]
+    lines += ["Otherwise name the files: --annotations FILE --images DIR. docs/formats.md has more."]
+    return "\n".join(lines)
+
+
+def _contents(folder: Path) -> tuple[Path, str] | None:
+    """A folder's files in words: images by number, others by suffix and one of their names."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if not names:
+        return None
+    kinds = Counter("images" if Path(name).suffix.lower() in IMAGE_SUFFIXES else Path(name).suffix for name in names)
+    parts = []
+    for kind, count in kinds.most_common():
+        example = next(name for name in names if kind in ("images", Path(name).suffix))
+        others = f" and {count - 1} more" if count > 1 else ""
+        parts.append(f"{count} images" if kind == "images" else f"{example}{others}")
+    return folder, ", ".join(parts)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return "here:" if path == folder else f"{path.relative_to(folder).as_posix()}/:"

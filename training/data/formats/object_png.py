@@ -1,0 +1,87 @@
+"""One PNG for each object, all of one class: any pixel but 0 belongs to it. Objects may overlap.
+
+`ID/images/*.png` with `ID/masks/*.png` (the 2018 Data Science Bowl), or `images/a.png` with `masks/a/*.png`; each in
+folders for splits or without. The class is what `classes.txt` says, otherwise "object".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.annotations.fields import BrokenRecord
+from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header, read_indices
+from training.data.formats.image_files import IMAGE_SUFFIXES
+from training.data.formats.instance_png import read_class
+from training.data.formats.splits import split_folders
+
+LAYOUT = "ID/images/ with ID/masks/, or images/ with masks/NAME/: one PNG an object"
+
+
+class _Image(NamedTuple):
+    """masks is the folder of its objects."""
+
+    path: Path
+    masks: Path
+
+
+def object_png_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of such a folder, "train" where it is not split; none if it is not one."""
+    return tuple(split_folders(folder, _holds))
+
+
+def load_object_png(folder: Path, split: str) -> Dataset:
+    """Reads a split: every mask is decoded once and kept as RLE.
+
+    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
+    """
+    root = split_folders(folder, _holds).get(split)
+    if root is None:
+        raise DatasetError(f"{folder} has no split '{split}' with a PNG for each object: looked for {LAYOUT}")
+    name = read_class(folder, "object")
+    assembly = Assembly(f"{folder.name}_{split}", root)
+    for image in _images(root):
+        try:
+            header = read_header(image.path)
+            assembly.add(image.path, header.width, header.height, list(_objects(image, name, header, assembly)))
+        except BrokenRecord as broken:
+            assembly.broken(broken, image.path)
+    return assembly.finish((name,))
+
+
+def _objects(image: _Image, name: str, header: Header, assembly: Assembly) -> Iterator[Found]:
+    if not image.masks.is_dir():
+        raise BrokenRecord("missing file", f"{image.path} has no masks: looked for the folder {image.masks}")
+    for mask in _files(image.masks):
+        try:
+            found = encode_indices((read_indices(mask, header) != 0).astype("int64"))
+            if not found:
+                raise BrokenRecord("empty mask", f"{mask} has no pixel but 0: delete it")
+            yield Found(name, found[1])
+        except BrokenRecord as broken:
+            assembly.broken(broken, mask)
+
+
+def _holds(folder: Path) -> bool:
+    return next(_images(folder), None) is not None
+
+
+def _images(folder: Path) -> Iterator[_Image]:
+    """The images of both layouts, by name."""
+    images, masks = folder / "images", folder / "masks"
+    if images.is_dir() and masks.is_dir():
+        if not _files(masks) and any(path.is_dir() and _files(path) for path in masks.iterdir()):
+            yield from (_Image(path, masks / path.stem) for path in _files(images))
+        return
+    for one in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []:
+        found = _files(one / "images")
+        if len(found) == 1 and (one / "masks").is_dir():
+            yield _Image(found[0], one / "masks")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The images of a folder, but for what macOS adds to archives."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in there if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._"))

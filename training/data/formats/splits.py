@@ -1,0 +1,66 @@
+"""What people and tools call training, validation and test data, and where their folders lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from training.data.annotations.dataset import DatasetError
+
+SPLITS = ("train", "val", "test")
+_NAMES = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "validating", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+_CANONICAL = {name: split for split, names in _NAMES.items() for name in names}
+_YEAR = re.compile(r"(?<=[a-z])(19|20)\d\d$")
+
+
+def split_of(name: str) -> str | None:
+    """The split, "train", "val" or "test", that a folder, a file's stem or a subset called `name` holds, whatever the
+    case: train2014, Valid, instances_Validation, lvis_v1_test. None where the name says none, or several.
+    """
+    words = (_YEAR.sub("", word) for word in re.split(r"[^a-z0-9]+", name.lower()))
+    found = {_CANONICAL[word] for word in words if word in _CANONICAL}
+    return found.pop() if len(found) == 1 else None
+
+
+def by_split(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files or folders by the split that their names say, train, val and test first; a single one is "train" where its
+    name says nothing, and several keep their own names.
+
+    Raises DatasetError where two are the same split.
+    """
+    named = [(split_of(name), name, path) for name, path in found]
+    if len(named) == 1 and named[0][0] is None:
+        return {"train": named[0][2]}
+    splits: dict[str, Path] = {}
+    for split, name, path in named:
+        key = split or name
+        if key in splits:
+            raise DatasetError(
+                f"{splits[key]} and {path} are both called '{key}': keep one of them, or choose with --annotations"
+            )
+        splits[key] = path
+    return {key: splits[key] for key in sorted(splits, key=_order)}
+
+
+def split_folders(folder: Path, holds: Callable[[Path], object], parents: Iterable[str] = ()) -> dict[str, Path]:
+    """The folders in `folder`, or in its folders `parents`, of which `holds` says that they are of a format, by split.
+
+    Once one of them has a split's name, those with other names are splits of their own; where none has, the folder
+    itself is "train" if `holds` says so. Raises DatasetError where two are the same split.
+    """
+    for parent in (folder, *(folder / name for name in parents)):
+        inside = sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+        if any(split_of(path.name) for path in inside):
+            held = [path for path in inside if holds(path)]
+            if any(split_of(path.name) for path in held):
+                return by_split((path.name, path) for path in held)
+    return {"train": folder} if holds(folder) else {}
+
+
+def _order(split: str) -> tuple[int, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)

@@ -1,0 +1,177 @@
+"""Where a YOLO dataset's images, label files and class names lie: by its YAML, by lists of images, or by folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from training.data.annotations.dataset import DatasetError
+from training.data.annotations.fields import BrokenRecord
+from training.data.formats.image_files import IMAGE_SUFFIXES, Wanted, find_images, images_in
+from training.data.formats.splits import by_split, split_folders, split_of
+
+FILE = "data.yaml"
+_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.names")
+_LOOKED = 200
+"""Images of which one must have a label file, for a folder without YAML to be YOLO's."""
+
+
+@dataclass(frozen=True, slots=True)
+class YoloFiles:
+    """sources: folders and lists of images by split. names: the classes as a YAML has them, or a list of lines; None
+    where nothing names them. origin: the file with the names, or the folder. notes: what was named and is not there."""
+
+    folder: Path
+    origin: Path
+    names: Any
+    sources: dict[str, list[Path]]
+    notes: tuple[str, ...] = ()
+
+
+def find_yolo(folder: Path, file: Path | None = None) -> YoloFiles | None:
+    """By `file`, a YAML, else by the folder's own, else by lists and folders; None where it is not YOLO's.
+
+    Raises DatasetError where two folders are the same split.
+    """
+    found = _read_yaml(folder, file)
+    if found is not None:
+        return _by_yaml(folder, *found)
+    return None if file is not None else _by_folders(folder)
+
+
+def label_files(image: Path) -> list[Path]:
+    """Where the lines of an image may lie: the last folder called images becomes labels; or beside the image."""
+    places = []
+    for index in range(len(image.parts) - 2, -1, -1):
+        if image.parts[index].lower() == "images":
+            swapped = "Labels" if image.parts[index] == "Images" else "labels"
+            places.append(Path(*image.parts[:index], swapped, *image.parts[index + 1 :]).with_suffix(".txt"))
+            break
+    return [*places, image.with_suffix(".txt")]
+
+
+def images_of(files: YoloFiles, split: str) -> tuple[list[Path | BrokenRecord], tuple[str, ...]]:
+    """The images of a split, each once, and notes on those that do not lie where a list says."""
+    found: dict[Path | BrokenRecord, None] = {}
+    notes: list[str] = []
+    for source in files.sources[split]:
+        if source.is_dir():
+            found |= dict.fromkeys(images_in(source))
+        else:
+            lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+            listed = find_images([Wanted(line, (source.parent, files.folder)) for line in lines], files.folder)
+            found |= dict.fromkeys(listed.paths)
+            notes += listed.notes
+    return list(found), tuple(notes)
+
+
+def _read_yaml(folder: Path, file: Path | None) -> tuple[Path, dict[str, Any]] | None:
+    """The first YAML, data.yaml before others, that has classes and a split."""
+    there = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda path: (path.name != FILE, path.name))
+    for path in there if file is None else [file]:
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue
+        if isinstance(document, dict) and {"names", "nc"} & document.keys() and any(map(_split_key, document)):
+            return path, document
+    return None
+
+
+def _split_key(key: object) -> str | None:
+    return split_of(key) if isinstance(key, str) else None
+
+
+def _by_yaml(folder: Path, file: Path, document: dict[str, Any]) -> YoloFiles:
+    sources: dict[str, list[Path]] = {}
+    notes = []
+    for key, value in document.items():
+        split = _split_key(key)
+        for name in [] if split is None or not value else [value] if isinstance(value, str) else value:
+            place = _place(folder, str(document.get("path") or ""), str(name))
+            if place is None:
+                notes.append(
+                    f"{file.name} has '{name}' for {key}, which is not in {folder}: there is no such split here"
+                )
+            else:
+                sources.setdefault(str(split), []).append(place)
+    if not sources and (found := _by_folders(folder)) is not None:  # the YAML came along, its paths did not
+        sources = found.sources
+    return YoloFiles(folder, file, document.get("names"), sources, tuple(notes))
+
+
+def _place(folder: Path, path: str, name: str) -> Path | None:
+    """A folder or list of the YAML. `path` is where it was on the author's machine, and exporters write ../train/images
+    for what lies in train/images, so the end of the name is looked for in `folder`."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    ends = (folder.joinpath(*parts[start:]) for start in range(len(parts)) if parts[start] not in ("..", ".", "/"))
+    for place in (folder / path / name, folder / name, *ends):
+        if place.exists():
+            return place
+    return None
+
+
+def _by_folders(folder: Path) -> YoloFiles | None:
+    """Without YAML: lists called train.txt and the like, else folders for splits, else the folder itself."""
+    lists = [file for file in sorted(folder.glob("*.txt")) if split_of(file.stem) and _lists_images(file)]
+    sources = by_split((file.stem, file) for file in lists)
+    sources = sources or split_folders(folder, _has_labels, ("images",))
+    if not sources:
+        return None
+    file = next((folder / name for name in _NAME_FILES if (folder / name).is_file()), None)
+    names = None if file is None else [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    names = None if names is None else [name for name in names if name]
+    return YoloFiles(folder, file or folder, names, {split: [source] for split, source in sources.items()})
+
+
+def _lists_images(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    return first.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether one of the first images in a folder has a file of numbers, a class first."""
+    return any(_is_label(file) for image in islice(_images(folder), _LOOKED) for file in label_files(image))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for place, inside, files in os.walk(folder):
+        inside.sort()
+        yield from (Path(place, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _is_label(file: Path) -> bool:
+    try:
+        fields = file.read_text(encoding="utf-8").split("\n", 1)[0].split()
+        return len(fields) >= 5 and float(fields[0]).is_integer() and all(abs(float(value)) < 2 for value in fields[1:])
+    except (OSError, ValueError):
+        return False
+
+
+def class_names(files: YoloFiles, most: int) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ...; where nothing names them, "class 0" up to number `most`.
+
+    Raises DatasetError where they are not named one by one.
+    """
+    names = files.names
+    if names is None and files.origin == files.folder:
+        return tuple(f"class {number}" for number in range(most + 1))
+    if isinstance(names, dict):
+        numbered = {int(key): name for key, name in names.items() if str(key).isdigit()}
+        complete = sorted(numbered) == list(range(len(names)))
+        names = [numbered[number] for number in range(len(names))] if complete else None
+    if not isinstance(names, list) or not names:
+        raise DatasetError(
+            f"{files.origin}: 'names' must list the classes, or number them from 0 without gaps: names: [first, second]"
+        )
+    found = tuple(str(name) for name in names)
+    if len(set(found)) < len(found):
+        raise DatasetError(f"{files.origin}: 'names' has a class twice")
+    return found

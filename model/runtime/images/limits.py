@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from model.runtime.images.errors import TooManyPixels
 
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000"]
-FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000")
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000", "HEIC"]
+FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000", "HEIC")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,14 @@ from PIL import (
 
 from model.runtime.images import jpeg, png
 from model.runtime.images.conversion import of_channel, picture_of
-from model.runtime.images.errors import DamagedImage, ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
+from model.runtime.images.errors import (
+    DamagedImage,
+    ImageError,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+    UnsupportedVariant,
+)
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
 from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
@@ -151,6 +158,16 @@ def _plugin(format: ImageFormat) -> type[ImageFile.ImageFile]:
         from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
         return Jpeg2KImageFile
+    if format == "HEIC":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise UnsupportedVariant(
+                "this is a HEIC image; to read it, whoever runs the server needs pip install maskserve[heif]. "
+                "Or send it as a JPEG or PNG"
+            ) from None
+        plugin: type[ImageFile.ImageFile] = HeifImageFile
+        return plugin
     return _PLUGINS[format]
 
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from model.runtime.images.limits import FORMATS
@@ -16,6 +17,9 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     if format == "WEBP" and "quality" not in options:
         options = {"lossless": True, "exact": True, **options}
     buffer = BytesIO()
+    if format == "HEIC":
+        pillow_heif.from_pillow(image).save(buffer, **options)
+        return buffer.getvalue()
     image.save(buffer, format.replace("JPEG 2000", "JPEG2000"), **options)
     return buffer.getvalue()
 

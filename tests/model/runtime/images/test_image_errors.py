@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from model.runtime.images.decode import decode_image
-from model.runtime.images.errors import DamagedImage, ImageError, NotAnImage, TooManyPixels, UnsupportedFormat
+from model.runtime.images.errors import (
+    DamagedImage,
+    ImageError,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+    UnsupportedVariant,
+)
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.reading import probe
 from tests.model.runtime.images.pictures import encode, intact_files, picture, tiff_of_size
@@ -106,7 +113,6 @@ def test_not_an_image(data: bytes) -> None:
 OTHERS: dict[str, tuple[bytes, str]] = {
     "PNM": (encode(picture(), "PPM"), "PNM"),
     "ICO": (encode(picture(32, 32), "ICO"), "ICO"),
-    "HEIC, an iPhone's": (b"\0\0\0\x20ftypheic" + bytes(40), "HEIC"),
     "Photoshop": (b"8BPS\0\1" + bytes(40), "PSD"),
     "DICOM": (bytes(128) + b"DICM" + bytes(40), "DICOM"),
     "PDF": (encode(picture(), "PDF"), "PDF"),
@@ -122,9 +128,18 @@ def test_other_formats_are_named(data: bytes, name: str) -> None:
     assert caught.value.format == name
 
 
+def test_heic_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(picture(48, 80), "HEIC", quality=100)
+    assert np.abs(decode_image(data).astype(int) - np.asarray(picture(48, 80))).mean() < 4
+    assert probe(data).format == "HEIC"
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    with pytest.raises(UnsupportedVariant, match=r"pip install maskserve\[heif\]"):
+        decode_image(data)
+
+
 def test_formats_can_be_limited() -> None:
     gif = encode(picture().quantize(8), "GIF")
-    for format in ("AVIF", "JPEG 2000"):
+    for format in ("AVIF", "JPEG 2000", "HEIC"):
         with pytest.raises(UnsupportedFormat, match=f"{format} is not accepted here"):
             decode_image(encode(picture(), format), ImageLimits(formats=("JPEG", "PNG")))
     with pytest.raises(UnsupportedFormat, match="GIF is not accepted here; send one of JPEG, PNG"):

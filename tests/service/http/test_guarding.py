@@ -74,7 +74,7 @@ def routes(server: Server) -> list[tuple[str, str]]:
 
 
 def is_administration(path: str) -> bool:
-    return path.rsplit("/", 1)[1] in ("reload", "load", "unload")
+    return path.rsplit("/", 1)[1] in ("reload", "load", "unload", "promote", "unpin")
 
 
 def test_every_route_but_health_needs_a_key(guarded: Server) -> None:

@@ -145,18 +145,18 @@ def _stack(tiff: TiffFile, data: bytes) -> TiffPageSeries | None:
     if not (tiff.is_ome or tiff.is_imagej or tiff.is_shaped):
         return None
     description = tiff.pages.first.description
-    stated = 1
-    for size in re.findall(r"(?:Size[CZT]=\"|images=|channels=|slices=|frames=)(\d{1,18})", description):
-        stated *= max(int(size), 1)
-    if stated > max(len(data), 1) ** 2 or re.search(r"(?:Size[CZT]=\"|images=|\[|, )\d{10}", description):
-        raise DamagedImage("the TIFF image is damaged: it announces more planes than its bytes can hold")
-    for size in re.findall(r"(?:Size[CZT]=\"|images=)(\d+)", description):
-        if int(size) > len(data):
-            raise DamagedImage(f"the TIFF image is damaged: it announces {size} planes in {len(data)} bytes")
+    for stated in (*re.findall(r"<(?:\w+:)?Pixels\b[^>]*", description), *re.findall(r"\bimages=\d+", description)):
+        sizes = [int(size) for size in re.findall(r"(?:\bSize[CZT]=[\"']|images=)(\d{1,18})", stated)]
+        planes = math.prod(sizes)
+        if planes > len(data):  # tifffile would make a list of them
+            raise DamagedImage(f"the TIFF image is damaged: it announces {planes} planes in {len(data)} bytes")
     series = tiff.series[0]
     keyframe = series.keyframe
     planes, rest = divmod(series.size, max(math.prod(keyframe.shape), 1))
-    return series if not keyframe.is_reduced and planes > 1 and not rest else None
+    if rest or planes < 2 or keyframe.is_reduced:
+        return None
+    in_one_piece = series.dataoffset is not None and series.dataoffset + series.nbytes <= len(data)
+    return series if len(series) == planes or in_one_piece else None
 
 
 def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:

@@ -98,6 +98,13 @@ def test_each_is_refused_for_what_it_is(data: bytes, error: type[ImageError]) ->
         probe(data)
 
 
+@pytest.mark.parametrize("planes", [3, 1_000_000_000])
+def test_planes_that_are_only_announced_are_none(planes: int) -> None:
+    decoded = read_picture(described(f'{{"shape": [{planes}, 4, 5]}}'))
+    assert decoded.values.shape == (4, 5)
+    assert decoded.plane == ()
+
+
 def test_an_ome_file_does_not_make_the_server_read_its_neighbors(tmp_path: Path) -> None:
     secret = tmp_path / "secret.tif"
     tifffile.imwrite(secret, np.full((4, 5), 77, np.uint16))

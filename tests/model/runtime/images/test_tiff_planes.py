@@ -103,6 +103,14 @@ def test_stacks_with_axes(kind: str, dtype: str, compression: str | None) -> Non
             read_picture(data, choice=choice)
 
 
+def test_an_ome_file_of_many_pictures_is_sound() -> None:
+    file = BytesIO()
+    with tifffile.TiffWriter(file, ome=True) as writer:
+        for _ in range(12):
+            writer.write(stack(5, 4), metadata={"axes": "ZCYX"})
+    assert read_picture(file.getvalue()).plane == (PlaneAxis("z", 0, 5), PlaneAxis("channel", 0, 4))
+
+
 def test_an_axis_order_of_its_own() -> None:
     values = stack(4, 3)
     file = BytesIO()

@@ -12,7 +12,7 @@ HOUSES = ("maskserve", "model", "service", "training", "benchmarks")
 ALONE = {
     "service": {"app", "server", "__main__"},
     "training": {"train", "evaluate", "export", "ablate"}
-    | {"command_line", "manual", "config", "checkpoint", "distributed"},
+    | {"command_line", "manual", "config", "checkpoint", "distributed", "progress"},
     "training/data": {"check", "convert", "shapes", "figures"},
 }
 """The modules that stand in a house itself: what starts it, the commands, and what every room needs."""

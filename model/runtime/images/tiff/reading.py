@@ -167,7 +167,8 @@ def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
     sizes = list(series.shape[:leading]) or [planes]
     _no_axes(choice, *(name for name in ("z", "t") if name not in names))
     if choice.page is not None or len(set(names)) < len(names):
-        _no_axes(choice, *(name for name in ("z", "t", "channel") if name in names and choice.page is not None))
+        if any(getattr(choice, name) is not None for name in names if name != "page"):
+            raise NoSuchPlane("page counts all planes of the image: ask for it alone, or for z, t and channel")
         flat = _within("page", choice.page, planes)
         axes: tuple[PlaneAxis, ...] = (PlaneAxis("page", flat, planes),)
     else:

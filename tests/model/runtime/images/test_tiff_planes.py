@@ -98,6 +98,7 @@ def test_stacks_with_axes(kind: str, dtype: str, compression: str | None) -> Non
         (PlaneChoice(z=3), "the image has no z 3: it has 3, counted from 0"),
         (PlaneChoice(channel=4), "no channel 4"),
         (PlaneChoice(page=24), "no page 24: it has 24"),
+        (PlaneChoice(page=1, z=1), "page counts all planes of the image: ask for it alone"),
     ):
         with pytest.raises(NoSuchPlane, match=message):
             read_picture(data, choice=choice)

@@ -118,7 +118,7 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> 
                 except ServerProblem as problem:
                     if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
                         hint = did_you_mean(asked.model, list(labels), otherwise="")
-                        problem.detail = f"{problem.detail} {hint}".rstrip()
+                        problem.detail = f"{problem.detail} {hint[:1].upper() + hint[1:]}".rstrip()
                     raise
                 finally:  # what is there is whole
                     output.close()

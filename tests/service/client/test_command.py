@@ -132,6 +132,7 @@ def test_a_file_may_have_any_name(server: Server, tmp_path: Path, name: bytes, s
         (["a.png", "--labels", "triangle"], "labels: probe has no label 'triangle'; it knows 'circle'"),
         (["a.png", "--score-threshold", "2"], "score_threshold: "),
         (["a.png", "--model", "nothing"], "There is no model nothing"),
+        (["a.png", "--model", "prob"], "There is no model prob; this server has probe/1. Did you mean probe?"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_wrong(

@@ -16,11 +16,9 @@ COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints
 serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
-# Networks are too small in tests to share out among threads; the service's tests measure waiting, and have the machine
-# to themselves.
+# Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/service --ignore tests/docker --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/service tests/docker
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 check: .venv/all.stamp
 	$(BIN)/ruff check .

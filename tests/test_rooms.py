@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HOUSES = ("maskserve", "model", "service", "training", "benchmarks")
+HOUSES = ("model", "service", "training", "benchmarks")
 ALONE = {
     "service": {"app", "server", "__main__"},
     "training": {"train", "evaluate", "export", "ablate"}

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
-from maskserve.arguments import Parser, interruptible, nearest_path
+from model.console.arguments import Parser, interruptible, nearest_path
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, require_writable, stop, unbroken_console
 from training.config import TrainConfig

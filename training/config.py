@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from maskserve.arguments import did_you_mean
 from model.architecture import ArchitectureConfig
+from model.console.arguments import did_you_mean
 from model.runtime.images.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from maskserve.arguments import Parser, interruptible
+from model.console.arguments import Parser, interruptible
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskserve.arguments import Parser, interruptible
+from model.console.arguments import Parser, interruptible
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Provenance

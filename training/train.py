@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from maskserve.arguments import INTERRUPTED, interruptible, this_command
+from model.console.arguments import INTERRUPTED, interruptible, this_command
 from training.checkpoint import (
     BEST,
     LAST,

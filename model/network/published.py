@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from maskserve.arguments import did_you_mean
 from model.architecture import PRESETS, ArchitectureConfig
+from model.console.arguments import did_you_mean
 from model.network.build import Detector, build_model
 
 LEGACY_EPS_WEIGHTS = frozenset({"fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"})

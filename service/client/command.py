@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, get_args
 
-from maskserve.arguments import Parser, did_you_mean
+from model.console.arguments import Parser, did_you_mean
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient

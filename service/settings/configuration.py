@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
-from maskserve.arguments import did_you_mean, nearest_flag, spelled
+from model.console.arguments import did_you_mean, nearest_flag, spelled
 from service.http.keys import Keys, check_key, read_keys
 from service.settings.environment import PREFIX, own_variables
 from service.settings.settings import GROUPS, InvalidSettingsError, ModelSettings, Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskserve.__main__ import COMMANDS
+from model.console.command import COMMANDS
 
 BUNDLE = "model/embedded/nuclei/1"
 REFUSED = [

@@ -19,8 +19,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from maskserve.arguments import Parser, interruptible
 from model.architecture import Task, has_masks
+from model.console.arguments import Parser, interruptible
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from maskserve.arguments import nearest_path
 from model.architecture import Task
+from model.console.arguments import nearest_path
 from model.network.build import build_model
 from model.network.engine import EagerEngine
 from model.network.weights import load_network

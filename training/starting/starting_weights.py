@@ -14,8 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from maskserve.arguments import did_you_mean
 from model.architecture import PRESETS, ArchitectureConfig
+from model.console.arguments import did_you_mean
 from model.network.published import imagenet_backbone, published_model
 from model.network.weights import COUNTER, load_network
 from model.runtime.bundles.bundle import BundleError, open_bundle

@@ -32,7 +32,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=top)
 
 needed = set(sys.argv[1].split(","))
-ours = {"maskserve", "model", "service"}
+ours = {"model", "service"}
 installed = packages_distributions().items()
 BLOCKED = {module for module, names in installed if not needed & set(map(canonicalize_name, names))} - ours
 sys.meta_path.insert(0, Missing)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from maskserve.arguments import INTERRUPTED
+from model.console.arguments import INTERRUPTED
 from tests.training.runs import SMALL, differing, last_checkpoint
 from training import train
 from training.loop.interruption import Interruption

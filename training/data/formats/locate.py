@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from maskserve.arguments import nearest_path
 from model.architecture import Task
+from model.console.arguments import nearest_path
 from training.data.annotations.classes import align_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.coco.layouts import Split, coco_files, is_coco, located

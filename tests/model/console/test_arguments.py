@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from maskserve.arguments import INTERRUPTED, Parser, did_you_mean, interruptible, spelled, unknown_flag, why_unwritable
+from model.console.arguments import (
+    INTERRUPTED,
+    Parser,
+    did_you_mean,
+    interruptible,
+    spelled,
+    unknown_flag,
+    why_unwritable,
+)
 
 KNOWN = ("--max-detections", "--score_threshold", "--schedule.iterations", "--schedule.warmup", "--optimizer.name")
 

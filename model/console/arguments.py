@@ -119,7 +119,7 @@ def why_unwritable(path: Path, *, folder: bool) -> str:
 def this_command() -> str:
     """How `maskserve` is called from the folder that this process runs in, without activating anything."""
     script = Path(sys.executable).with_name("maskserve")
-    words = [str(script)] if script.is_file() else [sys.executable, "-m", "maskserve"]
+    words = [str(script)] if script.is_file() else [sys.executable, "-m", "model.console.command"]
     here = Path.cwd()
     if Path(words[0]).is_relative_to(here):
         words[0] = str(Path(words[0]).relative_to(here))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Final, NamedTuple
 
-from maskserve.arguments import did_you_mean, interruptible
+from model.console.arguments import did_you_mean, interruptible
 
 
 class Command(NamedTuple):
@@ -34,7 +34,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "convert": Command("training.data.convert", "a dataset of one format to another", "train"),
 }
 """By name, so that a command imports only what is its own."""
-OURS: Final = ("maskserve", "model", "service", "training")
+OURS: Final = ("model", "service", "training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from maskserve.__main__ import COMMANDS, main
+from model.console.command import COMMANDS, main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(*arguments: str, block: str = "") -> subprocess.CompletedProcess[str]:
     """The command in a process of its own; `block`: modules, with commas, that cannot be imported there."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(filter(None, sys.argv.pop(1).split(','))));"
-        "from maskserve.__main__ import main; sys.exit(main())"
+        "from model.console.command import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, block, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

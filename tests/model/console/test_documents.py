@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from maskserve.__main__ import COMMANDS
+from model.console.command import COMMANDS
 from service.settings import configuration
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OF_MODULES = "architecture.md"
 """Is about modules, and names commands by them."""

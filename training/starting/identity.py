@@ -20,6 +20,8 @@ MAY_CHANGE: Final = frozenset(
         "output",
         "repository",
         "data",
+        "annotations",
+        "images",
         "workers",
         "device",
         "threads",
@@ -67,7 +69,9 @@ def describe_data(config: TrainConfig, data: TrainingData) -> TrainedOn:
 
 
 def dataset_name(config: TrainConfig) -> str:
-    """What a manifest calls the data: the folder's name, for where it lies is nobody else's business."""
+    """What a manifest calls the data: the name of its folder or files, for where it lies is nobody else's business."""
+    if config.annotations:
+        return ", ".join(file.name for file in config.annotations)
     if config.data is None:
         return "generated figures" if config.architecture.has_keypoints else "generated shapes"
     return config.data.resolve().name or str(config.data)

@@ -24,11 +24,11 @@ from service.models.loading import load_first
 from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
-from service.routes import docs, inference, models, operations, page, predict
+from service.routes import docs, inference, models, operations, page, predict, triton
 from service.routes.openapi import describe
 from service.settings.settings import Settings
 
-ROUTERS = (predict.router, inference.router, models.router, operations.router, page.router, docs.router)
+ROUTERS = (predict.router, triton.router, inference.router, models.router, operations.router, page.router, docs.router)
 """In this order they are asked whether a request is theirs."""
 EXPOSED = ("Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
 """Headers of answers that pages of other origins may read."""

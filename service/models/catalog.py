@@ -83,7 +83,8 @@ class Catalog:
     A request holds a lease on the one version that answers it, so that a newer version can take over at any moment:
     what is retired is closed when its last lease ends.
 
-    `pins` are the versions that answer in place of the newest, by name. Reasons are by name and version: `refused` and
+    `pins` are the versions that answer in place of the newest, by name; `aliases` are other names of models, or of one
+    version. Reasons are by name and version: `refused` and
     `retired` say why one is not served, `outlived` why one is whose folder is gone.
     """
 
@@ -94,6 +95,7 @@ class Catalog:
         self.retired: dict[tuple[str, int], str] = {}
         self.outlived: dict[tuple[str, int], str] = {}
         self.pins: dict[str, int] = {}
+        self.aliases: Mapping[str, tuple[str, int | None]] = {}
         self.dispose: Callable[[ServedModel], object] = ServedModel.close
         """How a retired model is closed; freeing a network takes milliseconds, which the event loop has not."""
         self._served = {(model.name, model.version): model for model in served}
@@ -126,12 +128,29 @@ class Catalog:
         """
         if not self._served:
             raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
-        name = self.default_name if name is None else name
+        name, version = self._resolve(self.default_name if name is None else name, version)
         model = self._get(name, version)
         if model is not None:
             return model
         served = ", ".join(map(str, self.served))
         raise Problem(NO_SUCH_MODEL, f"There is no model {self._missing(name, version)}; this server has {served}.")
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether it is an alias of one version."""
+        return self.aliases.get(name, (name, None))[1] is not None
+
+    def held(self, name: str) -> set[int]:
+        """Versions that are to stay loaded however old they are: pinned, or with an alias."""
+        held = {version for of, version in self.aliases.values() if of == name and version is not None}
+        return held | {self.pins[name]} if name in self.pins else held
+
+    def _resolve(self, name: str, version: int | None) -> tuple[str, int | None]:
+        of, fixed = self.aliases.get(name, (name, None))
+        if fixed is None or version == fixed:
+            return of, version
+        if version is None:
+            return of, fixed
+        raise Problem(NO_SUCH_MODEL, f"{name} is an alias of {of}/{fixed}; ask {of} for version {version}.")
 
     def _get(self, name: str, version: int | None) -> ServedModel | None:
         wanted = self.pins.get(name) if version is None else version

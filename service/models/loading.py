@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from model.runtime.bundles.bundle import BundleError
@@ -79,7 +79,7 @@ class Loader:
         size = limits.max_batch_size
         if size == "auto":
             size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
-        lane = Lane(name, size, limits.max_queue_delay_ms / 1e3)
+        lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version)
         return ServedModel.of(bundle.manifest, engines, lane, limits.max_queue_size)
 
     def _warm_up(self, engine: Engine, manifest: Manifest) -> None:
@@ -110,13 +110,20 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
     except RepositoryError as error:
         raise InvalidSettingsError(f"--models: {error}") from None
     default = _default_model(settings, list(found))
-    _check_versions(settings, found)
+    _check_versions("--versions", settings, found, settings.versions.items())
+    _check_versions("--model-aliases", settings, found, settings.aliases.values())
+    if taken := sorted(set(settings.aliases) & set(found)):
+        raise InvalidSettingsError(f"--model-aliases: {settings.models} has a model {taken[0]}; choose another name")
     kernels = in_background(masks.warm_up)  # it needs another core while an engine reads its weights
     catalog = Catalog(default)
     catalog.pins.update(settings.versions)
+    catalog.aliases = settings.aliases
     for name, versions in found.items():
         pin = settings.versions.get(name)
         _load_best(loader, catalog, name, versions[::-1] if pin is None else (pin,), say)
+        for version in sorted(catalog.held(name)):
+            if not catalog.serves(name, version) and (name, version) not in catalog.refused:
+                _load_best(loader, catalog, name, (version,), say)
     if not kernels.done():
         say("preparing kernels; where none are kept they are compiled, once")
     kernels.result()
@@ -139,15 +146,15 @@ def _load_best(
             return
 
 
-def _check_versions(settings: Settings, found: Mapping[str, tuple[int, ...]]) -> None:
-    for name, version in settings.versions.items():
+def _check_versions(
+    flag: str, settings: Settings, found: Mapping[str, tuple[int, ...]], wanted: Iterable[tuple[str, int | None]]
+) -> None:
+    for name, version in wanted:
         if name not in found:
-            raise InvalidSettingsError(f"--versions: {settings.models} has no {name}; it has {', '.join(found)}")
-        if version not in found[name]:
+            raise InvalidSettingsError(f"{flag}: {settings.models} has no {name}; it has {', '.join(found)}")
+        if version is not None and version not in found[name]:
             there = ", ".join(map(str, found[name]))
-            raise InvalidSettingsError(
-                f"--versions: {settings.models} has no {name}/{version}; of {name} it has {there}"
-            )
+            raise InvalidSettingsError(f"{flag}: {settings.models} has no {name}/{version}; of {name} it has {there}")
 
 
 def _default_model(settings: Settings, names: list[str]) -> str:

@@ -134,9 +134,15 @@ class Reloader:
         catalog = self._catalog
         async with self._one_at_a_time:
             if version is not None:
+                if name in catalog.aliases:
+                    raise Problem(NO_SUCH_MODEL, f"{name} is an alias; there is {self._names()} to unload.")
                 model = catalog.find(name, version)
-                if catalog.pins.get(name) == version:
-                    raise Problem(VERSION_PINNED, f"{model} is pinned; promote another version or unpin {name} first.")
+                if version in catalog.held(name):
+                    raise Problem(
+                        VERSION_PINNED,
+                        f"{model} is pinned or has an alias; promote another version, unpin {name} or change "
+                        "model_aliases first.",
+                    )
                 self._set_aside.add((name, version))
                 self._retire(model, UNLOADED)
                 return
@@ -175,7 +181,7 @@ class Reloader:
         before = {model.version for model in catalog.served if model.name == name}
         kept = set()
         for version in reversed(versions):
-            if not room and version != catalog.pins.get(name):
+            if not room and version not in catalog.held(name):
                 continue
             is_set_aside = (name, version) in self._set_aside
             if not is_set_aside and await self._is_served(name, version):
@@ -190,8 +196,8 @@ class Reloader:
         catalog.outlived = {key: why for key, why in catalog.outlived.items() if key[0] != name}
         for model in [model for model in catalog.served if model.name == name and model.version not in kept]:
             key = (name, model.version)
-            if versions and catalog.pins.get(name) == model.version:
-                self._outlive(key, "its folder is gone; it stays because it is pinned, until the server ends")
+            if versions and model.version in catalog.held(name):
+                self._outlive(key, "its folder is gone; it stays because it is pinned or has an alias")
             elif versions and not kept:
                 self._outlive(key, "it stays because nothing newer can be served")
             else:

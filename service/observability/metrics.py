@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,14 +18,15 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from service.observability.record import RequestRecord
+from service.observability.by_version import SECONDS, STAGES, ByVersion
+from service.observability.record import UNMATCHED, ImageRecord, RequestRecord
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+CONVENTIONAL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""The bounds that OpenTelemetry's conventions give `http.server.request.duration`."""
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 FILLS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SCORES = np.array(SCORES)
-STAGES = ("decode", "queue", "inference", "postprocess")
 OUTCOMES = {408: "expired", 429: "shed", 499: "cancelled", 500: "failed", 503: "shed", 504: "expired"}
 """What happened to a request that ended with this status; the others are answers, or the client's mistakes."""
 
@@ -99,6 +101,13 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._conventional_seconds = Histogram(
+            "http_server_request_duration_seconds",
+            "maskserve_request_seconds by the names of OpenTelemetry's conventions (http.server.request.duration).",
+            ("http_request_method", "url_scheme", "http_response_status_code", "http_route", "error_type"),
+            buckets=CONVENTIONAL_SECONDS,
+            registry=self.registry,
+        )
         self._dropped = Counter(
             "maskserve_dropped",
             "Requests without an answer of their own, by what happened (shed, expired, cancelled, failed) and why: the "
@@ -135,7 +144,9 @@ class Metrics:
             registry=self.registry,
         )
         self._scores = _Scores()
-        self.registry.register(self._scores)
+        self.by_version = ByVersion()
+        for collector in (self._scores, self.by_version):
+            self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         # Made now: a series that is missing until first used breaks rate() in dashboards.
         self._stages = {stage: self._stage_seconds.labels(stage) for stage in STAGES}
@@ -145,17 +156,31 @@ class Metrics:
         status = str(record.status)
         self._requests.labels(record.route, status).inc()
         self._request_seconds.labels(record.route, status).observe(record.seconds)
+        self._conventional_seconds.labels(
+            record.known_method,
+            record.scheme,
+            status,
+            "" if record.route == UNMATCHED else record.route,
+            status if record.is_server_error else "",
+        ).observe(record.seconds)
+        self.by_version.request(record)
         outcome = OUTCOMES.get(record.status)
         if outcome is not None:
             by_stage = outcome == "cancelled" or record.status == 504
             self._dropped.labels(outcome, record.at if by_stage else record.problem or "unknown").inc()
 
-    def image(self, stage_seconds: Mapping[str, float]) -> None:
+    def image(self, model: str, version: int, record: ImageRecord) -> None:
         """An image that is answered."""
+        stage_seconds = record.stage_seconds()
         for stage, seconds in self._stages.items():
             seconds.observe(stage_seconds.get(stage, 0.0))
+        self.by_version.image(model, version, record)
 
-    def batch(self, model: str, size: int, limit: int, failed: bool) -> None:
+    def batch(
+        self, model: str, version: int, device: str, *, size: int, limit: int, seconds: float, failed: bool
+    ) -> None:
+        """A run of the network. `limit` is the most images that it could have had."""
+        self.by_version.batch(model, version, device, size, seconds, failed)
         if failed:
             self._failed_batches.labels(model).inc()
         else:
@@ -166,13 +191,15 @@ class Metrics:
         self._loads.labels(model, "served" if served else "refused").inc()
 
     def scores(self, model: str, counts: Iterable[tuple[str, ScoreCounts]]) -> None:
-        """Of an answer's detections, by label."""
+        """Of the detections in an image at the model's own thresholds, by label."""
+        self._scores.images[model] += 1
         for label, of_label in counts:
             self._scores.add(model, label, of_label)
 
     def watch(self, now: Callable[[], Now]) -> None:
         """Read the state of the moment at every scrape."""
         self.registry.register(_Gauges(now))
+        self.by_version.served = lambda: {(one.name, one.version) for one in now().served}
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""
@@ -182,11 +209,15 @@ class Metrics:
 class _Scores(Collector):
     """Detections and the histogram of their scores by model and label: how either drifts tells of changed images.
 
+    Only detections above the model's own thresholds, and only images of which all of those are known, whatever the
+    request asked for: a page that asks for all scores must not look like other images.
+
     prometheus_client's own histogram takes one value at a time, and an answer may hold hundreds.
     """
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], ScoreCounts] = {}
+        self.images: Counts[str] = Counts()
 
     def add(self, model: str, label: str, counts: ScoreCounts) -> None:
         before = self._counts.get((model, label))
@@ -194,14 +225,19 @@ class _Scores(Collector):
 
     def collect(self) -> Iterable[Metric]:
         labels = ("model", "label")
-        detections = CounterMetricFamily("maskserve_detections", "Detections answered.", labels=labels)
-        scores = HistogramMetricFamily("maskserve_detection_score", "Scores of the detections answered.", labels=labels)
+        detections = CounterMetricFamily(
+            "maskserve_detections", "Detections above the model's own thresholds.", labels=labels
+        )
+        scores = HistogramMetricFamily("maskserve_detection_score", "Scores of these detections.", labels=labels)
+        images = CounterMetricFamily("maskserve_scored_images", "Images that they were found in.", labels=("model",))
+        for model, count in self.images.items():
+            images.add_metric((model,), count)
         for key, counts in self._counts.items():
             rising = np.cumsum(counts.buckets).tolist()
             detections.add_metric(key, rising[-1])
             bounds = [*map(str, SCORES), "+Inf"]
             scores.add_metric(key, list(zip(bounds, map(float, rising), strict=True)), counts.total)
-        yield from (detections, scores)
+        yield from (detections, scores, images)
 
 
 class _Gauges(Collector):

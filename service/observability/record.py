@@ -10,6 +10,8 @@ from starlette.types import Scope
 
 AT = ("upload", "decode", "queue", "inference", "postprocess", "answer")
 """Where an image can be, in order."""
+METHODS = frozenset(["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"])
+"""Those that OpenTelemetry's conventions name; a client may send any other."""
 UNMATCHED = "unmatched"
 """The route of a request that no route took."""
 
@@ -82,6 +84,11 @@ class RequestRecord:
     @property
     def end_ns(self) -> int:
         return self.started_ns + round(self.seconds * 1e9)
+
+    @property
+    def known_method(self) -> str:
+        """The method, or what OpenTelemetry's conventions have for any other."""
+        return self.method if self.method in METHODS else "_OTHER"
 
     @property
     def is_server_error(self) -> bool:

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from service import VERSION
-from service.observability.record import UNMATCHED, ImageRecord, RequestRecord
+from service.observability.record import METHODS, UNMATCHED, ImageRecord, RequestRecord
 from service.settings.settings import InvalidSettingsError
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ QUIET_SECONDS = 60.0
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
-
-# The methods that the HTTP conventions let a span name; a client may send any other.
-_METHODS = frozenset(["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"])
 
 # Where the exporter and its queue tell that something was not sent.
 _SENDING_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
@@ -167,17 +164,19 @@ def _first_set(variables: tuple[str, ...]) -> str | None:
 
 def _name(record: RequestRecord) -> str:
     # The template, not the path: a span's name should be one of few.
-    method = record.method if record.method in _METHODS else "HTTP"
+    method = record.method if record.method in METHODS else "HTTP"
     return method if record.route == UNMATCHED else f"{method} {record.route}"
 
 
 def _request_attributes(record: RequestRecord) -> Attributes:
     """OpenTelemetry's names for HTTP servers, and our own under `maskserve.`."""
-    attributes: Attributes = {"url.path": record.path, "url.scheme": record.scheme}
-    if record.method in _METHODS:
-        attributes["http.request.method"] = record.method
-    else:
-        attributes |= {"http.request.method": "_OTHER", "http.request.method_original": record.method}
+    attributes: Attributes = {
+        "url.path": record.path,
+        "url.scheme": record.scheme,
+        "http.request.method": record.known_method,
+    }
+    if record.method not in METHODS:
+        attributes["http.request.method_original"] = record.method
     if record.route != UNMATCHED:
         attributes["http.route"] = record.route
     if record.status:  # 0: the client left before there was one

@@ -104,13 +104,12 @@ class Lifecycle:
         for model in catalog.served:
             for priority in Priority:
                 depth[model.name, priority.value] += batcher.depth(model.lane, priority)
-        devices = _distinct(pipeline.devices)
         return Now(
             queue_depth=depth,
             oldest_wait=batcher.oldest_wait(),
             in_flight=self.gate.in_flight,
             uploads=self.gate.uploads,
-            busy_seconds={device: batcher.busy_seconds(index) for index, device in enumerate(devices)},
+            busy_seconds={device: batcher.busy_seconds(index) for index, device in enumerate(pipeline.device_names)},
             memory_bytes=read_memory(pipeline.devices),
             served=tuple(
                 ServedInfo(
@@ -130,12 +129,6 @@ class Lifecycle:
 def _seconds_per_image(catalog: Catalog, name: str) -> float:
     """Of the newest version that has computed anything."""
     return next((m.lane.seconds_per_item for m in catalog.served if m.name == name and m.lane.seconds_per_item), 0.0)
-
-
-def _distinct(devices: tuple[str, ...]) -> list[str]:
-    """The devices' names, numbered where one comes twice: two engines on the CPU are busy each on their own."""
-    seen = [devices[:index].count(device) for index, device in enumerate(devices)]
-    return [f"{device}#{count}" if count else device for device, count in zip(devices, seen, strict=True)]
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

@@ -108,6 +108,7 @@ class Pipeline:
         self.decode_pool = Pool(settings.pool_threads, "decode")
         self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
         self.devices = catalog.served[0].devices
+        self.device_names = distinct(self.devices)
         self.batcher = Batcher[_Task, RawDetections](infer, devices=len(self.devices), on_batch=self._on_batch)
 
     async def predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
@@ -131,17 +132,22 @@ class Pipeline:
             raw = (await self._compute(job, prepared, job.deadline, job.priority)).value
             record.at = "postprocess"
             (rendered, score_counts), _ = await self.postprocess_pool.run(
-                lambda: render_timed(job, picture, render, lambda: see_whole(job, prepared, raw)), job.priority
+                lambda: (
+                    render_timed(job, picture, render, lambda: see_whole(job, prepared, raw)),
+                    score_counts_of(job, raw.scores, raw.labels),
+                ),
+                job.priority,
             )
         else:
             in_tiles = await self._in_tiles(job, picture)
             record.at = "postprocess"
             (rendered, score_counts), _ = await self.postprocess_pool.run(
-                lambda: render_timed(job, picture, render, lambda: see_tiles(job, in_tiles)), job.priority
+                lambda: (render_timed(job, picture, render, lambda: see_tiles(job, in_tiles)), None), job.priority
             )
         record.at = "answer"
-        self._metrics.image(record.stage_seconds())
-        self._metrics.scores(job.model.name, score_counts)
+        self._metrics.image(job.model.name, job.model.version, record)
+        if score_counts is not None:
+            self._metrics.scores(job.model.name, score_counts)
         return rendered
 
     async def _in_tiles(self, job: Job, picture: Decoded) -> InTiles:
@@ -183,7 +189,15 @@ class Pipeline:
         return computed
 
     def _on_batch(self, report: BatchReport) -> None:
-        self._metrics.batch(report.lane.name, report.size, report.limit, report.failed)
+        self._metrics.batch(
+            report.lane.name,
+            report.lane.version,
+            self.device_names[report.device],
+            size=report.size,
+            limit=report.limit,
+            seconds=report.seconds,
+            failed=report.failed,
+        )
 
     def hurry(self) -> None:
         """Nothing more will come: don't wait for fuller batches."""
@@ -249,23 +263,40 @@ def see_tiles(job: Job, in_tiles: InTiles) -> Seen:
 
 def render_timed(
     job: Job, picture: Decoded, render: Callable[[Detected], Rendered], see: Callable[[], Seen]
-) -> tuple[Rendered, list[tuple[str, ScoreCounts]]]:
-    """The rendered answer, and the scores in it of each label.
-
-    The stage ends, for the answer's own account of it, where the rendering begins.
-    """
+) -> Rendered:
+    """The rendered answer. The stage ends, for the answer's own account of it, where the rendering begins."""
     start = time.perf_counter()
     seen = see()
-    detections = seen.detections
-    job.record.detections = len(detections)
+    job.record.detections = len(seen.detections)
     job.record.add("postprocess", time.perf_counter() - start)
     image = picture.image if job.keep_image else None
-    rendered = render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity, picture.plane))
-    score_counts = [
-        (job.model.label_names[label], ScoreCounts.of(detections.scores[detections.labels == label]))
-        for label in sorted(set(detections.labels.tolist()))
+    return render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity, picture.plane))
+
+
+def score_counts_of(
+    job: Job, scores: NDArray[np.float32], labels: NDArray[np.int64]
+) -> list[tuple[str, ScoreCounts]] | None:
+    """By label, the scores that an image has at the model's own thresholds, whatever the request asked for.
+
+    None where they are not known: the request's threshold kept the network from finding all. (Tiles, whose scale is the
+    request's choice, are not counted at all.)
+    """
+    model, defaults = job.model, job.model.manifest.defaults
+    own = model.score_thresholds
+    lowest = defaults.score_threshold if own is None else float(own[1:].min())
+    if job.options.score_threshold > lowest:
+        return None
+    kept = scores > (np.float32(lowest) if own is None else own[labels])
+    scores, labels = scores[kept][: defaults.max_detections], labels[kept][: defaults.max_detections]
+    return [
+        (model.label_names[label], ScoreCounts.of(scores[labels == label])) for label in sorted(set(labels.tolist()))
     ]
-    return rendered, score_counts
+
+
+def distinct(devices: tuple[str, ...]) -> list[str]:
+    """The devices' names, numbered where one comes twice: two engines on the CPU are busy each on their own."""
+    seen = [devices[:index].count(device) for index, device in enumerate(devices)]
+    return [f"{device}#{count}" if count else device for device, count in zip(devices, seen, strict=True)]
 
 
 def _as_problem(error: ImageError) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,12 +12,14 @@ from starlette.responses import Response
 
 from service import VERSION
 from service.http.gzipped import compress
+from service.http.problems import DEADLINE_PASSED, Problem
 from service.http.uploads import Upload, read_body
 from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
 from service.prediction.answers import Detected
 from service.prediction.intake import Visit, visit
 from service.prediction.lifecycle import lifecycle_of
+from service.prediction.pipeline import Job
 from service.routes.inference_schemas import (
     IMAGE,
     PLATFORMS,
@@ -41,6 +44,7 @@ from service.routes.tensors import InferRequest, Tensor, parse_header_length, pa
 from service.scheduling.priority import Priority
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 STATES = {"served": "READY", "loading": "LOADING", "refused": "UNAVAILABLE", "retired": "UNAVAILABLE"}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
@@ -48,7 +52,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
 @router.get("", summary="The server and its extensions of the protocol", responses=problem_responses(401))
 async def server_metadata() -> ServerMetadata:
-    return ServerMetadata(name="maskserve", version=VERSION, extensions=["binary_tensor_data", "model_repository"])
+    return ServerMetadata(name="maskserve", version=VERSION, extensions=EXTENSIONS)
 
 
 @router.get("/health/live", summary="Is the process alive?", response_class=Response)
@@ -100,7 +104,8 @@ async def infer(request: Request, name: str) -> Response:
     """`IMAGE` is a BYTES tensor of image files, as base64 in JSON or in the binary extension.
 
     The outputs are flat over all detections of all images, see `GET /v2/models/NAME`. `parameters` are those of
-    `POST /predict` and `timeout` in microseconds. One bad image fails the request.
+    `POST /predict` and `timeout` in microseconds. One bad image fails the request; `image_index` in the error says
+    which of several.
     """
     return await _infer(request, name, None)
 
@@ -174,7 +179,7 @@ def _metadata(request: Request, name: str, version: int | None) -> ModelMetadata
     model = catalog.find(name, version)
     return ModelMetadata(
         name=name,
-        versions=[str(one.version) for one in catalog.served if one.name == name],
+        versions=[str(one.version) for one in catalog.served if one.name == model.name],
         platform=PLATFORMS[model.engines[0].name],
         inputs=(IMAGE,),
         outputs=output_tensors(model.manifest.architecture),
@@ -217,12 +222,23 @@ async def _infer(request: Request, name: str, version: int | None) -> Response:
 async def _detect(visitor: Visit, asked: InferRequest, deadline: float) -> list[Detected]:
     options = asked.parameters.options(visitor.model)
     jobs = [visitor.job(partial(bytes, image), options, deadline) for image in asked.images]
-    work = [asyncio.ensure_future(visitor.pipeline.predict(job, lambda detected: detected)) for job in jobs]
+    work = [asyncio.ensure_future(_detect_one(visitor, jobs, index)) for index in range(len(jobs))]
     try:
         return await asyncio.gather(*work)
     finally:  # when one has failed, or the client has left, the others need not be computed
         for one in work:
             one.cancel()
+
+
+async def _detect_one(visitor: Visit, jobs: list[Job], index: int) -> Detected:
+    """Raises Problem, which says which of several images it is about, if it is about one."""
+    try:
+        return await visitor.pipeline.predict(jobs[index], lambda detected: detected)
+    except Problem as problem:
+        if len(jobs) == 1 or problem.kind == DEADLINE_PASSED:
+            raise
+        detail = f"Image {index} of {len(jobs)}, counted from 0: {problem.detail}"
+        raise replace(problem, detail=detail, extra={**problem.extra, "image_index": index}) from problem
 
 
 def _render(

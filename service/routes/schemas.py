@@ -78,6 +78,7 @@ class ModelDetails(BaseModel):
 
 class ModelList(BaseModel):
     default: str = Field(description="name of the model that answers when a request names none")
+    aliases: dict[str, str] = Field({}, description="other names for a model, NAME or NAME:VERSION")
     models: list[ModelDetails]
     refused: dict[str, list[VersionDetails]] = Field(
         {}, description="models of which no version is served, by name, with the reasons"

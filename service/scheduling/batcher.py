@@ -40,7 +40,7 @@ class DeadlinePassedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One model's limits in the batcher, and what its items have cost so far.
+    """The limits of one version of a model in the batcher, and what its items have cost so far.
 
     `max_batch_size` is halved when a batch does not fit into a device's memory. `max_delay` is in seconds.
     `seconds_per_item` is a running mean of device time, 0 before the first batch.
@@ -50,6 +50,7 @@ class Lane:
     max_batch_size: int
     max_delay: float = 0.0
     seconds_per_item: float = 0.0
+    version: int = 0
 
     def measure(self, size: int, seconds: float) -> None:
         mean = seconds / size

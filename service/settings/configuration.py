@@ -246,6 +246,8 @@ def _values(field: FieldInfo) -> str:
     if choices:
         return "{" + ",".join(choices) + "}"
     words = str(annotation)
+    if words.startswith("dict"):
+        return "TEXT"
     for kind, shown in (("Path", "PATH"), ("float", "NUMBER"), ("int", "NUMBER")):
         if kind in words:
             return shown + (" or auto" if "auto" in words else "")

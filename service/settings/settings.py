@@ -60,6 +60,27 @@ def _split_versions(value: object) -> object:
     return versions
 
 
+def _split_aliases(value: object) -> object:
+    """ "best=nuclei:1, cells=nuclei" as the environment and flags give them; a table as the file does."""
+    parts = _split(value)
+    if not isinstance(value, str) or not isinstance(parts, list):
+        return value
+    aliases: dict[str, str] = {}
+    for part in parts:
+        alias, equals, target = part.partition("=")
+        if not (alias and equals) or alias in aliases:
+            raise ValueError("should be as in best=nuclei:1,cells=nuclei, with each alias once")
+        aliases[alias] = target
+    return aliases
+
+
+def _check_aliases(aliases: dict[str, str]) -> dict[str, str]:
+    for alias, target in aliases.items():
+        if not (_ALIAS.fullmatch(alias) and _TARGET.fullmatch(target)):
+            raise ValueError(f"{alias}={target}: should be a name as models have it, then NAME or NAME:VERSION")
+    return aliases
+
+
 def _check_device(value: str) -> str:
     list_devices(value)
     return value
@@ -104,7 +125,10 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], N
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
 
+_ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_TARGET: Final = re.compile(_ALIAS.pattern + "(:[1-9][0-9]{0,8})?")
 Versions = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_versions)]
+Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_aliases), AfterValidator(_check_aliases)]
 
 
 class InvalidSettingsError(Exception):
@@ -191,6 +215,11 @@ class Settings(BaseSettings):
         {},
         description="version of a model that answers in place of its newest, as in nuclei:1,shapes:3; until "
         "administration promotes another or unpins the model",
+    )
+    model_aliases: Aliases = Field(
+        {},
+        description="other names for models, or for single versions, which then stay loaded, as in "
+        "best=nuclei:1,cells=nuclei",
     )
     poll_interval_ms: float = Field(
         5_000,
@@ -300,6 +329,12 @@ class Settings(BaseSettings):
         )
 
     @property
+    def aliases(self) -> dict[str, tuple[str, int | None]]:
+        """Name and version that each alias stands for; no version: the one that answers."""
+        parts = {alias: target.partition(":") for alias, target in self.model_aliases.items()}
+        return {alias: (name, int(version) if version else None) for alias, (name, _, version) in parts.items()}
+
+    @property
     def batch_images(self) -> int:
         """Most images in one request."""
         if self.max_batch_images == "auto":
@@ -331,6 +366,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
             "model",
             "keep_versions",
             "versions",
+            "model_aliases",
             "poll_interval_ms",
             "warm_up",
             "engine",

@@ -21,6 +21,7 @@ from tests.service.observability.seeing import (
     OTHER,
     QUICK,
     SLOW,
+    STAGES,
     VERY_SLOW,
     busy,
     in_flight,
@@ -124,20 +125,22 @@ def test_answers_and_clients_mistakes_are_not_counted_as_dropped(server: Server)
     assert dropped(server, before) == {}
 
 
-def test_the_score_histogram_holds_the_answers_scores(server: Server) -> None:
+def test_the_score_histogram_holds_what_the_models_own_threshold_gives_whatever_is_asked_for(server: Server) -> None:
     before = server.metrics()
     answers: list[dict[str, Any]] = [server.predict(encode(picture(seed))).json() for seed in range(4)]
-    answers.append(server.predict(QUICK, labels="circle", score_threshold=0).json())
-    answers.append(server.predict(QUICK, max_detections=1).json())
-    answers += [
-        one["prediction"] for one in server.client.post("/predict/batch", files={"file": OTHER}).json()["answers"]
-    ]
+    plain = server.predict(QUICK).json()
+    answers.append(plain)
+    for wishes in ({"score_threshold": 0}, {"labels": "circle"}, {"max_detections": 1}, {"masks": "none"}):
+        assert server.predict(QUICK, **wishes).status_code == 200
+        answers.append(plain)
+    server.predict(QUICK, score_threshold=0.9)  # what lies below is not known
     grown = Counter(growth(server, before))
     scores: dict[str, list[float]] = {}
     for answer in answers:
         for label, score in zip(answer["labels"], answer["scores"], strict=True):
             scores.setdefault(label, []).append(float(np.float32(score)))
     assert len(scores) > 1
+    assert grown['maskserve_scored_images_total{model="probe"}'] == len(answers)
     for label, values in scores.items():
         labels = f'{{label="{label}",model="probe"}}'
         assert grown[f"maskserve_detections_total{labels}"] == len(values)
@@ -147,6 +150,45 @@ def test_the_score_histogram_holds_the_answers_scores(server: Server) -> None:
             bucket = f'maskserve_detection_score_bucket{{label="{label}",le="{bound}",model="probe"}}'
             assert grown[bucket] == sum(value <= bound for value in values), bucket
     assert sum(value for name, value in grown.items() if "detections_total" in name) == sum(map(len, scores.values()))
+
+
+def test_what_is_counted_by_version_is_what_happened(server: Server) -> None:
+    before = server.metrics()
+    for image in (QUICK, OTHER, b"no image"):
+        server.predict(image)
+    server.client.post("/predict/batch", files=[("file", QUICK), ("file", OTHER)])
+    server.client.get("/models")
+    grown = growth(server, before)
+    probe = 'model="probe"'
+    assert grown[f'maskserve_model_requests_total{{{probe},status="200",version="1"}}'] == 3
+    assert grown[f'maskserve_model_requests_total{{{probe},status="400",version="1"}}'] == 1
+    assert grown[f'maskserve_model_request_seconds_count{{{probe},version="1"}}'] == 3
+    for stage in STAGES:
+        images = grown[f'maskserve_model_stage_seconds_count{{{probe},stage="{stage}",version="1"}}']
+        assert images == grown[f'maskserve_stage_seconds_count{{stage="{stage}"}}'] == 4
+        seconds = grown.get(f'maskserve_model_stage_seconds_sum{{{probe},stage="{stage}",version="1"}}', 0)
+        assert seconds == pytest.approx(grown.get(f'maskserve_stage_seconds_sum{{stage="{stage}"}}', 0))
+    busy = grown[f'maskserve_model_busy_seconds_total{{device="cpu",{probe},version="1"}}']
+    assert 0 < busy <= grown[BUSY_SECONDS]
+
+
+def test_requests_are_also_counted_by_opentelemetrys_name(server: Server) -> None:
+    before = server.metrics()
+    server.predict(QUICK)
+    server.predict(FAILING)
+    server.client.request("PROPFIND", "/nowhere")
+    duration = "http_server_request_duration_seconds_count"
+
+    def labels(method: str, route: str, status: str, error: str) -> str:
+        return (
+            f'{{error_type="{error}",http_request_method="{method}",http_response_status_code="{status}",'
+            f'http_route="{route}",url_scheme="http"}}'
+        )
+
+    grown = growth(server, before)
+    assert grown[duration + labels("POST", "/predict", "200", "")] == 1
+    assert grown[duration + labels("POST", "/predict", "500", "500")] == 1
+    assert grown[duration + labels("_OTHER", "", "404", "")] == 1
 
 
 def test_the_batch_fill_is_the_share_of_the_limit(server: Server) -> None:

@@ -42,7 +42,7 @@ def test_the_servers_metadata(client: triton.InferenceServerClient) -> None:
     assert client.get_server_metadata() == {
         "name": "maskserve",
         "version": VERSION,
-        "extensions": ["binary_tensor_data", "model_repository"],
+        "extensions": ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
     }
 
 
@@ -268,8 +268,8 @@ def test_an_unknown_model_is_answered_with_those_there_are(client: triton.Infere
 
 
 def test_an_extension_that_is_not_there_says_so(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="/v2/models/probe/config: not found") as caught:
-        client.get_model_config("probe")
+    with pytest.raises(InferenceServerException, match="/v2/systemsharedmemory/status: not found") as caught:
+        client.get_system_shared_memory_status()
     assert caught.value.status() == "404"
 
 

@@ -132,6 +132,9 @@ class TrainConfig(_Group):
     rename: dict[str, str] = Field(
         {}, description="classes called otherwise, old: new; equal new names merge", examples=[{"bicycle": "bike"}]
     )
+    val: float | None = Field(
+        None, gt=0, lt=1, description="share of the images to hold out where there is no validation split"
+    )
     on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
     workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
     license: str = Field("", description="license of the data, copied into the manifest")

@@ -21,12 +21,13 @@ from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import require_writable, stop, unbroken_console
-from training.data.annotations.classes import add_class_flags
+from training.data.annotations.classes import add_class_flags, order_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, mended, report
+from training.data.checking.broken import add_broken_flag
 from training.data.formats.locate import add_origin_flags, origin_of
+from training.data.hold_out import add_hold_out_flags
 from training.data.loading.samples import UnreadableImage
-from training.data.loading.source import load_split
+from training.data.loading.source import DataStop, load_split, sound
 from training.evaluation.evaluated import Evaluated, open_model
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
 from training.evaluation.matching import MATCHED_BY, match_detections
@@ -47,10 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable("--report", options.report)
     try:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
-        origin = origin_of(options, options.data)
-        data = load_split(origin, evaluated.task, options.split, rename=options.rename, classes=options.classes)
-        _check(data, evaluated)
-    except (BundleError, CheckpointError, DatasetError, EngineError, RemoteError, ValueError) as error:
+        data = _chosen(options, evaluated)
+    except (BundleError, CheckpointError, DataStop, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     try:
         with Display() as display, display.bar("evaluating", len(data)) as done:
@@ -88,18 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(data: Dataset, evaluated: Evaluated) -> None:
-    """Stops where records are broken or classes others. Raises DatasetError."""
-    for line in mended(data):
-        print(line, file=sys.stderr)
-    problems = check(data, evaluated.task)
-    if problems:
-        stop(f"{data.name} ({data.root}):\n{report(problems)}")
+def _chosen(options: argparse.Namespace, evaluated: Evaluated) -> Dataset:
+    """The split that is asked for, checked, its classes in the model's order. Raises DatasetError and DataStop; stops
+    where the classes are others."""
+    found = load_split(
+        origin_of(options, options.data),
+        evaluated.task,
+        options.split,
+        rename=options.rename,
+        classes=options.classes,
+        val=options.val,
+        seed=options.seed,
+    )
+    data = order_classes(sound(found, evaluated.task, options.on_broken), evaluated.class_names)
     if data.class_names != evaluated.class_names:
         stop(
             f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "
-            f"the classes must be the same, in the same order; give the --rename and --classes of its training"
+            f"the classes must be the same; give the --rename and --classes of its training"
         )
+    return data
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     add_origin_flags(parser)
     parser.add_argument("--split", default="val", metavar="NAME", help="which images: val, train, test or another")
     add_class_flags(parser)
+    add_hold_out_flags(parser)
+    add_broken_flag(parser)
     parser.add_argument(
         "--engine",
         choices=(*get_args(EngineKind), "eager"),

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config = checkpoint.train_config()
                 changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
                 changes |= {"annotations": tuple(options.annotations), "images": options.images}
+                changes |= {} if options.on_broken is None else {"on_broken": options.on_broken}
                 config = config.model_copy(update=changes)
                 described = options.data is not None or options.annotations
                 data = load_training_data(config) if described else None
@@ -96,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", help="dataset folder: its images pass the gate, its AP is compared"
     )
     add_origin_flags(parser)
+    parser.add_argument(
+        "--on_broken",
+        choices=("stop", "skip"),
+        help="broken records of --data: stop, or leave them out; default: as in the training",
+    )
     parser.add_argument(
         "--half", action="store_true", help="store model.onnx's weights as fp16; computation stays fp32"
     )

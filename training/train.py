@@ -73,9 +73,9 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process,
     resumed = checkpoint_to_resume(config, process)
     if process.first:
         data = load_training_data(config)
-    process.agree(None)
+    held_out = process.agree(data.held_out if process.first else None)
     if not process.first:
-        data = load_training_data(config)
+        data = load_training_data(config, held_out)
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
     if architecture.has_keypoints:
         architecture = architecture.model_copy(update={"num_keypoints": data.train.num_keypoints})
@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = config.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
+    if data.held_out is not None:
+        data.held_out.save(folder)
     with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers) as log:
         log.say(f"{config.name}: {describe(config, data, state.model, process)}; {process.device}, writing to {folder}")
         for line in state.origin:

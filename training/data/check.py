@@ -25,7 +25,7 @@ from training.command_line import load_recipe, require_writable, stop, unbroken_
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
-from training.data.checking.broken import check, drop_broken, report
+from training.data.checking.broken import check, drop_broken, nothing_to_train, report
 from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
 from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.depths import image_depths
@@ -34,6 +34,7 @@ from training.data.checking.fingerprints import Fingerprint, fingerprint_images,
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
 from training.data.formats.known import NAMES
 from training.data.formats.locate import add_origin_flags, locate, origin_of
+from training.data.hold_out import add_hold_out_flags, with_held_out
 
 
 def survey_splits(
@@ -78,6 +79,7 @@ def survey_splits(
         same_pictures=tuple(same_pictures(prints, alike=alike)),
         unusual_images=tuple(unusual_images(prints)),
         depths=tuple(image_depths(prints)),
+        empty=_empty(splits, sound),
         advice=tuple(advise(sound, objects, config.architecture)),
     )
 
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         origin = origin_of(options, options.directory)
         located = locate(origin, options.format, options.task)
-        splits = located.read()
+        splits = with_held_out(located.read_aligned(), options.val, options.seed)
         task = options.task or _task(splits)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             survey = survey_splits(
@@ -115,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for split in survey.broken:
         text = report(split.records, options.limit)
         console.print(f"{split.split}: {text}", highlight=False, markup=False, soft_wrap=True)
+    if survey.empty is not None:
+        console.print(survey.empty, highlight=False, markup=False, soft_wrap=True)
     if survey.leaks:
         console.print(f"leakage: pictures in more than one split: {len(survey.leaks)}", highlight=False)
     try:
@@ -130,6 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         stop(f"cannot write {error.filename}: {error.strerror}")
     return 0 if survey.clean else 1
+
+
+def _empty(splits: dict[str, Dataset], sound: dict[str, Dataset]) -> str | None:
+    """Why there is nothing to train on, if that is so; a dataset to test on alone needs nothing."""
+    if "train" not in splits:
+        return None
+    loaded = splits["train"]
+    if "train" not in sound:
+        return f"{loaded.name} has nothing to train on: every image is broken"
+    return nothing_to_train(loaded, sound["train"], ())
 
 
 def _sound(data: Dataset, problems: Sequence[Problem]) -> list[Dataset]:
@@ -158,13 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="maskserve check",
         description="Counts, sizes, crowding, duplicates, leakage between splits and broken records of a dataset.",
-        epilog="Exit status: 0 clean; 1 broken records, or pictures that are in more than one split (the same pixels, "
-        "or looking the same unless --exact); 2 no dataset, or wrong arguments.",
+        epilog="Exit status: 0 clean; 1 broken records, nothing to train on, or pictures that are in more than one "
+        "split (the same pixels, or looking the same unless --exact); 2 no dataset, or wrong arguments.",
     )
     parser.add_argument("directory", type=Path, nargs="?", help="dataset folder in any format of docs/formats.md")
     add_origin_flags(parser)
     parser.add_argument("--format", choices=(*NAMES, "auto"), default="auto", help="format of the folder")
     parser.add_argument("--task", choices=get_args(Task), help="what is to be trained; default: all that is annotated")
+    add_hold_out_flags(parser)
     parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: torchvision's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, nothing left out")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet here (.png or .jpg)")

@@ -20,10 +20,11 @@ from model.console.arguments import Parser, interruptible
 from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, drop_broken, mended, report
+from training.data.checking.broken import add_broken_flag, check, drop_broken, mended, report
 from training.data.formats.known import NAMES, WRITABLE, Format, find_format
 from training.data.formats.locate import Located, add_origin_flags, locate, origin_of, require_there
 from training.data.formats.writing import Placement
+from training.data.hold_out import add_hold_out_flags, with_held_out
 
 SHOWN = 20
 """Lines about one kind of broken record or loss; the rest is counted."""
@@ -38,8 +39,11 @@ def convert(
     rename: Mapping[str, str] | None = None,
     placement: Placement = "copy",
     skip_broken: bool = False,
+    val: float | None = None,
+    seed: int = 0,
 ) -> list[str]:
-    """Reads a dataset, renames classes, then chooses some, and writes `target`; what happened, one line each.
+    """Reads a dataset, holds out a share `val` of its images, renames classes, then chooses some, and writes `target`;
+    what happened, one line each.
 
     Raises DatasetError for a source that cannot be read, broken records unless they are skipped, a class that is not
     there and a dataset that the target format cannot hold; FileExistsError when `target` is there already.
@@ -52,7 +56,7 @@ def convert(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
         folder = Path(scratch) / "dataset"
-        for split, loaded in located.read_aligned().items():
+        for split, loaded in with_held_out(located.read_aligned(), val, seed).items():
             data, skipped = _sound(loaded, skip_broken)
             data = change_classes(data, rename=rename or {}, classes=classes)
             lost = writer.save(data, folder, split, placement)
@@ -81,9 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--placement", choices=("copy", "link"), default="copy", help="copy images, or make symbolic links"
     )
-    parser.add_argument(
-        "--on_broken", choices=("stop", "skip"), default="stop", help="stop at broken records or skip them"
-    )
+    add_broken_flag(parser)
+    add_hold_out_flags(parser)
     options = parser.parse_args(arguments)
     require_writable("TARGET", options.target)
     if str(options.images) in ("copy", "link"):  # what --placement was called before --images was a folder
@@ -102,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rename=options.rename,
             placement=options.placement,
             skip_broken=options.on_broken == "skip",
+            val=options.val,
+            seed=options.seed,
         )
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -66,15 +66,27 @@ def add_class_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def align_classes(splits: Sequence[Dataset]) -> list[Dataset]:
-    """The splits of one dataset with the classes of all of them, where formats list only what occurs: by name, sorted.
+    """The splits of one dataset with the same classes in the same order, by name: those of the first split that has
+    them all, else all of them, sorted. Formats list only what occurs, and files written one by one other orders.
 
     Nothing changes where they agree.
     """
     if len({data.class_names for data in splits}) < 2:
         return list(splits)
-    names = sorted({name for data in splits for name in data.class_names})
-    categories = [Category(id_, name) for id_, name in enumerate(names, 1)]
+    names = {name for data in splits for name in data.class_names}
+    categories = next((data.categories for data in splits if set(data.class_names) == names), None)
+    if categories is None:
+        known = {category.name: category for data in reversed(splits) for category in data.categories}
+        categories = tuple(replace(known[name], id=id_) for id_, name in enumerate(sorted(names), 1))
     return [_relabel(data, data.class_names, categories) for data in splits]
+
+
+def order_classes(data: Dataset, names: Sequence[str]) -> Dataset:
+    """The dataset with its classes in the order of `names`, where they are those; otherwise as it is."""
+    if data.class_names == tuple(names) or sorted(data.class_names) != sorted(names):
+        return data
+    known = {category.name: category for category in data.categories}
+    return _relabel(data, data.class_names, [known[name] for name in names])
 
 
 def _relabel(data: Dataset, names: Sequence[str], categories: Sequence[Category]) -> Dataset:

@@ -8,6 +8,8 @@ data = drop_broken(data, problems)
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -26,6 +28,8 @@ from training.data.annotations.repair import mask_bounds
 from training.data.annotations.runs import decode_runs
 from training.data.checking.fingerprints import LIMITS
 
+ALIKE = 10
+"""Lines of a report that may differ by numbers and files alone."""
 LEAST_IOU = 0.1
 """A box that overlaps the bounds of its mask by less has nothing to do with it."""
 
@@ -35,12 +39,9 @@ def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     as stored, before EXIF rotation), boxes away from their masks; for tasks with masks also absent, empty and mis-sized
     masks. No pixel is decoded.
 
-    Raises DatasetError for a task with keypoints on a dataset without keypoints: no record is to blame for that.
+    Raises DatasetError for a task with keypoints or masks on a dataset without any: no record is to blame for that.
     """
-    if has_keypoints(task) and not data.num_keypoints:
-        raise DatasetError(
-            f"{data.name} has no keypoints: train it with task 'boxes' or 'masks', or give keypoint annotations"
-        )
+    _require(data, task)
     problems = list(data.problems)
     for image, objects in zip(data.images, data.annotations, strict=True):
         problems += _check_file(image)
@@ -49,19 +50,84 @@ def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     return problems
 
 
+def add_broken_flag(parser: argparse.ArgumentParser) -> None:
+    """--on_broken, which means the same wherever data are read."""
+    parser.add_argument(
+        "--on_broken", choices=("stop", "skip"), default="stop", help="stop at broken records, or leave them out"
+    )
+
+
 def report(problems: Sequence[Problem], limit: int | None = None) -> str:
-    """The problems as text, grouped by kind; of each kind the first `limit`, or all."""
+    """The problems as text, grouped by kind; of each kind the first `limit`, or all. Without a limit, more than ALIKE
+    that differ by numbers and files alone are one line with a count.
+    """
     if not problems:
         return "no broken records"
     lines = [f"{len(problems)} broken record{'s' if len(problems) > 1 else ''}"]
     for kind in sorted({problem.kind for problem in problems}):
         group = [problem for problem in problems if problem.kind == kind]
         lines.append(f"{kind}: {len(group)}")
+        alike: dict[str, list[Problem]] = {}
         for problem in group[:limit]:
-            lines.append(f"  {problem.file}: {problem.message}" if problem.file else f"  {problem.message}")
+            alike.setdefault(_pattern(problem), []).append(problem)
+        for same in alike.values():
+            if limit is None and len(same) > ALIKE:
+                lines.append(f"{_line(same[0])}; and {len(same) - 1} more like it")
+            else:
+                lines += map(_line, same)
         if limit is not None and len(group) > limit:
             lines.append(f"  ... and {len(group) - limit} more")
     return "\n".join(lines)
+
+
+def nothing_to_train(loaded: Dataset, data: Dataset, classes: Sequence[str]) -> str | None:
+    """Why `data`, which is `loaded` without broken records, has no object to learn from; None where it has."""
+    if any((~objects.crowd).any() for objects in data.annotations):
+        return None
+    objects, crowds = (
+        sum(map(len, loaded.annotations)),
+        sum(int(objects.crowd.sum()) for objects in loaded.annotations),
+    )
+    if objects > crowds:
+        reason = f"every one of its {objects - crowds} objects is broken"
+    elif crowds:
+        reason = f"all of its {crowds} objects are crowd regions (iscrowd), which are not trained on"
+    elif loaded.problems:
+        reason = f"every annotation is broken, the first: {loaded.problems[0].message}"
+    else:
+        reason = f"none of its {len(loaded)} images has an object"
+    chosen = f" of the classes {', '.join(classes)}" if classes else ""
+    return f"{data.name} ({data.root}) has nothing to train on: {reason}{chosen}"
+
+
+def _require(data: Dataset, task: Task) -> None:
+    if has_keypoints(task) and not data.num_keypoints:
+        raise DatasetError(
+            f"{data.name} has no keypoints: train it with task 'boxes' or 'masks', or give keypoint annotations"
+        )
+    count = sum(map(len, data.annotations))
+    labeled = (objects.keypoints[..., 2] > 0 for objects in data.annotations if objects.keypoints is not None)
+    if has_keypoints(task) and count and not any(some.any() for some in labeled):
+        raise DatasetError(
+            f"{data.name}: none of its {count} objects has a labeled keypoint (visibility 1 or 2): train it with "
+            f"--architecture.task boxes or masks, or annotate keypoints"
+        )
+    segmentations = (one for objects in data.annotations for one in objects.segmentations)
+    if has_masks(task) and count and all(one is None for one in segmentations):
+        raise DatasetError(
+            f"{data.name}: none of its {count} objects has a mask: train boxes alone with "
+            f"--architecture.task boxes, or annotate outlines"
+        )
+
+
+def _line(problem: Problem) -> str:
+    return f"  {problem.file}: {problem.message}" if problem.file else f"  {problem.message}"
+
+
+def _pattern(problem: Problem) -> str:
+    """A message without its numbers and its file."""
+    message = problem.message.replace(problem.file, "") if problem.file else problem.message
+    return re.sub(r"\d[\d.]*", "", message)
 
 
 def mended(data: Dataset) -> list[str]:

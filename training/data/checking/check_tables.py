@@ -34,7 +34,8 @@ class BrokenRecords(BaseModel):
 
 
 class Survey(BaseModel):
-    """All that the check found. notes: what reading assumed. mended: one line for each split and kind of fault.
+    """All that the check found. notes: what reading assumed. mended: one line for each split and kind of fault. empty:
+    why there is nothing to train on, None where there is something.
 
     statistics are of the sound records; a split without any has none.
     """
@@ -49,6 +50,7 @@ class Survey(BaseModel):
     broken: tuple[BrokenRecords, ...]
     notes: tuple[str, ...]
     mended: tuple[str, ...]
+    empty: str | None
     duplicate_objects: tuple[DuplicateObject, ...]
     same_pictures: tuple[SamePicture, ...]
     unusual_images: tuple[UnusualImage, ...]
@@ -62,8 +64,8 @@ class Survey(BaseModel):
 
     @property
     def clean(self) -> bool:
-        """Whether no record is broken and no picture is in two splits."""
-        return not self.leaks and not any(split.records for split in self.broken)
+        """Whether no record is broken, something can be trained on, and no picture is in two splits."""
+        return not self.leaks and self.empty is None and not any(split.records for split in self.broken)
 
 
 def print_survey(survey: Survey, console: Console) -> None:

@@ -6,15 +6,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from model.architecture import Task, has_keypoints
 from training.config import TrainConfig
 from training.data.annotations.classes import align_classes, change_splits
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, drop_broken, mended, report
+from training.data.checking.broken import check, drop_broken, mended, nothing_to_train, report
 from training.data.figures import write_figures
-from training.data.formats.locate import Located, Origin, locate
+from training.data.formats.locate import Origin, locate
+from training.data.hold_out import HeldOut, choose, divide, kept_split, require_undivided, with_held_out
 from training.data.shapes import write_shapes
+
+OnBroken = Literal["stop", "skip"]
+NO_VALIDATION = (
+    "no validation split: there will be no AP, no best checkpoint (the last one is published) and no comparison of the "
+    "export's AP; --val 0.2 holds out a fifth of the images"
+)
 
 
 class DataStop(Exception):
@@ -23,34 +31,58 @@ class DataStop(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """val is None where the dataset has no validation split."""
+    """val is None where the dataset has no validation split. held_out says what it is where it was made by `--val`."""
 
     train: Dataset
     val: Dataset | None
+    held_out: HeldOut | None = None
 
 
-def load_training_data(config: TrainConfig) -> TrainingData:
+def load_training_data(config: TrainConfig, held_out: HeldOut | None = None) -> TrainingData:
     """The splits of `config.data` or `config.annotations`, in any format of docs/formats.md, or generated: shapes, and
     figures for keypoints. Every record is checked before training starts.
 
+    held_out is what `config.val` holds out, where that is known: else it is what the run's folder keeps, or is chosen.
     Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises
-    DatasetError when there is no dataset or a class is not in it, DataStop when records are broken and `on_broken` is
-    "stop".
+    DatasetError when there is no dataset, a class is not in it or there is nothing to train on, DataStop when records
+    are broken and `on_broken` is "stop".
     """
-    origin = Origin.of(config.data, config.annotations, config.images)
+    origin, task = Origin.of(config.data, config.annotations, config.images), config.architecture.task
     if config.data is None and not config.annotations:
         origin = Origin(config.run_folder / "data", images=config.images)
-        write = write_figures if has_keypoints(config.architecture.task) else write_shapes
+        write = write_figures if has_keypoints(task) else write_shapes
         write(config.run_folder / "data", seed=config.seed)
-    splits = load_splits(origin, config.architecture.task, rename=config.rename, classes=config.classes)
-    train = _checked(splits.train, config)
-    val = None if splits.val is None else _checked(splits.val, config)
-    if val is not None and val.class_names != train.class_names:
-        raise DataStop(
-            f"the splits have different classes: {', '.join(train.class_names)} to train, "
-            f"{', '.join(val.class_names)} to validate; give both files the same categories"
-        )
-    return TrainingData(train, val)
+    if config.val is not None:
+        held_out = held_out or kept_split(config.run_folder, config.val, config.seed)
+    splits = load_splits(
+        origin, task, rename=config.rename, classes=config.classes, val=config.val, seed=config.seed, held_out=held_out
+    )
+    train = sound(splits.train, task, config.on_broken)
+    if (reason := nothing_to_train(splits.train, train, config.classes)) is not None:
+        raise DatasetError(reason)
+    val = None if splits.val is None else sound(splits.val, task, config.on_broken)
+    if val is None:
+        print(NO_VALIDATION, file=sys.stderr)
+    elif not any((~objects.crowd).any() for objects in val.annotations):
+        print(f"{val.name} has no objects: there will be no AP, and no best checkpoint", file=sys.stderr)
+    return TrainingData(train, val, splits.held_out)
+
+
+def sound(data: Dataset, task: Task, on_broken: OnBroken) -> Dataset:
+    """The dataset without broken records; says on stderr what was mended and what is left out.
+
+    Raises DataStop where records are broken and not to be skipped, DatasetError where nothing is left.
+    """
+    for line in mended(data):
+        print(line, file=sys.stderr)
+    problems = check(data, task)
+    if not problems:
+        return data
+    text = f"{data.name} ({data.root}):\n{report(problems)}"
+    if on_broken == "stop":
+        raise DataStop(f"{text}\nMend them, or go on without them: --on_broken skip")
+    print(text, file=sys.stderr)
+    return drop_broken(data, problems)
 
 
 def keypoint_names(data: Dataset) -> tuple[str, ...]:
@@ -67,12 +99,21 @@ def flip_pairs(data: Dataset) -> tuple[tuple[int, int], ...]:
 
 
 def load_splits(
-    origin: Origin | Path, task: Task, *, rename: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+    origin: Origin | Path,
+    task: Task,
+    *,
+    rename: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
+    val: float | None = None,
+    seed: int = 0,
+    held_out: HeldOut | None = None,
 ) -> TrainingData:
     """The splits of a dataset that a training reads, not yet checked; a path is a folder in any format of
     docs/formats.md. A single file of annotations is to train on, whatever its name.
 
-    Classes are changed as `change_splits` says. Raises DatasetError as it does, and where there is no training split.
+    val is the share of the images that becomes a validation split where there is none: `held_out`, or what `seed`
+    chooses. Classes are renamed, aligned by name, then chosen, as `change_splits` says. Raises DatasetError as it does,
+    where there is no training split, and where there is a validation split beside `val`.
     """
     located = locate(Origin(origin) if isinstance(origin, Path) else origin, task=task)
     train = located.single or "train"
@@ -80,48 +121,50 @@ def load_splits(
         raise DatasetError(
             f"{origin}, read as {located.format}, has the splits {', '.join(located.splits)}: it needs 'train'"
         )
-    names = [train, "val"] if "val" in located.splits and train != "val" else [train]
-    found = _read(located, names, rename=rename or {}, classes=classes)
-    unused = [name for name in located.splits if name not in (*names, "test")]
+    found = {"train": located.splits[train]()}
+    if "val" in located.splits and train != "val":
+        found["val"] = located.splits["val"]()
+    unused = [name for name in located.splits if name not in (train, *found, "test")]
+    if val is not None:
+        require_undivided(found)
+        held_out = held_out or choose(found["train"], val, seed)
+        found["train"], found["val"] = divide(found["train"], held_out)
+    found = _changed(found, rename=rename or {}, classes=classes)
     if unused:
         note = f"not used in training: the splits {', '.join(unused)}"
-        found[train] = replace(found[train], notes=(*found[train].notes, note))
-    return TrainingData(found[train], found["val"] if len(names) > 1 else None)
+        found["train"] = replace(found["train"], notes=(*found["train"].notes, note))
+    return TrainingData(found["train"], found.get("val"), held_out)
 
 
-def load_split(origin: Origin, task: Task, split: str, *, rename: Mapping[str, str], classes: Sequence[str]) -> Dataset:
+def load_split(
+    origin: Origin,
+    task: Task,
+    split: str,
+    *,
+    rename: Mapping[str, str],
+    classes: Sequence[str],
+    val: float | None = None,
+    seed: int = 0,
+) -> Dataset:
     """One split, not yet checked, with the classes of all of them; a single file of annotations is meant whatever its
-    name.
+    name. val and seed are those of `load_splits`.
 
     Classes are changed as `change_splits` says. Raises DatasetError as it does, and naming the splits that there are.
     """
     located = locate(origin, task=task)
-    chosen = located.single or split
-    if chosen not in located.splits:
+    found, chosen = located.read(), located.single or split
+    if val is not None:
+        only = located.single
+        found = with_held_out(found if only is None else {"train": found[only]}, val, seed)
+        chosen = split
+    if chosen not in found:
         kind = {"train": "training", "val": "validation"}.get(split, split)
-        there = " or ".join(f"--split {name}" for name in located.splits)
-        raise DatasetError(f"{origin} has no {kind} split; use {there}")
-    return _read(located, list(located.splits), rename=rename, classes=classes)[chosen]
+        there = " or ".join(f"--split {name}" for name in found)
+        raise DatasetError(f"{origin} has no {kind} split; use {there}, or --val as in its training")
+    return _changed(found, rename=rename, classes=classes)[chosen]
 
 
-def _read(
-    located: Located, names: Sequence[str], *, rename: Mapping[str, str], classes: Sequence[str]
-) -> dict[str, Dataset]:
-    """Splits by name. COCO's files say themselves which classes there are; other formats list what occurs."""
-    found = [located.splits[name]() for name in names]
-    if located.format not in ("coco", "coco_keypoints"):
-        found = align_classes(found)
-    return dict(zip(names, change_splits(found, rename=rename, classes=classes), strict=True))
-
-
-def _checked(data: Dataset, config: TrainConfig) -> Dataset:
-    for line in mended(data):
-        print(line, file=sys.stderr)
-    problems = check(data, config.architecture.task)
-    if not problems:
-        return data
-    text = f"{data.name} ({data.root}):\n{report(problems)}"
-    if config.on_broken == "stop":
-        raise DataStop(f"{text}\nMend them, or train without them: --on_broken skip")
-    print(text, file=sys.stderr)
-    return drop_broken(data, problems)
+def _changed(splits: Mapping[str, Dataset], *, rename: Mapping[str, str], classes: Sequence[str]) -> dict[str, Dataset]:
+    """Splits by name, with the same classes: renamed, aligned by name, then chosen."""
+    renamed = align_classes(change_splits(list(splits.values()), rename=rename, classes=()))
+    return dict(zip(splits, change_splits(renamed, rename={}, classes=classes), strict=True))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.annotations.classes import add_class_flags, change_classes
+from tests.training.data.coco_folder import Box, write_split
+from training.data.annotations.classes import add_class_flags, change_classes, order_classes
 from training.data.annotations.dataset import Category, Dataset, DatasetError
 from training.data.annotations.records import Annotations, ImageRecord
 
@@ -80,3 +81,19 @@ def test_a_pair_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parser.parse_args(["--rename=cat"])
     assert "'cat' is not OLD=NEW" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        pytest.param(("dog", "cat"), ("dog", "cat"), id="another order"),
+        pytest.param(("cat", "dog"), ("cat", "dog"), id="as they are"),
+        pytest.param(("cat", "bird"), ("cat", "dog"), id="other classes: left to the caller"),
+        pytest.param(("dog",), ("cat", "dog"), id="fewer classes"),
+    ],
+)
+def test_classes_are_put_into_an_order(tmp_path: Path, names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    data = write_split(tmp_path, "train", [(90, 60)], [[Box((5, 5, 9, 9), 1), Box((30, 5, 9, 9), 2)]])
+    ordered = order_classes(data, names)
+    assert ordered.class_names == expected
+    assert [ordered.class_names[label - 1] for label in ordered.annotations[0].labels] == ["cat", "dog"]

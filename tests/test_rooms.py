@@ -13,7 +13,7 @@ ALONE = {
     "service": {"app", "server", "__main__"},
     "training": {"train", "evaluate", "export", "ablate"}
     | {"command_line", "manual", "config", "checkpoint", "distributed", "progress"},
-    "training/data": {"check", "convert", "shapes", "figures"},
+    "training/data": {"check", "convert", "hold_out", "shapes", "figures"},
 }
 """The modules that stand in a house itself: what starts it, the commands, and what every room needs."""
 SPEAKING = {"service": "the version", "service/client": "the public API of the client"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,10 @@ def planned(*arguments: str) -> list[str]:
     """The lines that make would run, on a fresh clone."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
-    done = subprocess.run(["make", "--dry-run", "--always-make", *arguments], cwd=ROOT, capture_output=True, text=True)
+    # As in a shell of its own: below `make test`, make would say which folder it enters.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--dry-run", "--always-make", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=outside)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 

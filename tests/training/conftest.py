@@ -73,17 +73,18 @@ def findable(finished_run: Path, shapes: Path, tmp_path_factory: pytest.TempPath
         for image, detections in zip(data.images, found, strict=True):
             assert detections.masks is not None
             for row in np.flatnonzero(detections.labels <= 2)[::2].tolist():
-                x1, y1, x2, y2 = detections.boxes[row].astype(float).tolist()
                 mask = detections.masks[row]
                 if mask_api.area({"size": list(mask.size), "counts": mask.counts}) == 0:
                     continue
+                # The mask's own bounds: a box that has nothing to do with its mask would be a broken record.
+                x, y, width, height = mask_api.toBbox({"size": list(mask.size), "counts": mask.counts}).tolist()
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image.id,
                         "category_id": data.label_to_category(int(detections.labels[row])),
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "area": (x2 - x1) * (y2 - y1),
+                        "bbox": [x, y, width, height],
+                        "area": width * height,
                         "segmentation": {"size": list(mask.size), "counts": mask.counts.decode()},
                     }
                 )

@@ -82,12 +82,14 @@ def _case(folder: Path, seed: int) -> tuple[Dataset, list[Detections]]:
             y, x, radius = rng.uniform(0, HEIGHT), rng.uniform(0, WIDTH), rng.uniform(4, 40)
             truth = _blob(rng, y, x, radius)
             rle = encode_bitmap(truth)
+            rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
+            left, top = int(columns[0]), int(rows[0])
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image,
                     "category_id": 1,
-                    "bbox": [x, y, 2 * radius, 2 * radius],
+                    "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                     "area": float(truth.sum()),
                     "iscrowd": int(rng.random() < 0.15),
                     "segmentation": {"size": list(rle.size), "counts": rle.counts.decode()},

@@ -5,6 +5,8 @@ ITU-T T.81: markers in annex B, the scans of a progressive picture in annex G.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Final
 
@@ -12,6 +14,9 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 _END: Final = b"\xff\xd9"
+_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
+_SCAN: Final = re.compile(rb"(?:[^\xff]|\xff[\x00\xd0-\xd7\xff])*", re.DOTALL)
+"""A scan's data: up to a marker that is neither a stuffed byte nor a restart."""
 _TAILS: Final = (bytes(range(1, 255)) * 8, bytes(range(254, 0, -1)) * 8, b"\x55\xaa" * 1016)
 """What is put behind the data; free of 0xFF, which begins markers, and of 0x00. More bits than the blocks of a row need
 that are missing at a byte's cut; were more missing, the first of them would show it."""
@@ -45,6 +50,46 @@ def is_cut(data: bytes, image: Image.Image) -> bool:
         return False
     end, _ = _scans(data)
     return end is not None and not _is_complete(data[:end])
+
+
+def lacks_restarts(data: bytes) -> bool:
+    """Whether a scan has fewer restart markers than its blocks need (DRI, T.81 B.2.4.4): whole intervals are missing,
+    over which the decoder goes on without a word.
+    """
+    interval, size, sampling = 0, (0, 0), {0: (1, 1)}
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
+        marker = data[position + 1]
+        if marker in (0, 0xFF) or 0xD0 <= marker <= 0xD7:
+            position += 1
+            continue
+        if marker == 0xD9:
+            break
+        segment = data[position + 4 : position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")]
+        position += 4 + len(segment)
+        if marker == 0xDD:
+            interval = int.from_bytes(segment[:2], "big")
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            size = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+            factors = ((segment[at], segment[at + 1]) for at in range(6, len(segment) - 2, 3))
+            sampling = {component: (both >> 4, both & 15) for component, both in factors}
+        elif marker == 0xDA and interval and all(size):
+            units = _units(size, sampling, segment[1 : 1 + 2 * segment[0] : 2])
+            scan = _SCAN.match(data, position)
+            if scan is not None and len(_RESTART.findall(scan[0])) < -(-units // interval) - 1:
+                return True
+    return False
+
+
+def _units(size: tuple[int, int], sampling: Mapping[int, tuple[int, int]], components: bytes) -> int:
+    """MCUs of a scan of a picture of `size` (width, height): T.81 A.2. sampling: (horizontal, vertical) factors."""
+    most = max(own[0] for own in sampling.values()), max(own[1] for own in sampling.values())
+    # Alone, a component's unit is one of its own blocks of 8 pixels; together, as many of each as their factors say.
+    sides, lengths = (8 * most[0], 8 * most[1]), size
+    if len(components) == 1:
+        own = sampling[components[0]]
+        sides, lengths = (8, 8), (-(-size[0] * own[0] // most[0]), -(-size[1] * own[1] // most[1]))
+    return -(-lengths[0] // sides[0]) * -(-lengths[1] // sides[1])
 
 
 def _is_complete(bare: bytes) -> bool:

@@ -21,7 +21,11 @@ _SIGNATURE_LENGTH: Final = 8
 _USED: Final = (b"tRNS", b"eXIf")
 """Ancillary chunks that change how the picture looks. Texts, profiles, previews and animations do not."""
 
-_GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6
+_GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""(x, y) of the first pixel and steps (x, y) of each pass of an interlaced picture: section 8.1."""
+_AT_ONCE: Final = 2**20
+"""Bytes unpacked at a time."""
 
 
 def picture_chunks(data: bytes) -> bytes:
@@ -54,6 +58,31 @@ def picture_chunks(data: bytes) -> bytes:
         if name == b"IEND":
             return b"".join(kept)
     return b"".join([*kept, view[position:]])
+
+
+def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:
+    """Whether the pixels of `data`, of which `image` was decoded, end before the last row.
+
+    The decoder leaves such rows black without a word, so only a picture that ends so, and an interlaced one, whose last
+    row may come early, is unpacked once more and counted.
+    """
+    width, height = image.size
+    interlaced = data[28] == 1
+    if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
+        return False
+    bits = data[24] * {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}[data[25]]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes)
+    left = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
+    inflater, position = zlib.decompressobj(), _SIGNATURE_LENGTH
+    while position + 12 <= len(data) and left > 0:
+        length, name = struct.unpack_from(">I4s", data, position)
+        packed = data[position + 8 : position + 8 + length] if name == b"IDAT" else b""
+        while packed and left > 0:
+            left -= len(inflater.decompress(packed, _AT_ONCE))
+            packed = inflater.unconsumed_tail
+        position += 12 + length
+    return left > len(inflater.flush())
 
 
 def to_picture(image: PngImagePlugin.PngImageFile, data: bytes) -> Picture | None:

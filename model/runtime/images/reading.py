@@ -180,8 +180,10 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         if ended is not data:
             image = JpegImagePlugin.JpegImageFile(BytesIO(ended))
     image.load()
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and jpeg.is_cut(data, image):
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and (jpeg.is_cut(data, image) or jpeg.lacks_restarts(data)):
         raise OSError("image file is truncated: blocks are missing before its end marker")
+    if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_rows(image, data):
+        raise OSError("image file is truncated: its last rows are missing")
     return image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,27 @@ def test_a_progressive_one_that_ends_between_two_scans_is_cut_short(noise: Image
         for cut in (at, tables):
             with pytest.raises(DamagedImage):
                 decode_image(data[:cut])
+
+
+@pytest.mark.parametrize(
+    "options", [{"restart_marker_blocks": 1}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}]
+)
+@pytest.mark.parametrize("kind", [{}, {"subsampling": 0}, {"subsampling": 2}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_lacks_whole_restart_intervals_is_damaged(
+    noise: Image.Image, mode: str, kind: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """The decoder goes on behind them without a word."""
+    for size in (noise.size, (33, 17)):
+        data = encode(noise.resize(size).convert(mode), "JPEG", **kind, **options)
+        decode_image(data)
+        markers = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+        if not markers:
+            continue
+        middle = len(markers) // 2
+        cuts = [data[: markers[middle]] + b"\xff\xd9"]
+        if len(markers) > 8:  # eight are counted through, so that those that stay fit each other
+            cuts.append(data[: markers[0]] + data[markers[8] :])
+        for cut in cuts:
+            with pytest.raises(DamagedImage):
+                decode_image(cut)

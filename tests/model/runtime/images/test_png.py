@@ -132,3 +132,21 @@ def test_16_bits_with_alpha_lie_over_white() -> None:
     shown = decode_image(deep(np.array([[[0, 0, 0, 0], [0, 0, 0, 32768], [257, 0, 0, 65535]]], np.uint16), RGBA))
     assert shown.tolist() == [[[255, 255, 255], [127, 127, 127], [1, 0, 0]]]
     assert decode_image(deep(np.array([[[0, 0], [0, 32768]]], np.uint16), GRAY_ALPHA))[0, :, 0].tolist() == [255, 127]
+
+
+@pytest.mark.parametrize("lacking", [1, 3, 6])
+@pytest.mark.parametrize("value", [0, 200], ids=["black", "gray"])
+@pytest.mark.parametrize(
+    ("depth", "color", "row"), [(8, RGB, 15), (8, GRAY, 5), (16, GRAY, 10), (16, RGB, 30), (1, GRAY, 1), (8, RGBA, 20)]
+)
+def test_rows_that_are_missing_from_whole_pixels_are_damage(
+    depth: int, color: int, row: int, value: int, lacking: int
+) -> None:
+    """Everything else is in order: the stream ends as it should, and all checksums are right."""
+    rows = [bytes([value]) * row] * 7
+    whole = png(rows, 5, depth, color)
+    read_picture(whole)
+    short = png(rows[lacking:], 5, depth, color)
+    header = chunk(b"IHDR", whole[16:29])
+    with pytest.raises(DamagedImage, match="cannot be decoded"):
+        read_picture(short[:8] + header + short[33:])

@@ -132,6 +132,11 @@ class TrainConfig(_Group):
     rename: dict[str, str] = Field(
         {}, description="classes called otherwise, old: new; equal new names merge", examples=[{"bicycle": "bike"}]
     )
+    orientation: Literal["auto", "stored", "seen"] = Field(
+        "auto",
+        description="whether COCO's annotations are of pictures as stored or as seen, with EXIF orientation, where "
+        "sizes do not tell; auto: as the other images tell",
+    )
     val: float | None = Field(
         None, gt=0, lt=1, description="share of the images to hold out where there is no validation split"
     )

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config = checkpoint.train_config()
                 changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
                 changes |= {"annotations": tuple(options.annotations), "images": options.images}
+                changes |= {} if options.orientation == "auto" else {"orientation": options.orientation}
                 changes |= {} if options.on_broken is None else {"on_broken": options.on_broken}
                 config = config.model_copy(update=changes)
                 described = options.data is not None or options.annotations

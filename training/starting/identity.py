@@ -48,6 +48,7 @@ MAY_CHANGE: Final = frozenset(
         "export_half",
         # These change the data, and what they make of it is compared.
         "on_broken",
+        "orientation",
         "val",
         "classes",
         "rename",

@@ -120,6 +120,7 @@ def test_coco_to_coco_keeps_every_number(tmp_path: Path) -> None:
     for prefix in ("instances", "person_keypoints"):
         document = json.loads((tmp_path / f"there/annotations/{prefix}_train.json").read_text())
         original = json.loads((source / "annotations/instances_train.json").read_text())
+        assert document.pop("info") == {"orientation": "stored"}
         assert document == original
 
 

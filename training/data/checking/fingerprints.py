@@ -120,7 +120,7 @@ def _oddities(one: Fingerprint, mode: str, side: float) -> list[str]:
     if one.mode != mode:
         found.append(f"mode {one.mode}, most are {mode}")
     if one.orientation != 1:
-        found.append(f"EXIF orientation {one.orientation}: annotations must refer to the picture as stored")
+        found.append(f"EXIF orientation {one.orientation}: see docs/formats.md for what annotations refer to")
     if shorter < TINY:
         found.append(f"only {width}x{height} pixels")
     elif longer > LONG * shorter:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from model.architecture import Task
 from model.console.arguments import nearest_path
 from training.data.annotations.classes import align_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats.coco.layouts import Split, coco_files, is_coco, located
+from training.data.formats.coco.frames import Orientation
+from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
@@ -27,6 +29,7 @@ from training.data.formats.via.reader import is_via, load_via_files
 from training.data.formats.yolo import load_yolo, yolo_splits
 from training.data.formats.yolo_files import FILE
 
+_COCO = ("coco", "coco_keypoints")
 _SHOWN = 12
 """Folders that a message lists."""
 
@@ -34,18 +37,25 @@ _SHOWN = 12
 @dataclass(frozen=True, slots=True)
 class Origin:
     """folder holds a dataset of any format. annotations are files, whose images lie in `images`, in `folder`, or beside
-    them."""
+    them. orientation says how COCO's annotations lie where the sizes of images do not tell."""
 
     folder: Path | None = None
     annotations: tuple[Path, ...] = ()
     images: Path | None = None
+    orientation: Orientation = "auto"
 
     @classmethod
-    def of(cls, data: Path | None, annotations: Sequence[Path] = (), images: Path | None = None) -> Origin:
+    def of(
+        cls,
+        data: Path | None,
+        annotations: Sequence[Path] = (),
+        images: Path | None = None,
+        orientation: Orientation = "auto",
+    ) -> Origin:
         """What flags say; data may be a file too, as in --data data.yaml."""
         if data is not None and data.is_file() and not annotations:
-            return cls(None, (data,), images)
-        return cls(data, tuple(annotations), images)
+            return cls(None, (data,), images, orientation)
+        return cls(data, tuple(annotations), images, orientation)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.annotations)) or str(self.folder)
@@ -74,7 +84,7 @@ class Located:
 
 
 def add_origin_flags(parser: argparse.ArgumentParser) -> None:
-    """--annotations and --images, which `origin_of` reads."""
+    """--annotations, --images and --orientation, which `origin_of` reads."""
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -85,11 +95,18 @@ def add_origin_flags(parser: argparse.ArgumentParser) -> None:
         "several are told apart by train, val or test in their names",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images that --annotations name")
+    parser.add_argument(
+        "--orientation",
+        choices=get_args(Orientation),
+        default="auto",
+        help="whether COCO's annotations are of pictures as stored or as seen, with EXIF orientation, where sizes do "
+        "not tell; auto: as the other images tell",
+    )
 
 
 def origin_of(options: argparse.Namespace, folder: Path | None) -> Origin:
     """What the flags say."""
-    return Origin.of(folder, options.annotations, options.images)
+    return Origin.of(folder, options.annotations, options.images, options.orientation)
 
 
 def require_there(origin: Origin) -> None:
@@ -115,19 +132,26 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
     """
     require_there(origin)
     if origin.annotations:
-        return _locate_files(origin)
-    assert origin.folder is not None
-    return _locate_folder(origin, _only_folder(origin.folder), form, task)
+        found = _locate_files(origin)
+    else:
+        assert origin.folder is not None
+        found = _locate_folder(origin, _only_folder(origin.folder), form, task)
+    if origin.orientation != "auto" and found.format not in _COCO:
+        raise DatasetError(f"--orientation {origin.orientation} is about COCO, and {origin} is {found.format}")
+    return found
 
 
 def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -> Located:
     chosen = detect_format(folder) if form == "auto" else find_format(form)
     if chosen is None:
         raise DatasetError(_unknown(folder, "any known format", FORMATS))
-    if chosen.name == "coco" and form == "auto" and task is not None:
-        files = coco_files(folder, task)
-        return Located(origin, chosen.name, {split: partial(load_coco, *found) for split, found in files.items()})
     splits = chosen.splits(folder)
+    if chosen.name in _COCO and splits:
+        if chosen.name == "coco" and form == "auto" and task is not None:
+            files = coco_files(folder, task)
+        else:
+            files = instance_files(folder) if chosen.name == "coco" else files_of(folder, "person_keypoints")
+        return _located_coco(origin, chosen.name, files)
     if not splits:
         raise DatasetError(_unknown(folder, f"the format {form}", (chosen,)))
     return Located(origin, chosen.name, {split: partial(chosen.load, folder, split) for split in splits})
@@ -146,7 +170,7 @@ def _locate_files(origin: Origin) -> Located:
     files = by_split((file.stem, file) for file in origin.annotations)
     if all(map(is_coco, files.values())):
         coco = {split: _coco_split(file, origin, split) for split, file in files.items()}
-        return Located(origin, "coco", {split: partial(load_coco, *found) for split, found in coco.items()})
+        return _located_coco(origin, "coco", coco)
     if all(map(is_via, files.values())):
         return Located(
             origin,
@@ -161,6 +185,11 @@ def _locate_files(origin: Origin) -> Located:
         f"{wrong} is no annotation file that is known: it must be COCO JSON (the lists images, annotations and "
         f"categories), VIA's JSON or CSV, or YOLO's {FILE}"
     )
+
+
+def _located_coco(origin: Origin, name: str, files: Mapping[str, Split]) -> Located:
+    loads = {split: partial(load_coco, *found, orientation=origin.orientation) for split, found in files.items()}
+    return Located(origin, name, loads)
 
 
 def _coco_split(file: Path, origin: Origin, split: str) -> Split:

@@ -47,7 +47,8 @@ def load_training_data(config: TrainConfig, held_out: HeldOut | None = None) -> 
     DatasetError when there is no dataset, a class is not in it or there is nothing to train on, DataStop when records
     are broken and `on_broken` is "stop".
     """
-    origin, task = Origin.of(config.data, config.annotations, config.images), config.architecture.task
+    task = config.architecture.task
+    origin = Origin.of(config.data, config.annotations, config.images, config.orientation)
     if config.data is None and not config.annotations:
         origin = Origin(config.run_folder / "data", images=config.images)
         write = write_figures if has_keypoints(task) else write_shapes

@@ -111,7 +111,7 @@ def _candidates(annotations: Path, root: Path, split: str) -> Iterator[Path]:
 
 def coco_splits(folder: Path) -> tuple[str, ...]:
     """The splits of a COCO folder with instances; none if it is not one."""
-    return tuple(_instances(folder))
+    return tuple(instance_files(folder))
 
 
 def keypoint_splits(folder: Path) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def keypoint_splits(folder: Path) -> tuple[str, ...]:
 
 def load_coco_split(folder: Path, split: str) -> Dataset:
     """Reads the instances of a split. Raises DatasetError when it is not there."""
-    return _load(_instances(folder), folder, split)
+    return _load(instance_files(folder), folder, split)
 
 
 def load_keypoint_split(folder: Path, split: str) -> Dataset:
@@ -129,7 +129,8 @@ def load_keypoint_split(folder: Path, split: str) -> Dataset:
     return _load(files_of(folder, "person_keypoints"), folder, split)
 
 
-def _instances(folder: Path) -> dict[str, Split]:
+def instance_files(folder: Path) -> dict[str, Split]:
+    """The splits of a COCO folder with instances, by name; none if it is not one."""
     return files_of(folder, "instances") or files_of(folder, "")
 
 

@@ -31,6 +31,7 @@ from training.data.annotations.records import Annotations, ImageRecord
 from training.data.annotations.repair import BORDER, Repairs, fit, mask_area
 from training.data.formats.coco.boxes import check_box_form
 from training.data.formats.coco.categories import read_categories
+from training.data.formats.coco.frames import Orientation, to_stored
 from training.data.formats.coco.segmentation import read_segmentation
 from training.data.formats.image_files import FoundImages, Wanted, find_images
 
@@ -47,11 +48,13 @@ class _Row(NamedTuple):
     keypoints: NDArray[np.float64] | None
 
 
-def load_coco(annotations: Path, images: Path, root: Path | None = None) -> Dataset:
-    """Reads a COCO JSON file whose `file_name`s are relative to the folder `images`. No image is opened.
+def load_coco(annotations: Path, images: Path, root: Path | None = None, orientation: Orientation = "auto") -> Dataset:
+    """Reads a COCO JSON file whose `file_name`s are relative to the folder `images`. Of images only headers are read.
 
     Images that are not there are looked for beside the file, then by the end of their names in `root`, by default
-    `images`.
+    `images`. Annotations of pictures as seen become those of the stored pixels, as `to_stored` says; what the file's
+    own `info` says of its orientation goes before it.
+
     Raises DatasetError where the file is not COCO JSON at all; broken records are left out and named in `problems`.
     """
     document = _read(annotations)
@@ -89,7 +92,7 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None) -> Data
         except BrokenRecord as broken:
             file = by_id[image_id].file if image_id in by_id else None
             problems.append(Problem(broken.kind, broken.message, file, image_id, annotation_id))
-    return Dataset(
+    data = Dataset(
         name=annotations.stem,
         root=images,
         categories=categories.kept,
@@ -100,6 +103,13 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None) -> Data
         repairs=repairs.found,
         notes=found.notes,
     )
+    return to_stored(data, _stated_orientation(document) or orientation)
+
+
+def _stated_orientation(document: Mapping[str, Any]) -> Orientation | None:
+    """What our own writer says of the pictures that it was given."""
+    info = document.get("info")
+    return "stored" if isinstance(info, dict) and info.get("orientation") == "stored" else None
 
 
 class _Numbering:

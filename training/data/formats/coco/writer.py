@@ -20,6 +20,8 @@ def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     """
     files = place_images(data, folder / "images" / split, placement, stems=False)
     document = {
+        # EXIF turns pictures only for the eye; without this, a reader could not tell what was annotated
+        "info": {"orientation": "stored"},
         "images": [
             {"id": record.id, "file_name": file, "width": record.width, "height": record.height}
             for record, file in zip(data.images, files, strict=True)

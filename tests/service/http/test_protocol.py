@@ -105,7 +105,9 @@ def read_answer(connection: socket.socket) -> Answer:
     """The next answer on the connection, and not a byte more."""
     response = http.client.HTTPResponse(_Unbuffered(connection))  # type: ignore[arg-type]  # it only calls makefile
     response.begin()
-    return Answer(response.status, response.headers, response.read())
+    # In pieces: without a buffer a read gives what has come so far, and `read()` takes that for all.
+    body = b"".join(iter(lambda: response.read(2**16), b""))
+    return Answer(response.status, response.headers, body)
 
 
 class _Unbuffered:

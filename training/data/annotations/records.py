@@ -11,12 +11,17 @@ from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from model.runtime.images.limits import ImageLimits
 from model.runtime.kernels.rle import decode_part
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.segmentations import PackedSegmentations
 
 Window = tuple[int, int, int, int]
 """(top, left, height, width) in pixels of an image, inside it."""
+
+
+LIMITS = ImageLimits(max_pixels=500_000_000)
+"""A user's own images are trusted further than uploads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _ALPHA: Final = (1, 2)
+_PACK_BITS: Final = 32773
 """ExtraSamples: associated and unassociated alpha."""
 _AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
 _COMPRESSIONS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
@@ -249,6 +250,8 @@ def _is_for_pillow(page: TiffPage, data: bytes) -> bool:
         return samples == 1 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
     if page.bitspersample != 8:
         return False
+    if page.predictor != 1 and page.compression == _PACK_BITS:  # libtiff passes over a predictor there
+        return False
     alpha = len(extra) == 1 and extra[0] in _ALPHA
     colors = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
     expected = colors.get(page.photometric, 0)
@@ -291,7 +294,7 @@ def _by_segments(data: bytes, plane: Plane) -> Picture:
     dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
     samples = page.samplesperpixel
     extra = tuple(page.extrasamples or ())
-    alpha = samples - 1 if extra and extra[-1] in _ALPHA and samples > 1 else None
+    alpha = _alpha(samples, extra, 3 if page.photometric == _RGB else 1)
     channels = samples if alpha is None else samples - 1
     axes: list[PlaneAxis] = []
     if plane.sample is not None or (page.photometric != _RGB and channels > 1):
@@ -310,7 +313,7 @@ def _by_segments(data: bytes, plane: Plane) -> Picture:
     transparent = None
     if alpha is not None:
         opacity = read_samples(data, page, plane.offsets, plane.counts, dtype, slice(alpha, alpha + 1))
-        values, transparent = _over_white(values, opacity, bits, associated=extra[-1] == 1)
+        values, transparent = _over_white(values, opacity, bits, associated=extra[alpha - samples] == 1)
     if dtype.kind == "u" and bits < 8:
         values = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     narrow = bits if dtype.kind == "u" and 8 < bits < 8 * dtype.itemsize else None
@@ -320,6 +323,16 @@ def _by_segments(data: bytes, plane: Plane) -> Picture:
         transparent=transparent,
         plane=tuple(axes),
     )
+
+
+def _alpha(samples: int, extra: tuple[int, ...], colors: int) -> int | None:
+    """Which of a pixel's samples is its opacity; None where none is. Extra samples come behind the colors."""
+    found = next((samples - len(extra) + at for at, kind in enumerate(extra) if kind in _ALPHA), None)
+    if found is not None and (found < colors or (colors == 1 and found != samples - 1)):
+        raise UnsupportedVariant(
+            f"the TIFF image cannot be read: of {samples} samples a pixel, number {found + 1} is said to be the opacity"
+        )
+    return found
 
 
 def _inverted(values: NDArray[Any], bits: int) -> NDArray[Any]:

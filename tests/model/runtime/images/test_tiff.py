@@ -174,3 +174,25 @@ def test_what_a_file_says_of_its_range() -> None:
     assert read_picture(written(values, imagej=True, metadata={"min": 5.0, "max": 900.0})).declared_range == (5, 900)
     assert read_picture(written(values, ome=True, metadata={"SignificantBits": 12})).significant_bits == 12
     assert read_picture(written(values)).declared_range is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("extra", [("unassalpha", "unspecified"), ("unspecified", "unassalpha")], ids=" then ".join)
+def test_opacity_is_seen_wherever_it_stands_among_the_extra_samples(dtype: type, extra: tuple[str, str]) -> None:
+    largest = np.iinfo(dtype).max
+    values = np.full((4, 6, 5), largest // 3, dtype)
+    values[..., 3 + extra.index("unassalpha")] = 0
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, values, photometric="rgb", planarconfig="contig", extrasamples=extra)
+    assert (decode_image(buffer.getvalue()) == 255).all(), "nothing is seen of it, so it is white"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_predictor_is_undone_whatever_the_compression(dtype: type) -> None:
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (9, 14, 3)).astype(dtype)
+    read = []
+    for compression in ("packbits", "zlib", "lzw"):
+        buffer = BytesIO()
+        tifffile.imwrite(buffer, values, photometric="rgb", compression=compression, predictor=2)
+        read.append(read_picture(buffer.getvalue()).values)
+    assert all(np.array_equal(one, values) for one in read)

@@ -23,10 +23,9 @@ from model.runtime.images.reading import probe
 from model.runtime.kernels.rle import area
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.annotations.fields import Segmentation
-from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.records import LIMITS, Annotations, ImageRecord
 from training.data.annotations.repair import mask_bounds
 from training.data.annotations.runs import decode_runs
-from training.data.checking.fingerprints import LIMITS
 
 ALIKE = 10
 """Lines of a report that may differ by numbers and files alone."""

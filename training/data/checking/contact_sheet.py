@@ -14,8 +14,7 @@ from model.runtime.images.errors import ImageError
 from model.runtime.kernels.rle import encode_bitmap
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset, Problem
-from training.data.annotations.records import Annotations, ImageRecord
-from training.data.checking.fingerprints import LIMITS
+from training.data.annotations.records import LIMITS, Annotations, ImageRecord
 
 CELL = 360
 """Pixels of a picture's longer side on the sheet: large enough for the labels of `draw_overlay`."""

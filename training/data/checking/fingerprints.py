@@ -22,13 +22,11 @@ from pydantic import BaseModel, ConfigDict
 
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Applied, Intensity, to_rgb
-from model.runtime.images.limits import ImageLimits
 from model.runtime.images.reading import read_picture
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
-from training.data.annotations.records import ImageRecord
+from training.data.annotations.records import LIMITS, ImageRecord
 
-LIMITS = ImageLimits(max_pixels=500_000_000)
 HASH_SIDE = 16
 """A difference hash has this many rows and columns of bits."""
 THUMBNAIL_SIDE = 32

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.detections import RLE
+from model.runtime.images.errors import ImageError
+from model.runtime.images.reading import probe
+from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
 from training.data.annotations.fields import BrokenRecord, Segmentation
 from training.data.annotations.orientation import orientation_of, pixels_to_stored, upright_size
 from training.data.annotations.packed import PackedAnnotations
-from training.data.annotations.records import Annotations, ImageRecord
+from training.data.annotations.records import LIMITS, Annotations, ImageRecord
 from training.data.annotations.repair import Fitted, Repairs, fit, mask_area
 from training.data.annotations.segmentations import PackedSegmentations
 
@@ -135,6 +138,12 @@ class Assembly:
 
 def read_header(path: Path) -> Header:
     """Size and orientation of an image file. Raises BrokenRecord when it is missing or no image."""
+    if path.is_file() and sniff_format(_begin(path)) == "TIFF":  # of more kinds than Pillow opens, as training reads it
+        try:
+            header = probe(path.read_bytes(), LIMITS, upright=False)
+        except (OSError, ImageError) as error:
+            raise BrokenRecord("unreadable image", f"{path} cannot be opened: {error}") from None
+        return Header(header.width, header.height, 1)
     with _opened(path, "unreadable image") as image:
         return Header(image.width, image.height, orientation_of(image))
 
@@ -232,6 +241,11 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, turn: float = 
 def _area(fitted: Fitted) -> float:
     area = mask_area(fitted.segmentation)
     return float(fitted.xywh[2] * fitted.xywh[3]) if area is None else area
+
+
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _opened(path: Path, kind: Any) -> Image.Image:

@@ -13,14 +13,10 @@ from torch.utils.data import Dataset as TorchDataset
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Intensity
-from model.runtime.images.limits import ImageLimits
 from training.data.annotations.dataset import Dataset
-from training.data.annotations.records import ImageRecord
+from training.data.annotations.records import LIMITS, ImageRecord
 from training.data.augmentation.draws import chance, integer, mix
 from training.data.augmentation.transforms import Augmentation, Stored
-
-TRAINING_LIMITS = ImageLimits(max_pixels=500_000_000)
-"""A user's own training images are trusted further than uploads."""
 
 
 class UnreadableImage(Exception):
@@ -33,7 +29,7 @@ def load_stored(record: ImageRecord, intensity: Intensity = AUTO) -> NDArray[np.
     Raises UnreadableImage naming the file when it cannot be decoded or has another size than its record says.
     """
     try:
-        image = load_image(record.path, TRAINING_LIMITS, upright=False, intensity=intensity)
+        image = load_image(record.path, LIMITS, upright=False, intensity=intensity)
     except (OSError, ImageError) as error:
         raise UnreadableImage(f"{record.path}: {error}") from error
     if image.shape[:2] != (record.height, record.width):

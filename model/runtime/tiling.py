@@ -103,7 +103,9 @@ def merge_tiles(size: Size, answers: Sequence[TileAnswer]) -> Detections:
     """
     found = [one for answer in answers for one in _objects(size, answer)]
     found.sort(key=lambda one: (-one.score, *one.box.tolist()))
-    merged = [one for group in _groups(found) if (one := _resolve(size, group, answers)) is not None]
+    tiles = np.array([answer.tile.box for answer in answers], np.float32).reshape(-1, 4)
+    deciding = tiles[[not answer.full for answer in answers]]
+    merged = [one for group in _groups(found) if (one := _resolve(size, group, deciding)) is not None]
     merged.sort(key=lambda one: (-one.score, *one.box.tolist()))
     parts = [answer.detections for answer in answers]
     with_masks = any(part.masks is not None for part in parts)
@@ -142,6 +144,7 @@ def _objects(size: Size, answer: TileAnswer) -> Iterator[_Object]:
     tile, detections = answer.tile, answer.detections
     offset = np.array([tile.left, tile.top], np.float32)
     boxes = detections.boxes + np.tile(offset, 2)
+    rooms = _room(size, tile.box, boxes)
     for row, box in enumerate(boxes):
         keypoints = None
         if detections.keypoints is not None:
@@ -152,23 +155,21 @@ def _objects(size: Size, answer: TileAnswer) -> Iterator[_Object]:
             box,
             float(detections.scores[row]),
             int(detections.labels[row]),
-            _room(size, tile, box),
+            float(rooms[row]),
             None if detections.masks is None else detections.masks[row],
             keypoints,
         )
 
 
-def _room(size: Size, tile: Tile, box: NDArray[np.float32]) -> float:
-    """Pixels between the box and the nearest border of the tile that is not the picture's too: what the network sees
-    around the object. Negative where the box reaches out of the tile."""
+def _room(size: Size, tiles: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels between a box and the nearest border of a tile that is not the picture's too: what the network sees around
+    the object. Negative where the box reaches out of the tile. tiles and boxes: float32 [4] or [N, 4], one for many or
+    many for one; as many rooms."""
     height, width = size
-    sides = [
-        box[0] - tile.left if tile.left > 0 else np.inf,
-        box[1] - tile.top if tile.top > 0 else np.inf,
-        tile.left + tile.width - box[2] if tile.left + tile.width < width else np.inf,
-        tile.top + tile.height - box[3] if tile.top + tile.height < height else np.inf,
-    ]
-    return float(min(sides))
+    inside = (tiles > 0) & (tiles < np.array([width, height, width, height]))  # borders within the picture
+    sides = np.where(inside, (boxes - tiles) * np.array([1, 1, -1, -1], np.float32), np.float32(np.inf))
+    rooms: NDArray[np.float32] = sides.min(-1)
+    return rooms
 
 
 def _groups(found: list[_Object]) -> list[list[_Object]]:
@@ -222,19 +223,18 @@ def _same(one: _Object, other: _Object) -> float:
     return float((mine & theirs).sum() / max((mine | theirs).sum(), 1))
 
 
-def _resolve(size: Size, group: list[_Object], answers: Sequence[TileAnswer]) -> _Object | None:
-    """The object that a group of detections is; None where a tile that sees more around it has found nothing there."""
+def _resolve(size: Size, group: list[_Object], deciding: NDArray[np.float32]) -> _Object | None:
+    """The object that a group of detections is; None where a tile that sees more around it has found nothing there.
+
+    deciding: float32 [T, 4], the tiles that could name all that they saw.
+    """
     best = max(group, key=lambda one: (one.room, one.score))
-    if not best.is_cut:
-        tiles = {one.tile for one in group}
-        for answer in answers:
-            if answer.tile not in tiles and not answer.full and _room(size, answer.tile, best.box) > best.room:
-                return None
-        return best
-    if len(group) == 1:
-        whole = (a for a in answers if a.tile != best.tile and _room(size, a.tile, best.box) > TOUCHING)
-        return None if any(not answer.full for answer in whole) else best
-    return _joined(group)
+    if best.is_cut and len(group) > 1:
+        return _joined(group)
+    rooms = _room(size, deciding, best.box)
+    for one in group:  # these have found it
+        rooms[(deciding == one.tile.box).all(1)] = -np.inf
+    return None if rooms.max(initial=-np.inf) > max(best.room, TOUCHING) else best
 
 
 def _joined(group: list[_Object]) -> _Object:

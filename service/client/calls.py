@@ -56,7 +56,7 @@ class PredictOptions(TypedDict, total=False):
     version: int | None
     priority: Literal["interactive", "bulk"] | None
     timeout_ms: float | None
-    tile: Literal["auto", "off"] | int | None
+    tile: str | int | None
     overlap: int | None
 
 

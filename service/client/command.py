@@ -157,6 +157,8 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "z": asked.z,
         "t": asked.t,
         "channel": asked.channel,
+        "tile": asked.tile,
+        "overlap": asked.overlap,
         "model": asked.model,
         "version": asked.version,
         "priority": asked.priority,
@@ -231,6 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     wishes("--z", type=int, metavar="N", help="which focal plane of an OME-TIFF or ImageJ stack, from 0")
     wishes("--t", type=int, metavar="N", help="which point of time of such a stack, from 0")
     wishes("--channel", type=int, metavar="N", help="which channel of a stack, or of an RGB image, from 0")
+    wishes(
+        "--tile", metavar="SIDE", help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999"
+    )
+    wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a fifth of a tile)")
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
     results("--output", type=Path, metavar="FILE", help="default: stdout")

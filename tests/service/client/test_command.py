@@ -251,6 +251,17 @@ def test_overlays_of_deep_pictures_show_what_the_network_saw(server: Server, tmp
         assert np.array_equal(np.asarray(Image.open(drawn / f"{Path(answer['file']).stem}.png")), theirs)
 
 
+def test_large_pictures_are_cut_as_the_flags_say(server: Server, tmp_path: Path) -> None:
+    Image.fromarray(picture(2, (150, 260))).save(tmp_path / "large.png")
+    output = tmp_path / "answers.jsonl"
+    arguments = [str(tmp_path / "large.png"), "--url", server.url, "--output", str(output)]
+    assert main([*arguments, "--tile", "128", "--overlap", "32"]) == 0
+    (answer,) = map(json.loads, output.read_text().splitlines())
+    asked = server.predict((tmp_path / "large.png").read_bytes(), tile=128, overlap=32).json()
+    assert asked["image"]["tiles"] == answer["image"]["tiles"] > 1
+    assert answer["scores"] == asked["scores"]
+
+
 def test_overlays_show_the_plane_that_was_seen(server: Server, tmp_path: Path) -> None:
     pages = [Image.fromarray(picture(seed)) for seed in range(3)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])

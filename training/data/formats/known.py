@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats import cityscapes, instance_png, labelme, object_png, voc, yolo
+from training.data.formats import cityscapes, instance_png, object_png, voc
 from training.data.formats.coco import layouts
 from training.data.formats.coco.writer import save_coco
+from training.data.formats.labelme import reader as labelme
 from training.data.formats.via import reader as via
 from training.data.formats.writing import Placement
+from training.data.formats.yolo import reader as yolo
 
 
 @dataclass(frozen=True, slots=True)

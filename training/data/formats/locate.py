@@ -26,8 +26,8 @@ from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
 from training.data.formats.splits import by_split, split_of
 from training.data.formats.via.reader import is_via, load_via_files
-from training.data.formats.yolo import load_yolo, yolo_splits
-from training.data.formats.yolo_files import FILE
+from training.data.formats.yolo.files import FILE
+from training.data.formats.yolo.reader import load_yolo, yolo_splits
 
 _COCO = ("coco", "coco_keypoints")
 _SHOWN = 12

@@ -42,11 +42,11 @@ from training.data.formats.assemble import Assembly, Found, encode_indices
 from training.data.formats.cityscapes import load_cityscapes
 from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format
-from training.data.formats.labelme import load_labelme
+from training.data.formats.labelme.reader import load_labelme
 from training.data.formats.locate import Origin, locate
 from training.data.formats.via.reader import load_via
 from training.data.formats.voc import load_voc
-from training.data.formats.yolo import load_yolo
+from training.data.formats.yolo.reader import load_yolo
 from training.data.loading.source import DataStop, load_training_data
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"

@@ -18,7 +18,7 @@ from training.data.annotations.orientation import points_to_stored, points_to_up
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
 from training.data.formats.splits import SPLITS
 from training.data.formats.writing import Placement, outlines, place_images
-from training.data.formats.yolo_files import FILE, class_names, find_yolo, images_of, label_files
+from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, label_files
 
 LAYOUT = (
     "data.yaml with 'names' and 'train'; or images/ with labels/, lists (train.txt), or .txt files beside the images"

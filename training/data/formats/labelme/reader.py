@@ -36,7 +36,7 @@ from training.data.formats.assemble import (
     rectangle,
     union,
 )
-from training.data.formats.labelme_images import locate_images
+from training.data.formats.labelme.images import locate_images
 from training.data.formats.splits import split_folders
 from training.data.formats.writing import Placement, outlines, place_images
 

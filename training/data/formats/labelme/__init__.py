@@ -1,0 +1,1 @@
+"""LabelMe's JSON files, and the images that they name or carry."""

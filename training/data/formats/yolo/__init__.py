@@ -1,0 +1,1 @@
+"""YOLO: what lies where, and the lines of its text files."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from io import BytesIO
 from typing import Final
 
@@ -18,6 +19,7 @@ from model.runtime.images.errors import DamagedImage
 from model.runtime.images.picture import Picture
 
 _SIGNATURE_LENGTH: Final = 8
+_CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _USED: Final = (b"tRNS", b"eXIf")
 """Ancillary chunks that change how the picture looks. Texts, profiles, previews and animations do not."""
 
@@ -29,16 +31,19 @@ _AT_ONCE: Final = 2**20
 
 
 def picture_chunks(data: bytes) -> bytes:
-    """The PNG without the chunks that viewers pass over: unused ones, and ancillary ones with a wrong checksum.
+    """The PNG without the chunks that viewers pass over: unused ones, and ancillary ones with a wrong checksum or in a
+    wrong place.
 
-    Pillow would unpack texts and profiles, refuse those over 1 MB, and check none of the pixels' checksums. What comes
-    after a chunk that is none or is cut short is left for it to judge.
+    Pillow would unpack texts and profiles, refuse those over 1 MB, check none of the pixels' checksums, and pass over
+    critical chunks that it does not know. What comes after a chunk that is none or is cut short is left to it.
 
-    Raises DamagedImage when a critical chunk (header, palette, pixels) has a wrong checksum.
+    Raises DamagedImage when a critical chunk (header, palette, pixels) has a wrong checksum, is unknown (without it the
+    pixels mean something else), or stands where the specification has none.
     """
     view = memoryview(data)
     kept: list[memoryview] = [view[:_SIGNATURE_LENGTH]]
     position = _SIGNATURE_LENGTH
+    seen: set[bytes] = set()
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -52,12 +57,39 @@ def picture_chunks(data: bytes) -> bytes:
                     f"the PNG image is damaged: the {name.decode('ascii', 'replace')} chunk at byte {position} has a "
                     f"wrong checksum"
                 )
-            if intact:
+            if critical:
+                _check_critical(name, data[position + 8 : end - 4] if name == b"IHDR" else b"", seen)
+            if intact and not (name == b"tRNS" and b"IDAT" in seen):
                 kept.append(view[position:end])
+            seen.add(name)
         position = end
         if name == b"IEND":
             return b"".join(kept)
     return b"".join([*kept, view[position:]])
+
+
+def _check_critical(name: bytes, header: bytes, seen: Collection[bytes]) -> None:
+    """Raises DamagedImage for a critical chunk that no reader may pass over, or that makes the picture ambiguous.
+
+    `header` is what an IHDR holds, `seen` are the names of the chunks before.
+    """
+    if name == b"CgBI":
+        raise DamagedImage(
+            "this is a PNG as Apple's tools write it for iOS (chunk CgBI), whose pixels are stored in a way of their "
+            "own; convert it to a plain PNG, as with: xcrun pngcrush -revert-iphone-optimizations IN OUT"
+        )
+    if name not in _CRITICAL:
+        raise DamagedImage(
+            f"the PNG image has a critical chunk {name.decode()} that is unknown here, without which its pixels cannot "
+            f"be understood; save it as a plain PNG"
+        )
+    if (name == b"IHDR") == bool(seen):
+        wrong = "it has a second header" if b"IHDR" in seen else "its header does not come first"
+        raise DamagedImage(f"the PNG image is damaged: {wrong}")
+    if name == b"IHDR" and (len(header) != 13 or any(header[10:12]) or header[12] > 1):
+        raise DamagedImage("the PNG image's header names a compression, a filter or an interlacing that PNG has not")
+    if name == b"PLTE" and not {b"PLTE", b"IDAT"}.isdisjoint(seen):
+        raise DamagedImage("the PNG image is damaged: a palette behind the pixels, or a second one")
 
 
 def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:

@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from model.runtime.images import jpeg, png
+from model.runtime.images import bmp, jpeg, png
 from model.runtime.images.conversion import of_channel, picture_of
 from model.runtime.images.errors import (
     DamagedImage,
@@ -173,6 +173,8 @@ def _plugin(format: ImageFormat) -> type[ImageFile.ImageFile]:
 
 def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     """The image of `data` with its pixels. Raises OSError where they are cut short, and whatever else Pillow raises."""
+    if isinstance(image, BmpImagePlugin.BmpImageFile):
+        return bmp.load(image, data)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         ended = jpeg.ended(data)
         if ended is None:

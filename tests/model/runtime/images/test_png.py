@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.runtime.images.decode import decode_image
 from model.runtime.images.errors import DamagedImage
@@ -78,6 +79,53 @@ def test_a_wrong_checksum_of_what_makes_the_picture_is_damage(name: str) -> None
     data[at + 4 + struct.unpack(">I", data[at - 4 : at])[0]] ^= 1
     with pytest.raises(DamagedImage, match=f"the {name} chunk at byte {at - 4} has a wrong checksum"):
         decode_image(bytes(data))
+
+
+WHOLE = encode(picture().quantize(8), "PNG")
+PALETTE_CHUNK = WHOLE[33 : WHOLE.index(b"IDAT") - 4]
+
+
+def header_with(at: int, value: int) -> bytes:
+    header = bytearray(WHOLE[16:29])
+    header[at] = value
+    return WHOLE[:8] + chunk(b"IHDR", bytes(header)) + WHOLE[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        pytest.param(with_chunk(chunk(b"ABCD", b"")), "critical chunk ABCD", id="unknown"),
+        pytest.param(with_chunk(chunk(b"ABcD", b"")), "critical chunk ABcD", id="unknown and private"),
+        pytest.param(with_chunk(chunk(b"JDAT", bytes(9))), "critical chunk JDAT", id="JPEG in a PNG"),
+        pytest.param(WHOLE.replace(b"IDAT", b"DDAT"), "wrong checksum", id="pixels under another name"),
+        pytest.param(WHOLE[:-12] + chunk(b"ABCD", b"x") + WHOLE[-12:], "critical chunk ABCD", id="behind the pixels"),
+        pytest.param(WHOLE[:8] + chunk(b"CgBI", b"\x50\0\x20\2") + WHOLE[8:], "Apple.*iOS.*CgBI", id="Apple's"),
+        pytest.param(WHOLE[:33] + WHOLE[8:], "a second header", id="two headers"),
+        pytest.param(WHOLE[:8] + chunk(b"tRNS", b"\0") + WHOLE[8:], "does not come first", id="header not first"),
+        pytest.param(WHOLE[:33] + PALETTE_CHUNK + WHOLE[33:], "a second one", id="two palettes"),
+        pytest.param(WHOLE[:-12] + PALETTE_CHUNK + WHOLE[-12:], "behind the pixels", id="palette behind the pixels"),
+        pytest.param(header_with(10, 1), "names a compression", id="unknown compression"),
+        pytest.param(header_with(11, 64), "names a compression, a filter", id="MNG's filter"),
+        pytest.param(header_with(12, 2), "or an interlacing", id="unknown interlacing"),
+    ],
+)
+def test_what_no_reader_may_pass_over_is_refused(data: bytes, said: str) -> None:
+    for read in (probe, decode_image):
+        with pytest.raises(DamagedImage, match=said):
+            read(data)
+
+
+def test_an_animation_s_first_picture_is_read() -> None:
+    frames = [picture(), Image.new("RGB", picture().size)]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert b"acTL" in data
+    np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
+
+
+def test_a_transparent_color_that_comes_behind_the_pixels_counts_for_nothing() -> None:
+    data = png([b"\1\2\3"], 1, 8, RGB)
+    late = data[:-12] + chunk(b"tRNS", b"\0\1\0\2\0\3") + data[-12:]
+    assert decode_image(late)[0, 0].tolist() == [1, 2, 3]
 
 
 def gray(width: int, depth: int, row: bytes, key: bytes) -> bytes:

@@ -1,0 +1,54 @@
+"""BMP beyond Pillow: palettes that look like a scale of grays, alpha that nobody set.
+
+Alpha that is zero throughout was never meant: programs leave the fourth byte empty, and browsers and GIMP show such a
+picture opaque. Without a mask for alpha, whatever its header, a BMP has none.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, ImagePalette
+
+_BITFIELDS: Final = 3
+_HAS_ALPHA_MASK: Final = 56
+"""Bytes of the first header that has a mask for alpha: BITMAPV3INFOHEADER."""
+_RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
+
+
+def load(image: BmpImagePlugin.BmpImageFile, data: bytes) -> Image.Image:
+    """The opened image of `data` with its pixels, in mode RGBA only where alpha counts."""
+    header_size, bits = struct.unpack_from("<I", data, 14)[0], int.from_bytes(data[24:26], "little")
+    if header_size >= 40:
+        bits = int.from_bytes(data[28:30], "little")
+    if bits in _RAW_MODES:
+        _keep_palette(image, bits)
+    offset, args = image.tile[0].offset, image.tile[0].args
+    image.load()
+    has_mask = header_size >= _HAS_ALPHA_MASK and struct.unpack_from("<I", data, 30)[0] == _BITFIELDS
+    alpha_mask = struct.unpack_from("<I", data, 66)[0] if has_mask else 0
+    if bits == 16 and alpha_mask:  # Pillow reads such colors and passes over their alpha
+        assert isinstance(args, tuple)
+        _, stride, direction = args
+        packed = data[offset:].ljust(image.height * stride, b"\0")  # the last row's padding may be missing
+        rows = np.frombuffer(packed, "<u2", image.height * stride // 2).reshape(image.height, stride // 2)
+        seen = (rows[::direction, : image.width] & alpha_mask) != 0
+        image.putalpha(Image.fromarray(seen))
+    if image.mode == "RGBA" and not (alpha_mask and image.getchannel("A").getbbox()):
+        return image.convert("RGB")
+    return image
+
+
+def _keep_palette(image: BmpImagePlugin.BmpImageFile, bits: int) -> None:
+    """Undo Pillow's shortcut for palettes in which each entry is its own index, or which are black and white: it takes
+    the indices for pixels of 8 bits, or of one, whatever they have."""
+    if (image.mode, bits) in (("1", 1), ("L", 8)) or image.mode == "P":
+        return
+    grays = bytes([0, 255]) if image.mode == "1" else bytes(range(2**bits))
+    image._mode = "P"  # as Pillow's plugins themselves set it
+    image.palette = ImagePalette.raw("RGB", np.repeat(np.frombuffer(grays, np.uint8), 3).tobytes())
+    args = image.tile[0].args
+    assert isinstance(args, tuple)
+    image.tile = [image.tile[0]._replace(args=(_RAW_MODES[bits], *args[1:]))]

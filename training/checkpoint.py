@@ -163,23 +163,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
             damaged = archive.testzip()  # torch does not look at the checksums that it writes
         if damaged is not None:
             raise ValueError(f"{damaged} in it was changed")
-        fields = torch.load(path, map_location="cpu", weights_only=True)
-        format_ = fields.pop("format")
-        if format_ > FORMAT:
-            raise CheckpointError(
-                f"{path} has checkpoint format {format_}, this release reads {FORMAT}: upgrade maskserve"
-            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen types for a damaged file
+        reason = str(error).strip().partition("\n")[0]
+        raise DamagedCheckpoint(
+            f"{path} is not a readable maskserve checkpoint ({type(error).__name__}: {reason})"
+        ) from error
+    return as_checkpoint(content, path)
+
+
+def is_checkpoint(content: object) -> bool:
+    """Whether what torch read from a file is a checkpoint of ours, of any format."""
+    return isinstance(content, dict) and isinstance(content.get("format"), int)
+
+
+def as_checkpoint(content: Any, path: Path) -> Checkpoint:
+    """The checkpoint that torch read from `path`. Raises as `load_checkpoint` does."""
+    if not is_checkpoint(content):
+        raise DamagedCheckpoint(
+            f"{path} is not a readable maskserve checkpoint: another program saved it (weights to train on from: "
+            f"--start_from {path})"
+        )
+    fields = dict(content)
+    format_ = fields.pop("format")
+    if format_ > FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {format_}, this release reads {FORMAT}: upgrade maskserve")
+    try:
         if format_ == 1:
             del fields["rng"]
         if fields.get("trained_on") is not None:
             fields["trained_on"] = TrainedOn(**fields["trained_on"])
         return Checkpoint(**fields)
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch.load raises half a dozen types for a damaged file
-        raise DamagedCheckpoint(
-            f"{path} is not a readable maskserve checkpoint ({type(error).__name__}: {error})"
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path} is not a readable maskserve checkpoint ({error})") from error
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

@@ -167,7 +167,8 @@ class TrainConfig(_Group):
     start_from: str = Field(
         "random",
         description="weights to start from: random; imagenet (backbone); NAME:WEIGHTS, torchvision's published "
-        "detection weights; or a checkpoint (.pt), a state_dict (.pth) or a bundle's folder",
+        "detection weights; a checkpoint, a state_dict (.pth, alone or in another program's checkpoint), or a bundle's "
+        "folder",
     )
     class_map: dict[str, str] = Field(
         {},

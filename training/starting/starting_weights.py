@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from model.architecture import PRESETS, ArchitectureConfig
-from model.console.arguments import did_you_mean
+from model.console.arguments import did_you_mean, nearest_path
 from model.network.published import imagenet_backbone, published_model
 from model.network.weights import COUNTER, load_network
 from model.runtime.bundles.bundle import BundleError, open_bundle
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.checkpoint import CheckpointError, as_checkpoint, is_checkpoint
 from training.config import TrainConfig
+from training.starting.state_files import StateFileError, network_state, read_file
+
+FILES: Final = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""Suffixes of files that `torch.save` wrote; what is there is read whatever its suffix."""
 
 # Fields that change what the weights mean, but not their shapes.
 _MEANING: Final = ("norm_eps", "image_mean", "image_std", "anchor_sizes", "anchor_aspect_ratios")
@@ -88,48 +91,37 @@ def read_starting_weights(config: TrainConfig) -> StartingWeights:
         return _described(
             f"the bundle {path}", state, manifest.architecture, manifest.class_names, manifest.keypoint_names
         )
-    if path.suffix == ".pt":
-        try:
-            checkpoint = load_checkpoint(path)
-        except CheckpointError as error:
-            raise StartError(
-                f"start_from: {error}; a plain state_dict must be called .pth, a checkpoint of ours .pt"
-            ) from error
-        architecture = checkpoint.train_config().architecture
-        return _described(
-            f"the checkpoint {path}",
-            checkpoint.published_state,
-            architecture,
-            checkpoint.class_names,
-            checkpoint.keypoint_names,
-        )
-    if path.suffix == ".pth":
-        return StartingWeights(f"the state_dict {path}", _read_state(path), "a network that is not named in the file")
+    if path.is_file():
+        return _of_file(path)
+    if path.suffix in FILES:
+        raise StartError(f"start_from: no file {path}{nearest_path(path)}")
     others = (
-        f"give random, imagenet, torchvision's NAME:WEIGHTS (NAME: {', '.join(PRESETS)}), a checkpoint FILE.pt, a "
-        f"state_dict FILE.pth, or a bundle's folder NAME/VERSION"
+        f"give random, imagenet, torchvision's NAME:WEIGHTS (NAME: {', '.join(PRESETS)}), a checkpoint FILE.pt, the "
+        f"FILE.pth of a state_dict or another program's checkpoint, or a bundle's folder NAME/VERSION"
     )
     hint = did_you_mean(name, ["random", "imagenet", *PRESETS], otherwise=others)
     raise StartError(f"start_from {choice!r} is nothing known and no folder here: {hint}")
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise StartError(f"start_from: no file {path}")
+def _of_file(path: Path) -> StartingWeights:
+    """The weights of a checkpoint of ours, which names its classes, or of any file with a network's tensors."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen types for a damaged file
-        reason = str(error).strip().partition("\n")[0]
-        raise StartError(
-            f"start_from: {path} is not a readable state_dict ({type(error).__name__}: {reason}); save it with "
-            f"torch.save(model.state_dict(), FILE)"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise StartError(
-            f"start_from: {path} holds more than a state_dict; save the network's alone, with "
-            f"torch.save(model.state_dict(), FILE)"
-        )
-    return _without_counters({_todays_name(name): value for name, value in content.items()})
+        content = read_file(path)
+        if not is_checkpoint(content):
+            place, state = network_state(content, path)
+            where = f"the state_dict {path}" if not place else f"the state_dict {place!r} in {path}"
+            names = {_todays_name(name): tensor for name, tensor in state.items()}
+            return StartingWeights(where, _without_counters(names), "a network that is not named in the file")
+        checkpoint = as_checkpoint(content, path)
+    except (StateFileError, CheckpointError) as error:
+        raise StartError(f"start_from: {error}") from error
+    return _described(
+        f"the checkpoint {path}",
+        checkpoint.published_state,
+        checkpoint.train_config().architecture,
+        checkpoint.class_names,
+        checkpoint.keypoint_names,
+    )
 
 
 def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,10 @@ from service.http.problems import BAD_MULTIPART, TOO_MANY_BYTES, UNSUPPORTED_TYP
 
 RAW = frozenset({b"", b"application/octet-stream", b"binary/octet-stream"})
 """Content types that say nothing: what the format is, the first bytes tell anyhow."""
-JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded"
+
+SEND_A_FILE = "Send the file's own bytes as the body, or multipart/form-data with a part named file."
+BASE64_GOES_TO = "Images as base64 in JSON go to POST /v2/models/NAME/infer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,16 @@ def _boundary(content_type: str) -> bytes | None:
     if kind in RAW or kind.startswith(b"image/"):
         return None
     if kind != b"multipart/form-data":
-        advice = ""
-        if kind == JSON:
-            advice = " Images as base64 in JSON go to POST /v2/models/NAME/infer."
-        elif kind == FORM:
-            advice = " (curl names that type unless it is told another: -H 'Content-Type: image/png'.)"
+        curl = ""
+        if kind == FORM:
+            curl = (
+                " curl -d names that type; a file goes with -F file=@FILE, or with --data-binary @FILE and "
+                "-H 'Content-Type: image/png'."
+            )
         raise Problem(
             UNSUPPORTED_TYPE,
             f"The content type is {content_type}; send multipart/form-data with a part named file, or the image itself "
-            f"as image/* or application/octet-stream.{advice}",
+            f"as image/* or application/octet-stream. {BASE64_GOES_TO}{curl}",
         )
     boundary = options.get(b"boundary", b"")
     if not boundary:

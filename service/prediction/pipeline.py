@@ -43,6 +43,7 @@ from service.models.catalog import Catalog, ServedModel
 from service.observability.metrics import Metrics, ScoreCounts
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
+from service.prediction.no_image import advice
 from service.prediction.parameters import MOST_IN_TILES, Options
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
@@ -211,8 +212,14 @@ class Pipeline:
 
 def decode(job: Job, limits: ImageLimits) -> Decoded:
     """The image as the network takes it, and itself where it is needed. The header's pixel count is checked before
-    decoding."""
-    picture = read_picture(job.encoded(), limits, choice=job.options.plane)
+    decoding. Raises ImageError."""
+    data = job.encoded()
+    try:
+        picture = read_picture(data, limits, choice=job.options.plane)
+    except NotAnImage as error:
+        if said := advice(data):
+            raise NotAnImage(f"{error}. {said}") from error
+        raise
     image, applied = to_rgb(picture, job.options.intensity)
     size = (image.shape[0], image.shape[1])
     preprocessing = job.model.manifest.preprocessing

@@ -103,8 +103,12 @@ def test_bad_content_types(server: Server, content_type: str, body: bytes, statu
     [
         ("application/json", "POST /v2/models/NAME/infer"),
         ("application/json; charset=utf-8", "POST /v2/models/NAME/infer"),
+        ("application/x-www-form-urlencoded", "POST /v2/models/NAME/infer"),
+        ("application/x-www-form-urlencoded", "-F file=@FILE"),
         ("application/x-www-form-urlencoded", "-H 'Content-Type: image/png'"),
         ("text/plain", "application/octet-stream"),
+        ("text/plain;charset=UTF-8", "POST /v2/models/NAME/infer"),
+        ("application/vnd.api+json", "POST /v2/models/NAME/infer"),
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
@@ -112,6 +116,16 @@ def test_a_wrong_content_type_is_told_where_to_go(server: Server, path: str, con
     body = orjson.dumps({"image": b64encode(PNG).decode()})
     answer = server.client.post(path, content=body, headers={"Content-Type": content_type})
     assert advice in problem(answer, 415, "unsupported-content-type")["detail"]
+
+
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "image/png", "part"])
+def test_base64_in_place_of_an_image_is_told_where_to_go(server: Server, kind: str) -> None:
+    body = orjson.dumps({"image": b64encode(PNG).decode()})
+    if kind == "part":
+        answer = server.client.post("/predict", files={"file": ("a.png", body)})
+    else:
+        answer = server.client.post("/predict", content=body, headers={"Content-Type": kind} if kind else {})
+    assert "POST /v2/models/NAME/infer" in problem(answer, 400, "not-an-image")["detail"]
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])

@@ -30,11 +30,12 @@ from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_split, sound
 from training.evaluation.evaluated import Evaluated, open_model
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
+from training.evaluation.instances import instances
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import operating_point
 from training.evaluation.remote import KEY_VARIABLE, RemoteError
 from training.evaluation.report import Report, write_report
-from training.evaluation.tables import class_table, confusion_table, figure_table, point_table
+from training.evaluation.tables import class_table, confusion_table, figure_table, instance_table, point_table
 from training.evaluation.validation import SCORE_THRESHOLD, limits
 from training.progress import Display
 
@@ -71,18 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluated.defaults.score_threshold,
         options.operating_point,
     )
+    apart = instances(matches, data.class_names, [one.threshold for one in point.classes])
     console = unbroken_console()
     console.print(figure_table(metrics, evaluated.title))
     console.print(point_table(point, MATCHED_BY[task]))
+    console.print(instance_table(apart))
     if len(point.classes) > 1:
         console.print(class_table(metrics))
         console.print(confusion_table(point))
     if options.json is not None:
-        figures = metrics.model_dump(exclude_none=True) | {"operating_point": point.model_dump()}
+        figures = metrics.model_dump(exclude_none=True) | {
+            "operating_point": point.model_dump(),
+            "instances": apart.model_dump(),
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     if options.report is not None:
-        page = write_report(options.report, Report(evaluated.title, data, detections, matches, metrics, point))
+        page = write_report(options.report, Report(evaluated.title, data, detections, matches, metrics, point, apart))
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
 

@@ -33,6 +33,7 @@ class Matches:
     scores: float32 [N]. labels: int64 [N]. found: int64 [N], the object that a detection matches, of its own class; -1
     without one. ignored: bool [N], detections in a crowd region of their class, neither right nor wrong.
     truth: int64 [M], the objects' labels. crowd: bool [M], regions that no detection has to find. iou: float64 [N, M].
+    areas: float64 [N] and truth_areas: float64 [M], in pixels, of what iou compares: masks or boxes.
     """
 
     scores: NDArray[np.float32]
@@ -42,6 +43,8 @@ class Matches:
     truth: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     iou: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    truth_areas: NDArray[np.float64]
 
 
 def match_detections(data: Dataset, results: Sequence[Detections], by: MatchedBy) -> list[Matches]:
@@ -60,7 +63,8 @@ def match_detections(data: Dataset, results: Sequence[Detections], by: MatchedBy
 def _match(image: ImageRecord, objects: Annotations, detections: Detections, by: MatchedBy) -> Matches:
     order = np.argsort(-detections.scores, kind="stable")
     labels = detections.labels[order]
-    iou = _ious(image, objects, detections, by)[order]
+    said, true = _shapes(image, objects, detections, by)
+    iou = said.iou(true, objects.crowd)[order]
     # Any class but a detection's own is out of its reach.
     reach = np.where(labels[:, None] == objects.labels[None], iou, 0.0)
     found = np.full(len(order), -1)
@@ -72,7 +76,17 @@ def _match(image: ImageRecord, objects: Annotations, detections: Detections, by:
             found[row], left[best] = best, False
         else:
             ignored[row] = bool((reach[row, objects.crowd] >= MATCH_IOU).any())
-    return Matches(detections.scores[order], labels, found, ignored, objects.labels, objects.crowd, iou)
+    return Matches(
+        detections.scores[order],
+        labels,
+        found,
+        ignored,
+        objects.labels,
+        objects.crowd,
+        iou,
+        said.areas[order],
+        true.areas,
+    )
 
 
 def _last_best(ious: NDArray[np.float64]) -> int | None:
@@ -83,22 +97,37 @@ def _last_best(ious: NDArray[np.float64]) -> int | None:
     return best if ious[best] >= MATCH_IOU else None
 
 
-def _ious(image: ImageRecord, objects: Annotations, detections: Detections, by: MatchedBy) -> NDArray[np.float64]:
-    """float64 [N, M]; of crowd regions the share of the detection that lies inside, as COCO has it."""
-    if not len(detections) or not len(objects):
-        return np.zeros((len(detections), len(objects)))
-    crowd = objects.crowd.astype(int).tolist()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shapes:
+    """Boxes (left, top, width, height) or RLE as the COCO library takes them, and their areas, float64 [N]."""
+
+    shapes: list[list[float]] | list[dict[str, object]]
+    areas: NDArray[np.float64]
+
+    def iou(self, objects: _Shapes, crowd: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """float64 [N, M]; of crowd regions the share of the detection that lies inside, as COCO has it."""
+        if not self.shapes or not objects.shapes:
+            return np.zeros((len(self.shapes), len(objects.shapes)))
+        ious = mask_api.iou(self.shapes, objects.shapes, crowd.astype(int).tolist())
+        return np.asarray(ious, np.float64).reshape(len(self.shapes), len(objects.shapes))
+
+
+def _shapes(image: ImageRecord, objects: Annotations, detections: Detections, by: MatchedBy) -> tuple[_Shapes, _Shapes]:
+    """What is compared of the detections and of the objects."""
     if by == "box":
         corners = detections.boxes.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        ious = mask_api.iou(boxes.tolist(), objects.xywh.tolist(), crowd)
-    else:
-        if detections.masks is None:
-            raise ValueError(f"the detections of {image.file} have no masks to match")
-        truth = objects.rles(image.height, image.width)
-        ious = mask_api.iou([_as_dict(mask) for mask in detections.masks], [_as_dict(mask) for mask in truth], crowd)
-    return np.asarray(ious, np.float64).reshape(len(detections), len(objects))
+        return _boxes(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)), _boxes(objects.xywh)
+    if detections.masks is None:
+        if not len(detections):
+            return _masks([]), _masks(objects.rles(image.height, image.width))
+        raise ValueError(f"the detections of {image.file} have no masks to match")
+    return _masks(detections.masks), _masks(objects.rles(image.height, image.width))
 
 
-def _as_dict(rle: RLE) -> dict[str, object]:
-    return {"size": list(rle.size), "counts": rle.counts}
+def _boxes(xywh: NDArray[np.float64]) -> _Shapes:
+    return _Shapes(xywh.tolist(), xywh[:, 2] * xywh[:, 3])
+
+
+def _masks(rles: Sequence[RLE]) -> _Shapes:
+    shapes: list[dict[str, object]] = [{"size": list(rle.size), "counts": rle.counts} for rle in rles]
+    return _Shapes(shapes, np.asarray(mask_api.area(shapes), np.float64).reshape(-1) if shapes else np.zeros(0))

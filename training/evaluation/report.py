@@ -14,9 +14,10 @@ from model.runtime.detections import Detections
 from training.data.annotations.dataset import Dataset
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import Metrics
+from training.evaluation.instances import Instances
 from training.evaluation.matching import Matches
 from training.evaluation.operating_point import OperatingPoint
-from training.evaluation.tables import FIGURES, confusions, shown
+from training.evaluation.tables import FIGURES, INSTANCE_FIGURES, confusions, instance_rows, shown
 from training.evaluation.worst import draw_pair, jpeg_url, worst_images
 
 PAGE = "index.html"
@@ -73,6 +74,7 @@ class Report:
     matches: Sequence[Matches]
     metrics: Metrics
     point: OperatingPoint
+    instances: Instances
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -105,6 +107,10 @@ def _page(report: Report) -> str:
 <p>Found, missed and false are counted above each class's threshold, where a detection and an object of one class match
 at an IoU of {point.iou:g}. The best threshold is the one that maximizes F1 on these images.</p>
 {_classes(report.metrics, point)}
+<h2>Objects told apart</h2>
+<p>At the same thresholds. Accuracy is TP / (TP + FP + FN) at an IoU; PQ is panoptic quality, SQ times RQ; AJI is the
+aggregated Jaccard index, the mean over images.</p>
+{_instances(report.instances)}
 <h2>Precision and recall</h2>
 <p>At IoU {point.iou:g}; the dot is at the class's threshold.</p>
 <div class="curves">
@@ -142,6 +148,12 @@ def _classes(metrics: Metrics, point: OperatingPoint) -> str:
         shares = [shown(one.precision), shown(one.recall), shown(one.F1), best, shown(one.best_F1)]
         rows.append(_row((one.name, *figures, *counts, *shares)))
     return _table("AP of each class, and what happens at its threshold", head, rows)
+
+
+def _instances(found: Instances) -> str:
+    head = ("class", *(name.replace("acc", "accuracy") for name in INSTANCE_FIGURES))
+    rows = [_row((name, *figures)) for name, figures in instance_rows(found)]
+    return _table("How well objects are told apart", head, rows)
 
 
 def _curves(point: OperatingPoint) -> str:

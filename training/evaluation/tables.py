@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from training.evaluation.evaluation import Metrics
+from training.evaluation.instances import IOUS, Instances
 from training.evaluation.matching import MatchedBy
 from training.evaluation.operating_point import OperatingPoint
 
@@ -61,6 +62,36 @@ def point_table(point: OperatingPoint, by: MatchedBy) -> Table:
     return table
 
 
+def instance_table(found: Instances) -> Table:
+    """Rows are classes, and their mean where there are several; columns how well objects are told apart."""
+    title = "at the same thresholds; acc: TP / (TP + FP + FN) at an IoU"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for column in INSTANCE_FIGURES:
+        table.add_column(column.replace(" 0.", " ."), justify="right", no_wrap=True)
+    for name, figures in instance_rows(found):
+        table.add_row(name, *figures)
+    return table
+
+
+INSTANCE_FIGURES = (*(f"acc {iou:g}" for iou in IOUS), f"F1 {IOUS[0]:g}", "PQ", "SQ", "RQ", "AJI")
+
+
+def instance_rows(found: Instances) -> list[tuple[str, list[str]]]:
+    """Name and INSTANCE_FIGURES as text of each class, and of their mean where there are several."""
+    rows = [*found.classes, found.mean] if len(found.classes) > 1 else found.classes
+    return [
+        (
+            one.name,
+            [
+                *(shown(at.accuracy, 3) for at in one.at),
+                *(shown(value, 3) for value in (one.at[0].F1, one.PQ, one.SQ, one.RQ, one.AJI)),
+            ],
+        )
+        for one in rows
+    ]
+
+
 def confusion_table(point: OperatingPoint) -> Table:
     """The pairs of classes that are most often taken for one another."""
     table = Table(title="taken for another class")
@@ -84,6 +115,6 @@ def confusions(point: OperatingPoint) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def shown(value: float) -> str:
-    """A figure with four decimals; "-" where there is nothing to measure."""
-    return "-" if value < 0 else f"{value:.4f}"
+def shown(value: float, decimals: int = 4) -> str:
+    """A figure; "-" where there is nothing to measure."""
+    return "-" if value < 0 else f"{value:.{decimals}f}"

@@ -36,6 +36,8 @@ def _matches(scores: Sequence[float], right: Sequence[bool], objects: int, label
         truth=np.full(objects, label),
         crowd=np.zeros(objects, np.bool_),
         iou=np.zeros((count, objects)),
+        areas=np.ones(count),
+        truth_areas=np.ones(objects),
     )
 
 

@@ -20,6 +20,7 @@ from training.data.formats.coco.reader import load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
+from training.evaluation.instances import instances
 from training.evaluation.matching import match_detections
 from training.evaluation.operating_point import operating_point
 from training.evaluation.report import MATRIX_CLASSES, WORST_IMAGES, Report, write_report
@@ -90,7 +91,8 @@ def _report(data: Dataset, detections: list[Detections], threshold: float | None
     matches = match_detections(data, detections, "mask")
     point = operating_point(matches, data.class_names, 0.05, 0.5, threshold)
     metrics = evaluate_detections(data, detections, ALL_KINDS["masks"])
-    return Report(f"model/1 {HOSTILE}", data, detections, matches, metrics, point)
+    apart = instances(matches, data.class_names, [one.threshold for one in point.classes])
+    return Report(f"model/1 {HOSTILE}", data, detections, matches, metrics, point, apart)
 
 
 def _text(report: Report, folder: Path) -> str:
@@ -129,6 +131,8 @@ def test_the_figures_are_the_evaluations(data: Dataset, tmp_path: Path) -> None:
     for one in report.point.classes:
         assert f"{one.F1:.4f}" in words
         assert f"{one.best_threshold:g}" in words
+    for apart in (*report.instances.classes, report.instances.mean):
+        assert {f"{value:.3f}" for value in (apart.PQ, apart.AJI, apart.at[2].accuracy, apart.at[0].F1)} <= set(words)
 
 
 def test_the_worst_images_are_shown_and_the_faultless_are_not(data: Dataset, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from training.evaluation.evaluation import ClassMetrics, KindMetrics, Metrics
+from training.evaluation.instances import instances
 from training.evaluation.matching import Matches
 from training.evaluation.operating_point import OperatingPoint, operating_point
-from training.evaluation.tables import class_table, confusion_table, figure_table, point_table
+from training.evaluation.tables import class_table, confusion_table, figure_table, instance_table, point_table
 
 NAMES = ("cat", "a rather long name of a class", "dog")
 
@@ -26,6 +27,8 @@ def point() -> OperatingPoint:
         truth=np.array([1, 1, 3]),
         crowd=np.zeros(3, np.bool_),
         iou=np.eye(3),
+        areas=np.ones(3),
+        truth_areas=np.ones(3),
     )
     return operating_point([image], NAMES, 0.05, 0.5)
 
@@ -71,6 +74,26 @@ def test_what_happens_at_a_threshold_is_never_cut_off(point: OperatingPoint) -> 
     table = point_table(point, "mask")
     assert "…" not in "".join(_lines(table))
     assert _row(table, "cat") == ["cat", "0.5", "0", "2", "1", "0.0000", "0.0000", "0.0000", "-"]
+
+
+def test_how_objects_are_told_apart_fits_the_terminal(point: OperatingPoint) -> None:
+    image = Matches(
+        scores=np.array([0.9, 0.8], np.float32),
+        labels=np.array([1, 1]),
+        found=np.array([0, -1]),
+        ignored=np.zeros(2, np.bool_),
+        truth=np.array([1, 3]),
+        crowd=np.zeros(2, np.bool_),
+        iou=np.array([[0.8, 0], [0, 0]]),
+        areas=np.array([80.0, 20.0]),
+        truth_areas=np.array([100.0, 10.0]),
+    )
+    table = instance_table(instances([image], NAMES, [0.5] * 3))
+    assert "…" not in "".join(_lines(table))
+    cat = ["0.500", "0.500", "0.000", "0.667", "0.533", "0.800", "0.667", "0.667"]
+    assert _row(table, "cat") == ["cat", *cat]
+    assert _row(table, "dog") == ["dog", *["0.000"] * 5, "-", "0.000", "0.000"]
+    assert _row(table, "mean")[1] == "0.250"
 
 
 def test_the_most_frequent_confusion_comes_first(point: OperatingPoint) -> None:

@@ -2,7 +2,7 @@
 
 Kubernetes tells every container about the Services of its namespace in variables that begin with their names. Of a
 Service called maskserve, or maskserve-metrics, they look like settings; one even has the name of a setting,
-MASKSERVE_PORT.
+MASKSERVE_PORT. An address that a Service does not have is empty there.
 """
 
 from __future__ import annotations
@@ -15,20 +15,14 @@ from pydantic_settings import EnvSettingsSource
 
 PREFIX: Final = "MASKSERVE_"
 
-_PROTOCOL: Final = "(?:tcp|udp|sctp)"
-_ONE_PORT: Final = rf"PORT_\d+_{_PROTOCOL.upper()}"
-# What is left of a variable's name behind that of the Service, and its value.
-_LINKS: Final = tuple(
-    (re.compile(rf"(?:\w+_)?{name}"), re.compile(value))
-    for name, value in {
-        "SERVICE_HOST": r"\S+",
-        r"SERVICE_PORT(?:_\w+)?": r"\d+",
-        rf"(?:PORT|{_ONE_PORT})": rf"{_PROTOCOL}://\S+:\d+",
-        rf"{_ONE_PORT}_PROTO": _PROTOCOL,
-        rf"{_ONE_PORT}_PORT": r"\d+",
-        rf"{_ONE_PORT}_ADDR": r"\S+",
-    }.items()
+_ONE_PORT: Final = r"PORT_\d+_(?:TCP|UDP|SCTP)"
+# What is left of a variable's name behind that of the Service. No setting is called so: any value may stand there.
+_LINKS: Final = re.compile(
+    rf"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|{_ONE_PORT}|{_ONE_PORT}_PROTO|{_ONE_PORT}_PORT|{_ONE_PORT}_ADDR)"
 )
+# This one could be meant for a setting. Its value tells.
+_URL_NAME: Final = re.compile(r"(?:\w+_)?PORT")
+_URL: Final = re.compile(r"(?:(?:tcp|udp|sctp)://\S*:\d+)?")
 
 
 def own_variables() -> dict[str, str]:
@@ -48,6 +42,6 @@ class OwnVariables(EnvSettingsSource):
 
 
 def _is_service_link(name: str, value: object) -> bool:
-    return isinstance(value, str) and any(
-        named.fullmatch(name) and written.fullmatch(value) for named, written in _LINKS
+    return bool(
+        _LINKS.fullmatch(name) or (_URL_NAME.fullmatch(name) and isinstance(value, str) and _URL.fullmatch(value))
     )

@@ -55,7 +55,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("address", ["10.96.0.10", "fd00:10:96::a"])
+@pytest.mark.parametrize("address", ["10.96.0.10", "fd00:10:96::a", "None", ""])
 def test_a_service_of_any_name_changes_nothing(monkeypatch: pytest.MonkeyPatch, service: str, address: str) -> None:
     plain = effective(read_settings([]), [])
     for variable, value in injected(service, address).items():
@@ -63,6 +63,16 @@ def test_a_service_of_any_name_changes_nothing(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv(variable, value)
     assert effective(read_settings([]), []) == plain
     assert [*own_variables()] == ["MASKSERVE_MODELS"]
+
+
+@pytest.mark.parametrize("value", ["", " ", "many", "tcp://10.96.0.10:80", "8000"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_whatever_stands_in_them_changes_nothing(monkeypatch: pytest.MonkeyPatch, service: str, value: str) -> None:
+    plain = effective(read_settings([]), [])
+    url = f"{service.upper().replace('-', '_')}_PORT"  # a setting's own name, of the Service called maskserve
+    for variable in injected(service):
+        monkeypatch.setenv(variable, value if variable != url else "")
+    assert effective(read_settings([]), []) == plain
 
 
 def test_the_port_in_the_file_holds_beside_a_service_called_maskserve(
@@ -86,10 +96,13 @@ def test_the_port_in_the_file_holds_beside_a_service_called_maskserve(
         ("MASKSERVE_PORTS", "tcp://10.96.0.10:80"),
         ("MASKSERVE_HOST_PORT", "8000"),
         ("MASKSERVE_SERVICE", "10.96.0.10"),
-        ("MASKSERVE_SERVICE_PORT", "many"),
+        ("MASKSERVE_SERVICE", ""),
+        ("MASKSERVE_SERVICE_HOSTS", ""),
+        ("MASKSERVE_SERVICES_PORT", "80"),
         ("MASKSERVE_PORT_80", "tcp://10.96.0.10:80"),
-        ("MASKSERVE_PORT_80_TCP", "10.96.0.10"),
+        ("MASKSERVE_PORT_HTTP_TCP", ""),
         ("MASKSERVE_PORT_80_TCP_NAME", "web"),
+        ("MASKSERVE_MODEL", ""),
     ],
 )
 def test_what_is_not_quite_so_stops_the_start(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

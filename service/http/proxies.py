@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from urllib.parse import urlsplit, urlunsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&()*+;=:@-]+)*")
@@ -19,6 +20,9 @@ class BehindProxy:
 
     Proxies that cut the prefix off and proxies that leave it there are both understood: a path that begins with it
     still has it, unless the server has paths of its own that begin so, with one of `own`.
+
+    Redirects name neither scheme nor host: the client knows them best, and a proxy that unpacks TLS but is not trusted
+    would turn https into http.
     """
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str], root_path: str, own: Collection[str]) -> None:
@@ -27,13 +31,21 @@ class BehindProxy:
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start" and 300 <= message["status"] < 400:
+                message["headers"] = [
+                    (name, _without_origin(value) if name == b"location" else value)
+                    for name, value in message.get("headers", ())
+                ]
+            await send(message)
+
         if scope["type"] == "http" and (prefix := self._prefix(scope)):
             path = scope["path"]
             has_it = path == prefix or path.startswith(f"{prefix}/")
             if not has_it or prefix.split("/")[1] in self._own:
                 scope["path"] = prefix + path
             scope["root_path"] = prefix
-        await self._forwarded(scope, receive, send)  # type: ignore[arg-type]
+        await self._forwarded(scope, receive, answered)  # type: ignore[arg-type]
 
     def _prefix(self, scope: Scope) -> str:
         client = scope.get("client")
@@ -42,3 +54,8 @@ class BehindProxy:
             return self._root_path
         prefix = sent.strip().rstrip("/")
         return prefix if PREFIX.fullmatch(prefix) else self._root_path
+
+
+def _without_origin(location: bytes) -> bytes:
+    _, _, path, query, fragment = urlsplit(location)
+    return urlunsplit((b"", b"", b"/" + path.lstrip(b"/"), query, fragment))

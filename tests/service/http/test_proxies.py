@@ -107,16 +107,29 @@ def location(server: Server, path: str, **headers: str) -> str:
     return str(answer.headers["location"])
 
 
-def test_redirects_keep_the_prefix_and_the_scheme(server: Server) -> None:
-    assert location(server, "/predict/") == "http://site.example/predict"
-    told = {"X_Forwarded_Prefix": "/seg", "X_Forwarded_Proto": "https"}
-    assert location(server, "/predict/?masks=none", **told) == "https://site.example/seg/predict?masks=none"
-    assert location(server, "/predict/", X_Forwarded_Prefix="//evil.example") == "http://site.example/predict"
+@pytest.mark.parametrize(
+    "path", ["/predict/", "/predict/?masks=none&labels=a,%C3%A9%2F", "/models/nuclei/reload/", "/v2/models/stats/"]
+)
+@pytest.mark.parametrize("prefix", ["", "/seg"])
+@pytest.mark.parametrize("scheme", ["http", "https", "wss", ""])
+def test_redirects_keep_the_prefix_and_leave_the_rest_to_the_client(
+    server: Server, path: str, prefix: str, scheme: str
+) -> None:
+    told = {"X_Forwarded_Prefix": prefix, "X_Forwarded_Proto": scheme, "X_Forwarded_Host": "evil.example"}
+    assert location(server, path, **told) == prefix + path.replace("/?", "?").removesuffix("/")
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "https://evil.example", "/\\evil.example"])
+def test_redirects_lead_to_no_other_host(server: Server, prefix: str) -> None:
+    assert location(server, "/predict/", X_Forwarded_Prefix=prefix) == "/predict"
+    assert location(server, "/predict/", Host="evil.example") == "/predict"
 
 
 def test_a_prefix_that_nobody_trusted_sends_counts_for_nothing(start_server: Callable[..., Server]) -> None:
     server = start_server("--trusted-proxies", "192.0.2.0/24", "--root-path", "/seg/")
-    assert location(server, "/predict/", X_Forwarded_Prefix="/evil") == "http://site.example/seg/predict"
+    told = {"X_Forwarded_Prefix": "/evil", "X_Forwarded_Proto": "https"}
+    assert location(server, "/predict/", **told) == "/seg/predict"
+    assert location(server, "/seg/predict/", **told) == "/seg/predict"
     for path in ("/v2/models/none", "/seg/v2/models/none"):  # as the Open Inference Protocol has it, wherever it stands
         answer = server.client.get(path)
         assert (answer.status_code, "error" in answer.json()) == (404, True)

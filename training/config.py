@@ -137,6 +137,11 @@ class TrainConfig(_Group):
         description="whether COCO's annotations are of pictures as stored or as seen, with EXIF orientation, where "
         "sizes do not tell; auto: as the other images tell",
     )
+    mask_objects: Literal["auto", "values", "pieces"] = Field(
+        "auto",
+        description="what an object is in masks of one class: the pixels of one value, or each connected piece of "
+        "them; auto: the values, and masks that show foreground alone are refused",
+    )
     val: float | None = Field(
         None, gt=0, lt=1, description="share of the images to hold out where there is no validation split"
     )

@@ -49,6 +49,7 @@ MAY_CHANGE: Final = frozenset(
         # These change the data, and what they make of it is compared.
         "on_broken",
         "orientation",
+        "mask_objects",
         "val",
         "classes",
         "rename",

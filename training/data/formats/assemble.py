@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from model.runtime.detections import RLE
 from model.runtime.images.errors import ImageError
 from model.runtime.images.reading import probe
 from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
-from training.data.annotations.fields import BrokenRecord, Segmentation
-from training.data.annotations.orientation import orientation_of, pixels_to_stored, upright_size
+from training.data.annotations.fields import BrokenRecord, Kind, Segmentation
+from training.data.annotations.orientation import orientation_of, upright_size
 from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import LIMITS, Annotations, ImageRecord
 from training.data.annotations.repair import Fitted, Repairs, fit, mask_area
@@ -144,34 +144,20 @@ def read_header(path: Path) -> Header:
         except (OSError, ImageError) as error:
             raise BrokenRecord("unreadable image", f"{path} cannot be opened: {error}") from None
         return Header(header.width, header.height, 1)
-    with _opened(path, "unreadable image") as image:
+    with opened_image(path, "unreadable image") as image:
         return Header(image.width, image.height, orientation_of(image))
 
 
-def read_indices(path: Path, header: Header) -> NDArray[np.int64]:
-    """The values of a mask PNG, int64 [height, width] of the stored image that it belongs to.
-
-    Palette files give the index, not the color. A mask with the sides of the picture as seen is turned to the stored
-    one. Raises BrokenRecord for an RGB file, one of another size and one that cannot be decoded.
-    """
-    with _opened(path, "bad mask") as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise BrokenRecord(
-                "bad mask", f"{path} has colors (mode {image.mode}), not ids: save it as a gray or palette PNG"
-            )
-        try:
-            values = np.array(image).astype(np.int64)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BrokenRecord("bad mask", f"{path} cannot be decoded: {error}") from None
-    height, width = values.shape
-    if (width, height) == (header.width, header.height):
-        return values
-    if (width, height) == header.upright:
-        return pixels_to_stored(values, header.orientation)
-    raise BrokenRecord(
-        "size mismatch",
-        f"{path} has {width}x{height} pixels, its image {header.width}x{header.height}: export it again",
-    )
+def opened_image(path: Path, kind: Kind) -> ImageFile.ImageFile:
+    """An image file, not decoded yet. Raises BrokenRecord of `kind` where it is none."""
+    if not path.is_file():
+        raise BrokenRecord("missing file", f"{path} is not there")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
+            return Image.open(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenRecord(kind, f"{path} cannot be opened: {error}") from None
 
 
 def encode_indices(indices: NDArray[np.int64]) -> dict[int, RLE]:
@@ -246,14 +232,3 @@ def _area(fitted: Fitted) -> float:
 def _begin(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)
-
-
-def _opened(path: Path, kind: Any) -> Image.Image:
-    if not path.is_file():
-        raise BrokenRecord("missing file", f"{path} is not there")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
-            return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenRecord(kind, f"{path} cannot be opened: {error}") from None

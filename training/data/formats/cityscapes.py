@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, get, text
-from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_indices, read_json
+from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_json
+from training.data.formats.id_masks import read_indices
 from training.data.formats.splits import by_split
 
 CLASSES: Final[Mapping[int, str]] = {

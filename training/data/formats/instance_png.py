@@ -1,4 +1,5 @@
-"""Images beside PNGs or TIFFs of instance ids, all of one class: 0 is background, every other value one object.
+"""Images beside PNGs or TIFFs of instance ids, all of one class: 0 is background, every other value one object, or
+every connected piece, where a person says so.
 
 Folders: `PNGImages/` with `PedMasks/` (Penn-Fudan), or `images/` with `masks/`, with a folder for each split in them,
 around them, or none; or image and mask in one folder (Cellpose). The mask of `a.jpg` is `a.png` or `a_mask.png`, or
@@ -19,7 +20,8 @@ from PIL import Image
 
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header, read_indices
+from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
+from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import images_in
 from training.data.formats.splits import split_folders
 from training.data.formats.writing import Placement, paint, place_images
@@ -44,28 +46,35 @@ def instance_png_splits(folder: Path) -> tuple[str, ...]:
     return tuple(_find(folder))
 
 
-def load_instance_png(folder: Path, split: str) -> Dataset:
+def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
-    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes;
+    broken files are left out and named in `problems`.
     """
     folders = _find(folder).get(split)
     if folders is None:
         raise DatasetError(f"{folder} has no split '{split}' of images and masks of ids: looked for {LAYOUT}")
     masks = _mask_files(folders)
     assembly = Assembly(f"{folder.name}_{split}", folders.images)
+    seen = ObjectsSeen()
     for image in _image_files(folders):
         stem = image.relative_to(folders.images).with_suffix("").as_posix()
         try:
             names = (stem, *(f"{stem}{ending}" for ending in _MASKS))
             mask = next((masks.pop(name) for name in names if name in masks), None)
             header = read_header(image)
-            found = [Found(folders.class_name, rle) for rle in encode_indices(_ids(image, mask, header)).values()]
-            assembly.add(image, header.width, header.height, found)
+            ids = _ids(image, mask, header)
+            found = encode_indices(number_pieces(ids) if objects == "pieces" else ids)
+            if objects == "auto":
+                seen.add({f"value {value} of {mask}": rle for value, rle in found.items()})
+            assembly.add(image, header.width, header.height, [Found(folders.class_name, rle) for rle in found.values()])
         except BrokenRecord as broken:
             assembly.broken(broken, image)
     for _, mask in sorted(masks.items()):
         assembly.broken(BrokenRecord("unknown image", f"{mask} belongs to no image in {folders.images}"), mask)
+    if (note := seen.require_objects(assembly.name)) is not None:
+        assembly.notes.append(note)
     return assembly.finish((folders.class_name,))
 
 

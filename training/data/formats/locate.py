@@ -22,14 +22,18 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.coco.frames import Orientation
 from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
+from training.data.formats.id_masks import MaskObjects
 from training.data.formats.image_files import IMAGE_SUFFIXES
+from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
+from training.data.formats.object_png import load_object_png
 from training.data.formats.splits import by_split, split_of
 from training.data.formats.via.reader import is_via, load_via_files
 from training.data.formats.yolo.files import FILE
 from training.data.formats.yolo.reader import load_yolo, yolo_splits
 
 _COCO = ("coco", "coco_keypoints")
+_MASKS = {"instance_png": load_instance_png, "object_png": load_object_png}
 _SHOWN = 12
 """Folders that a message lists."""
 
@@ -37,12 +41,14 @@ _SHOWN = 12
 @dataclass(frozen=True, slots=True)
 class Origin:
     """folder holds a dataset of any format. annotations are files, whose images lie in `images`, in `folder`, or beside
-    them. orientation says how COCO's annotations lie where the sizes of images do not tell."""
+    them. orientation says how COCO's annotations lie where the sizes of images do not tell, mask_objects what an object
+    is in masks of one class."""
 
     folder: Path | None = None
     annotations: tuple[Path, ...] = ()
     images: Path | None = None
     orientation: Orientation = "auto"
+    mask_objects: MaskObjects = "auto"
 
     @classmethod
     def of(
@@ -51,11 +57,12 @@ class Origin:
         annotations: Sequence[Path] = (),
         images: Path | None = None,
         orientation: Orientation = "auto",
+        mask_objects: MaskObjects = "auto",
     ) -> Origin:
         """What flags say; data may be a file too, as in --data data.yaml."""
         if data is not None and data.is_file() and not annotations:
-            return cls(None, (data,), images, orientation)
-        return cls(data, tuple(annotations), images, orientation)
+            return cls(None, (data,), images, orientation, mask_objects)
+        return cls(data, tuple(annotations), images, orientation, mask_objects)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.annotations)) or str(self.folder)
@@ -84,7 +91,7 @@ class Located:
 
 
 def add_origin_flags(parser: argparse.ArgumentParser) -> None:
-    """--annotations, --images and --orientation, which `origin_of` reads."""
+    """--annotations, --images, --orientation and --mask_objects, which `origin_of` reads."""
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -102,11 +109,18 @@ def add_origin_flags(parser: argparse.ArgumentParser) -> None:
         help="whether COCO's annotations are of pictures as stored or as seen, with EXIF orientation, where sizes do "
         "not tell; auto: as the other images tell",
     )
+    parser.add_argument(
+        "--mask_objects",
+        choices=get_args(MaskObjects),
+        default="auto",
+        help="what an object is in masks of one class: the pixels of one value, or each connected piece of them; auto: "
+        "the values, and masks that show foreground alone are refused",
+    )
 
 
 def origin_of(options: argparse.Namespace, folder: Path | None) -> Origin:
     """What the flags say."""
-    return Origin.of(folder, options.annotations, options.images, options.orientation)
+    return Origin.of(folder, options.annotations, options.images, options.orientation, options.mask_objects)
 
 
 def require_there(origin: Origin) -> None:
@@ -138,6 +152,10 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
         found = _locate_folder(origin, _only_folder(origin.folder), form, task)
     if origin.orientation != "auto" and found.format not in _COCO:
         raise DatasetError(f"--orientation {origin.orientation} is about COCO, and {origin} is {found.format}")
+    if origin.mask_objects != "auto" and found.format not in _MASKS:
+        raise DatasetError(
+            f"--mask_objects {origin.mask_objects} is about {' and '.join(_MASKS)}, and {origin} is {found.format}"
+        )
     return found
 
 
@@ -154,7 +172,8 @@ def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -
         return _located_coco(origin, chosen.name, files)
     if not splits:
         raise DatasetError(_unknown(folder, f"the format {form}", (chosen,)))
-    return Located(origin, chosen.name, {split: partial(chosen.load, folder, split) for split in splits})
+    load = partial(_MASKS[chosen.name], objects=origin.mask_objects) if chosen.name in _MASKS else chosen.load
+    return Located(origin, chosen.name, {split: partial(load, folder, split) for split in splits})
 
 
 def _locate_files(origin: Origin) -> Located:

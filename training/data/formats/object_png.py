@@ -1,5 +1,7 @@
 """One PNG for each object, all of one class: any pixel but 0 belongs to it. Objects may overlap.
 
+Where a person says so, every connected piece is an object.
+
 `ID/images/*.png` with `ID/masks/*.png` (the 2018 Data Science Bowl), or `images/a.png` with `masks/a/*.png`; each in
 folders for splits or without. The class is what `classes.txt` says, otherwise "object".
 """
@@ -10,13 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header, read_indices
+from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
+from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.instance_png import read_class
 from training.data.formats.splits import split_folders
 
+SOLE = 0.6
+"""Share of an object's pixels that must be of one value; smooth edges have others."""
 LAYOUT = "ID/images/ with ID/masks/, or images/ with masks/NAME/: one PNG an object"
 
 
@@ -32,34 +40,48 @@ def object_png_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _holds))
 
 
-def load_object_png(folder: Path, split: str) -> Dataset:
+def load_object_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
-    Raises DatasetError when the split is not there; broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes;
+    broken files are left out and named in `problems`.
     """
     root = split_folders(folder, _holds).get(split)
     if root is None:
         raise DatasetError(f"{folder} has no split '{split}' with a PNG for each object: looked for {LAYOUT}")
     name = read_class(folder, "object")
     assembly = Assembly(f"{folder.name}_{split}", root)
+    seen = ObjectsSeen()
     for image in _images(root):
         try:
             header = read_header(image.path)
-            assembly.add(image.path, header.width, header.height, list(_objects(image, name, header, assembly)))
+            masks = _masks(image, header, assembly)
+            pieces = (number_pieces(mask) if objects == "pieces" else mask for mask in masks)
+            rles = [rle for mask in pieces for rle in encode_indices(mask).values()]
+            if objects == "auto":
+                seen.add({f"mask {number} in {image.masks}": rle for number, rle in enumerate(rles, 1)})
+            assembly.add(image.path, header.width, header.height, [Found(name, rle) for rle in rles])
         except BrokenRecord as broken:
             assembly.broken(broken, image.path)
+    if (note := seen.require_objects(assembly.name)) is not None:
+        assembly.notes.append(note)
     return assembly.finish((name,))
 
 
-def _objects(image: _Image, name: str, header: Header, assembly: Assembly) -> Iterator[Found]:
+def _masks(image: _Image, header: Header, assembly: Assembly) -> Iterator[NDArray[np.int64]]:
+    """int64 [H, W] of 0 and 1, one for each file."""
     if not image.masks.is_dir():
         raise BrokenRecord("missing file", f"{image.path} has no masks: looked for the folder {image.masks}")
     for mask in _files(image.masks):
         try:
-            found = encode_indices((read_indices(mask, header) != 0).astype("int64"))
-            if not found:
+            values, counts = np.unique(ids := read_indices(mask, header), return_counts=True)
+            counts = counts[values != 0]
+            if not len(counts):
                 raise BrokenRecord("empty mask", f"{mask} has no pixel but 0: delete it")
-            yield Found(name, found[1])
+            if counts.max() < SOLE * counts.sum():
+                message = f"{mask} has {len(counts)} values beside 0, but should show one object: write a mask for each"
+                raise BrokenRecord("bad mask", message)
+            yield (ids != 0).astype(np.int64)
         except BrokenRecord as broken:
             assembly.broken(broken, mask)
 

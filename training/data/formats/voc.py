@@ -17,7 +17,8 @@ from PIL import Image
 
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import Assembly, Found, encode_indices, read_header, read_indices
+from training.data.formats.assemble import Assembly, Found, encode_indices, read_header
+from training.data.formats.id_masks import read_indices
 from training.data.formats.image_files import images_in
 from training.data.formats.labelmap import FILE as LABELMAP
 from training.data.formats.labelmap import read_colors, read_labelmap

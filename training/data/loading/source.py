@@ -48,7 +48,7 @@ def load_training_data(config: TrainConfig, held_out: HeldOut | None = None) -> 
     are broken and `on_broken` is "stop".
     """
     task = config.architecture.task
-    origin = Origin.of(config.data, config.annotations, config.images, config.orientation)
+    origin = Origin.of(config.data, config.annotations, config.images, config.orientation, config.mask_objects)
     if config.data is None and not config.annotations:
         origin = Origin(config.run_folder / "data", images=config.images)
         write = write_figures if has_keypoints(task) else write_shapes

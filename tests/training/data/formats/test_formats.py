@@ -260,9 +260,6 @@ def test_outlines_of_the_picture_as_seen_are_turned_to_the_stored_one(
             lambda f: cityscapes(f, two_objects()[:5]), "size mismatch", "30x5 pixels, its image 30x20", id="size"
         ),
         pytest.param(
-            lambda f: voc(f, two_objects(), two_objects(), "RGB"), "bad mask", "colors .*not ids", id="colors"
-        ),
-        pytest.param(
             lambda f: voc(f, two_objects(), two_objects(15, 0)), "bad mask", "no class to .* object 2", id="no class"
         ),
         pytest.param(

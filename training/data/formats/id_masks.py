@@ -1,0 +1,186 @@
+"""Masks as images of ids: 0 is background, every other value an object, or something that its pieces are objects of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile
+
+from model.runtime.detections import RLE
+from model.runtime.kernels.compiled import kernel
+from model.runtime.kernels.polygons import to_polygons
+from model.runtime.kernels.rle import decode_part
+from training.data.annotations.dataset import DatasetError
+from training.data.annotations.fields import BrokenRecord
+from training.data.annotations.orientation import pixels_to_stored
+from training.data.annotations.repair import mask_bounds
+from training.data.formats.assemble import Header, opened_image
+
+MaskObjects = Literal["auto", "values", "pieces"]
+"""What an object is in masks: the pixels of one value, or each connected piece of them. auto: the values, unless the
+masks show that those are no objects."""
+
+_GRAY: Final = ("1", "L", "P", "I", "I;16", "I;16B")
+_COLORS: Final = ("LA", "RGB", "RGBA")
+_SPECK: Final = 0.01
+"""A piece that is smaller than this share of the value's largest one says nothing."""
+
+
+class _Scattered(NamedTuple):
+    """What would be one object, in several pieces; `where` names it."""
+
+    where: str
+    pieces: int
+
+
+class ObjectsSeen:
+    """Whether what the masks of a split keep apart can be objects, told from all of them together.
+
+    An object may be in two pieces, behind a pole. But masks with one value each, or of which most values are in pieces,
+    hold foreground or classes; trained as they are, many objects would be one.
+    """
+
+    def __init__(self) -> None:
+        self._images = self._objects = self._most = 0
+        self._scattered: list[_Scattered] = []
+
+    def add(self, objects: Mapping[str, RLE]) -> None:
+        """One more image: what would be its objects, by what messages call them."""
+        self._images += 1
+        self._objects += len(objects)
+        self._most = max(self._most, len(objects))
+        pieces = ((where, count_pieces(rle)) for where, rle in objects.items())
+        self._scattered += [_Scattered(where, count) for where, count in pieces if count > 1]
+
+    def require_objects(self, name: str) -> str | None:
+        """What to say of the reading, if anything. Raises DatasetError, which starts with `name`, where these are no
+        objects.
+        """
+        if not self._scattered:
+            return f"each of {self._objects} masks has one object" if self._most == 1 else None
+        if self._most > 1 and 2 * len(self._scattered) <= self._objects:
+            return None
+        worst = max(self._scattered, key=lambda one: one.pieces)
+        raise DatasetError(
+            f"{name}: {worst.where} is in {worst.pieces} separate pieces, as are {len(self._scattered)} of "
+            f"{self._objects} values in {self._images} images: these masks tell foreground from background, or "
+            f"classes, not objects. Say --mask_objects pieces to make each connected piece an object (objects that "
+            f"touch stay one: give each its own value), or --mask_objects values if an object is in several pieces"
+        )
+
+
+def read_indices(path: Path, header: Header) -> NDArray[np.int64]:
+    """The values of a mask, int64 [height, width] of the stored image that it belongs to.
+
+    Palette files give the index, not the color; colors whose channels are equal are gray. A mask with the sides of the
+    picture as seen is turned to the stored one. Raises BrokenRecord for other colors, a JPEG, a mask of another size
+    and one that cannot be decoded.
+    """
+    with opened_image(path, "bad mask") as image:
+        try:
+            values = _values(image, path)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BrokenRecord("bad mask", f"{path} cannot be decoded: {error}") from None
+    height, width = values.shape
+    if (width, height) == (header.width, header.height):
+        return values
+    if (width, height) == header.upright:
+        return pixels_to_stored(values, header.orientation)
+    raise BrokenRecord(
+        "size mismatch",
+        f"{path} has {width}x{height} pixels, its image {header.width}x{header.height}: export it again",
+    )
+
+
+def count_pieces(rle: RLE) -> int:
+    """How many connected pieces a mask has; those that are specks beside the largest are not counted."""
+    bounds = mask_bounds(rle)
+    if bounds is None or len(to_polygons(rle)) == 1:  # the cost of which follows the outline, not the area
+        return int(bounds is not None)
+    left, top, width, height = bounds.astype(int).tolist()
+    pixels = decode_part(rle, (top, left, height, width), (height, width))
+    areas = np.bincount(number_pieces(pixels.astype(np.int64)).ravel())[1:]
+    return int((areas >= _SPECK * areas.max()).sum())
+
+
+def number_pieces(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [H, W]: a number, from 1, for each connected piece of equal pixels, 0 where `values` is 0. Pixels that
+    touch at a corner are connected."""
+    return _number(np.ascontiguousarray(values))
+
+
+def _values(image: ImageFile.ImageFile, path: Path) -> NDArray[np.int64]:
+    if image.format in ("JPEG", "MPO"):
+        raise BrokenRecord("bad mask", f"{path} is a JPEG, which blurs numbers into each other: save it as PNG")
+    if image.mode in _GRAY:
+        return np.array(image).astype(np.int64)
+    if image.mode == "F":
+        numbers = np.array(image)
+        if not np.isfinite(numbers).all() or (numbers != np.round(numbers)).any():
+            raise BrokenRecord("bad mask", f"{path} holds fractions, not ids: save whole numbers")
+        return numbers.astype(np.int64)
+    if image.mode in _COLORS:
+        # of 16 bits a color, Pillow drops the lower 8
+        deep = any("16" in str(tile.args) for tile in image.tile)
+        channels = np.array(image).astype(np.int64)
+        gray, alpha = channels[..., 0], channels[..., -1]
+        if image.mode in ("LA", "RGBA") and (alpha != alpha.flat[0]).any():
+            raise BrokenRecord("bad mask", f"{path} is transparent in places: save it without, background as 0")
+        if deep:
+            raise BrokenRecord("bad mask", f"{path} has colors of 16 bits: save it as a gray PNG")
+        if image.mode == "LA" or (channels[..., :3] == gray[..., None]).all():
+            return gray
+    raise BrokenRecord("bad mask", f"{path} has colors (mode {image.mode}), not ids: save it as a gray or palette PNG")
+
+
+@kernel
+def _root(parents: NDArray[np.int64], i: int) -> int:
+    while parents[i] != i:
+        parents[i] = parents[parents[i]]
+        i = parents[i]
+    return i
+
+
+@kernel
+def _join(parents: NDArray[np.int64], i: int, j: int) -> None:
+    a, b = _root(parents, i), _root(parents, j)
+    parents[max(a, b)] = min(a, b)
+
+
+@kernel
+def _number(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each pixel joins those before it that have its value; then the roots are numbered in their order.
+
+    The pixel above touches all the others, and the one on the left the one above that: they are joined already.
+    """
+    height, width = values.shape
+    flat = values.ravel()
+    parents = np.arange(height * width)
+    for y in range(height):
+        for x in range(width):
+            i = y * width + x
+            if flat[i] == 0:
+                continue
+            if y > 0 and flat[i - width] == flat[i]:
+                parents[i] = _root(parents, i - width)
+                continue
+            if x > 0 and flat[i - 1] == flat[i]:
+                _join(parents, i, i - 1)
+            elif y > 0 and x > 0 and flat[i - width - 1] == flat[i]:
+                _join(parents, i, i - width - 1)
+            if y > 0 and x + 1 < width and flat[i - width + 1] == flat[i]:
+                _join(parents, i, i - width + 1)
+    numbers = np.zeros(height * width, np.int64)
+    count = 0
+    for i in range(height * width):
+        if flat[i] != 0:
+            if parents[i] == i:
+                count += 1
+                numbers[i] = count
+            else:
+                numbers[i] = numbers[_root(parents, i)]
+    return numbers.reshape(height, width)

@@ -11,6 +11,7 @@ import orjson
 
 from service.client.calls import PredictOptions
 from service.client.client import AsyncClient
+from service.client.coco_ids import ImageId
 from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
 from service.client.formats import (
     Dataset,
@@ -36,10 +37,10 @@ MISUSED = (404, 422)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`number` is the image's position from 1, its id in COCO's forms; `overlay` where its picture goes, or None."""
+    """`image_id` is the image's in COCO's forms; `overlay` where its picture goes, or None."""
 
     image: Input
-    number: int
+    image_id: ImageId
     overlay: Path | None
 
 
@@ -63,12 +64,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """One run of the command. `labels` are the class names of each model by label id."""
+    """One run of the command. `labels` are the class names of each model by label id, `categories` the ids that COCO
+    results have for them by name; None: the label ids."""
 
     client: AsyncClient
     options: PredictOptions
     format: FormatName
     labels: Mapping[str, Mapping[int, str]]
+    categories: Mapping[str, int] | None
     output: Output
     dataset: Dataset | None
     display: Display
@@ -90,7 +93,7 @@ class Bulk:
             if _concerns_all(error):
                 raise
             line = problem_line(job.image.name, error) if self.format == "jsonl" else b""
-            done = Done(job, line, coco_image(job.image.name, job.number), error)
+            done = Done(job, line, coco_image(job.image.name, job.image_id), error)
         self.display.advance(failed=done.error is not None)
         return done
 
@@ -106,10 +109,10 @@ class Bulk:
             case "jsonl":
                 rendered = json_line(name, answer)
             case "coco":
-                rendered = coco_entries(prediction, job.number)
+                rendered = coco_entries(prediction, job.image_id, self.categories)
             case "csv":
                 rendered = csv_rows(name, prediction)
-        return Done(job, rendered, coco_image(name, job.number, prediction))
+        return Done(job, rendered, coco_image(name, job.image_id, prediction))
 
     def _write(self, done: Done) -> None:
         if done.error is None:

@@ -17,6 +17,7 @@ from model.console.arguments import Parser, did_you_mean
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
+from service.client.coco_ids import CocoIds, ImageId, read_ids
 from service.client.errors import ClientError, ServerProblem
 from service.client.formats import FRAMES, Dataset, FormatName, Output
 from service.client.inputs import UsageError, find_images
@@ -38,8 +39,8 @@ which ** stands for any folders.
 FORMATS = """\
 formats:
   jsonl  a line for each image: {"file": ..., and the server's answer as it is}, or {"file": ..., "problem": {...}}
-  coco   one list of COCO results; image_id is the image's position from 1, and --coco-images writes which file that
-         is: COCO(IMAGES).loadRes(RESULTS) reads both
+  coco   one list of COCO results; image_id is the image's position from 1, or what --image-ids says, and
+         --coco-images writes which file that is: COCO(IMAGES).loadRes(RESULTS) reads both
   csv    a row for each detection; its area is its mask's in pixels, or its box's where there are no masks
 
 exit codes:
@@ -69,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = 0
     said = ""
     try:
-        jobs = _jobs(asked)
+        ids = _own_ids(asked)
+        jobs = _jobs(asked, ids)
         total = len(jobs)
-        asyncio.run(_run(asked, jobs, tally))
+        asyncio.run(_run(asked, jobs, ids, tally))
         code = ExitCode.SOME_FAILED if tally.failed else ExitCode.ANSWERED
     except KeyboardInterrupt:
         code, said = ExitCode.INTERRUPTED, "interrupted"
@@ -92,15 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _jobs(asked: argparse.Namespace) -> list[Job]:
-    if asked.coco_images is not None and asked.format != "coco":
-        raise UsageError("--coco-images goes with --format coco")
+def _own_ids(asked: argparse.Namespace) -> CocoIds | None:
+    for flag, value in (("--coco-images", asked.coco_images), ("--image-ids", asked.image_ids)):
+        if value is not None and asked.format != "coco":
+            raise UsageError(f"{flag} goes with --format coco")
+    return None if asked.image_ids is None else read_ids(asked.image_ids)
+
+
+def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
     inputs = find_images(asked.images, asked.overlay)
+    numbers: Sequence[ImageId] = range(1, len(inputs) + 1) if ids is None else ids.of_images(inputs)
     overlays = overlay_paths(inputs, asked.overlay) if asked.overlay else [None] * len(inputs)
-    return [Job(one, number, path) for number, (one, path) in enumerate(zip(inputs, overlays, strict=True), 1)]
+    return list(map(Job, inputs, numbers, overlays))
 
 
-async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> None:
+async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | None, tally: Tally) -> None:
     key = asked.api_key or os.environ.get(KEY_VARIABLE) or None
     try:
         client = AsyncClient(asked.url, key, asked.timeout, asked.retries)
@@ -108,11 +116,15 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> 
         raise UsageError(str(error)) from None
     async with client:
         default, labels = await _first_contact(client)
+        known = labels.get(asked.model or default, {})
+        categories = None if ids is None else ids.categories
+        if ids is not None and asked.version is None:  # of another version than the newest the answers tell
+            ids.require_labels(asked.labels or list(known.values()))
         bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
         with _opened(asked.output) as stream, _opened_dataset(asked.coco_images) as dataset:
             output = Output(stream, FRAMES[asked.format])
             with Display(len(jobs), bar=bar) as display:
-                bulk = Bulk(client, _options(asked), asked.format, labels, output, dataset, display, tally)
+                bulk = Bulk(client, _options(asked), asked.format, labels, categories, output, dataset, display, tally)
                 try:
                     await bulk.run(jobs, asked.jobs)
                 except ServerProblem as problem:
@@ -123,11 +135,11 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], tally: Tally) -> 
                 finally:  # what is there is whole
                     output.close()
                     if dataset is not None:
-                        dataset.end(labels.get(asked.model or default, {}))
+                        dataset.end(known if categories is None else {one: name for name, one in categories.items()})
 
 
 async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, str]]]:
-    """The server's default model, and each model's labels by id.
+    """The server's default model, and the labels by id of each model and alias.
 
     A wrong address or key is told at once, before anything is written. Raises NoServerError.
     """
@@ -137,7 +149,8 @@ async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, 
         labels = {
             one["name"]: {int(number): name for number, name in one["labels"].items()} for one in models["models"]
         }
-        return models["default"], labels
+        aliases = {name: labels[of.partition(":")[0]] for name, of in models.get("aliases", {}).items()}
+        return models["default"], labels | aliases
     except ClientError as error:
         raise NoServerError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -245,6 +258,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="with --format coco: the images and categories, as a COCO dataset",
+    )
+    results(
+        "--image-ids",
+        type=Path,
+        metavar="FILE",
+        help="with --format coco: your own ids of the images, and of categories where FILE has some: a COCO dataset, a "
+        "JSON object of file names and ids, or a CSV of the two",
     )
     results(
         "--overlay", type=Path, metavar="FOLDER", help="also write each image with its detections drawn on it, as a PNG"

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, Literal
 
 import orjson
 
+from service.client.coco_ids import ImageId
 from service.client.errors import ClientError
 from service.client.prediction import Prediction
 
@@ -83,12 +84,21 @@ def problem_line(file: str, error: ClientError) -> bytes:
     return orjson.dumps({"file": file, "problem": error.as_problem()}) + b"\n"
 
 
-def coco_entries(prediction: Prediction, image_id: int) -> bytes:
-    """Entries for COCO's list of results; empty when there are none."""
-    return b",\n".join(map(orjson.dumps, prediction.to_coco(image_id)))
+def coco_entries(prediction: Prediction, image_id: ImageId, categories: Mapping[str, int] | None = None) -> bytes:
+    """Entries for COCO's list of results; empty when there are none. categories: their ids by name; None: label ids.
+
+    Raises ClientError for a label that is none of them.
+    """
+    entries = prediction.to_coco(image_id)
+    if categories is not None:
+        for entry, label in zip(entries, prediction.labels, strict=True):
+            if label not in categories:
+                raise ClientError(f"the answer has the label {label!r}, and --image-ids has no category of that name")
+            entry["category_id"] = categories[label]
+    return b",\n".join(map(orjson.dumps, entries))
 
 
-def coco_image(file: str, image_id: int, prediction: Prediction | None = None) -> bytes:
+def coco_image(file: str, image_id: ImageId, prediction: Prediction | None = None) -> bytes:
     """An entry of a COCO dataset's images; without a prediction its size is unknown and left out."""
     entry: dict[str, object] = {"id": image_id, "file_name": file}
     if prediction is not None:

@@ -118,7 +118,7 @@ class Prediction:
         """
         return [{"size": list(mask.size), "counts": mask.counts} for mask in self._masks()]
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """Entries of COCO's results format, as the server's own `format=coco` gives them.
 
         `bbox` is x, y, width, height, `category_id` the label id. `segmentation` has the form that the masks were sent

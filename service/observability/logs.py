@@ -14,14 +14,15 @@ import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal
 
 import orjson
 
 from service.observability.record import RequestRecord
 
-current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
-"""Set it while a request is handled, and every line logged meanwhile in its context carries it."""
+current_ids: ContextVar[Mapping[str, str]] = ContextVar("current_ids", default=MappingProxyType({}))
+"""Set it while a request is handled, and every line logged meanwhile in its context carries these fields."""
 
 # A probe every second is noise, as long as it succeeds. By route.
 PROBES = ("/healthz", "/readyz", "/metrics")
@@ -70,7 +71,7 @@ def log_request(record: RequestRecord) -> None:
 
 def _fields(record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "request_id": record.request_id,
+        **record.ids,
         "method": record.method,
         "path": record.path,
         "route": record.route,
@@ -144,10 +145,10 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _extra(record: logging.LogRecord, formatter: logging.Formatter) -> Mapping[str, Any]:
-    """What the caller gave by `extra`, the current request's id and the exception's trace."""
+    """What the caller gave by `extra`, the current request's ids and the exception's trace."""
     extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-    if request_id := current_request_id.get():
-        extra.setdefault("request_id", request_id)
+    if "request_id" not in extra:
+        extra |= {key: value for key, value in current_ids.get().items() if key not in extra}
     if record.exc_info:
         extra["exception"] = formatter.formatException(record.exc_info)
     return extra

@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import ANSWERED, CLIENT_LEFT, PROBLEM, unexpected
 from service.http.protocol import Refusal
-from service.observability.logs import current_request_id, log_request
+from service.observability.logs import current_ids, log_request
 from service.observability.metrics import Metrics
 from service.observability.record import UNMATCHED, RequestRecord, record_of
+from service.observability.trace_context import callers_span
 from service.observability.tracing import Tracing
 
 
@@ -32,7 +33,8 @@ class Observe:
             return
         start = time.perf_counter()
         record = _begin(scope)
-        current_request_id.set(record.request_id)
+        span = self._tracing.begin(record) if self._tracing is not None else None
+        current_ids.set(record.ids)
 
         async def received() -> Message:
             message = await receive()
@@ -53,14 +55,11 @@ class Observe:
             # The template, not the path: a scanner's thousand paths must not become a thousand series.
             record.route = getattr(scope.get("route"), "path", UNMATCHED)
             record.seconds = time.perf_counter() - start
-            self._report(record)
-
-    def _report(self, record: RequestRecord) -> None:
-        self._metrics.request(record)
-        if self._access_log:
-            log_request(record)
-        if self._tracing is not None:
-            self._tracing.record(record)
+            self._metrics.request(record)
+            if self._access_log:
+                log_request(record)
+            if self._tracing is not None and span is not None:
+                self._tracing.end(span, record)
 
 
 class Rescue:
@@ -104,14 +103,16 @@ def report_refusal(refusal: Refusal, metrics: Metrics, access_log: bool) -> None
 def _begin(scope: Scope) -> RequestRecord:
     headers = Headers(scope=scope)
     client = scope.get("client")
+    traced = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
     record = RequestRecord(
         request_id=scope["state"]["request_id"],
         method=scope["method"],
         path=scope["path"],
         client=client[0] if client else None,
-        headers={name: headers[name] for name in ("traceparent", "tracestate") if name in headers},
+        headers=traced,
         started_ns=time.time_ns(),
         scheme=scope["scheme"],
+        span=callers_span(traced.get("traceparent")),
     )
     scope["state"]["record"] = record
     return record

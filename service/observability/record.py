@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from service.observability.trace_context import SpanIds
+
 AT = ("upload", "decode", "queue", "inference", "postprocess", "answer")
 """Where an image can be, in order."""
 METHODS = frozenset(["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"])
@@ -69,6 +71,8 @@ class RequestRecord:
     started_ns: int
     """On the wall clock (`time.time_ns()`)."""
     scheme: str = "http"
+    span: SpanIds | None = None
+    """The request's own span, where it is traced; else its caller's, if that has sent one."""
     route: str = UNMATCHED
     status: int = 0
     seconds: float = 0.0
@@ -84,6 +88,13 @@ class RequestRecord:
     @property
     def end_ns(self) -> int:
         return self.started_ns + round(self.seconds * 1e9)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What every line of the log about this request carries, by the name that it has there."""
+        if self.span is None:
+            return {"request_id": self.request_id}
+        return {"request_id": self.request_id, "trace_id": self.span.trace_id, "span_id": self.span.span_id}
 
     @property
     def known_method(self) -> str:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from service import VERSION
 from service.observability.record import METHODS, UNMATCHED, ImageRecord, RequestRecord
+from service.observability.trace_context import SpanIds
 from service.settings.settings import InvalidSettingsError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.trace import Span
 
 FLUSH_SECONDS = 2.0
 """How long the exit waits for a collector at most."""
@@ -64,7 +66,7 @@ def start_tracing() -> Tracing | None:
 
 
 class Tracing:
-    """Makes spans of requests that are over; a thread of its own sends them, configured by OTEL_* variables."""
+    """Makes spans of requests; a thread of its own sends those that are over, configured by OTEL_* variables."""
 
     def __init__(self) -> None:
         """Raises ImportError without the extra's packages."""
@@ -82,18 +84,30 @@ class Tracing:
         self._tracer = self._provider.get_tracer("maskserve", VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
-    def record(self, record: RequestRecord) -> None:
-        """A span of the request with one of each stage in it. Only queues them: it never waits for the collector."""
-        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+    def begin(self, record: RequestRecord) -> Span:
+        """The span of a request that has just come, in its caller's trace or a new one; `record` then knows its ids."""
+        from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 
         span = self._tracer.start_span(
-            _name(record),
+            _method(record),
             self._propagator.extract(record.headers),
             SpanKind.SERVER,
-            _request_attributes(record),
+            _known_at_first(record),
             start_time=record.started_ns,
         )
+        context = span.get_span_context()
+        record.span = SpanIds(format_trace_id(context.trace_id), format_span_id(context.span_id))
+        return span
+
+    def end(self, span: Span, record: RequestRecord) -> None:
+        """The request is over: its span ends, with one of each stage in it. Only queues them: it never waits for the
+        collector.
+        """
+        from opentelemetry.trace import StatusCode, set_span_in_context
+
         if span.is_recording():  # not if it wasn't sampled
+            span.update_name(_name(record))
+            span.set_attributes(_known_at_last(record))
             if record.is_server_error:
                 span.set_status(StatusCode.ERROR)
             self._add_images(record, set_span_in_context(span))
@@ -162,14 +176,17 @@ def _first_set(variables: tuple[str, ...]) -> str | None:
     return next((variable for variable in variables if _value(variable)), None)
 
 
+def _method(record: RequestRecord) -> str:
+    return record.method if record.method in METHODS else "HTTP"
+
+
 def _name(record: RequestRecord) -> str:
     # The template, not the path: a span's name should be one of few.
-    method = record.method if record.method in METHODS else "HTTP"
-    return method if record.route == UNMATCHED else f"{method} {record.route}"
+    return _method(record) if record.route == UNMATCHED else f"{_method(record)} {record.route}"
 
 
-def _request_attributes(record: RequestRecord) -> Attributes:
-    """OpenTelemetry's names for HTTP servers, and our own under `maskserve.`."""
+def _known_at_first(record: RequestRecord) -> Attributes:
+    """OpenTelemetry's names for HTTP servers, of what a sampler may decide by."""
     attributes: Attributes = {
         "url.path": record.path,
         "url.scheme": record.scheme,
@@ -177,6 +194,14 @@ def _request_attributes(record: RequestRecord) -> Attributes:
     }
     if record.method not in METHODS:
         attributes["http.request.method_original"] = record.method
+    if record.client is not None:
+        attributes["client.address"] = record.client
+    return attributes
+
+
+def _known_at_last(record: RequestRecord) -> Attributes:
+    """OpenTelemetry's names again, and our own under `maskserve.`."""
+    attributes: Attributes = {}
     if record.route != UNMATCHED:
         attributes["http.route"] = record.route
     if record.status:  # 0: the client left before there was one
@@ -184,7 +209,6 @@ def _request_attributes(record: RequestRecord) -> Attributes:
     if record.is_server_error:
         attributes["error.type"] = str(record.status)
     ours = {
-        "client.address": record.client,
         "maskserve.request_id": record.request_id,
         "maskserve.model.name": record.model,
         "maskserve.model.version": record.version,

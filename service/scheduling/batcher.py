@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -89,6 +89,8 @@ class _Job(Generic[In, Out]):
     deadline: float
     arrived: float
     future: asyncio.Future[Computed[Out]]
+    context: Context = field(default_factory=copy_context)
+    """Of whoever submitted it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,11 +310,22 @@ class Batcher(Generic[In, Out]):
     def _run_again(self, batch: list[_Job[In, Out]], error: BaseException) -> None:
         """In smaller batches if memory was short, else one at a time."""
         lane = batch[0].lane
+        common = _common_context(batch)
         if not isinstance(error, OutOfMemory):
-            logger.warning("a batch of %d failed, running its images one at a time", len(batch), exc_info=error)
+            message = "a batch of %d failed, running its images one at a time"
+            common.run(logger.warning, message, len(batch), exc_info=error)
             self._alone.extend(batch)
             return
         lane.max_batch_size = min(lane.max_batch_size, max(1, len(batch) // 2))
-        logger.warning("%s; the batch limit of %s is now %d", error, lane.name, lane.max_batch_size)
+        common.run(logger.warning, "%s; the batch limit of %s is now %d", error, lane.name, lane.max_batch_size)
         for job in reversed(batch):
             self._group_of(job).waiting[job.priority].appendleft(job)
+
+
+def _common_context(batch: list[_Job[In, Out]]) -> Context:
+    """What holds for all who are in the batch: a line about one request's images is about that request."""
+    common = Context()
+    for variable, value in batch[0].context.items():
+        if all(job.context.get(variable) is value for job in batch):
+            common.run(variable.set, value)
+    return common

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
 from service.scheduling.priority import Priority, Turns
@@ -28,7 +30,8 @@ class Pool:
     async def run(self, work: Callable[[], Result], priority: Priority) -> tuple[Result, float]:
         """The work's result, and the seconds that it took without those that it waited for a thread.
 
-        Cancelling it while it waits takes it out. Raises what `work` raises.
+        Cancelling it while it waits takes it out. Raises what `work` raises. It runs in a copy of the caller's context,
+        so that what it logs is known to belong to the caller's request.
         """
         loop = asyncio.get_running_loop()
         await self._turn(priority)
@@ -40,7 +43,7 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(outcome)
 
-        self._threads.submit(loop, work, done)
+        self._threads.submit(loop, partial(copy_context().run, work), done)
         outcome = await waiter
         return outcome.result(), outcome.seconds
 

@@ -16,8 +16,9 @@ from tests.service.harness import ROOT
 
 SETUP = """
 import logging, sys
-from service.observability.logs import configure_logging, current_request_id, log_request
+from service.observability.logs import configure_logging, current_ids, log_request
 from service.observability.record import ImageRecord, RequestRecord
+from service.observability.trace_context import SpanIds
 configure_logging({level!r}, {form!r})
 log = logging.getLogger("service.scheduling.gate")
 
@@ -108,16 +109,23 @@ def test_any_field_can_be_logged(field: str, logged: object) -> None:
     assert line["field"] == logged
 
 
-def test_lines_written_while_a_request_is_handled_carry_its_id() -> None:
+def test_lines_written_while_a_request_is_handled_carry_its_ids() -> None:
     code = """
 log.info('before')
-token = current_request_id.set('r7')
-log.info('during')
+token = current_ids.set(request(request_id='r7', span=SpanIds('a' * 32, 'b' * 16)).ids)
+log.info('during', extra={'span_id': 'another'})
 log_request(request(request_id='r8'))
-current_request_id.reset(token)
+log_request(request(request_id='r9', span=SpanIds('c' * 32, 'd' * 16)))
+current_ids.reset(token)
 log.info('after')
 """
-    assert [line.get("request_id") for line in objects(code)] == [None, "r7", "r8", None]
+    assert [(line.get("request_id"), line.get("trace_id"), line.get("span_id")) for line in objects(code)] == [
+        (None, None, None),
+        ("r7", "a" * 32, "another"),
+        ("r8", None, None),
+        ("r9", "c" * 32, "d" * 16),
+        (None, None, None),
+    ]
 
 
 def test_levels_are_kept_and_noisy_libraries_quiet() -> None:

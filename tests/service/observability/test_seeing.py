@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -194,7 +195,40 @@ def test_a_line_about_a_batch_never_names_a_request_that_was_not_in_it(server: S
     assert told[-1].get("request_id") in (None, *inside)
 
 
-# Metrics
+# Traces
+
+
+def ids(line: dict[str, Any]) -> tuple[str | None, str | None]:
+    return line.get("trace_id"), line.get("span_id")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param(SAMPLED, (TRACE, CALLER), id="traced by the caller"),
+        pytest.param({"traceparent": f"00-{TRACE}-{CALLER}-00"}, (TRACE, CALLER), id="not sampled"),
+        pytest.param({"traceparent": f"00-{'0' * 32}-{CALLER}-01"}, (None, None), id="nothing valid"),
+        pytest.param({}, (None, None), id="not traced"),
+    ],
+)
+def test_every_line_about_a_request_names_its_callers_trace(
+    server: Server, headers: dict[str, str], expected: tuple[str | None, str | None]
+) -> None:
+    """Those of the access log, of a failure, and of the batcher about images of this one request alone."""
+    files = [("file", FAILING), ("file", FAILING)]
+    answers = [
+        server.client.get("/models", headers=headers),
+        server.client.get("/nowhere", headers=headers),
+        server.client.post("/predict", content=FAILING, headers={"Content-Type": "image/png", **headers}),
+        server.client.post("/predict/batch", files=files, headers=headers),
+    ]
+    lines = [lines_with(server, answer.headers["x-request-id"]) for answer in answers]
+    assert {ids(line) for those in lines for line in those} == {expected}
+    assert [len(those) for those in lines[:3]] == [1, 1, 2]
+    assert [line["message"] for line in lines[3]].count("an image of a batch failed") == 2
+    for those in lines:
+        for line in those:
+            assert ("trace_id" in line, "span_id" in line) == (expected[0] is not None,) * 2
 
 
 @contextmanager
@@ -258,6 +292,13 @@ def test_a_request_is_a_trace_that_is_sent_before_the_server_ends(repository: Pa
         assert child.end_time_unix_nano <= span.end_time_unix_nano
     starts = {one.name: one.start_time_unix_nano for one in children}
     assert starts["decode"] <= starts["inference"] <= starts["postprocess"]
+    logged = [json.loads(line) for line in server.log]
+    for one in (answer, failed):
+        identifier = one.headers["x-request-id"]
+        lines = [line for line in logged if line.get("request_id") == identifier]
+        assert len(lines) == (1 if one is answer else 2)
+        own = requests[identifier]
+        assert {ids(line) for line in lines} == {(own.trace_id.hex(), own.span_id.hex())}
     failure = read(requests[failed.headers["x-request-id"]].attributes)
     assert (failure["http.response.status_code"], failure["maskserve.problem"]) == (500, "internal-error")
     assert "GET /models/{name}" in {one.name for one in collector.spans}

@@ -97,7 +97,7 @@ def started() -> Tracing:
 def send(*records: RequestRecord) -> None:
     tracing = started()
     for record in records:
-        tracing.record(record)
+        tracing.end(tracing.begin(record), record)
     tracing.close()
 
 
@@ -353,7 +353,8 @@ from service.observability.tracing import start_tracing
 configure_logging("info", "text")
 tracing = start_tracing()
 for _ in range(3):
-    tracing.record(RequestRecord("r1", "GET", "/", None, {}, time.time_ns(), route="/", status=200))
+    record = RequestRecord("r1", "GET", "/", None, {}, time.time_ns(), route="/", status=200)
+    tracing.end(tracing.begin(record), record)
     time.sleep(0.3)
 tracing.close()
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -97,6 +99,39 @@ def test_short_memory_halves_the_limit_of_its_lane_alone_and_every_item_is_compu
 
     run(scenario)
     assert "the batch limit of big is now 2" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("two do not fit"), ValueError("one is bad")])
+@pytest.mark.parametrize(("owners", "named"), [("aa", "a"), ("ab", None)], ids=["of one request", "of two"])
+def test_a_line_about_a_batch_is_written_in_what_its_callers_have_in_common(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, owners: str, named: str | None
+) -> None:
+    owner: ContextVar[str | None] = ContextVar("owner", default=None)
+    written: list[str | None] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        written.append(owner.get())
+        return True
+
+    monkeypatch.setattr(logging.getLogger("service.scheduling.batcher"), "filters", [note])
+
+    async def scenario() -> None:
+        def engine(items: Sequence[str], device: int) -> Sequence[str]:
+            if len(items) > 1:
+                raise error
+            return items
+
+        batcher, lane = Batcher[str, str](engine), Lane("model", max_batch_size=2, max_delay=PATIENCE)
+
+        async def ask(name: str) -> None:
+            owner.set(name)
+            await batcher.submit(name, lane, "g")
+
+        await asyncio.gather(*map(ask, owners))
+        batcher.close()
+
+    run(scenario)
+    assert written == [named]
 
 
 def test_an_item_that_alone_exceeds_the_memory_fails() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -54,6 +55,19 @@ def gate() -> Iterator[tuple[threading.Event, Callable[[], None]]]:
         yield opened, wait
     finally:
         opened.set()
+
+
+def test_work_runs_in_its_callers_context() -> None:
+    owner: ContextVar[str] = ContextVar("owner")
+
+    async def scenario(pool: Pool) -> None:
+        async def ask(name: str) -> str:
+            owner.set(name)
+            return (await pool.run(owner.get, INTERACTIVE))[0]
+
+        assert await asyncio.gather(*map(ask, "abc")) == ["a", "b", "c"]
+
+    run(scenario)
 
 
 def test_work_runs_on_a_named_thread_and_its_result_and_time_come_back() -> None:

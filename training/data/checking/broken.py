@@ -113,9 +113,10 @@ def _require(data: Dataset, task: Task) -> None:
         )
     segmentations = (one for objects in data.annotations for one in objects.segmentations)
     if has_masks(task) and count and all(one is None for one in segmentations):
+        train = "keypoints" if data.num_keypoints else "boxes"
         raise DatasetError(
-            f"{data.name}: none of its {count} objects has a mask: train boxes alone with "
-            f"--architecture.task boxes, or annotate outlines"
+            f"{data.name}: none of its {count} objects has a mask: train {train} alone with "
+            f"--architecture.task {train}, or annotate outlines"
         )
 
 

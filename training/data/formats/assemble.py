@@ -24,6 +24,7 @@ from model.runtime.images.reading import probe
 from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
 from training.data.annotations.fields import BrokenRecord, Kind, Segmentation
+from training.data.annotations.keypoints import fit_keypoints
 from training.data.annotations.orientation import orientation_of, upright_size
 from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import LIMITS, Annotations, ImageRecord
@@ -32,12 +33,14 @@ from training.data.annotations.segmentations import PackedSegmentations
 
 
 class Found(NamedTuple):
-    """One object. xywh, in pixels, is needed only where there is no segmentation to take it from."""
+    """One object. xywh, in pixels, is needed only where there is no segmentation to take it from. keypoints: float64
+    [K, 3] as (x in pixels, y, visibility), in formats that have them."""
 
     label: str
     segmentation: Segmentation
     crowd: bool = False
     xywh: tuple[float, float, float, float] | None = None
+    keypoints: NDArray[np.float64] | None = None
 
 
 class Header(NamedTuple):
@@ -59,8 +62,9 @@ class Assembly:
     unread counts shapes of kinds that cover no area, by kind.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
-        self.name, self.root = name, root
+    def __init__(self, name: str, root: Path, num_keypoints: int = 0) -> None:
+        """num_keypoints: K of every object, 0 in formats without."""
+        self.name, self.root, self.num_keypoints = name, root, num_keypoints
         self.problems: list[Problem] = []
         self.repairs = Repairs()
         self.notes: list[str] = []
@@ -79,11 +83,14 @@ class Assembly:
         """One image, sides in pixels as stored, and its objects in pixels of it."""
         self._images.append(ImageRecord(len(self._images) + 1, path, width, height, self.relative(path)))
         objects: list[tuple[Found, Fitted]] = []
+        keypoints: list[NDArray[np.float64]] = []
         for number, item in enumerate(found, 1):
             where = f"object {number} of {self.relative(path)}"
             box = None if item.xywh is None else np.array(item.xywh, np.float64)
             try:
                 fitted = fit(item.segmentation, box, (width, height), where, self.repairs if box is not None else None)
+                if item.keypoints is not None:
+                    keypoints.append(fit_keypoints(item.keypoints, (width, height), where, self.repairs))
                 objects.append((item, fitted))
             except BrokenRecord as broken:
                 self.broken(broken, path)
@@ -96,6 +103,9 @@ class Assembly:
                 crowd=np.array([item.crowd for item, _ in objects], np.bool_),
                 area=np.array([_area(fitted) for _, fitted in objects], np.float64),
                 segmentations=PackedSegmentations.pack(fitted.segmentation for _, fitted in objects),
+                keypoints=np.array(keypoints, np.float32).reshape(-1, self.num_keypoints, 3)
+                if self.num_keypoints
+                else None,
             )
         )
         self._count += len(objects)
@@ -109,7 +119,7 @@ class Assembly:
         """The classes of what was found, sorted."""
         return sorted(self._labels)
 
-    def finish(self, class_names: Sequence[str]) -> Dataset:
+    def finish(self, class_names: Sequence[str], keypoint_names: tuple[str, ...] = ()) -> Dataset:
         """The dataset, with labels 1..C in the order of `class_names`, which hold every class that was found.
 
         Raises DatasetError when there is no image or no class.
@@ -127,9 +137,10 @@ class Assembly:
         return Dataset(
             name=self.name,
             root=self.root,
-            categories=tuple(Category(id_, name) for id_, name in enumerate(class_names, 1)),
+            categories=tuple(Category(id_, name, keypoint_names) for id_, name in enumerate(class_names, 1)),
             images=self._images,
             annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
+            num_keypoints=self.num_keypoints,
             problems=tuple(self.problems),
             repairs=self.repairs.found,
             notes=tuple(self.notes),

@@ -26,9 +26,10 @@ from training.data.annotations.fields import (
     numbers,
     text,
 )
+from training.data.annotations.keypoints import fit_keypoints
 from training.data.annotations.packed import PackedAnnotations, offsets_of
 from training.data.annotations.records import Annotations, ImageRecord
-from training.data.annotations.repair import BORDER, Repairs, fit, mask_area
+from training.data.annotations.repair import Repairs, fit, mask_area
 from training.data.formats.coco.boxes import check_box_form
 from training.data.formats.coco.categories import read_categories
 from training.data.formats.coco.frames import Orientation, to_stored
@@ -233,20 +234,7 @@ class _Reader(NamedTuple):
                 f"{where} has {len(values)} keypoint numbers, not {self.num_keypoints} x (x, y, visibility)",
             )
         keypoints = values.reshape(self.num_keypoints, 3)
-        strange = ~np.isin(keypoints[:, 2], (0, 1, 2))
-        if strange.any():
-            value = keypoints[strange, 2][0]
-            raise BrokenRecord("bad keypoints", f"{where} has a keypoint of visibility {value:g}, not 0, 1 or 2")
-        limit = np.array([image.width, image.height]) + BORDER
-        outside = (keypoints[:, 2] > 0) & ((keypoints[:, :2] < -BORDER) | (keypoints[:, :2] > limit)).any(axis=1)
-        if outside.any():
-            picture = f"the image of {image.width}x{image.height}"
-            if outside.sum() == (keypoints[:, 2] > 0).sum():
-                raise BrokenRecord("bad keypoints", f"all labeled keypoints of {where} lie outside {picture}")
-            x, y = keypoints[outside][0, :2]
-            self.repairs.note("keypoint outside the picture unlabeled", f"{where}: ({x:g}, {y:g}) in {picture}")
-            keypoints[outside] = 0
-        return keypoints
+        return fit_keypoints(keypoints, (image.width, image.height), where, self.repairs)
 
 
 def _box(record: Mapping[str, Any], where: str, *, needed: bool) -> NDArray[np.float64] | None:

@@ -15,6 +15,7 @@ from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.image_files import IMAGE_SUFFIXES, Wanted, find_images, images_in
 from training.data.formats.splits import by_split, split_folders, split_of
+from training.data.formats.yolo.pose import SHAPE, Pose, read_pose
 
 FILE = "data.yaml"
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.names")
@@ -25,13 +26,16 @@ _LOOKED = 200
 @dataclass(frozen=True, slots=True)
 class YoloFiles:
     """sources: folders and lists of images by split. names: the classes as a YAML has them, or a list of lines; None
-    where nothing names them. origin: the file with the names, or the folder. notes: what was named and is not there."""
+    where nothing names them. origin: the file with the names, or the folder. notes: what was named and is not there.
+    pose: the keypoints that the YAML speaks of; told: whether it says that there are some, or none."""
 
     folder: Path
     origin: Path
     names: Any
     sources: dict[str, list[Path]]
     notes: tuple[str, ...] = ()
+    pose: Pose | None = None
+    told: bool = False
 
 
 def find_yolo(folder: Path, file: Path | None = None) -> YoloFiles | None:
@@ -103,7 +107,8 @@ def _by_yaml(folder: Path, file: Path, document: dict[str, Any]) -> YoloFiles:
                 sources.setdefault(str(split), []).append(place)
     if not sources and (found := _by_folders(folder)) is not None:  # the YAML came along, its paths did not
         sources = found.sources
-    return YoloFiles(folder, file, document.get("names"), sources, tuple(notes))
+    pose = read_pose(document, file)
+    return YoloFiles(folder, file, document.get("names"), sources, tuple(notes), pose, SHAPE in document)
 
 
 def _place(folder: Path, path: str, name: str) -> Path | None:

@@ -1,24 +1,27 @@
 """YOLO-seg (Ultralytics): `data.yaml`, images, and beside them a text file each with lines `class x1 y1 x2 y2 ...`.
 
 Coordinates are shares of the width and height of the picture as seen, EXIF orientation applied. A line of `class x y
-width height` is a box (center and sides) without a mask. An image without a text file has no objects.
+width height` is a box (center and sides) without a mask; keypoints follow it where the YAML has `kpt_shape` (YOLO
+pose). An image without a text file has no objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.annotations.fields import BrokenRecord
+from training.data.annotations.fields import BrokenRecord, Kind
 from training.data.annotations.orientation import points_to_stored, points_to_upright
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
 from training.data.formats.splits import SPLITS
 from training.data.formats.writing import Placement, outlines, place_images
 from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, label_files
+from training.data.formats.yolo.pose import LinesSeen, Pose, Values
 
 LAYOUT = (
     "data.yaml with 'names' and 'train'; or images/ with labels/, lists (train.txt), or .txt files beside the images"
@@ -36,16 +39,18 @@ def yolo_splits(folder: Path, file: Path | None = None) -> tuple[str, ...]:
 def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
     """Reads a split of the folder that holds data.yaml, or that `file` is about.
 
-    Raises DatasetError when it is not there or the classes are not named; broken lines are left out and named in
+    Raises DatasetError when it is not there, the classes are not named, or the lines look like keypoints that the YAML
+    does not speak of; broken lines are left out and named in
     `problems`, and so is that no image has a label file.
     """
     files = find_yolo(folder, file)
     if files is None or split not in files.sources:
         raise DatasetError(f"{folder} has no YOLO split '{split}': looked for {LAYOUT}")
     source = files.sources[split][0]
-    assembly = Assembly(f"yolo_{split}", source if source.is_dir() else folder)
+    pose = files.pose
+    assembly = Assembly(f"yolo_{split}", source if source.is_dir() else folder, 0 if pose is None else pose.count)
     images, notes = images_of(files, split)
-    assembly.notes += [*files.notes, *notes]
+    assembly.notes += [*files.notes, *(() if pose is None else pose.notes), *notes]
     found = [image for image in images if isinstance(image, Path)]
     labels = {image: next((place for place in label_files(image) if place.is_file()), None) for image in found}
     for image in images:
@@ -58,14 +63,18 @@ def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
     names = class_names(files, _highest(filter(None, labels.values())) if files.names is None else 0)
     if files.names is None:
         assembly.notes.append(f"nothing in {folder} names the classes: they are {', '.join(names)}; write classes.txt")
+    seen = LinesSeen()
     for image, place in labels.items():
         try:
             header = read_header(image)
-            objects = [] if place is None else list(_objects(_lines(place), place, names, header, assembly))
+            reader = _LineReader(names, header, pose, seen)
+            objects = [] if place is None else list(_objects(_lines(place), place, reader, assembly))
             assembly.add(image, header.width, header.height, objects)
         except BrokenRecord as broken:
             assembly.broken(broken, image)
-    return assembly.finish(names)
+    if not files.told:
+        seen.require_outlines(assembly.name, files.origin)
+    return assembly.finish(names, () if pose is None else pose.names)
 
 
 def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
@@ -117,35 +126,64 @@ def _highest(files: Iterable[Path]) -> int:
     return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
-def _objects(
-    lines: list[str], file: Path, names: tuple[str, ...], header: Header, assembly: Assembly
-) -> Iterator[Found]:
+def _objects(lines: list[str], file: Path, reader: _LineReader, assembly: Assembly) -> Iterator[Found]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield _object(line.split(), f"line {number} of {file}", names, header)
+                yield reader.read(line.split(), f"line {number} of {file}")
             except BrokenRecord as broken:
                 assembly.broken(broken, file)
 
 
-def _object(fields: list[str], where: str, names: tuple[str, ...], header: Header) -> Found:
-    try:
-        class_index, shares = float(fields[0]), np.array(fields[1:], np.float64)
-    except ValueError:
-        raise BrokenRecord("wrong type", f"{where} holds something that is no number") from None
-    if not class_index.is_integer() or not 0 <= class_index < len(names):
-        raise BrokenRecord("unknown category", f"{where} has class {fields[0]}, the YAML names 0 to {len(names) - 1}")
-    if not np.isfinite(shares).all():
-        raise BrokenRecord("non-finite number", f"{where} holds NaN or infinity")
-    if len(shares) < 4 or len(shares) % 2:
-        raise BrokenRecord("bad polygon", f"{where} has {len(shares)} coordinates: it needs x, y of 3 points or more")
-    if (shares < -FAR).any() or (shares > 1 + FAR).any():
-        raise BrokenRecord("bad polygon", f"{where} has coordinates outside 0 to 1: divide by the image's sides")
-    name, size = names[int(class_index)], (header.width, header.height)
-    if len(shares) == 4:
-        center, sides = shares.reshape(2, 2) * header.upright
-        corners = points_to_stored(rectangle(*(center - sides / 2), *sides), size, header.orientation)
+class _LineReader(NamedTuple):
+    """What the lines of one image are read with."""
+
+    names: tuple[str, ...]
+    header: Header
+    pose: Pose | None
+    seen: LinesSeen
+
+    def read(self, fields: list[str], where: str) -> Found:
+        """One line. Raises BrokenRecord."""
+        try:
+            class_index, shares = float(fields[0]), np.array(fields[1:], np.float64)
+        except ValueError:
+            raise BrokenRecord("wrong type", f"{where} holds something that is no number") from None
+        if not class_index.is_integer() or not 0 <= class_index < len(self.names):
+            known = f"the YAML names 0 to {len(self.names) - 1}"
+            raise BrokenRecord("unknown category", f"{where} has class {fields[0]}, {known}")
+        if not np.isfinite(shares).all():
+            raise BrokenRecord("non-finite number", f"{where} holds NaN or infinity")
+        name = self.names[int(class_index)]
+        if self.pose is not None:
+            return self._with_keypoints(name, shares, self.pose.read(shares, where), where)
+        self.seen.add(shares)
+        if len(shares) < 4 or len(shares) % 2:
+            message = f"{where} has {len(shares)} coordinates: it needs x, y of 3 points or more"
+            raise BrokenRecord("bad polygon", message)
+        _require_shares(shares, "bad polygon", where)
+        if len(shares) == 4:
+            return Found(name, None, xywh=self._box(shares))
+        return Found(name, as_polygons([self._to_stored(shares.reshape(-1, 2))], where))
+
+    def _with_keypoints(self, name: str, shares: Values, keypoints: Values, where: str) -> Found:
+        labeled = keypoints[:, 2] > 0
+        _require_shares(np.concatenate([shares[:4], keypoints[labeled, :2].ravel()]), "bad keypoints", where)
+        points = np.where(labeled[:, None], self._to_stored(keypoints[:, :2]), 0)
+        return Found(name, None, xywh=self._box(shares[:4]), keypoints=np.column_stack([points, keypoints[:, 2]]))
+
+    def _box(self, shares: Values) -> tuple[float, float, float, float]:
+        center, sides = shares.reshape(2, 2)
+        corners = self._to_stored(rectangle(*(center - sides / 2), *sides))
         low, high = corners.min(axis=0), corners.max(axis=0)
-        return Found(name, None, xywh=(low[0], low[1], high[0] - low[0], high[1] - low[1]))
-    points = points_to_stored(shares.reshape(-1, 2) * header.upright, size, header.orientation)
-    return Found(name, as_polygons([points], where))
+        return low[0], low[1], high[0] - low[0], high[1] - low[1]
+
+    def _to_stored(self, points: Values) -> Values:
+        """Points [P, 2] as shares of the picture as seen, in pixels of the stored one."""
+        size = (self.header.width, self.header.height)
+        return points_to_stored(points * self.header.upright, size, self.header.orientation)
+
+
+def _require_shares(shares: Values, kind: Kind, where: str) -> None:
+    if (shares < -FAR).any() or (shares > 1 + FAR).any():
+        raise BrokenRecord(kind, f"{where} has coordinates outside 0 to 1: divide by the image's sides")

@@ -16,9 +16,15 @@ _KINDS: Final = (
     (rb'[{\["]', "They look like JSON."),
     (
         rb"--[^\r\n]+\r?\n[Cc]ontent-",
-        "They look like multipart/form-data, which the content type must say, and name the boundary.",
+        "They look like multipart/form-data: say so in the content type, with the boundary.",
     ),
     (rb"https?://", "They look like an address, and no address is fetched here."),
+    (rb"\x89PNG", "They look like a PNG without its line ends, which curl -d removes and text modes change."),
+    # U+FFFD in UTF-8 for what is no text, or Latin-1 turned into UTF-8: the beginnings of PNG and JPEG.
+    (
+        rb"(?:\xef\xbf\xbd|\xc2\x89)PNG|(?:\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98\xc3\xbf",
+        "They look like an image read as text.",
+    ),
     (rb"[\w.%-]+=[^=]", "They look like a form's fields."),
 )
 

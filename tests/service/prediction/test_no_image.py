@@ -28,9 +28,15 @@ BASE64 = b64encode(PNG)
         pytest.param(b"image=" + BASE64.replace(b"+", b"%2B"), "look like a form", id="a form's field"),
         pytest.param(
             httpx.Request("POST", "http://x", files={"file": PNG}).read(),
-            "the content type must say",
+            "say so in the content type",
             id="multipart without its content type",
         ),
+        pytest.param(PNG.translate(None, b"\r\n\0"), "without its line ends", id="PNG by curl -d"),
+        pytest.param(PNG.replace(b"\r\n", b"\n"), "without its line ends", id="PNG in text mode"),
+        pytest.param(PNG.decode(errors="replace").encode(), "read as text", id="PNG as UTF-8"),
+        pytest.param(PNG.decode("latin-1").encode(), "read as text", id="PNG as Latin-1"),
+        pytest.param(JPEG.decode(errors="replace").encode(), "read as text", id="JPEG as UTF-8"),
+        pytest.param(JPEG.decode("latin-1").encode(), "read as text", id="JPEG as Latin-1"),
         pytest.param(b"https://example.org/a.png", "no address is fetched", id="an address"),
     ],
 )

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.routing import Route
 
 from service import VERSION
@@ -25,12 +25,19 @@ from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.routes import docs, inference, models, operations, page, predict, triton
+from service.routes.files import TRUNCATED
 from service.routes.openapi import describe
 from service.settings.settings import Settings
 
 ROUTERS = (predict.router, triton.router, inference.router, models.router, operations.router, page.router, docs.router)
 """In this order they are asked whether a request is theirs."""
-EXPOSED = ("Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
+EXPOSED = (
+    "Content-Disposition",
+    "Inference-Header-Content-Length",
+    TRUNCATED,
+    "Retry-After",
+    "X-Request-ID",
+)
 """Headers of answers that pages of other origins may read."""
 
 
@@ -64,7 +71,12 @@ def create_app(
     app.state.lifecycle = lifecycle
     # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
     app.add_middleware(HeadAsGet)
-    app.add_middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED, compresslevel=1)
+    app.add_middleware(
+        GZipMiddleware,
+        minimum_size=MIN_COMPRESSED,
+        compresslevel=1,
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "image/tiff"),  # label images, which are packed
+    )
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)
     app.add_middleware(Rescue)

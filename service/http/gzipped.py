@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 from service.http.accept import qualities
 from service.http.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem
@@ -57,10 +58,25 @@ def compress(body: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
 
     The same body gives the same bytes. The answer depends on the request: it needs `Vary: Accept-Encoding`.
     """
-    if len(body) < MIN_COMPRESSED or not _accepts_gzip(accept_encoding):
+    if len(body) < MIN_COMPRESSED or not accepts_gzip(accept_encoding):
         return body, None
     packed = zlib.compress(body, _LEVEL, _GZIP)  # writes no time into the header
     return (packed, "gzip") if len(packed) < len(body) else (body, None)
+
+
+def compress_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same as one gzip member, piece by piece."""
+    packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is acceptable (RFC 9110, section 12.5.3) and not liked less than no compression."""
+    quality = qualities(accept_encoding)
+    gzip = quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0)))
+    return gzip > 0 and gzip >= quality.get("identity", 0.0)
 
 
 def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_bytes: int) -> bytes:
@@ -86,13 +102,6 @@ def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_
             pieces.append(piece)
             position += len(window) - len(stream.unused_data)
     return b"".join(pieces)
-
-
-def _accepts_gzip(accept_encoding: str) -> bool:
-    """Whether gzip is acceptable (RFC 9110, section 12.5.3) and not liked less than no compression."""
-    quality = qualities(accept_encoding)
-    gzip = quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0)))
-    return gzip > 0 and gzip >= quality.get("identity", 0.0)
 
 
 def _damaged(encoding: str, where: str) -> Problem:

@@ -12,7 +12,7 @@ from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.engine import Engine, EngineError
 from model.runtime.engines.loading import choose_devices, load_engine
-from model.runtime.kernels import masks
+from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
 from service.models.background import in_background
 from service.models.catalog import Catalog, ServedModel
@@ -114,7 +114,7 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
     _check_versions("--model-aliases", settings, found, settings.aliases.values())
     if taken := sorted(set(settings.aliases) & set(found)):
         raise InvalidSettingsError(f"--model-aliases: {settings.models} has a model {taken[0]}; choose another name")
-    kernels = in_background(masks.warm_up)  # it needs another core while an engine reads its weights
+    kernels = in_background(_warm_up_kernels)  # it needs another core while an engine reads its weights
     catalog = Catalog(default)
     catalog.pins.update(settings.versions)
     catalog.aliases = settings.aliases
@@ -128,6 +128,11 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
         say("preparing kernels; where none are kept they are compiled, once")
     kernels.result()
     return catalog
+
+
+def _warm_up_kernels() -> None:
+    masks.warm_up()
+    regions.warm_up()
 
 
 def _load_best(

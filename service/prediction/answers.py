@@ -12,8 +12,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from model.runtime.analysis.findings import Findings
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.intensity import Applied
+from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneAxis
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
@@ -38,9 +40,11 @@ class Seen:
 class Detected:
     """One image's answer before it is rendered.
 
-    `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for.
+    `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for, and so
+    are `values`, the image as its file holds it, [H, W] or [H, W, 3].
     `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
-    `plane` says which of the file's planes the image is, for each axis along which it has several.
+    `plane` says which of the file's planes the image is, for each axis along which it has several. `pixel_size` is None
+    where nobody states it.
     """
 
     model: ServedModel
@@ -48,8 +52,10 @@ class Detected:
     seen: Seen
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
+    values: NDArray[Any] | None = None
     intensity: Applied | None = None
     plane: tuple[PlaneAxis, ...] = ()
+    pixel_size: PixelSize | None = None
 
     @property
     def detections(self) -> Detections:
@@ -66,6 +72,8 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     image |= _intensity(detected.intensity)
     if detected.plane:
         image["plane"] = {axis.name: {"index": axis.index, "of": axis.size} for axis in detected.plane}
+    if (pixel := detected.pixel_size) is not None:
+        image["pixel_size_um"] = {"x": pixel.x, "y": pixel.y, "source": pixel.source}
     answer: dict[str, Any] = {
         "model": {"name": model.name, "version": model.version},
         "image": image,
@@ -104,6 +112,19 @@ def coco_results(detected: Detected, masks: MaskFormat, image_id: int) -> list[d
         for entry, keypoints in zip(entries, detections.keypoints, strict=True):
             entry["keypoints"] = keypoints.reshape(-1)
     return entries
+
+
+def findings(detected: Detected) -> Findings:
+    """For the files that analysis tools open."""
+    return Findings(
+        detected.detections,
+        detected.model.label_names[1:],
+        detected.size,
+        detected.values,
+        detected.pixel_size,
+        detected.plane,
+        detected.seen.truncated,
+    )
 
 
 def picture(detected: Detected) -> bytes:

@@ -84,11 +84,19 @@ class Visit:
     def _upload(self) -> AbstractAsyncContextManager[None]:
         return self.lifecycle.gate.upload(self.lifecycle.settings.upload_timeout_ms / 1e3)
 
-    def job(self, encoded: Callable[[], bytes], options: Options, deadline: float, *, keep_image: bool = False) -> Job:
+    def job(
+        self,
+        encoded: Callable[[], bytes],
+        options: Options,
+        deadline: float,
+        *,
+        keep_image: bool = False,
+        keep_values: bool = False,
+    ) -> Job:
         """One image of the request, for the pipeline."""
         record = ImageRecord()
         self.record.images.append(record)
-        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image, self.patient)
+        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image, keep_values, self.patient)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from model.runtime.analysis.file_types import FileFormat
 from model.runtime.images.intensity import Intensity, Mode
+from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.preprocess import Preprocessing
 from model.runtime.tiling import Tile, plan_tiles, tile_side
@@ -61,6 +63,8 @@ class Options:
     intensity: Intensity
     tiling: Tiling
     plane: PlaneChoice
+    pixel_size: PixelSize | None = None
+    """Where the request states it, whatever the file says."""
 
 
 class PredictParameters(BaseModel):
@@ -168,8 +172,8 @@ class PredictParameters(BaseModel):
         return frozenset(label_id for name in names for label_id in model.label_ids[name])
 
 
-class PredictQuery(PredictParameters):
-    """`POST /predict?...`."""
+class PredictionQuery(PredictParameters):
+    """What both routes take."""
 
     model: str | None = Field(None, description="Model name. Default: the server's.")
     version: int | None = Field(
@@ -182,21 +186,52 @@ class PredictQuery(PredictParameters):
         description="Milliseconds from the complete upload to the answer; then 504. The server's own limit holds if it "
         "is shorter.",
     )
-    priority: Priority = Field(
-        Priority.INTERACTIVE,
-        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own.",
-    )
-    format: AnswerFormat = Field(
-        "maskserve", description="`maskserve`: columns side by side; `coco`: a list of COCO results."
+    pixel_size_um: FiniteFloat | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Micrometers from one pixel to the next, for areas and diameters in µm. Default: what the file "
+        "states beyond doubt (OME-XML, ImageJ, TIFF's resolution); else there are none.",
     )
     image_id: int = Field(
         0, ge=0, le=2**53, description="`image_id` in COCO results; in a batch that of the first image."
     )
 
+    def options(self, model: ServedModel) -> Options:
+        options = super().options(model)
+        if self.pixel_size_um is None:
+            return options
+        return replace(options, pixel_size=PixelSize(self.pixel_size_um, self.pixel_size_um, "request"))
 
-class BatchQuery(PredictQuery):
+
+class PredictQuery(PredictionQuery):
+    """`POST /predict?...`."""
+
+    priority: Priority = Field(
+        Priority.INTERACTIVE,
+        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own.",
+    )
+    format: AnswerFormat | FileFormat = Field(
+        "maskserve",
+        description="`maskserve`: columns side by side; `coco`: a list of COCO results. Files for analysis tools: "
+        "`geojson` (QuPath), `imagej` (a ZIP of ROIs), `labels` (a TIFF of the objects' numbers) and `csv` (a table of "
+        "measurements).",
+    )
+
+    @property
+    def file_format(self) -> FileFormat | None:
+        """None where the answer is no file."""
+        return None if self.format == "maskserve" or self.format == "coco" else self.format
+
+
+class BatchQuery(PredictionQuery):
     """`POST /predict/batch?...`."""
 
     priority: Priority = Field(
         Priority.BULK, description="`bulk` gives way to other requests; `interactive` goes first."
+    )
+    format: AnswerFormat = Field(
+        "maskserve",
+        description="`maskserve`: columns side by side; `coco`: a list of COCO results. The files of `/predict` are of "
+        "one image: ask for them there.",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from model.runtime.images.errors import (
 )
 from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneAxis
 from model.runtime.images.reading import read_picture
 from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
@@ -64,7 +65,7 @@ class Job:
 
     `encoded` gives the image file; it is called on a decode thread and may raise Problem. `deadline` is on
     `time.monotonic()`'s clock; where it `may_take_longer`, a picture in tiles has more time. `keep_image` is for those
-    who draw on it.
+    who draw on it, `keep_values` for those who measure its intensities.
     """
 
     model: ServedModel
@@ -74,20 +75,24 @@ class Job:
     priority: Priority
     record: ImageRecord
     keep_image: bool = False
+    keep_values: bool = False
     may_take_longer: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` is there where it is
-    needed further on; `intensity` is what made 8 bits of its values, `plane` which of a file's planes it is."""
+    """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` and `values` are there
+    where they are needed further on; `intensity` is what made 8 bits of its values, `plane` which of a file's planes it
+    is."""
 
     size: tuple[int, int]
     whole: Prepared | None
     tiles: list[Tile]
     image: NDArray[np.uint8] | None
+    values: NDArray[Any] | None
     intensity: Applied | None
     plane: tuple[PlaneAxis, ...]
+    pixel_size: PixelSize | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,7 +230,16 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     preprocessing = job.model.manifest.preprocessing
     tiles = job.options.tiling.plan(preprocessing, size)
     whole = None if tiles else prepare(image, preprocessing)
-    return Decoded(size, whole, tiles, image if tiles or job.keep_image else None, applied, picture.plane)
+    return Decoded(
+        size,
+        whole,
+        tiles,
+        image if tiles or job.keep_image else None,
+        picture.values if job.keep_values else None,
+        applied,
+        picture.plane,
+        job.options.pixel_size or picture.pixel_size,
+    )
 
 
 def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
@@ -277,7 +291,19 @@ def render_timed(
     job.record.detections = len(seen.detections)
     job.record.add("postprocess", time.perf_counter() - start)
     image = picture.image if job.keep_image else None
-    return render(Detected(job.model, picture.size, seen, job.record, image, picture.intensity, picture.plane))
+    return render(
+        Detected(
+            job.model,
+            picture.size,
+            seen,
+            job.record,
+            image,
+            picture.values,
+            picture.intensity,
+            picture.plane,
+            picture.pixel_size,
+        )
+    )
 
 
 def score_counts_of(

@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from model.runtime.analysis.file_types import FILE_TYPES
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
+from service.routes.files import TRUNCATED
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
 from service.routes.repository import LoadBody, UnloadBody
 from service.routes.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
@@ -132,10 +134,29 @@ _COCO_RESULT = {
     "score": 0.98,
     "segmentation": {"size": [4, 8], "counts": "522000?"},
 }
+_GEOJSON: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "truncated", "features"],
+    "properties": {
+        "type": {"const": "FeatureCollection"},
+        "truncated": {"type": "boolean"},
+        "features": {"type": "array", "items": {"type": "object", "required": ["type", "geometry", "properties"]}},
+    },
+}
 PREDICT_RESPONSES: Responses = {
     200: {
-        "description": "The detections; with `format=coco` a list of COCO results; as image/png, if the client accepts "
-        "that, the picture with the detections drawn on it",
+        "description": "The detections; with `format=coco` a list of COCO results, with other formats a file; as "
+        "image/png, if the client accepts that, the picture with the detections drawn on it",
+        "headers": {
+            TRUNCATED: {
+                "description": "of a file: what `truncated` says of the detections in JSON",
+                "schema": {"type": "string", "enum": ["true", "false"]},
+            },
+            "Content-Disposition": {
+                "description": "of a file: its name, which is the image's with another ending",
+                "schema": {"type": "string"},
+            },
+        },
         "content": {
             "application/json": {
                 "schema": {
@@ -147,6 +168,10 @@ PREDICT_RESPONSES: Responses = {
                 "examples": {"maskserve": {"value": _PREDICTION}, "coco": {"value": [_COCO_RESULT]}},
             },
             "image/png": {"schema": _IMAGE},
+            FILE_TYPES["geojson"].media_type: {"schema": _GEOJSON},
+            FILE_TYPES["csv"].media_type: {"schema": {"type": "string"}},
+            FILE_TYPES["imagej"].media_type: {"schema": _IMAGE},
+            FILE_TYPES["labels"].media_type: {"schema": _IMAGE},
         },
     },
     **problem_responses(*_PREDICTING),

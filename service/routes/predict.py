@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from model.runtime.analysis.file_types import FILE_TYPES
 from service.http.accept import preference
 from service.http.gzipped import compress
 from service.http.multipart import File
@@ -22,6 +23,7 @@ from service.prediction.intake import Visit, visit
 from service.prediction.parameters import BatchQuery, Options, PredictQuery
 from service.prediction.pipeline import Job
 from service.routes.direct import DirectRoute
+from service.routes.files import FileBody, begin_file, file_response
 from service.routes.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
 
 JSON = "application/json"
@@ -43,21 +45,42 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     `application/octet-stream` or without a content type.
 
     The answer's columns stand side by side in falling score; coordinates are pixels of the image as seen (EXIF
-    orientation applied). With `Accept: image/png` or `image/*` it is the picture with the detections drawn on it.
+    orientation applied). With `Accept: image/png` or `image/*` it is the picture with the detections drawn on it,
+    unless `format` asks for a file.
     """
-    wants_picture = _wants_picture(request)
+    file_format = query.file_format
+    wants_picture = file_format is None and _wants_picture(request)
+    image_name = ""
+
+    def content() -> bytes:
+        nonlocal image_name
+        file = upload.file()
+        image_name = file.name
+        return file.content
+
     with _visit(request, query) as visitor:
         options = query.options(visitor.model)
         upload = await visitor.receive()
         async with visitor.admitted() as deadline:
-            job = visitor.job(lambda: upload.file().content, options, deadline, keep_image=wants_picture)
+            job = visitor.job(
+                content,
+                options,
+                deadline,
+                keep_image=wants_picture,
+                keep_values=file_format is not None and FILE_TYPES[file_format].measured,
+            )
 
-            def render(detected: Detected) -> tuple[bytes, str | None]:
+            def render(detected: Detected) -> FileBody | tuple[bytes, str | None]:
+                if file_format is not None:
+                    return begin_file(detected, file_format)
                 if wants_picture:
                     return picture(detected), None
                 return compress(_answer(detected, query, query.image_id), visitor.accept_encoding)
 
-            body, encoding = await while_connected(request, visitor.pipeline.predict(job, render))
+            rendered = await while_connected(request, visitor.pipeline.predict(job, render))
+        if isinstance(rendered, FileBody):
+            return file_response(visitor, rendered, image_name)
+        body, encoding = rendered
     return _response(body, PNG if wants_picture else JSON, encoding)
 
 
@@ -112,12 +135,12 @@ async def _predict_file(visitor: Visit, job: Job, query: BatchQuery, image_id: i
     return {"status": response.status_code, "problem": orjson.Fragment(bytes(response.body))}
 
 
-def _visit(request: Request, query: PredictQuery) -> AbstractContextManager[Visit]:
+def _visit(request: Request, query: PredictQuery | BatchQuery) -> AbstractContextManager[Visit]:
     timeout = None if query.timeout_ms is None else query.timeout_ms / 1e3
     return visit(request, query.model, query.version, query.priority, timeout)
 
 
-def _answer(detected: Detected, query: PredictQuery, image_id: int) -> bytes:
+def _answer(detected: Detected, query: PredictQuery | BatchQuery, image_id: int) -> bytes:
     if query.format == "coco":
         return to_json(coco_results(detected, query.masks, image_id))
     return to_json(prediction(detected, query.masks))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.architecture import Task
 from model.runtime.bundles.manifest import Evaluation, Provenance, ServingDefaults
 from model.runtime.images.intensity import AppliedMode
+from model.runtime.images.picture import PixelSizeSource
 from model.runtime.preprocess import Preprocessing
 from service.models.catalog import ServedModel, VersionState
 from service.prediction.parameters import MAX_VERSION
@@ -109,6 +110,16 @@ class PlaneIndex(BaseModel):
     of: int = Field(description="how many there are")
 
 
+class StatedPixelSize(BaseModel):
+    """Micrometers from one pixel to the next."""
+
+    x: float
+    y: float
+    source: PixelSizeSource = Field(
+        description="who states it: the request, the file's OME-XML, ImageJ, or TIFF's resolution"
+    )
+
+
 class ImageSize(BaseModel):
     """Pixels of the image as seen, EXIF orientation applied."""
 
@@ -119,6 +130,9 @@ class ImageSize(BaseModel):
     )
     plane: dict[AxisName, PlaneIndex] | None = Field(
         None, description="Which of the file's planes was seen, by axis; missing where it has only one."
+    )
+    pixel_size_um: StatedPixelSize | None = Field(
+        None, description="Missing where neither the request nor the file states it beyond doubt."
     )
     tiles: int | None = Field(None, description="How many tiles the image was seen in; missing where it was seen whole")
 

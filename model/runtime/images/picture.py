@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.images.planes import PlaneAxis
+
+PixelSizeSource = Literal["request", "ome", "imagej", "tiff"]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSize:
+    """Micrometers from one pixel to the next along x and y of the picture as seen, and who says so: whoever asks, the
+    file's OME-XML, what ImageJ wrote, or TIFF's resolution."""
+
+    x: float
+    y: float
+    source: PixelSizeSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +34,7 @@ class Picture:
     `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none.
     `transparent` is bool [H, W], true where a picture of more than 8 bits is see-through; viewers show white there.
     `plane` says which of several planes this is, an entry for each axis along which the file has more than one.
+    `pixel_size` is None where the file does not state it beyond doubt.
     """
 
     values: NDArray[Any]
@@ -29,3 +42,4 @@ class Picture:
     declared_range: tuple[float, float] | None = None
     transparent: NDArray[np.bool_] | None = None
     plane: tuple[PlaneAxis, ...] = ()
+    pixel_size: PixelSize | None = None

@@ -103,9 +103,9 @@ class Run:
 def satisfy(case: Case) -> Case:
     """Change a request that its schema allows so that the server can answer it, where no schema can say what is right.
 
-    That is: labels are those of the model, low and high go with the intensity, there are as many images as `shape`
-    says, an output is asked for once and is one that there is, the header says how long the JSON is, and images are
-    images.
+    That is: labels are those of the model, low and high go with the intensity, a label image is made of masks, there
+    are as many images as `shape` says, an output is asked for once and is one that there is, the header says how long
+    the JSON is, and images are images.
     """
     operation = case.operation.label
     if operation.endswith("/unload"):
@@ -115,6 +115,8 @@ def satisfy(case: Case) -> Case:
     if case.query.get("labels"):
         case.query["labels"] = list(LABELS[: len(case.query["labels"])])
     fit_window(case.query)
+    if case.query.get("format") == "labels":
+        case.query.pop("masks", None)
     body: Any = case.body
     if operation == "POST /predict/batch" and isinstance(body, dict):
         body["file"] = IMAGES[:2]

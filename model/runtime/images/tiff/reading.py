@@ -27,6 +27,7 @@ from model.runtime.images.orientation import turned
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
 from model.runtime.images.tiff.directories import full_directories
+from model.runtime.images.tiff.pixel_size import stated_pixel_size
 from model.runtime.images.tiff.segments import read_samples
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ def read_tiff(data: bytes, limits: ImageLimits, choice: PlaneChoice) -> Picture:
         else:
             picture = turned(_by_segments(data, plane), _orientation(plane.page))
         bits = _significant_bits(tiff) if picture.values.dtype.kind == "u" else None
-    axes = plane.axes
-    axes += picture.plane
+        pixel_size = stated_pixel_size(tiff, plane.page)
+        if pixel_size is not None and _orientation(plane.page) >= 5:
+            pixel_size = replace(pixel_size, x=pixel_size.y, y=pixel_size.x)
+    picture = replace(picture, plane=plane.axes + picture.plane, pixel_size=pixel_size)
     if picture.values.dtype == np.uint8:
-        return replace(picture, plane=axes)
+        return picture
     return replace(
         picture,
-        plane=axes,
         declared_range=declared,
         significant_bits=picture.significant_bits or bits,
     )

@@ -1,0 +1,52 @@
+"""What there is to write: one image's detections, their names, and the image that they were found in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime.detections import Detections
+from model.runtime.images.picture import PixelSize
+from model.runtime.images.planes import PlaneAxis
+
+
+class NeedsMasks(ValueError):
+    """A file that can only be made of masks was asked for, and there are none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """One image's detections in falling score; an object's number is its place, from 1, in every kind of file.
+
+    class_names: names of the labels 1, 2, .... size: (height, width) of the image in pixels.
+    values: the image as decoded, [H, W] or [H, W, C] of any integer or float type, of which intensities are measured;
+        None where they are not asked for.
+    plane: which of its file's planes the image is, for each axis along which that has several.
+    """
+
+    detections: Detections
+    class_names: Sequence[str]
+    size: tuple[int, int]
+    values: NDArray[Any] | None = None
+    pixel_size: PixelSize | None = None
+    plane: tuple[PlaneAxis, ...] = ()
+    truncated: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of the image whose intensities are measured; 0 without one."""
+        if self.values is None:
+            return 0
+        return 1 if self.values.ndim == 2 else int(self.values.shape[2])
+
+    def name_of(self, row: int) -> str:
+        return self.class_names[int(self.detections.labels[row]) - 1]
+
+
+def corners(box: NDArray[np.float32]) -> list[float]:
+    """x1, y1, x2, y2 with the fewest digits that read back as the same float32."""
+    return [float(str(value)) for value in box]

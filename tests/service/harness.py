@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +35,7 @@ from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
 from service.settings.environment import PREFIX
+from tests.service.holding import FOLDER, HOLD, MARK
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0
@@ -207,7 +212,13 @@ def publish_probe(
 
 
 def picture(
-    seed: int = 0, size: tuple[int, int] = (SIDE, SIDE), *, slow: int = 0, fail: bool = False, hungry: int = 0
+    seed: int = 0,
+    size: tuple[int, int] = (SIDE, SIDE),
+    *,
+    slow: int = 0,
+    fail: bool = False,
+    hungry: int = 0,
+    held: bool = False,
 ) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] noise as bright as `seed` makes it, black along the edges; the others steer the probe."""
     generator = np.random.default_rng(seed)
@@ -220,6 +231,8 @@ def picture(
         image[0, 1, 1] = 255
     if hungry:
         image[0, 2, 0], image[0, 2, 2] = HUNGRY_MARK, hungry
+    if held:
+        image[0, 3, 0] = MARK
     return image
 
 
@@ -237,12 +250,18 @@ def encode(image: NDArray[np.uint8], format: str = "PNG", **options: Any) -> byt
     return buffer.getvalue()
 
 
+HELD = encode(picture(held=True))
+"""Stays on the engine inside `Server.busy`."""
+
+
 @dataclass
 class Server:
     """A `python -m service` process and a client for it."""
 
     process: subprocess.Popen[str]
     url: str
+    holding: Path
+    """See tests/service/holding.py."""
     errors: list[str] = field(default_factory=list)
     """Its lines on stderr so far."""
     log: list[str] = field(default_factory=list)
@@ -254,7 +273,9 @@ class Server:
     @classmethod
     def start(cls, repository: Path, *flags: str, **environment: str) -> Server:
         """Start one on a free port and wait for its ready line."""
-        process = launch("--models", str(repository), *flags, **environment)
+        holding = Path(tempfile.mkdtemp())
+        environment[FOLDER] = str(holding)
+        process = launch("--models", str(repository), *flags, module="tests.service.holding", **environment)
         assert process.stderr is not None
         assert process.stdout is not None
         errors: list[str] = []
@@ -277,10 +298,27 @@ class Server:
                 assert time.monotonic() < deadline, f"no ready line: {''.join(errors)}"
             else:
                 if ready := re.match(r"maskserve: .* ready at (http://\S+) \(", line):
-                    return cls(process, ready[1], errors, log)
+                    return cls(process, ready[1], holding, errors, log)
 
     def predict(self, data: bytes, content_type: str = "image/png", **parameters: Any) -> httpx.Response:
         return self.client.post("/predict", content=data, headers={"Content-Type": content_type}, params=parameters)
+
+    @contextmanager
+    def busy(self, images: int = 1, **parameters: Any) -> Iterator[list[Future[httpx.Response]]]:
+        """Inside the block as many images are on the engine, each in a batch of its own, and stay there.
+
+        Gives what will be their answers, which are there after the block.
+        """
+        (self.holding / HOLD).touch()
+        with ThreadPoolExecutor(images) as pool:
+            try:
+                blockers = []
+                for number in range(1, images + 1):
+                    blockers.append(pool.submit(self.predict, HELD, **parameters))
+                    until(lambda number=number: len(os.listdir(self.holding)) == 1 + number)
+                yield blockers
+            finally:
+                (self.holding / HOLD).unlink()
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, such as `maskserve_requests_total{route="/predict",status="200"}`."""
@@ -305,6 +343,7 @@ class Server:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+        shutil.rmtree(self.holding)
 
 
 def head(*headers: str) -> bytes:
@@ -313,10 +352,10 @@ def head(*headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def launch(*flags: str, **environment: str) -> subprocess.Popen[str]:
+def launch(*flags: str, module: str = "service", **environment: str) -> subprocess.Popen[str]:
     """`python -m service` on a free port, stdout and stderr captured."""
     return subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", "0", *flags],
+        [sys.executable, "-m", module, "--port", "0", *flags],
         cwd=ROOT,
         env={**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment},
         stdout=subprocess.PIPE,

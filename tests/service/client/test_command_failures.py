@@ -99,17 +99,16 @@ def test_a_server_that_goes_away_ends_the_run_and_what_is_finished_is_written(tm
         file.write_bytes(b"image")
     output = tmp_path / "out.json"
     arguments = ["--format", "coco", "--coco-images", str(tmp_path / "images.json"), "--retries", "0", "--jobs", "1"]
-    with loopback([Reply(seconds=0.02)]) as server:
+    with loopback([Reply(), Reply(), Reply(), Reply(seconds=60)]) as server:
         running = command(tmp_path, "--url", server.url, "--output", output, *arguments)
-        while len(server.times) < 3:
+        while len(server.times) < 4:
             time.sleep(0.01)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == ExitCode.NO_SERVER
     assert b"The server cannot be reached" in errors
     assert json.loads(output.read_bytes()) == []  # whole
     images = json.loads((tmp_path / "images.json").read_bytes())["images"]
-    assert 3 <= len(images) < 100
-    assert [image["id"] for image in images] == list(range(1, len(images) + 1))
+    assert [image["id"] for image in images] in ([1, 2, 3], [1, 2, 3, 4])  # the fourth was on its way
 
 
 def test_busy_is_waited_out_and_lost_connections_are_tried_again(images: Path, tmp_path: Path) -> None:

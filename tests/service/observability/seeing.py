@@ -15,8 +15,6 @@ import httpx
 from tests.service.harness import ROOT, Server, encode, picture, until
 
 QUICK, OTHER = encode(picture(1)), encode(picture(2))
-SLOW, VERY_SLOW = encode(picture(slow=177)), encode(picture(slow=255))
-"""A second or so on the engine."""
 FAILING = encode(picture(fail=True))
 BUSY_SECONDS = 'maskserve_engine_busy_seconds_total{device="cpu"}'
 STAGES = ("decode", "queue", "inference", "postprocess")
@@ -54,15 +52,11 @@ def waiting(server: Server) -> float:
 
 
 @contextmanager
-def busy(server: Server, image: bytes = SLOW) -> Iterator[ThreadPoolExecutor]:
-    """While `image` is on the engine; gives threads for more clients."""
-    before = server.metrics()
-    running = before["maskserve_batch_size_count"]
-    with ThreadPoolExecutor(8) as pool:
-        blocker = pool.submit(server.predict, image)
-        until(lambda: server.metrics()[BUSY_SECONDS] > before[BUSY_SECONDS])
+def busy(server: Server) -> Iterator[ThreadPoolExecutor]:
+    """While the engine is busy; gives threads for more clients. After it all of them are counted."""
+    running = server.metrics()["maskserve_batch_size_count"]
+    with ThreadPoolExecutor(8) as pool, server.busy():
         yield pool
-        assert blocker.result().status_code in (200, 504)
     until(lambda: server.metrics()["maskserve_batch_size_count"] > running)
 
 

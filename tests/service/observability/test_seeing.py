@@ -20,11 +20,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.service.harness import Server, head, until
 from tests.service.observability.seeing import (
-    BUSY_SECONDS,
     FAILING,
     OTHER,
     QUICK,
-    SLOW,
     STAGES,
     ask,
     busy,
@@ -179,15 +177,11 @@ def test_without_an_access_log_only_what_matters_is_logged(start_server: Callabl
 
 
 def test_a_line_about_a_batch_never_names_a_request_that_was_not_in_it(server: Server) -> None:
-    before = server.metrics()
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(ask, server, SLOW)
-        until(lambda: server.metrics()[BUSY_SECONDS] > before[BUSY_SECONDS])
+    with busy(server) as pool:
         together = [pool.submit(ask, server, image) for image in (QUICK, FAILING)]
         until(lambda: waiting(server) == 2)
-    stranger, _ = first.result()
     inside = [one.result()[0] for one in together]
-    for identifier in (stranger, *inside):
+    for identifier in inside:
         lines_with(server, identifier)
     lines = [json.loads(line) for line in server.log]
     told = [line for line in lines if line["message"].startswith("a batch of 2 failed")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ from tests.service.observability.seeing import (
     FAILING,
     OTHER,
     QUICK,
-    SLOW,
     STAGES,
-    VERY_SLOW,
     busy,
     in_flight,
     waiting,
@@ -76,7 +73,7 @@ def test_refusals_are_counted_with_their_reason(small: Server) -> None:
         others = [pool.submit(small.predict, QUICK) for _ in range(2)]
         until(lambda: in_flight(small) == 3)
         assert [small.predict(QUICK).status_code for _ in range(4)] == [429] * 4
-        assert [one.result().status_code for one in others] == [200] * 2
+    assert [one.result().status_code for one in others] == [200] * 2
     assert dropped(small, before) == {("shed", "queue-full"): 4}
 
 
@@ -92,17 +89,15 @@ def test_what_has_no_chance_is_counted_as_shed(small: Server) -> None:
 def test_expired_requests_are_counted_by_where_they_were(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-batch-size", "1")
     before = server.metrics()
-    with ThreadPoolExecutor(2) as pool:
-        blocker = pool.submit(server.predict, SLOW, timeout_ms=500)
-        until(lambda: server.metrics()[BUSY_SECONDS] > before[BUSY_SECONDS])
+    with server.busy(timeout_ms=2000) as blockers:
         assert server.predict(QUICK, timeout_ms=100).status_code == 504
-        assert blocker.result().status_code == 504
+        assert blockers[0].result().status_code == 504
     assert dropped(server, before) == {("expired", "queue"): 1, ("expired", "inference"): 1}
 
 
 def test_clients_that_leave_are_counted_by_where_they_were(server: Server) -> None:
     before = server.metrics()
-    with busy(server, VERY_SLOW), server.connect() as connection, server.connect() as slow:
+    with busy(server), server.connect() as connection, server.connect() as slow:
         connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
         slow.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK[:10])
         until(lambda: waiting(server) == 1 and server.metrics()["maskserve_uploads_in_flight"] == 1)
@@ -230,7 +225,7 @@ def test_the_oldest_wait_rises_while_something_waits(small: Server) -> None:
         first = oldest()
         until(lambda: oldest() > first)
         assert first > 0
-        assert later[0].result().status_code == 200
+    assert later[0].result().status_code == 200
     assert oldest() == 0
 
 

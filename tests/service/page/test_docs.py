@@ -61,7 +61,7 @@ def proxy(server: Server, prefix: str, *, strip: bool = True, header: str | None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as running:
         running.daemon_threads = True
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        shown = Server(server.process, f"http://127.0.0.1:{running.server_port}{prefix}")
+        shown = Server(server.process, f"http://127.0.0.1:{running.server_port}{prefix}", server.holding)
         try:
             yield shown
         finally:

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.service.harness import Server, encode, picture, publish_probe
+from tests.service.harness import Server, encode, picture, publish_probe, until
 from tests.service.page.conftest import KEY
 from tests.service.page.looking import (
     DEFAULT,
@@ -218,8 +218,7 @@ def test_an_object_is_singled_out_by_pointing_at_it(visit: Visit, server: Server
     point_at(visitor, 0.35, 0.8)  # only the square that fills the picture is here
     assert visitor.painted("focus") > 0
     point_at(visitor, 0.02, 0.02)  # nothing
-    visitor.page.wait_for_timeout(300)
-    assert visitor.painted("focus") == 0
+    until(lambda: visitor.painted("focus") == 0)
     point_at(visitor, 0.3, 0.3, click=True)
     chosen = visitor["#objects [aria-selected=true]"]
     expect(chosen).to_contain_text("circle")
@@ -259,10 +258,10 @@ def test_a_busy_server_is_asked_again_and_one_that_is_gone_is_told_of(
 ) -> None:
     server = start_server("--max-queue-size", "1")
     visitor = visit(server, 429)
-    visitor.choose(*((f"slow {number}.png", encode(picture(number, slow=180))) for number in range(3)))
+    with server.busy():
+        visitor.choose(*((f"late {number}.png", encode(picture(number))) for number in range(3)))
+        until(lambda: server.metrics().get('maskserve_requests_total{route="/predict",status="429"}', 0) > 0)
     expect(visitor["#progress-text"]).to_have_text("3 of 3 done", timeout=60_000)
-    refused = server.metrics().get('maskserve_requests_total{route="/predict",status="429"}', 0)
-    assert refused > 0, "the queue was never full, so nothing is shown"
 
     server.stop()
     visitor.choose(("late.png", IMAGE))

@@ -84,31 +84,33 @@ def test_images_of_a_batch_are_limited(server: Server, count: int, status: int) 
 
 def test_a_batch_takes_a_place_for_each_image_or_none(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-queue-size", "4")
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(batch, server, *[("slow", encode(picture(slow=113)))] * 3)
-        until(lambda: server.metrics()["maskserve_requests_in_flight"] == 3)
-        refused = batch(server, *[("a", encode(picture(1)))] * 2)
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        assert batch(server, ("a", encode(picture(1)))).status_code == 200
+    with ThreadPoolExecutor(2) as pool:
+        with server.busy():
+            # Batches are bulk work, whose places are their own.
+            first = pool.submit(batch, server, *[("a", encode(picture(1)))] * 3)
+            until(lambda: server.metrics()["maskserve_requests_in_flight"] == 4)
+            refused = batch(server, *[("a", encode(picture(1)))] * 2)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            single = pool.submit(batch, server, ("a", encode(picture(1))))
+            until(lambda: server.metrics()["maskserve_requests_in_flight"] == 5)
         assert first.result().status_code == 200
-    assert server.metrics()["maskserve_batch_size_sum"] == 4
+        assert single.result().status_code == 200
+    assert server.metrics()["maskserve_batch_size_sum"] == 1 + 3 + 1
 
 
 def test_a_client_that_leaves_takes_its_whole_batch_out_of_the_queue(start_server: Callable[..., Server]) -> None:
     server = start_server("--max-batch-size", "1")
-    slow = encode(picture(slow=113))
-    with ThreadPoolExecutor(1) as pool:
-        blocker = pool.submit(server.predict, slow)
-        until(lambda: server.metrics()["maskserve_requests_in_flight"] == 1)
-        request = server.client.build_request("POST", "/predict/batch", files=[("file", ("a", slow))] * 5)
+    image = encode(picture(1))
+    with server.busy() as blockers:
+        request = server.client.build_request("POST", "/predict/batch", files=[("file", ("a", image))] * 5)
         with server.connect() as connection:
             lines = [f"{name}: {value}" for name, value in request.headers.items() if name.lower() != "host"]
             top = "\r\n".join(["POST /predict/batch HTTP/1.1", "Host: x", *lines, "", ""])
             connection.sendall(top.encode() + request.read())
             until(lambda: server.metrics()["maskserve_requests_in_flight"] == 6)
         until(lambda: server.metrics()["maskserve_requests_in_flight"] == 1)
-        assert blocker.result().status_code == 200
+    assert blockers[0].result().status_code == 200
     metrics = Counter(server.metrics())
     assert metrics["maskserve_batch_size_sum"] == 1
     left = [name for name in metrics if name.startswith('maskserve_dropped_total{outcome="cancelled"')]

@@ -60,11 +60,18 @@ def integer(record: Any, key: str, where: str) -> int:
     """A whole number of 64 bits; 3.0 is one, as tables exported from pandas have it, and "3", as VIA writes it; true is
     not."""
     value = get(record, key, where)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and str(int(value)) == value:
+    if isinstance(value, str) and is_number(value):
         value = int(value)
     if (type(value) is int or (isinstance(value, float) and value.is_integer())) and abs(value) < 2**63:
         return int(value)
     raise BrokenRecord("wrong type", f"'{key}' of {where} is {value!r}, not a whole number")
+
+
+def is_number(value: Any) -> bool:
+    """Whether an id is a whole number of 64 bits, or such a number as a text, without zeros or spaces before it."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdigit() and len(value) < 20 and str(int(value)) == value
+    return type(value) is int and abs(value) < 2**63
 
 
 def flag(record: Any, key: str, where: str) -> bool:

@@ -117,8 +117,8 @@ class PackedImages(Sequence[ImageRecord]):
     """The image records of a dataset."""
 
     def __init__(self, arrays: SharedArrays) -> None:
-        """ids: int64 [N]. sizes: int64 [N, 2], (width, height). texts: uint8, the path and the file of one image after
-        the other; text t is texts[text_offsets[t]:text_offsets[t + 1]].
+        """ids: int64 [N]. sizes: int64 [N, 2], (width, height). texts: uint8, the path, the file and the text_id of
+        one image after the other; text t is texts[text_offsets[t]:text_offsets[t + 1]].
         """
         self._arrays = arrays
 
@@ -128,7 +128,7 @@ class PackedImages(Sequence[ImageRecord]):
         if isinstance(records, PackedImages):
             return records
         # file names of Linux and of JSON may hold halves of a surrogate pair, which plain UTF-8 refuses
-        texts = [text.encode("utf-8", "surrogatepass") for r in records for text in (str(r.path), r.file)]
+        texts = [text.encode("utf-8", "surrogatepass") for r in records for text in (str(r.path), r.file, r.text_id)]
         return cls(
             SharedArrays(
                 ids=np.array([record.id for record in records], np.int64),
@@ -150,8 +150,8 @@ class PackedImages(Sequence[ImageRecord]):
         if isinstance(image, range):
             return tuple(self[number] for number in image)
         width, height = self._arrays["sizes"][image].tolist()
-        path, file = self._text(2 * image), self._text(2 * image + 1)
-        return ImageRecord(int(self._arrays["ids"][image]), Path(path), width, height, file)
+        path, file, text_id = (self._text(3 * image + number) for number in range(3))
+        return ImageRecord(int(self._arrays["ids"][image]), Path(path), width, height, file, text_id)
 
     def _text(self, number: int) -> str:
         start, stop = self._arrays["text_offsets"][number : number + 2]

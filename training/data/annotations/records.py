@@ -28,7 +28,7 @@ LIMITS = ImageLimits(max_pixels=500_000_000)
 class ImageRecord:
     """An image as the JSON describes it; width and height in pixels as stored, before any EXIF rotation.
 
-    file is the JSON's file_name, path where that lies.
+    file is the JSON's file_name, path where that lies. text_id is its id there, where that is no number.
     """
 
     id: int
@@ -36,6 +36,12 @@ class ImageRecord:
     width: int
     height: int
     file: str
+    text_id: str = ""
+
+    @property
+    def original_id(self) -> int | str:
+        """The id as the JSON has it."""
+        return self.text_id or self.id
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -164,16 +164,16 @@ def drop_broken(data: Dataset, problems: Sequence[Problem]) -> Dataset:
 
 def _check_file(image: ImageRecord) -> Iterator[Problem]:
     if not image.path.is_file():
-        yield Problem("missing file", f"image {image.id} is not there: {image.path}", image.file, image.id)
+        yield Problem("missing file", f"image {image.original_id} is not there: {image.path}", image.file, image.id)
         return
     try:
         header = probe(image.path.read_bytes(), LIMITS, upright=False)
     except (OSError, ImageError) as error:
-        yield Problem("unreadable image", f"image {image.id} cannot be opened: {error}", image.file, image.id)
+        yield Problem("unreadable image", f"image {image.original_id} cannot be opened: {error}", image.file, image.id)
         return
     size = f"{header.width}x{header.height}"
     if (header.width, header.height) != (image.width, image.height):
-        message = f"image {image.id} is {size} pixels, but {image.width}x{image.height} by its record"
+        message = f"image {image.original_id} is {size} pixels, but {image.width}x{image.height} by its record"
         yield Problem("size mismatch", message, image.file, image.id)
 
 

@@ -134,7 +134,9 @@ def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Pro
         picture = read_picture(data, LIMITS, upright=False)
         pixels, applied = to_rgb(picture, intensity)
     except (OSError, ImageError) as error:
-        return Problem("unreadable image", f"image {record.id} cannot be decoded: {error}", record.file, record.id)
+        return Problem(
+            "unreadable image", f"image {record.original_id} cannot be decoded: {error}", record.file, record.id
+        )
     mode, orientation = _header(data)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}".encode())

@@ -88,8 +88,8 @@ def _by_size(record: ImageRecord, header: Header) -> Frame | None:
 
 def _problem(record: ImageRecord, header: Header) -> Problem:
     message = (
-        f"image {record.id} has EXIF orientation {header.orientation}, and its size does not tell whether it was "
-        f"annotated as seen or as stored: say --orientation seen (most tools) or --orientation stored"
+        f"image {record.original_id} has EXIF orientation {header.orientation}, and its size does not tell whether it "
+        f"was annotated as seen or as stored: say --orientation seen (most tools) or --orientation stored"
     )
     return Problem("unclear orientation", message, record.file, record.id)
 

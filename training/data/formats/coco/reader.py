@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +23,6 @@ from training.data.annotations.fields import (
     flag,
     integer,
     numbers,
-    text,
 )
 from training.data.annotations.keypoints import fit_keypoints
 from training.data.annotations.packed import PackedAnnotations, offsets_of
@@ -33,8 +31,9 @@ from training.data.annotations.repair import Repairs, fit, mask_area
 from training.data.formats.coco.boxes import check_box_form
 from training.data.formats.coco.categories import read_categories
 from training.data.formats.coco.frames import Orientation, to_stored
+from training.data.formats.coco.ids import number_ids
+from training.data.formats.coco.images import read_images
 from training.data.formats.coco.segmentation import read_segmentation
-from training.data.formats.image_files import FoundImages, Wanted, find_images
 
 
 class _Row(NamedTuple):
@@ -59,18 +58,19 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None, orienta
     Raises DatasetError where the file is not COCO JSON at all; broken records are left out and named in `problems`.
     """
     document = _read(annotations)
+    ids = number_ids(document)
     problems: list[Problem] = []
     repairs = Repairs()
     raw = document["annotations"]
     categories = read_categories(document["categories"], raw, problems, repairs)
     if not categories.kept:
         raise DatasetError(f"{annotations} has no usable category: 'categories' needs records with 'id' and 'name'")
-    listed, broken_images = _images(document["images"], images, problems)
-    wanted = [Wanted(record.file, (images, annotations.parent, root or images)) for record in listed]
-    found = find_images(wanted, root or images)
-    records = _located(listed, found, problems)
-    broken_images |= {record.id for record in listed} - {record.id for record in records}
-    reader = _Reader(categories.labels, _num_keypoints(categories.kept, raw, annotations), repairs)
+    search = root or images
+    frame = _stated_orientation(document) or orientation
+    listed = read_images(document["images"], ids.images, (images, annotations.parent, search), search, frame)
+    problems += listed.problems
+    records = listed.records
+    reader = _Reader(categories.labels, ids.categories, _num_keypoints(categories.kept, raw, annotations), repairs)
     by_id = {record.id: record for record in records}
     check_box_form(raw, {record.id: (record.width, record.height) for record in records}, annotations)
 
@@ -83,11 +83,12 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None, orienta
             annotation_id = numbering.id_of(record, where)
             where = f"annotation {annotation_id}"
             image_id = integer(record, "image_id", where)
-            if image_id in broken_images:
+            if image_id in listed.broken:
                 continue  # it goes with its image, which has been named
             if image_id not in rows:
                 raise BrokenRecord(
-                    "unknown image", f"{where} belongs to image {image_id}, which the file does not list"
+                    "unknown image",
+                    f"{where} belongs to image {ids.images.get(image_id, image_id)}, which the file does not list",
                 )
             rows[image_id].append(reader.row(record, annotation_id, by_id[image_id]))
         except BrokenRecord as broken:
@@ -102,9 +103,9 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None, orienta
         num_keypoints=reader.num_keypoints,
         problems=tuple(problems),
         repairs=repairs.found,
-        notes=found.notes,
+        notes=(*ids.notes, *listed.notes),
     )
-    return to_stored(data, _stated_orientation(document) or orientation)
+    return to_stored(data, frame)
 
 
 def _stated_orientation(document: Mapping[str, Any]) -> Orientation | None:
@@ -155,39 +156,6 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     return cast(Mapping[str, list[Any]], document)
 
 
-def _images(records: list[Any], root: Path, problems: list[Problem]) -> tuple[list[ImageRecord], set[int]]:
-    """The usable image records, and the ids of those left out."""
-    found: dict[int, ImageRecord] = {}
-    broken_ids: set[int] = set()
-    for index, record in enumerate(records):
-        id_ = file = None
-        try:
-            id_ = integer(record, "id", f"images[{index}]")
-            file = text(record, "file_name", f"image {id_}")
-            if id_ in found:
-                raise BrokenRecord("duplicate id", f"image id {id_} is used before, by {found[id_].file}; left out")
-            width, height = (integer(record, key, f"image {id_}") for key in ("width", "height"))
-            if width < 1 or height < 1:
-                raise BrokenRecord("size mismatch", f"image {id_} is said to be {width}x{height} pixels")
-            found[id_] = ImageRecord(id_, root / file, width, height, file)
-        except BrokenRecord as broken:
-            problems.append(Problem(broken.kind, broken.message, file, id_))
-            if id_ is not None and id_ not in found:
-                broken_ids.add(id_)
-    return list(found.values()), broken_ids - found.keys()
-
-
-def _located(listed: list[ImageRecord], found: FoundImages, problems: list[Problem]) -> list[ImageRecord]:
-    """The records with the paths of their files; those whose file cannot be told become problems."""
-    records = []
-    for record, path in zip(listed, found.paths, strict=True):
-        if isinstance(path, BrokenRecord):
-            problems.append(Problem(path.kind, path.message, record.file, record.id))
-        else:
-            records.append(replace(record, path=path))
-    return records
-
-
 def _num_keypoints(categories: tuple[Category, ...], raw: list[Any], path: Path) -> int:
     """K from the categories' keypoint names, else from the first annotation that has keypoints."""
     counts = {len(category.keypoints) for category in categories if category.keypoints}
@@ -203,9 +171,11 @@ def _num_keypoints(categories: tuple[Category, ...], raw: list[Any], path: Path)
 
 
 class _Reader(NamedTuple):
-    """What all annotations of a file are read with. labels: those of the category ids."""
+    """What all annotations of a file are read with. labels: those of the category ids; texts: what the file has for
+    some of these."""
 
     labels: Mapping[int, int]
+    texts: Mapping[int, str]
     num_keypoints: int
     repairs: Repairs
 
@@ -214,7 +184,10 @@ class _Reader(NamedTuple):
         where = f"annotation {id_}"
         category = integer(record, "category_id", where)
         if category not in self.labels:
-            raise BrokenRecord("unknown category", f"{where} has category {category}, which the file does not list")
+            raise BrokenRecord(
+                "unknown category",
+                f"{where} has category {self.texts.get(category, category)}, which the file does not list",
+            )
         crowd = flag(record, "iscrowd", where)
         segmentation = read_segmentation(record.get("segmentation"), where, self.repairs)
         box = _box(record, where, needed=segmentation is None)

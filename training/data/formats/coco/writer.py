@@ -23,11 +23,11 @@ def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> 
         # EXIF turns pictures only for the eye; without this, a reader could not tell what was annotated
         "info": {"orientation": "stored"},
         "images": [
-            {"id": record.id, "file_name": file, "width": record.width, "height": record.height}
+            {"id": record.original_id, "file_name": file, "width": record.width, "height": record.height}
             for record, file in zip(data.images, files, strict=True)
         ],
         "annotations": [
-            _record(objects, row, record.id, data.categories)
+            _record(objects, row, record.original_id, data.categories)
             for record, objects in zip(data.images, data.annotations, strict=True)
             for row in range(len(objects))
         ],
@@ -39,7 +39,7 @@ def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     return []
 
 
-def _record(objects: Annotations, row: int, image_id: int, categories: tuple[Category, ...]) -> dict[str, Any]:
+def _record(objects: Annotations, row: int, image_id: int | str, categories: tuple[Category, ...]) -> dict[str, Any]:
     record = {
         "id": int(objects.ids[row]),
         "image_id": image_id,

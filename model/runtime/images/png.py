@@ -20,10 +20,18 @@ from model.runtime.images.picture import Picture
 
 _SIGNATURE_LENGTH: Final = 8
 _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_APPLES: Final = b"CgBI"
 _USED: Final = (b"tRNS", b"eXIf")
 """Ancillary chunks that change how the picture looks. Texts, profiles, previews and animations do not."""
 
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_DEPTHS: Final = {
+    _GRAY: (1, 2, 4, 8, 16),
+    _RGB: (8, 16),
+    _PALETTE: (1, 2, 4, 8),
+    _GRAY_ALPHA: (8, 16),
+    _RGBA: (8, 16),
+}
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """(x, y) of the first pixel and steps (x, y) of each pass of an interlaced picture: section 8.1."""
 _AT_ONCE: Final = 2**20
@@ -49,7 +57,10 @@ def picture_chunks(data: bytes) -> bytes:
         end = position + 12 + length
         if end > len(data) or not name.isalpha():
             break
+        if not seen and name not in (b"IHDR", _APPLES):
+            raise DamagedImage("the PNG image is damaged: its header does not come first")
         critical = not name[0] & 0x20
+        intact = True
         if critical or name in _USED:
             intact = zlib.crc32(view[position + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
             if critical and not intact:
@@ -58,9 +69,10 @@ def picture_chunks(data: bytes) -> bytes:
                     f"wrong checksum"
                 )
             if critical:
-                _check_critical(name, data[position + 8 : end - 4] if name == b"IHDR" else b"", seen)
-            if intact and not (name == b"tRNS" and b"IDAT" in seen):
+                _check_critical(name, data, length, seen)
+            if critical or (intact and _is_heeded(name, data, seen)):
                 kept.append(view[position:end])
+        if intact:
             seen.add(name)
         position = end
         if name == b"IEND":
@@ -68,12 +80,12 @@ def picture_chunks(data: bytes) -> bytes:
     return b"".join([*kept, view[position:]])
 
 
-def _check_critical(name: bytes, header: bytes, seen: Collection[bytes]) -> None:
+def _check_critical(name: bytes, data: bytes, length: int, seen: Collection[bytes]) -> None:
     """Raises DamagedImage for a critical chunk that no reader may pass over, or that makes the picture ambiguous.
 
-    `header` is what an IHDR holds, `seen` are the names of the chunks before.
+    `length` is that of what it holds, `seen` are the names of the chunks before.
     """
-    if name == b"CgBI":
+    if name == _APPLES:
         raise DamagedImage(
             "this is a PNG as Apple's tools write it for iOS (chunk CgBI), whose pixels are stored in a way of their "
             "own; convert it to a plain PNG, as with: xcrun pngcrush -revert-iphone-optimizations IN OUT"
@@ -83,13 +95,31 @@ def _check_critical(name: bytes, header: bytes, seen: Collection[bytes]) -> None
             f"the PNG image has a critical chunk {name.decode()} that is unknown here, without which its pixels cannot "
             f"be understood; save it as a plain PNG"
         )
-    if (name == b"IHDR") == bool(seen):
-        wrong = "it has a second header" if b"IHDR" in seen else "its header does not come first"
+    wrong = ""
+    if name == b"IHDR":
+        if seen:
+            wrong = "it has a second header"
+        elif length != 13 or 0 in struct.unpack_from(">II", data, 16):
+            wrong = "its header is not as long as it should be, or it has no pixels"
+        elif data[24] not in _DEPTHS.get(data[25], ()) or any(data[26:28]) or data[28] > 1:
+            wrong = "its header names a depth, kind of colors, compression, filter or interlacing that PNG has not"
+    elif name == b"PLTE":
+        if not {b"PLTE", b"IDAT"}.isdisjoint(seen):
+            wrong = "a palette behind the pixels, or a second one"
+        elif length % 3:
+            wrong = "its palette ends within a color"
+    elif name == b"IDAT" and data[25] == _PALETTE and b"PLTE" not in seen:
+        wrong = "it has no palette before its pixels"
+    if wrong:
         raise DamagedImage(f"the PNG image is damaged: {wrong}")
-    if name == b"IHDR" and (len(header) != 13 or any(header[10:12]) or header[12] > 1):
-        raise DamagedImage("the PNG image's header names a compression, a filter or an interlacing that PNG has not")
-    if name == b"PLTE" and not {b"PLTE", b"IDAT"}.isdisjoint(seen):
-        raise DamagedImage("the PNG image is damaged: a palette behind the pixels, or a second one")
+
+
+def _is_heeded(name: bytes, data: bytes, seen: Collection[bytes]) -> bool:
+    """Whether a used ancillary chunk is the first of its name, and in its place: tRNS behind a palette that it is for,
+    before the pixels."""
+    if name == b"tRNS" and (b"IDAT" in seen or (data[25] == _PALETTE and b"PLTE" not in seen)):
+        return False
+    return name not in seen
 
 
 def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:

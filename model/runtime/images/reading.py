@@ -7,6 +7,7 @@ The pixels are counted from the header before anything is allocated for them. No
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,11 @@ def _saying(what: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
         raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
     except Exception as error:  # Pillow's plugins and tifffile raise whatever they stumble over
-        raise DamagedImage(f"{what}: {error}") from error
+        said = str(error)
+        # Words for whoever wrote the parser; Pillow wraps them.
+        if not said or isinstance(error.__cause__ or error, LookupError | struct.error):
+            said = "it is cut short, or its parts contradict each other"
+        raise DamagedImage(f"{what}: {said}") from error
 
 
 def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:

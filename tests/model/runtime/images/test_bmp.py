@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import DamagedImage
 
 RAW, RLE8, RLE4, BITFIELDS = range(4)
 INFO, V2, V3, V4, V5 = 40, 52, 56, 108, 124
@@ -94,3 +95,10 @@ def test_alpha_of_16_bits_stands_where_its_color_does(height: int, shown: list[l
     pixels = struct.pack("<HHHH", 0, 0, 0x8000, 0)  # each row padded to 4 bytes
     data = bmp(pixels, 1, 16, height=height, compression=BITFIELDS, header=V5, masks=OF_16_BITS)
     assert decode_image(data)[..., 0].tolist() == shown
+
+
+@pytest.mark.parametrize("size", [2, 13, 14, 17, 18, 29, 53, 54, 56])
+def test_one_that_is_cut_short_is_called_so(size: int) -> None:
+    whole = bmp(bytes(8), 2, 24)
+    with pytest.raises(DamagedImage, match=r"(cut short|[Tt]runcated)"):
+        decode_image(whole[:size])

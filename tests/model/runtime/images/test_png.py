@@ -102,11 +102,20 @@ def header_with(at: int, value: int) -> bytes:
         pytest.param(WHOLE[:8] + chunk(b"CgBI", b"\x50\0\x20\2") + WHOLE[8:], "Apple.*iOS.*CgBI", id="Apple's"),
         pytest.param(WHOLE[:33] + WHOLE[8:], "a second header", id="two headers"),
         pytest.param(WHOLE[:8] + chunk(b"tRNS", b"\0") + WHOLE[8:], "does not come first", id="header not first"),
+        pytest.param(WHOLE[:8] + chunk(b"tEXt", b"a\0b") + WHOLE[8:], "does not come first", id="text first"),
+        pytest.param(WHOLE[:8] + chunk(b"tRNS", b""), "does not come first", id="no header"),
+        pytest.param(WHOLE.replace(PALETTE_CHUNK, b""), "has no palette", id="no palette"),
+        pytest.param(WHOLE.replace(PALETTE_CHUNK, chunk(b"PLTE", bytes(4))), "within a color", id="a third of a color"),
+        pytest.param(header_with(3, 0), "no pixels", id="no width"),
+        pytest.param(WHOLE[:8] + chunk(b"IHDR", bytes(14)), "not as long", id="a header that is too long"),
+        pytest.param(WHOLE[:8] + chunk(b"IHDR", b""), "not as long", id="a header that is empty"),
+        pytest.param(header_with(8, 16), "names a depth", id="a palette of 16 bits"),
+        pytest.param(header_with(9, 5), "names a depth, kind of colors", id="colors of no kind"),
         pytest.param(WHOLE[:33] + PALETTE_CHUNK + WHOLE[33:], "a second one", id="two palettes"),
         pytest.param(WHOLE[:-12] + PALETTE_CHUNK + WHOLE[-12:], "behind the pixels", id="palette behind the pixels"),
-        pytest.param(header_with(10, 1), "names a compression", id="unknown compression"),
-        pytest.param(header_with(11, 64), "names a compression, a filter", id="MNG's filter"),
-        pytest.param(header_with(12, 2), "or an interlacing", id="unknown interlacing"),
+        pytest.param(header_with(10, 1), "compression", id="unknown compression"),
+        pytest.param(header_with(11, 64), "filter", id="MNG's filter"),
+        pytest.param(header_with(12, 2), "or interlacing", id="unknown interlacing"),
     ],
 )
 def test_what_no_reader_may_pass_over_is_refused(data: bytes, said: str) -> None:
@@ -122,10 +131,18 @@ def test_an_animation_s_first_picture_is_read() -> None:
     np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
 
 
-def test_a_transparent_color_that_comes_behind_the_pixels_counts_for_nothing() -> None:
-    data = png([b"\1\2\3"], 1, 8, RGB)
-    late = data[:-12] + chunk(b"tRNS", b"\0\1\0\2\0\3") + data[-12:]
-    assert decode_image(late)[0, 0].tolist() == [1, 2, 3]
+def test_of_transparent_colors_the_first_that_is_in_its_place_counts() -> None:
+    data = png([b"\1\2\3\4\5\6"], 2, 8, RGB)
+    first, second = chunk(b"tRNS", b"\0\1\0\2\0\3"), chunk(b"tRNS", b"\0\4\0\5\0\6")
+    for late, shown in (
+        (data[:-12] + first + data[-12:], [1, 4]),
+        (data[:33] + first + second + data[33:], [255, 4]),
+        (data[:33] + wrong_checksum(first) + second + data[33:], [1, 255]),
+    ):
+        assert decode_image(late)[0, :, 0].tolist() == shown
+    palette, alpha = chunk(b"PLTE", b"\1\2\3\4\5\6"), chunk(b"tRNS", b"\0")
+    assert decode_image(png([b"\0\1"], 2, 8, PALETTE, palette, alpha))[0, :, 0].tolist() == [255, 4]
+    assert decode_image(png([b"\0\1"], 2, 8, PALETTE, alpha, palette))[0, :, 0].tolist() == [1, 4]
 
 
 def gray(width: int, depth: int, row: bytes, key: bytes) -> bytes:

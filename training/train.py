@@ -37,10 +37,11 @@ from training.checkpoint import (
 from training.command_line import parse_train_config, require_writable, resuming, stop
 from training.config import TrainConfig, save_config
 from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.annotations.keypoint_names import flip_pairs
 from training.data.augmentation.transforms import Augmentation
 from training.data.loading.loader import Batch, Share, make_loader
 from training.data.loading.samples import TrainingSet, UnreadableImage
-from training.data.loading.source import DataStop, TrainingData, flip_pairs, load_training_data
+from training.data.loading.source import DataStop, TrainingData, load_training_data
 from training.distributed import Process, join
 from training.evaluation.evaluation import KINDS, evaluate_detections
 from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind

@@ -78,7 +78,7 @@ def test_the_environment_does_not_steer_training(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["--recipe", "nope"], "nuclei, nuclei-2, shapes", id="unknown recipe"),
+        pytest.param(["--recipe", "nope"], "nuclei, nuclei-2, photos", id="unknown recipe"),
         pytest.param(["--batch_sise", "3"], "--batch_sise", id="unknown flag"),
         pytest.param(["--batch_size", "0"], "batch_size", id="out of range"),
         pytest.param(["--augment.scale", "[2, 1]"], "rising", id="crossed range"),

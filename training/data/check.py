@@ -21,17 +21,19 @@ from rich.progress import Progress
 
 from model.architecture import Task, has_masks
 from model.console.arguments import Parser, interruptible
+from model.runtime.images.intensity import Intensity
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
 from training.data.checking.broken import check, drop_broken, nothing_to_train, report
-from training.data.checking.check_tables import BrokenRecords, Survey, print_survey
+from training.data.checking.check_tables import BrokenRecords, Survey, print_suggestion, print_survey
 from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.depths import image_depths
 from training.data.checking.duplicates import duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
+from training.data.checking.suggestion import suggest
 from training.data.formats.known import NAMES
 from training.data.formats.locate import add_origin_flags, locate, origin_of
 from training.data.hold_out import add_hold_out_flags, with_held_out
@@ -42,16 +44,19 @@ def survey_splits(
     form: str,
     splits: dict[str, Dataset],
     task: Task,
-    config: TrainConfig,
+    config: TrainConfig | None,
     *,
+    origin_flags: tuple[str, ...],
     alike: bool,
     workers: int | None,
     progress: Progress,
 ) -> Survey:
-    """Everything that `maskserve check` reports; `config` is what the advice is about.
+    """Everything that `maskserve check` reports; `config` is what the advice is about: None for what is suggested.
+    origin_flags: those of `maskserve train` that name this data.
 
     Decodes every image once. Raises DatasetError.
     """
+    intensity = Intensity() if config is None else config.intensity
     problems: dict[str, list[Problem]] = {}
     prints: dict[str, list[Fingerprint]] = {}
     for name, data in splits.items():
@@ -60,12 +65,15 @@ def survey_splits(
         images = [record for record in data.images if record.id not in headers]
         bar = progress.add_task(f"reading {name}", total=len(images))
         advance = partial(progress.advance, bar)
-        prints[name], undecoded = fingerprint_images(images, config.intensity, workers=workers, progress=advance)
+        prints[name], undecoded = fingerprint_images(images, intensity, workers=workers, progress=advance)
         problems[name] = [*found, *undecoded]
     sound = {name: kept for name, data in splits.items() for kept in _sound(data, problems[name])}
     objects = {name: gather_objects(data) for name, data in sound.items()}
     statistics = {name: split_statistics(name, data, objects[name]) for name, data in sound.items()}
     twice = [one for name, data in sound.items() for one in duplicate_objects(name, data, with_masks=has_masks(task))]
+    skipping = ("--on_broken", "skip") if any(problems[name] for name in ("train", "val") if name in problems) else ()
+    suggestion = suggest(sound, objects, prints.get("train", ()), task)
+    about = config or (TrainConfig() if suggestion is None else suggestion.config)
     return Survey(
         directory=directory,
         format=form,
@@ -80,7 +88,9 @@ def survey_splits(
         unusual_images=tuple(unusual_images(prints)),
         depths=tuple(image_depths(prints)),
         empty=_empty(splits, sound),
-        advice=tuple(advise(sound, objects, config.architecture)),
+        advice=tuple(advise(sound, objects, about.architecture)),
+        suggestion=suggestion,
+        train_flags=(*origin_flags, *skipping) if suggestion else (),
     )
 
 
@@ -106,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 splits,
                 task,
                 _config(options.recipe),
+                origin_flags=_origin_flags(options, splits),
                 alike=not options.exact,
                 workers=options.workers,
                 progress=progress,
@@ -121,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(survey.empty, highlight=False, markup=False, soft_wrap=True)
     if survey.leaks:
         console.print(f"leakage: pictures in more than one split: {len(survey.leaks)}", highlight=False)
+    print_suggestion(survey, console)
     try:
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -163,9 +175,27 @@ def _task(splits: dict[str, Dataset]) -> Task:
     return "masks" if masks else "boxes"
 
 
-def _config(recipe: str | None) -> TrainConfig:
-    """What the advice is about: a recipe, or the defaults. Raises ValueError."""
-    return TrainConfig() if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe)))
+def _config(recipe: str | None) -> TrainConfig | None:
+    """The recipe that the advice is about, where one is given. Raises ValueError."""
+    return None if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe)))
+
+
+def _origin_flags(options: argparse.Namespace, splits: dict[str, Dataset]) -> tuple[str, ...]:
+    """The flags of `maskserve train` that name the data of this check, with a validation split."""
+    words: list[str] = []
+    if options.directory is not None:
+        words += ["--data", str(options.directory)]
+    if options.annotations:
+        words += ["--annotations", ",".join(map(str, options.annotations))]
+    if options.images is not None:
+        words += ["--images", str(options.images)]
+    for flag, value in (("--orientation", options.orientation), ("--mask_objects", options.mask_objects)):
+        words += [flag, value] if value != "auto" else []
+    if options.val is not None:
+        words += ["--val", f"{options.val:g}", *(["--seed", str(options.seed)] if options.seed else [])]
+    elif "val" not in splits and len(splits.get("train", ())) > 1:
+        words += ["--val", "0.2"]
+    return tuple(words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=(*NAMES, "auto"), default="auto", help="format of the folder")
     parser.add_argument("--task", choices=get_args(Task), help="what is to be trained; default: all that is annotated")
     add_hold_out_flags(parser)
-    parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: torchvision's")
+    parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: what is suggested")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, nothing left out")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet here (.png or .jpg)")
     parser.add_argument("--count", type=int, default=12, help="pictures of each split on the sheet (default 12)")

@@ -20,8 +20,9 @@ from model.network.threaded_align import align_in_threads
 from training.checkpoint import LAST, Checkpoint, TrainedOn, plain_state
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset
+from training.data.annotations.keypoint_names import keypoint_names
 from training.data.augmentation.draws import mix
-from training.data.loading.source import TrainingData, keypoint_names
+from training.data.loading.source import TrainingData
 from training.distributed import Process
 from training.loop.compiling import compile_backbone
 from training.loop.ema import WeightAverage

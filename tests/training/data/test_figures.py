@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.data.annotations.keypoint_names import flip_pairs, keypoint_names
 from training.data.checking.broken import check
 from training.data.figures import KEYPOINTS, MOST_FIGURES, SHOWN, SIZE, SKELETON, Drawing, draw_figures, write_figures
 from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
-from training.data.loading.source import flip_pairs, keypoint_names
 
 ROOT = Path(__file__).parents[3]
 

@@ -23,6 +23,8 @@ SAME_OBJECT = 0.9
 FEW_LOST = 0.01
 """Share of objects that non-maximum suppression may take for their neighbors."""
 NMS_THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
+UNLIMITED = 10**9
+"""Pixels that no picture has."""
 
 Values = NDArray[np.float64]
 
@@ -34,7 +36,7 @@ def advise(
     most = max((int(np.bincount(some.image).max()) for some in objects.values() if len(some.image)), default=0)
     if not most:
         return ["no split has objects"]
-    sizes = np.concatenate([_input_sizes(splits[name], some, architecture) for name, some in objects.items()])
+    sizes = np.concatenate([input_sizes(splits[name], some, architecture) for name, some in objects.items()])
     rivals = np.concatenate([some.best_same for some in objects.values()])
     return [
         _detections(most, architecture),
@@ -44,9 +46,14 @@ def advise(
     ]
 
 
-def _input_sizes(data: Dataset, objects: Objects, architecture: ArchitectureConfig) -> Values:
-    """float64 [O, 2], (width, height) of boxes at the network's input."""
+def input_sizes(data: Dataset, objects: Objects, architecture: ArchitectureConfig) -> Values:
+    """float64 [O, 2], (width, height) of boxes at the network's input.
+
+    What is longer than max_size, of models that see pictures at their own scale, is served in tiles of that scale.
+    """
     preprocessing = Preprocessing.from_architecture(architecture)
+    if not architecture.allow_downscale:
+        preprocessing = preprocessing.model_copy(update={"max_size": UNLIMITED})
     factors = [preprocessing.resized((one.height, one.width))[1] / one.width for one in data.images]
     sizes: Values = objects.sizes * np.array(factors)[objects.image][:, None]
     return sizes
@@ -73,15 +80,27 @@ def _anchors(sizes: Values, architecture: ArchitectureConfig) -> str:
     )
     if missed <= MANY_MISSED:
         return fact
-    tried = tuple((round(side),) for side in np.geomspace(max(4.0, low), max(8.0, high), len(anchors)))
-    left = _missed(sizes, tried, architecture.anchor_aspect_ratios)
-    if left < 0.8 * missed:
-        return f"{fact}; with {[list(group) for group in tried]} it would be {left:.1%}"
+    if (better := better_anchors(sizes, architecture)) is not None:
+        left = _missed(sizes, better, architecture.anchor_aspect_ratios)
+        return f"{fact}; with {[list(group) for group in better]} it would be {left:.1%}"
     tall, wide = np.quantile(sizes[:, 1] / sizes[:, 0], (0.95, 0.05))
     return (
         f"{fact}; their heights are {wide:.2g} to {tall:.2g} times their widths (5 % to 95 %), which "
         f"architecture.anchor_aspect_ratios could follow"
     )
+
+
+def better_anchors(sizes: Values, architecture: ArchitectureConfig) -> tuple[tuple[int], ...] | None:
+    """Sides of anchors, one for each feature level, that objects of `sizes` [O, 2] at the network's input fit clearly
+    better; None where the architecture's suit them."""
+    missed = _missed(sizes, architecture.anchor_sizes, architecture.anchor_aspect_ratios)
+    if missed <= MANY_MISSED:
+        return None
+    low, middle, high = np.quantile(np.sqrt(sizes.prod(axis=1)), (0.05, 0.5, 0.95))
+    # Levels of one side would be of no use: others than the objects of this dataset are seen later.
+    low, high = max(4.0, min(low, middle / 2)), max(8.0, high, middle * 2)
+    tried = tuple((round(side),) for side in np.geomspace(low, high, len(architecture.anchor_sizes)))
+    return tried if _missed(sizes, tried, architecture.anchor_aspect_ratios) < 0.8 * missed else None
 
 
 def _missed(sizes: Values, anchors: Sequence[Sequence[int]], ratios: Sequence[float]) -> float:
@@ -111,13 +130,22 @@ def _suppression(rivals: Values, architecture: ArchitectureConfig) -> str:
     fact = f"{lost:.1%} of objects overlap another of their class with box IoU above {now:g}"
     if lost <= FEW_LOST:
         return f"{fact}: architecture.box_nms_threshold suits them"
-    better = next((one for one in NMS_THRESHOLDS if one > now and _lost(rivals, one) <= FEW_LOST), NMS_THRESHOLDS[-1])
-    if better <= now:
+    if (better := better_suppression(rivals, architecture)) is None:
         return f"{fact}, and suppression takes one of each two for the other"
     return (
         f"{fact}, and suppression takes one of each two for the other: architecture.box_nms_threshold {better:g} would "
         f"leave {_lost(rivals, better):.1%}"
     )
+
+
+def better_suppression(rivals: Values, architecture: ArchitectureConfig) -> float | None:
+    """A threshold of non-maximum suppression that keeps neighbors; None where the architecture's does, or none would.
+    rivals: float64 [O], each object's best IoU with another of its class."""
+    now = architecture.box_nms_threshold
+    if _lost(rivals, now) <= FEW_LOST:
+        return None
+    better = next((one for one in NMS_THRESHOLDS if one > now and _lost(rivals, one) <= FEW_LOST), NMS_THRESHOLDS[-1])
+    return better if better > now else None
 
 
 def _lost(rivals: Values, threshold: float) -> float:

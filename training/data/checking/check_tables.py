@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.architecture import Task
+from model.console.arguments import this_command
 from training.data.annotations.dataset import Problem
 from training.data.checking.depths import Depth
 from training.data.checking.duplicates import DuplicateObject, SamePicture
 from training.data.checking.fingerprints import UnusualImage
 from training.data.checking.statistics import ClassGap, ObjectStatistics, SplitStatistics, Spread
+from training.data.checking.suggestion import Suggestion
 
 SHOWN = 10
 """Lines of one kind on the terminal; the JSON has all."""
@@ -35,7 +38,8 @@ class BrokenRecords(BaseModel):
 
 class Survey(BaseModel):
     """All that the check found. notes: what reading assumed. mended: one line for each split and kind of fault. empty:
-    why there is nothing to train on, None where there is something.
+    why there is nothing to train on, None where there is something. suggestion: what to train with, then; train_flags:
+    the flags that name the data there.
 
     statistics are of the sound records; a split without any has none.
     """
@@ -56,6 +60,8 @@ class Survey(BaseModel):
     unusual_images: tuple[UnusualImage, ...]
     depths: tuple[Depth, ...]
     advice: tuple[str, ...]
+    suggestion: Suggestion | None
+    train_flags: tuple[str, ...]
 
     @property
     def leaks(self) -> list[SamePicture]:
@@ -86,6 +92,29 @@ def print_survey(survey: Survey, console: Console) -> None:
     repeated = [group for group in survey.same_pictures if not group.leaks]
     _section(console, "pictures that are in a split twice", (_group(one) for one in repeated))
     _section(console, "pictures that are in more than one split", (_group(one) for one in survey.leaks))
+
+
+def print_suggestion(survey: Survey, console: Console) -> None:
+    """What fits the data, and the commands to train with; nothing where nothing can be trained on."""
+    suggestion = survey.suggestion
+    if suggestion is None or survey.empty is not None:
+        return
+    console.print("[bold]to train on it[/bold]")
+    for line in suggestion.reasons:
+        console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
+    if "--on_broken" in survey.train_flags:
+        console.print("- without the broken records (--on_broken skip), unless you mend them", highlight=False)
+    _command(suggestion.flags, survey, console)
+    if suggestion.alternative is not None:
+        console.print("without COCO's weights, a smaller network from scratch:", highlight=False)
+        _command(suggestion.alternative, survey, console)
+
+
+def _command(flags: Sequence[str], survey: Survey, console: Console) -> None:
+    """On one line of its own, to be pasted into a shell."""
+    recipe, rest = flags[:2], flags[2:]
+    words = shlex.join(("train", *recipe, *survey.train_flags, *rest))
+    console.print(f"{this_command()} {words}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _class_table(split: SplitStatistics) -> Table:

@@ -16,11 +16,12 @@ from PIL import Image, ImageOps
 from tests.training.data.formats.samples import ORIENTATION, write_image
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.annotations.keypoint_names import flip_pairs, keypoint_names
 from training.data.check import main
 from training.data.checking.broken import check
 from training.data.convert import main as convert
 from training.data.formats.locate import Origin, locate
-from training.data.loading.source import flip_pairs, keypoint_names, load_training_data
+from training.data.loading.source import load_training_data
 
 SIZE = (80, 40)
 BOX = (8.0, 4.0, 24.0, 20.0)

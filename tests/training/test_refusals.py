@@ -21,7 +21,7 @@ REFUSED = [
     ("train --output {new} --data {new}", "{new}"),
     ("train --output {new} --data {file}", "{file}"),
     ("train --output {new} --recipe {new}.yaml", "no recipe '{new}.yaml'"),
-    ("train --output {new} --start_from {new}.pt --threads 1", "no checkpoint at {new}.pt"),
+    ("train --output {new} --start_from {new}.pt --threads 1", "start_from: no file {new}.pt"),
     ("train --output {new} --start_from maskrcnn_resnet50:COCO_V1", "did you mean maskrcnn_resnet50_fpn?"),
     ("evaluate --model model/embedded/nuclie/1 --data {new}", "did you mean model/embedded/nuclei?"),
     (f"evaluate --model {BUNDLE} --data {{new}}", "{new}"),

@@ -10,7 +10,7 @@ from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Manifest
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError
+from model.runtime.engines.engine import Engine, EngineError, Unavailable
 from model.runtime.engines.loading import choose_devices, load_engine
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
@@ -100,14 +100,18 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
     `say` is told what takes time, before it does.
 
     Raises:
-        InvalidSettingsError: nothing is there, or the settings name a model or a version that is not.
+        InvalidSettingsError: nothing is there, or the settings name a model, a version, a device or an engine that is
+            not, or cannot be had here.
         RefusedError: the default model has no version that can be served, or not the one that it is pinned to. Other
             models that have none are reported.
     """
-    loader = Loader(settings)
+    try:
+        loader = Loader(settings)
+    except Unavailable as error:
+        raise InvalidSettingsError(str(error)) from error
     try:
         found = loader.look()
-    except RepositoryError as error:
+    except (RepositoryError, OSError) as error:
         raise InvalidSettingsError(f"--models: {error}") from None
     default = _default_model(settings, list(found))
     _check_versions("--versions", settings, found, settings.versions.items())
@@ -145,6 +149,8 @@ def _load_best(
         except RefusedError as error:
             catalog.refused[name, version] = str(error)
             if name == catalog.default_name and version == candidates[-1]:
+                if isinstance(error.__cause__, Unavailable):
+                    raise InvalidSettingsError(str(error)) from error
                 raise
             logger.error("%s/%d is not served: %s", name, version, error)
         else:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
+from model.network.exporting.constants import fold_constants
 from model.network.graph.inference import SIZE_DIVISOR, InferenceGraph, evaluating
 from model.network.graph.nms import ONNX, TORCH, onnx_grouped_nms
 from model.runtime.engines.engine import INPUTS
@@ -73,10 +74,12 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
                 torch.ops.torchvision.roi_pool.default: _onnx_roi_pool,
             },
             # It would take minutes to fold batch norm into renamed weights; the runtime does so in a second at load.
+            # Constants alone are folded below.
             optimize=False,
             verbose=False,
         )
     assert program is not None, "torch.onnx.export returns the program when it is given no file"
+    fold_constants(program.model)
     proto: ModelProto = program.model_proto
     _strip(proto)
     if half_storage:

@@ -25,6 +25,10 @@ class EngineError(RuntimeError):
     """An engine that cannot be started: no such model file, device or library, or a file that is not such a model."""
 
 
+class Unavailable(EngineError):
+    """The device, the engine's library or the bundle's file for it is not here. Another choice of them may do."""
+
+
 class OutOfMemory(EngineError):
     """A run that its device's memory could not hold. A smaller batch may fit; the engine can go on."""
 
@@ -55,6 +59,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the network. `run` must not be called any more."""
+
+
+def no_device(device: DeviceChoice, reason: str) -> Unavailable:
+    """The error for a device that was named and that cannot be used for this reason."""
+    return Unavailable(f"device {device!r} was asked for, but {reason}; choose 'cpu' or 'auto'")
 
 
 def output_names(task: Task) -> tuple[str, ...]:

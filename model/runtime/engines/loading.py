@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.engines.devices import check_device, gpu_index, list_devices, tell_cpu
-from model.runtime.engines.engine import MODEL_FILES, DeviceChoice, Engine, EngineError, EngineKind
+from model.runtime.engines.engine import (
+    MODEL_FILES,
+    DeviceChoice,
+    Engine,
+    EngineError,
+    EngineKind,
+    Unavailable,
+    no_device,
+)
 
 
 def load_engine(
@@ -18,7 +27,8 @@ def load_engine(
     physical core that this process may use.
 
     Raises:
-        EngineError: the bundle lacks the engine's file, the device is not there or the file cannot be loaded.
+        Unavailable: the bundle lacks the engine's file, or the device or the engine's library is not there.
+        EngineError: there is no such engine or device, or the file cannot be loaded.
     """
     file = _model_file(bundle, kind)
     try:
@@ -29,29 +39,49 @@ def load_engine(
         from model.runtime.engines.onnx import OnnxEngine
 
         return OnnxEngine(file, bundle.manifest.architecture.task, device, threads)
-    from model.runtime.engines.torchscript import TorchScriptEngine
-
-    return TorchScriptEngine(file, bundle.manifest.architecture.task, device, threads)
+    engine: Engine = _torchscript().TorchScriptEngine(file, bundle.manifest.architecture.task, device, threads)
+    return engine
 
 
 def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
     """The devices that a choice such as "auto" or "cuda:0,cuda:1" means for engines of this kind.
 
     "auto" is every GPU if there are several and the engine can use them; if it can't, the CPU, with a line in the log
-    that says why. Raises ValueError as `list_devices` does.
+    that says why.
+
+    Raises ValueError as `list_devices` does, and Unavailable: a device that is named, or the engine's library, is not
+    there.
     """
     devices = list_devices(choice)
-    if choice != "auto" or devices == ("auto",):
-        return devices
-    if kind == "onnx":
-        from model.runtime.engines.cuda import why_no_gpu
-    else:
-        from model.runtime.engines.torchscript import why_no_gpu
     for device in devices:
-        if missing := why_no_gpu(gpu_index(device)):
+        if device in ("auto", "cpu"):
+            continue
+        if missing := _why_no_gpu(device, kind):
+            if choice != "auto":
+                raise no_device(device, missing)
             tell_cpu(missing)
             return ("cpu",)
     return devices
+
+
+def _why_no_gpu(device: str, kind: EngineKind) -> str | None:
+    if kind == "onnx":
+        from model.runtime.engines.cuda import why_no_gpu
+
+        return why_no_gpu(gpu_index(device))
+    reason: str | None = _torchscript().why_no_gpu(gpu_index(device))
+    return reason
+
+
+def _torchscript() -> ModuleType:
+    try:
+        from model.runtime.engines import torchscript
+    except ImportError as error:
+        raise Unavailable(
+            f"the torchscript engine needs torch and torchvision ({error}); pip install 'maskserve[train]', or use the "
+            f"onnx engine"
+        ) from error
+    return torchscript
 
 
 def _model_file(bundle: Bundle, kind: EngineKind) -> Path:
@@ -59,7 +89,7 @@ def _model_file(bundle: Bundle, kind: EngineKind) -> Path:
         raise EngineError(f"there is no engine {kind!r}; choose one of {', '.join(MODEL_FILES)}")
     name = MODEL_FILES[kind]
     if name not in bundle.manifest.files:
-        raise EngineError(
+        raise Unavailable(
             f"bundle {bundle.path} has no {name}, which the {kind} engine runs; "
             f"use another engine, or export the model again with that file"
         )

@@ -19,7 +19,7 @@ from model.runtime.detections import RawDetections
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.cuda import why_no_gpu
 from model.runtime.engines.devices import gpu_index, tell_cpu
-from model.runtime.engines.engine import INPUTS, DeviceChoice, EngineError, OutOfMemory, output_names
+from model.runtime.engines.engine import INPUTS, DeviceChoice, EngineError, OutOfMemory, no_device, output_names
 
 # What is an error for ONNX Runtime is raised as well, and is for the caller to tell.
 _FATAL_ONLY: Final = 4
@@ -42,13 +42,16 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
-        """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network of `task`."""
+        """Load the network.
+
+        Raises Unavailable: no GPU for `device="cuda"`, EngineError: `file` is no network of `task`.
+        """
         self._outputs = output_names(task)
         self.device = _choose_device(device)
         session = _start(file, self.device, threads)
         if not _computes_on(self.device, session):
             if device != "auto":
-                raise EngineError(f"device {device!r} was asked for, but {_LEFT}; choose 'cpu' or 'auto'")
+                raise no_device(device, _LEFT)
             tell_cpu(_LEFT)
             self.device = "cpu"
         inputs = tuple(value.name for value in session.get_inputs())
@@ -89,7 +92,7 @@ def _choose_device(device: DeviceChoice) -> str:
     if missing is None:
         return "cuda" if device == "auto" else device
     if device != "auto":
-        raise EngineError(f"device {device!r} was asked for, but {missing}; choose 'cpu' or 'auto'")
+        raise no_device(device, missing)
     tell_cpu(missing)
     return "cpu"
 

@@ -17,7 +17,7 @@ from model.architecture import Task
 from model.runtime.detections import RawDetections
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.devices import gpu_index, tell_cpu
-from model.runtime.engines.engine import DeviceChoice, EngineError, OutOfMemory, output_names
+from model.runtime.engines.engine import DeviceChoice, EngineError, OutOfMemory, no_device, output_names
 
 
 class TorchScriptEngine:
@@ -26,12 +26,15 @@ class TorchScriptEngine:
     name = "torchscript"
 
     def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
-        """Load the network. Raises EngineError: no GPU for `device="cuda"`, or `file` is no network."""
+        """Load the network.
+
+        Raises Unavailable: no GPU for `device="cuda"`, EngineError: `file` is no network.
+        """
         self._outputs = output_names(task)
         missing = None if device == "cpu" else why_no_gpu(gpu_index(device))
         if missing is not None:
             if device != "auto":
-                raise EngineError(f"device {device!r} was asked for, but {missing}; choose 'cpu' or 'auto'")
+                raise no_device(device, missing)
             tell_cpu(missing)
             device = "cpu"
         self.device = "cuda" if device == "auto" else device

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from model.runtime.engines.devices import count_gpus
 from service.settings.configuration import effective, manual, read_settings
 from service.settings.environment import PREFIX
 from service.settings.settings import GROUPS, Settings
@@ -221,6 +222,48 @@ def test_whatever_stops_the_start_is_one_line(flags: list[str], environment: dic
     assert done.stderr.startswith("maskserve: ")
     assert message in done.stderr
     assert KEY not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_repository_that_may_not_be_read_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir(mode=0o300)
+    done = serve("--models", str(tmp_path / "models"), MASKSERVE_PORT="0")
+    assert done.returncode == 2
+    assert done.stderr == f"maskserve: --models: [Errno 13] Permission denied: '{tmp_path / 'models'}'\n"
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "cpu,cuda"])
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
+def test_a_device_that_is_not_there_is_a_wrong_setting(repository: Path, device: str, check: list[str]) -> None:
+    done = serve(*check, "--models", str(repository), "--device", device, MASKSERVE_PORT="0")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"maskserve: device '{device.rpartition(',')[2]}' was asked for, but ")
+    assert line.endswith("; choose 'cpu' or 'auto'")
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
+def test_an_engine_that_no_version_has_a_file_for_is_a_wrong_setting(repository: Path, check: list[str]) -> None:
+    done = serve(*check, "--models", str(repository), "--engine", "torchscript", MASKSERVE_PORT="0")
+    assert done.returncode == 2
+    reason = done.stderr.splitlines()[-1]
+    assert "has no model.torchscript.pt, which the torchscript engine runs; use another engine" in reason
+
+
+def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: Path) -> None:
+    staging, models, packages = (tmp_path / name for name in ("staging", "models", "packages"))
+    staging.mkdir()
+    packages.mkdir()
+    (staging / "model.torchscript.pt").write_bytes(b"never read")
+    publish_probe(staging, models)
+    (packages / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    environment = {"MASKSERVE_PORT": "0", "PYTHONPATH": str(packages)}
+    for flags in (["--check"], [], ["--device", "cuda"]):
+        done = serve(*flags, "--models", str(models), "--engine", "torchscript", **environment)
+        assert done.returncode == 2
+        reason = done.stderr.splitlines()[-1]
+        assert "the torchscript engine needs torch and torchvision (No module named 'torch'); pip install" in reason
 
 
 def test_a_repository_that_is_one_bundle_is_told_what_to_give_instead(repository: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_refused_with_the_reason(
 ) -> None:
     done = run("cuda:1", 2, 11080)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "EngineError: device 'cuda:1' was asked for, but the NVIDIA driver speaks CUDA 11.8" in done.stderr
+    assert "Unavailable: device 'cuda:1' was asked for, but the NVIDIA driver speaks CUDA 11.8" in done.stderr
 
 
 @needs_cuda_build

@@ -32,6 +32,7 @@ from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
+from tests.model.network.exporting.constants import assert_nothing_known_is_computed
 
 EXPORTED = ("c4", "roi_pool", "softmax", "mlp_agnostic", "masks_keypoints")
 CLOSE = {"pixels": 2e-2, "probability": 1e-3, "order": False}
@@ -74,6 +75,12 @@ def test_the_exported_networks_answer_as_torchvision(
             helpers.assert_same_answer(ours, expected, **CLOSE)
     for engine in engines:
         engine.close()
+
+
+@pytest.mark.parametrize("variant", EXPORTED)
+def test_the_exported_networks_compute_nothing_that_is_known(exports: Exports, variant: str, tmp_path: Path) -> None:
+    _, model, path = exports(variant)
+    assert_nothing_known_is_computed(path, set(model.state_dict()), tmp_path)
 
 
 def target(side: int = 96) -> dict[str, torch.Tensor]:

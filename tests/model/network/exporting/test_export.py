@@ -20,6 +20,7 @@ from model.network.exporting.export import export_onnx, export_torchscript, stor
 from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import INPUTS, output_names
+from tests.model.network.exporting.constants import assert_nothing_known_is_computed
 
 Run = Callable[[Any, np.ndarray], RawDetections]
 
@@ -148,6 +149,15 @@ def test_onnx_file_is_plain_and_dynamic(exported: Exported) -> None:
     assert shapes["sizes"] == ["batch", 2]
     assert shapes["score_threshold"] == ["batch"]
     assert b"/site-packages/" not in exported.path.read_bytes(), "no paths of the exporting machine"
+
+
+def test_nothing_that_is_known_is_computed(exported: Exported, tmp_path: Path) -> None:
+    weights = set(exported.model.state_dict())
+    assert_nothing_known_is_computed(exported.path, weights, tmp_path)
+    half = onnx.load(exported.path)
+    store_in_half(half)
+    onnx.save(half, tmp_path / "half.onnx")
+    assert_nothing_known_is_computed(tmp_path / "half.onnx", weights, tmp_path)
 
 
 def test_weights_can_be_read_back_by_name(exported: Exported) -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 from pycocotools import mask as coco_mask
 
+from model.network.exporting.description import description
 from model.runtime.bundles.bundle import open_bundle
 from model.runtime.bundles.repository import EMBEDDED, Repository
 from model.runtime.images.decode import load_image
@@ -19,6 +21,12 @@ def test_it_is_intact_and_small() -> None:
     assert sum(record.bytes for record in bundle.manifest.files.values()) < 40 * MEGABYTES
     assert bundle.manifest.class_names == ("nucleus",)
     assert bundle.manifest.provenance.license == "CC0-1.0"
+
+
+def test_its_network_says_what_it_is() -> None:
+    bundle = Repository(EMBEDDED).latest("nuclei")
+    said = {entry.key: entry.value for entry in onnx.load(bundle.file("model.onnx")).metadata_props}
+    assert said == description(bundle.manifest)
 
 
 def test_its_manifest_states_what_it_reaches_and_how_that_is_measured() -> None:

@@ -11,6 +11,10 @@ import onnxruntime
 import pytest
 
 from model.network.exporting.constants import fold_constants
+from model.network.weights import load_network
+from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.repository import EMBEDDED
+from tests.model.network.exporting.constants import assert_nothing_known_is_computed
 
 HEADER = '<ir_version: 9, opset_import: ["": 18]> network (float[n] x) => (y)'
 
@@ -98,3 +102,9 @@ def test_folding_twice_changes_nothing(tmp_path: Path) -> None:
     once = folded(saved(f"{HEADER} {{ {NETWORKS[0].values[0]} }}", tmp_path / "network.onnx"))
     first = onnx.load(once)
     assert onnx.load(folded(once)).graph == first.graph
+
+
+def test_the_embedded_network_computes_nothing_that_is_known(tmp_path: Path) -> None:
+    bundle = open_bundle(EMBEDDED / "nuclei" / "1", verify=False)
+    weights = set(load_network(bundle).state_dict())
+    assert_nothing_known_is_computed(bundle.file("model.onnx"), weights, tmp_path)

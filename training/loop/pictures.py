@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from model.runtime.detections import Detections
 from model.runtime.images.intensity import AUTO, Intensity
 from training.data.annotations.dataset import Dataset
+from training.data.formats.naming import Names
 from training.evaluation.worst import draw_pair
 from training.loop.run_log import read_metrics
 
@@ -50,10 +51,11 @@ def draw_samples(
     """The first `count` images as PNG files in `folder`: left with what is annotated, right with what was found."""
     folder.mkdir(parents=True, exist_ok=True)
     thresholds = [SAMPLE_SCORE] * len(data.class_names)
+    names = Names(stems=False)
     for position, found in enumerate(detections[:count]):
         pair = draw_pair(data, position, found, thresholds, intensity)
         sheet = titled(pair, (f"annotated, {len(data.annotations[position])}", f"found above {SAMPLE_SCORE:g}"))
-        sheet.save(folder / f"{data.images[position].path.stem}.png")
+        sheet.save(folder / names.free(f"{data.images[position].path.stem}.png"))
 
 
 def titled(pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:

@@ -212,18 +212,6 @@ def test_broken_records_stop_a_conversion_or_are_skipped(tmp_path: Path, capsys:
     assert len(_load(tmp_path / "there", "coco")["train"]) == 1
 
 
-def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = _write(tmp_path / "source")
-    Image.new("RGB", (WIDTH, HEIGHT)).save(source / "images/train/train.jpg")
-    file = source / "annotations/instances_train.json"
-    document = json.loads(file.read_text())
-    document["images"].append({"id": 6, "file_name": "train.jpg", "width": WIDTH, "height": HEIGHT})
-    file.write_text(json.dumps(document))
-    assert main([str(source), str(tmp_path / "there"), "--to", "yolo"]) == 1
-    assert "would both be called train: rename one" in capsys.readouterr().err
-    assert main([str(source), str(tmp_path / "there"), "--to", "coco"]) == 0
-
-
 def test_a_format_without_a_writer_is_refused_by_the_library(tmp_path: Path) -> None:
     located = Located(Origin(tmp_path), "cityscapes", {})
     with pytest.raises(DatasetError, match="cityscapes is only read; write one of coco"):

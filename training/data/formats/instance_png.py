@@ -94,9 +94,9 @@ def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placem
         raise DatasetError(
             f"instance-id PNGs have one class, the dataset has {', '.join(data.class_names)}: choose one with --classes"
         )
-    files = place_images(data, folder / "images" / split, placement)
-    lost: list[str] = []
-    for record, objects, file in zip(data.images, data.annotations, files, strict=True):
+    placed = place_images(data, folder / "images" / split, placement)
+    lost = placed.lost
+    for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         painted = paint(record, objects)
         lost += painted.lost
         target = (folder / "masks" / split / file).with_suffix(".png")

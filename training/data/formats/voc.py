@@ -107,11 +107,11 @@ def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> l
         raise DatasetError(
             f"VOC's PNGs hold 254 classes, the dataset has {len(data.categories)}: choose with --classes"
         )
-    files = place_images(data, folder / "JPEGImages", placement, flat=True)
+    placed = place_images(data, folder / "JPEGImages", placement, flat=True)
     for name in ("SegmentationObject", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    lost: list[str] = []
-    stems = [PurePosixPath(file).stem for file in files]
+    lost = placed.lost
+    stems = [PurePosixPath(file).stem for file in placed.files]
     for record, objects, stem in zip(data.images, data.annotations, stems, strict=True):
         painted = paint(record, objects, crowd=VOID)
         if len(painted.labels) >= VOID:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,35 +12,50 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
 from model.runtime.kernels.masks import to_polygons
-from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.annotations.dataset import Dataset
 from training.data.annotations.orientation import points_to_upright
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.formats.assemble import Header, rectangle
+from training.data.formats.naming import Names, target_name, with_image_suffix
 
 Placement = Literal["copy", "link"]
 """Images are copied, or linked to by absolute symbolic links."""
 Ring = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """files[i] is the name of image i in its new folder, relative; lost: the names that others had, one line each."""
+
+    files: list[str]
+    lost: list[str]
+
+
 def place_images(
     data: Dataset, folder: Path, placement: Placement, *, flat: bool = False, stems: bool = True
-) -> list[str]:
-    """Copies or links every image into `folder`; the names they have there, relative, in the order of the images.
+) -> Placed:
+    """Copies or links every image into `folder`, and nowhere else, whatever its name.
 
-    Folders inside the dataset are kept, or become part of the name where the format is `flat`. Raises DatasetError
-    where two images would get one name, or names that differ by the suffix alone in a format that pairs files by
-    `stems`.
+    Folders inside the dataset are kept, or become part of the name where the format is `flat`. An image whose name is
+    taken gets a number; so does one whose name differs by the suffix alone in a format that pairs files by `stems`.
+    Raises DatasetError where such a format would not find an image again.
     """
-    names = [_target_name(record, flat) for record in data.images]
-    _check_unique([PurePosixPath(name).with_suffix("").as_posix() if stems else name for name in names], data)
-    for record, name in zip(data.images, names, strict=True):
+    names = Names(stems=stems, taken=(path.relative_to(folder).as_posix() for path in folder.rglob("*")))
+    placed = Placed([], [])
+    for record in data.images:
+        wanted = target_name(record, flat=flat)
+        wanted = with_image_suffix(wanted, record.path) if stems else wanted
+        name = names.free(wanted)
+        if name != wanted:
+            placed.lost.append(f"{record.file}: its name, which another image has; it is {name}")
+        placed.files.append(name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if placement == "copy":
             shutil.copyfile(record.path, target)
         else:
             target.symlink_to(record.path.resolve())
-    return names
+    return placed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,19 +126,3 @@ def _nearest(first: Ring, second: Ring) -> tuple[int, int]:
     """Indices of a point of `first` and of `second` close to it: nearest to the start of `second`, to save memory."""
     here = int(((first - second[0]) ** 2).sum(axis=1).argmin())
     return here, int(((second - first[here]) ** 2).sum(axis=1).argmin())
-
-
-def _target_name(record: ImageRecord, flat: bool) -> str:
-    """The name below the new folder: the old one, or its last part where that leads elsewhere."""
-    path = PurePosixPath(record.file.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        return path.name
-    return "_".join(path.parts) if flat else path.as_posix()
-
-
-def _check_unique(names: list[str], data: Dataset) -> None:
-    first: dict[str, ImageRecord] = {}
-    for name, record in zip(names, data.images, strict=True):
-        other = first.setdefault(name.casefold(), record)  # some file systems do not tell A from a
-        if other is not record:
-            raise DatasetError(f"{other.path} and {record.path} would both be called {name}: rename one of them")

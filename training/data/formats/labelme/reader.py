@@ -107,9 +107,9 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
     Holes become cuts of no width, an object in several parts a group, a crowd region the flag "crowd".
     """
     target = folder / split
-    files = place_images(data, target, placement, flat=True)
+    placed = place_images(data, target, placement, flat=True)
     boxes = 0
-    for record, objects, file in zip(data.images, data.annotations, files, strict=True):
+    for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         shapes = []
         for row in range(len(objects)):
@@ -141,7 +141,7 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
         path.write_text(json.dumps(document, indent=1), encoding="utf-8")
     lines = ("__ignore__", "_background_", *data.class_names)
     (folder / CLASS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [f"{boxes} boxes without mask became rectangles"] if boxes else []
+    return [*placed.lost, *([f"{boxes} boxes without mask became rectangles"] if boxes else [])]
 
 
 def _is_labelme(folder: Path) -> bool:

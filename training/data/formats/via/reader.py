@@ -116,10 +116,10 @@ def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> l
     Each object is one polygon: its holes and parts are joined by cuts of no width. Boxes become rectangles.
     """
     target = folder / split
-    files = place_images(data, target, placement, flat=True, stems=False)
+    placed = place_images(data, target, placement, flat=True, stems=False)
     document: dict[str, Any] = {}
     boxes = 0
-    for record, objects, file in zip(data.images, data.annotations, files, strict=True):
+    for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         regions = []
         for row in range(len(objects)):
@@ -133,7 +133,7 @@ def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> l
         size = (target / file).stat().st_size
         document[f"{file}{size}"] = {"filename": file, "size": size, "regions": regions, "file_attributes": {}}
     (target / FILE).write_text(json.dumps(document), encoding="utf-8")
-    return [f"{boxes} boxes without mask became rectangles"] if boxes else []
+    return [*placed.lost, *([f"{boxes} boxes without mask became rectangles"] if boxes else [])]
 
 
 def _via_files(folder: Path) -> list[Path]:

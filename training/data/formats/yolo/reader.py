@@ -8,7 +8,7 @@ pose). An image without a text file has no objects.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -83,9 +83,10 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     Each object is one line: its holes and parts are joined by cuts of no width. Crowd regions are left out: YOLO has no
     such thing, and as objects they would teach wrong outlines.
     """
-    lost: list[str] = []
-    files = place_images(data, folder / "images" / split, placement)
-    for record, objects, file in zip(data.images, data.annotations, files, strict=True):
+    images = folder / "images" / split
+    placed = place_images(data, images, placement)
+    lost = placed.lost
+    for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         lines = []
         for row in np.flatnonzero(~objects.crowd).tolist():
@@ -103,7 +104,7 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
                 lines.append(f"{objects.labels[row] - 1} {numbers}\n")
         if objects.crowd.any():
             lost.append(f"{record.file}: {objects.crowd.sum()} crowd regions")
-        target = (folder / "labels" / split / PurePosixPath(file)).with_suffix(".txt")
+        target = label_files(images / file)[0]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(lines))
     written = folder / FILE

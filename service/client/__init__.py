@@ -5,7 +5,7 @@ with Client("http://127.0.0.1:8000") as client:
     masks = found.masks_array()  # bool [N, H, W]
 """
 
-from service.client.calls import MaskForm, PredictOptions
+from service.client.calls import Answer, MaskForm, PredictOptions
 from service.client.client import AsyncClient, Client
 from service.client.errors import (
     ClientError,
@@ -18,6 +18,7 @@ from service.client.errors import (
 from service.client.prediction import AppliedIntensity, Prediction
 
 __all__ = [
+    "Answer",
     "AppliedIntensity",
     "AsyncClient",
     "Client",

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import orjson
 
-from service.client.calls import PredictOptions
+from service.client.calls import Answer, PredictOptions
 from service.client.client import AsyncClient
 from service.client.coco_ids import ImageId
 from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
@@ -22,6 +23,7 @@ from service.client.formats import (
     csv_rows,
     json_line,
     problem_line,
+    write_file,
 )
 from service.client.inputs import Input
 from service.client.ordered import in_order
@@ -37,21 +39,25 @@ MISUSED = (404, 422)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`image_id` is the image's in COCO's forms; `overlay` where its picture goes, or None."""
+    """`image_id` is the image's in COCO's forms; `overlay` and `file` are where its picture and its file for analysis
+    tools go, None where there is none."""
 
     image: Input
     image_id: ImageId
-    overlay: Path | None
+    overlay: Path | None = None
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What becomes of a job: its part of the output and of the COCO dataset, and what was wrong with it."""
+    """What becomes of a job: its part of the output and of the COCO dataset, and what was wrong with it. `truncated`: a
+    limit cut objects off, or may have, and the results do not say so."""
 
     job: Job
-    rendered: bytes
-    dataset_entry: bytes
+    rendered: bytes = b""
+    dataset_entry: bytes = b""
     error: ClientError | None = None
+    truncated: bool = False
 
 
 @dataclass(slots=True)
@@ -65,14 +71,14 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Bulk:
     """One run of the command. `labels` are the class names of each model by label id, `categories` the ids that COCO
-    results have for them by name; None: the label ids."""
+    results have for them by name; None: the label ids. `output` is None where each image has a file of its own."""
 
     client: AsyncClient
     options: PredictOptions
     format: FormatName
     labels: Mapping[str, Mapping[int, str]]
     categories: Mapping[str, int] | None
-    output: Output
+    output: Output | None
     dataset: Dataset | None
     display: Display
     tally: Tally
@@ -87,8 +93,7 @@ class Bulk:
 
     async def _predict(self, job: Job) -> Done:
         try:
-            answer = await self.client.predict_json(job.image.path, **self.options)
-            done = await asyncio.to_thread(self._finish, job, answer)
+            done = await self._asked(job)
         except ClientError as error:
             if _concerns_all(error):
                 raise
@@ -97,32 +102,56 @@ class Bulk:
         self.display.advance(failed=done.error is not None)
         return done
 
-    def _finish(self, job: Job, answer: bytes) -> Done:
+    async def _asked(self, job: Job) -> Done:
+        """The files come from the server as they are. Where pictures are drawn too, it is asked for both."""
+        image, format = job.image.path, self.format
+        if format == "jsonl" or format == "coco":
+            answer = await self.client.predict_json(image, **self.options)
+            return await asyncio.to_thread(self._finish, job, format, answer)
+        file = await self.client.predict_file(image, format, **self.options)
+        if job.overlay is not None:
+            answer = await self.client.predict_json(image, **self.options)
+            await asyncio.to_thread(self._draw, job.overlay, job, Prediction.from_json(orjson.loads(answer)))
+        return await asyncio.to_thread(self._finish_file, job, file)
+
+    def _finish(self, job: Job, format: Literal["jsonl", "coco"], answer: bytes) -> Done:
         """Everything between the answer and the output. Runs on a thread of its own."""
         name = job.image.name
-        if self.format == "jsonl" and job.overlay is None:
-            return Done(job, json_line(name, answer), b"")
+        if format == "jsonl" and job.overlay is None:
+            return Done(job, json_line(name, answer))
         prediction = Prediction.from_json(orjson.loads(answer))
         if job.overlay is not None:
-            write_overlay(job.image.path, prediction, self.labels.get(prediction.model, {}), job.overlay)
-        match self.format:
-            case "jsonl":
-                rendered = json_line(name, answer)
-            case "coco":
-                rendered = coco_entries(prediction, job.image_id, self.categories)
-            case "csv":
-                rendered = csv_rows(name, prediction)
-        return Done(job, rendered, coco_image(name, job.image_id, prediction))
+            self._draw(job.overlay, job, prediction)
+        if format == "jsonl":
+            return Done(job, json_line(name, answer))
+        rendered = coco_entries(prediction, job.image_id, self.categories)
+        return Done(job, rendered, coco_image(name, job.image_id, prediction), truncated=prediction.truncated)
+
+    def _finish_file(self, job: Job, file: Answer) -> Done:
+        rendered = b""
+        if job.file is None:
+            rendered = csv_rows(job.image.name, file.content)
+        else:
+            write_file(file.content, job.file)
+        return Done(job, rendered, truncated=file.truncated)
+
+    def _draw(self, path: Path, job: Job, prediction: Prediction) -> None:
+        write_overlay(job.image.path, prediction, self.labels.get(prediction.model, {}), path)
 
     def _write(self, done: Done) -> None:
         if done.error is None:
             self.tally.answered += 1
+            if done.truncated:
+                self.display.say(
+                    f"{shown(done.job.image.name)}: a limit cut objects off, or may have: --max-detections"
+                )
         else:
             self.tally.failed += 1
             error = done.error
             text = f"{error.title}: {error.detail}" if isinstance(error, UnreadableFileError) else str(error)
             self.display.say(f"{shown(done.job.image.name)}: {text}")
-        self.output.write(done.rendered)
+        if self.output is not None:
+            self.output.write(done.rendered)
         if self.dataset is not None:
             self.dataset.write(done.dataset_entry)
 

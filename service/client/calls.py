@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypedDict
 import httpx
 import orjson
 
+from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from service import VERSION
 from service.client.attempts import Attempts
 from service.client.errors import ConnectionLostError, ServerProblem, UnreachableError
@@ -37,6 +38,7 @@ class PredictOptions(TypedDict, total=False):
     values of the file. page, or z, t and channel: which plane of a TIFF, from 0; channel: of an RGB image, too.
     masks: how the server sends them, which `Prediction` hides; "none" saves time.
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
+    pixel_size_um: micrometers from one pixel to the next, whatever the file says.
     tile: "auto", "off" or a side in pixels, and overlap in pixels: how large pictures are cut into tiles.
     timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
     """
@@ -56,13 +58,15 @@ class PredictOptions(TypedDict, total=False):
     version: int | None
     priority: Literal["interactive", "bulk"] | None
     timeout_ms: float | None
+    pixel_size_um: float | None
     tile: str | int | None
     overlap: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `has_deadline`: it carries one of its own, after which the server drops it."""
+    """One request. `has_deadline`: it carries one of its own, after which the server drops it. `answer`: the media type
+    of what comes back if all is well."""
 
     method: str
     path: str
@@ -70,21 +74,34 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     has_deadline: bool = False
+    answer: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server sent. `truncated`: of a file, that a limit cut detections off, or may have."""
+
+    content: bytes
+    truncated: bool = False
 
 
 READY: Final = Call("GET", "/readyz")
 MODELS: Final = Call("GET", "/models")
 
 
-def predict_call(image: bytes, options: PredictOptions) -> Call:
-    """`image` is an encoded one. TypeError when an option has a name that there isn't."""
+def predict_call(image: bytes, options: PredictOptions, format: FileFormat | None = None) -> Call:
+    """`image` is an encoded one, `format` that of a file. TypeError when an option has a name that there isn't."""
     if unknown := sorted(options.keys() - PredictOptions.__annotations__.keys()):
         known = ", ".join(PredictOptions.__annotations__)
         raise TypeError(f"predict() has no option {', '.join(unknown)}; it has {known}")
     if isinstance(options.get("labels"), str):
         raise TypeError("labels is a string; give a sequence of names")
     params = {name: value for name, value in options.items() if value is not None}
-    return Call("POST", "/predict", params, {"Content-Type": IMAGE}, image, "timeout_ms" in params)
+    headers, answer = {"Content-Type": IMAGE}, JSON
+    if format is not None:
+        params["format"], answer = format, FILE_TYPES[format].media_type
+        headers["Accept"] = answer
+    return Call("POST", "/predict", params, headers, image, "timeout_ms" in params, answer)
 
 
 def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
@@ -104,11 +121,14 @@ def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
     return {"base_url": address, "headers": headers, "limits": limits}
 
 
-def checked(response: httpx.Response, body: bytes) -> bytes:
-    """`body`, which is `response`'s, if it is an answer of the server. Raises ServerProblem."""
+def checked(response: httpx.Response, body: bytes, answer: str = JSON) -> Answer:
+    """`body`, which is `response`'s, if it is an answer of the server of the media type `answer`.
+
+    Raises ServerProblem.
+    """
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if response.status_code == HTTPStatus.OK and kind == JSON:
-        return body
+    if response.status_code == HTTPStatus.OK and kind == answer:
+        return Answer(body, response.headers.get("maskserve-truncated") == "true")
     status = response.status_code
     try:
         problem = orjson.loads(body) if kind.endswith("json") else None

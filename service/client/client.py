@@ -9,10 +9,12 @@ from typing import Any, Self, Unpack
 import httpx
 import orjson
 
+from model.runtime.analysis.file_types import FileFormat
 from service.client.attempts import Attempts
 from service.client.calls import (
     MODELS,
     READY,
+    Answer,
     Call,
     PredictOptions,
     checked,
@@ -55,11 +57,15 @@ class Client:
 
     def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
         """As `predict`, but the answer exactly as the server sent it."""
-        return self._send(predict_call(encoded(image), options), self._retries)
+        return self._send(predict_call(encoded(image), options), self._retries).content
+
+    def predict_file(self, image: ImageSource, format: FileFormat, **options: Unpack[PredictOptions]) -> Answer:
+        """As `predict`, but the answer is a file for analysis tools, whose bytes are its `content`."""
+        return self._send(predict_call(encoded(image), options, format), self._retries)
 
     def models(self) -> dict[str, Any]:
         """The answer of `GET /models`: `default`, and `models` with their `name`, `version`, `labels` and more."""
-        answer: dict[str, Any] = orjson.loads(self._send(MODELS, self._retries))
+        answer: dict[str, Any] = orjson.loads(self._send(MODELS, self._retries).content)
         return answer
 
     def ready(self) -> bool:
@@ -81,7 +87,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, call: Call, retries: int) -> bytes:
+    def _send(self, call: Call, retries: int) -> Answer:
         attempts = Attempts(self._timeout, retries, call.has_deadline)
         while True:
             try:
@@ -89,7 +95,7 @@ class Client:
             except ClientError as failure:
                 time.sleep(attempts.wait_after(failure))
 
-    def _try(self, call: Call, attempts: Attempts) -> bytes:
+    def _try(self, call: Call, attempts: Attempts) -> Answer:
         with (
             named_failures(self.url, attempts),
             self._http.stream(
@@ -101,7 +107,7 @@ class Client:
                 timeout=attempts.patience(),
             ) as response,
         ):
-            return checked(response, b"".join(attempts.in_time(response.iter_bytes())))
+            return checked(response, b"".join(attempts.in_time(response.iter_bytes())), call.answer)
 
 
 class AsyncClient:
@@ -122,11 +128,16 @@ class AsyncClient:
     async def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
         """As `predict`, but the answer exactly as the server sent it."""
         call = predict_call(await asyncio.to_thread(encoded, image), options)
+        return (await self._send(call, self._retries)).content
+
+    async def predict_file(self, image: ImageSource, format: FileFormat, **options: Unpack[PredictOptions]) -> Answer:
+        """As `Client.predict_file`."""
+        call = predict_call(await asyncio.to_thread(encoded, image), options, format)
         return await self._send(call, self._retries)
 
     async def models(self) -> dict[str, Any]:
         """As `Client.models`."""
-        answer: dict[str, Any] = orjson.loads(await self._send(MODELS, self._retries))
+        answer: dict[str, Any] = orjson.loads((await self._send(MODELS, self._retries)).content)
         return answer
 
     async def ready(self) -> bool:
@@ -148,7 +159,7 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _send(self, call: Call, retries: int) -> bytes:
+    async def _send(self, call: Call, retries: int) -> Answer:
         attempts = Attempts(self._timeout, retries, call.has_deadline)
         while True:
             try:
@@ -157,7 +168,7 @@ class AsyncClient:
                 wait = attempts.wait_after(failure)
             await asyncio.sleep(wait)
 
-    async def _try(self, call: Call, attempts: Attempts) -> bytes:
+    async def _try(self, call: Call, attempts: Attempts) -> Answer:
         with named_failures(self.url, attempts):
             async with asyncio.timeout(attempts.remaining):
                 response = await self._http.request(
@@ -168,7 +179,7 @@ class AsyncClient:
                     content=call.content,
                     timeout=attempts.patience(),
                 )
-        return checked(response, response.content)
+        return checked(response, response.content, call.answer)
 
 
 def _parsed(answer: bytes) -> Prediction:

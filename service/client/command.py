@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import get_args
 
 from model.console.arguments import Parser, did_you_mean
+from model.runtime.analysis.file_types import FILE_TYPES
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
 from service.client.coco_ids import CocoIds, ImageId, read_ids
 from service.client.errors import ClientError, ServerProblem
 from service.client.formats import FRAMES, Dataset, FormatName, Output
-from service.client.inputs import UsageError, find_images
-from service.client.overlays import overlay_paths
+from service.client.inputs import UsageError, find_images, places
 from service.client.progress import Display
 
 URL_VARIABLE, KEY_VARIABLE = "MASKSERVE_CLIENT_URL", "MASKSERVE_CLIENT_KEY"
@@ -41,7 +41,13 @@ formats:
   jsonl  a line for each image: {"file": ..., and the server's answer as it is}, or {"file": ..., "problem": {...}}
   coco   one list of COCO results; image_id is the image's position from 1, or what --image-ids says, and
          --coco-images writes which file that is: COCO(IMAGES).loadRes(RESULTS) reads both
-  csv    a row for each detection; its area is its mask's in pixels, or its box's where there are no masks
+  csv    a row for each detection, with what is measured of it; its area is its mask's in pixels, or its box's where
+         there are no masks
+
+  These are files for analysis tools, one for each image, in the folder OUTPUT:
+  geojson  for QuPath
+  imagej   a ZIP of ROIs for ImageJ and Fiji
+  labels   a TIFF whose pixels hold the objects' numbers
 
 exit codes:
   0    every image was answered
@@ -102,10 +108,25 @@ def _own_ids(asked: argparse.Namespace) -> CocoIds | None:
 
 
 def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
-    inputs = find_images(asked.images, asked.overlay)
+    inputs = find_images(asked.images, [folder for folder in (asked.overlay, _folder(asked)) if folder is not None])
     numbers: Sequence[ImageId] = range(1, len(inputs) + 1) if ids is None else ids.of_images(inputs)
-    overlays = overlay_paths(inputs, asked.overlay) if asked.overlay else [None] * len(inputs)
-    return list(map(Job, inputs, numbers, overlays))
+    overlays: Sequence[Path | None] = [None] * len(inputs)
+    files = overlays
+    if asked.overlay is not None:
+        overlays = places(inputs, asked.overlay, ".png", "--overlay")
+    if (folder := _folder(asked)) is not None:
+        files = places(inputs, folder, FILE_TYPES[asked.format].suffix, "--output")
+        folder.mkdir(parents=True, exist_ok=True)
+    return list(map(Job, inputs, numbers, overlays, files))
+
+
+def _folder(asked: argparse.Namespace) -> Path | None:
+    """Where each image has a file of its own; None where all have one together. Raises UsageError."""
+    if asked.format in ("jsonl", "coco", "csv"):
+        return None
+    if asked.output is None:
+        raise UsageError(f"--format {asked.format} writes a file for each image: name a folder for them with --output")
+    return Path(asked.output)
 
 
 async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | None, tally: Tally) -> None:
@@ -121,21 +142,24 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | No
         if ids is not None and asked.version is None:  # of another version than the newest the answers tell
             ids.require_labels(asked.labels or list(known.values()))
         bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
-        with _opened(asked.output) as stream, _opened_dataset(asked.coco_images) as dataset:
-            output = Output(stream, FRAMES[asked.format])
-            with Display(len(jobs), bar=bar) as display:
-                bulk = Bulk(client, _options(asked), asked.format, labels, categories, output, dataset, display, tally)
-                try:
-                    await bulk.run(jobs, asked.jobs)
-                except ServerProblem as problem:
-                    if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
-                        hint = did_you_mean(asked.model, list(labels), otherwise="")
-                        problem.detail = f"{problem.detail} {hint[:1].upper() + hint[1:]}".rstrip()
-                    raise
-                finally:  # what is there is whole
+        with (
+            _opened(asked) as output,
+            _opened_dataset(asked.coco_images) as dataset,
+            Display(len(jobs), bar=bar) as display,
+        ):
+            bulk = Bulk(client, _options(asked), asked.format, labels, categories, output, dataset, display, tally)
+            try:
+                await bulk.run(jobs, asked.jobs)
+            except ServerProblem as problem:
+                if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
+                    hint = did_you_mean(asked.model, list(labels), otherwise="")
+                    problem.detail = f"{problem.detail} {hint[:1].upper() + hint[1:]}".rstrip()
+                raise
+            finally:  # what is there is whole
+                if output is not None:
                     output.close()
-                    if dataset is not None:
-                        dataset.end(known if categories is None else {one: name for name, one in categories.items()})
+                if dataset is not None:
+                    dataset.end(known if categories is None else {one: name for name, one in categories.items()})
 
 
 async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, str]]]:
@@ -170,6 +194,7 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "z": asked.z,
         "t": asked.t,
         "channel": asked.channel,
+        "pixel_size_um": asked.pixel_size_um,
         "tile": asked.tile,
         "overlap": asked.overlap,
         "model": asked.model,
@@ -178,9 +203,16 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
     }
 
 
-def _opened(path: Path | None) -> BinaryIO:
-    """The file, or stdout as a stream of its own, which leaves nothing to be flushed when the reader has gone."""
-    return open(sys.stdout.fileno(), "wb", closefd=False) if path is None else path.open("wb")
+@contextmanager
+def _opened(asked: argparse.Namespace) -> Iterator[Output | None]:
+    """All images' results in one file; None where each has its own."""
+    if _folder(asked) is not None:
+        yield None
+        return
+    # Stdout as a stream of its own, which leaves nothing to be flushed when the reader has gone.
+    path: Path | None = asked.output
+    with open(sys.stdout.fileno(), "wb", closefd=False) if path is None else path.open("wb") as stream:
+        yield Output(stream, FRAMES[asked.format])
 
 
 @contextmanager
@@ -247,12 +279,20 @@ def _parser() -> argparse.ArgumentParser:
     wishes("--t", type=int, metavar="N", help="which point of time of such a stack, from 0")
     wishes("--channel", type=int, metavar="N", help="which channel of a stack, or of an RGB image, from 0")
     wishes(
+        "--pixel-size-um",
+        type=float,
+        metavar="SIZE",
+        help="micrometers from one pixel to the next, for areas and diameters in µm (default: as the file says)",
+    )
+    wishes(
         "--tile", metavar="SIDE", help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999"
     )
     wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a fifth of a tile)")
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
-    results("--output", type=Path, metavar="FILE", help="default: stdout")
+    results(
+        "--output", type=Path, metavar="PATH", help="a file, by default stdout; of geojson, imagej and labels a folder"
+    )
     results(
         "--coco-images",
         type=Path,

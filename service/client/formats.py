@@ -1,4 +1,4 @@
-"""The forms in which the command writes results: JSON lines, COCO results, CSV. Each image is rendered by itself.
+"""The forms in which the command writes results: JSON lines, COCO results, a CSV table, a file for each image.
 
 Everything streams: a file that was cut off still holds the images before. A cut COCO file is no valid JSON, so it is
 not taken for a whole one.
@@ -10,17 +10,20 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 import orjson
 
+from model.runtime.analysis.file_types import CSV_COLUMNS, FileFormat, intensity_columns
 from service.client.coco_ids import ImageId
 from service.client.errors import ClientError
 from service.client.prediction import Prediction
 
-FormatName = Literal["jsonl", "coco", "csv"]
+FormatName = Literal["jsonl", "coco", FileFormat]
 
-CSV_COLUMNS: Final = ("file", "width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area")
+COLUMNS: Final = ("file", *CSV_COLUMNS, *intensity_columns(3))
+"""Of one table for all images: of a gray one, the intensities of two channels are empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,19 @@ class Frame:
     tail: bytes = b""
 
 
-FRAMES: Final[Mapping[FormatName, Frame]] = {
+FRAMES: Final[Mapping[str, Frame]] = {
     "jsonl": Frame(),
     "coco": Frame(b"[\n", b",\n", b"\n]\n"),
-    "csv": Frame(",".join(CSV_COLUMNS).encode() + b"\n"),
+    "csv": Frame(",".join(COLUMNS).encode() + b"\n"),
 }
 _DATASET: Final = Frame(b'{"images": [\n', b",\n")
+
+
+class UnwrittenError(ClientError):
+    """What was found in an image could not be written."""
+
+    type = "urn:maskserve:client:unwritten"
+    title = "The results cannot be written"
 
 
 class Output:
@@ -106,16 +116,22 @@ def coco_image(file: str, image_id: ImageId, prediction: Prediction | None = Non
     return orjson.dumps(entry)
 
 
-def csv_rows(file: str, prediction: Prediction) -> bytes:
-    """A row for each detection. `area` is its mask's in pixels, or its box's where there are no masks."""
-    answer = prediction.json
-    if prediction.masks is None:
-        areas = [round((x2 - x1) * (y2 - y1), 3) for x1, y1, x2, y2 in answer["boxes"]]
-    else:
-        areas = prediction.mask_areas().tolist()
+def csv_rows(file: str, table: bytes) -> bytes:
+    """The rows of the server's table, each with the file's name. Raises UnwrittenError for columns that are not known
+    here: a newer server's."""
+    rows = csv.DictReader(StringIO(table.decode(), newline=""))
+    if unknown := sorted(set(rows.fieldnames or ()) - set(COLUMNS)):
+        raise UnwrittenError(f"{file}: this client's table has no columns {', '.join(unknown)}")
     text = StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    columns = zip(answer["labels"], answer["label_ids"], answer["scores"], answer["boxes"], areas, strict=True)
-    for label, label_id, score, box, area in columns:
-        rows.writerow([file, prediction.width, prediction.height, label, label_id, score, *box, area])
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writerows({"file": file, **row} for row in rows)
     return text.getvalue().encode()
+
+
+def write_file(content: bytes, path: Path) -> None:
+    """Raises UnwrittenError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UnwrittenError(f"{error.filename or path}: {error.strerror or error}") from None

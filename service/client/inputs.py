@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,11 @@ class Input:
         return os.fsencode(self.path).decode(errors="replace")
 
 
-def find_images(arguments: Sequence[str], leave_out: Path | None = None) -> list[Input]:
+def find_images(arguments: Sequence[str], leave_out: Sequence[Path] = ()) -> list[Input]:
     """Every image that is named, once, in the arguments' order; those of a folder and of a pattern sorted by path.
 
     A file is taken whatever its name ends in. A folder gives the files in it, and in the folders below, that end in one
-    of `SUFFIXES` in any case, but nothing hidden and nothing below the folder `leave_out`. A pattern, ** included, is
+    of `SUFFIXES` in any case, but nothing hidden and nothing below the folders `leave_out`. A pattern, ** included, is
     what the shell would make of it. Raises UsageError when an argument gives nothing.
     """
     found: dict[Path, Input] = {}
@@ -48,7 +49,35 @@ def find_images(arguments: Sequence[str], leave_out: Path | None = None) -> list
     return list(found.values())
 
 
-def _images_at(path: Path, leave_out: Path | None) -> Iterator[Input]:
+def places(inputs: Sequence[Input], folder: Path, suffix: str, flag: str) -> list[Path]:
+    """Where the file that is made of each input goes: its place below the argument it came from, in `folder`, its name
+    with another ending.
+
+    Where two would share a file the later one's name gets -2, -3 and so on. Raises UsageError, which names the flag,
+    when one would overwrite an input.
+    """
+    paths: dict[Path, None] = {}
+    numbers: Counter[Path] = Counter()
+    for one in inputs:
+        wanted = path = folder / one.relative.with_suffix(suffix)
+        while path in paths:
+            numbers[wanted] += 1
+            path = wanted.with_stem(f"{wanted.stem}-{numbers[wanted] + 1}")
+        paths[path] = None
+    there = {_identity(path) for path in paths if path.exists()}
+    for one in inputs if there else ():
+        if one.path.exists() and _identity(one.path) in there:
+            raise UsageError(f"{flag} {folder}: would overwrite the image {one.name}; choose another folder")
+    return list(paths)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of the file itself, which can be reached by several paths."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _images_at(path: Path, leave_out: Sequence[Path]) -> Iterator[Input]:
     if not path.is_dir():
         yield Input(path, Path(path.name))
         return
@@ -61,8 +90,8 @@ def _images_at(path: Path, leave_out: Path | None) -> Iterator[Input]:
                 yield Input(Path(folder, name), Path(folder, name).relative_to(path))
 
 
-def _is_same(folder: str, other: Path | None) -> bool:
-    return other is not None and os.path.realpath(folder) == os.path.realpath(other)
+def _is_same(folder: str, others: Sequence[Path]) -> bool:
+    return os.path.realpath(folder) in map(os.path.realpath, others)
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from service.client.errors import ClientError
-from service.client.inputs import Input, UsageError
 from service.client.prediction import Prediction
 
 
@@ -17,33 +15,6 @@ class OverlayError(ClientError):
 
     type = "urn:maskserve:client:no-overlay"
     title = "The overlay cannot be made"
-
-
-def overlay_paths(inputs: Sequence[Input], folder: Path) -> list[Path]:
-    """Where each input's overlay goes: its place below the argument it came from, as a PNG, in `folder`.
-
-    Where two would share a file the later one's name gets -2, -3 and so on. Raises UsageError when one would overwrite
-    an input.
-    """
-    paths: dict[Path, None] = {}
-    numbers: Counter[Path] = Counter()
-    for one in inputs:
-        wanted = path = folder / one.relative.with_suffix(".png")
-        while path in paths:
-            numbers[wanted] += 1
-            path = wanted.with_stem(f"{wanted.stem}-{numbers[wanted] + 1}")
-        paths[path] = None
-    there = {_identity(path) for path in paths if path.exists()}
-    for one in inputs if there else ():
-        if one.path.exists() and _identity(one.path) in there:
-            raise UsageError(f"--overlay {folder}: would overwrite the image {one.name}; choose another folder")
-    return list(paths)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Of the file itself, which can be reached by several paths."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str], path: Path) -> None:

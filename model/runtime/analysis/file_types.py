@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -25,3 +25,16 @@ FILE_TYPES: Final[Mapping[FileFormat, FileType]] = {
     "labels": FileType("image/tiff", ".tif", packed=True),
     "csv": FileType("text/csv", ".csv", measured=True),
 }
+
+CSV_COLUMNS: Final = (
+    *("width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area"),
+    *("object", "perimeter", "eccentricity", "solidity", "centroid_x", "centroid_y", "diameter"),
+    *("area_um2", "diameter_um"),
+)
+"""Before the intensities of each channel."""
+
+
+def intensity_columns(channels: int) -> Iterator[str]:
+    """Names of the columns for the image's channels, counted from 0."""
+    for channel in range(channels):
+        yield from (f"intensity_{what}_{channel}" for what in ("mean", "min", "max"))

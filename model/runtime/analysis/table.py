@@ -6,24 +6,12 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from io import StringIO
-from typing import Final
 
+from model.runtime.analysis.file_types import CSV_COLUMNS, intensity_columns
 from model.runtime.analysis.findings import Findings, corners
 from model.runtime.analysis.measurements import Measurement
 
-COLUMNS: Final = (
-    *("width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area"),
-    *("object", "perimeter", "eccentricity", "solidity", "centroid_x", "centroid_y", "diameter"),
-    *("area_um2", "diameter_um"),
-)
-"""Before the intensities of each channel."""
 _ROWS = 1000  # in a piece
-
-
-def intensity_columns(channels: int) -> Iterator[str]:
-    """Names of the columns for the image's channels, counted from 0."""
-    for channel in range(channels):
-        yield from (f"intensity_{what}_{channel}" for what in ("mean", "min", "max"))
 
 
 def csv_table(findings: Findings, measurements: Sequence[Measurement] | None, channels: int) -> Iterator[bytes]:
@@ -34,7 +22,7 @@ def csv_table(findings: Findings, measurements: Sequence[Measurement] | None, ch
     """
     text = StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    header = [*COLUMNS, *intensity_columns(channels)]
+    header = [*CSV_COLUMNS, *intensity_columns(channels)]
     rows.writerow(header)
     detections = findings.detections
     for row in range(len(detections)):

@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import sys
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,13 @@ def test_a_file_may_have_any_name(server: Server, tmp_path: Path, name: bytes, s
         (["*.bmp"], "*.bmp: nothing matches this pattern"),
         (["a.png", "empty"], "empty: no images in there"),
         (["a.png", "--coco-images", "x"], "--coco-images goes with --format coco"),
+        (["a.png", "--format", "imagej"], "--format imagej writes a file for each image: name a folder for them"),
+        (
+            ["more/c.tiff", "--format", "geojson", "--output", "a.png"],
+            "the results cannot be written: a.png: File exists",
+        ),
+        (["a.png", "--format", "labels", "--output", "new", "--masks", "none"], "a label image is made of masks"),
+        (["a.png", "--pixel-size-um", "0"], "pixel_size_um: "),
         (["a.png", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
         ([".", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
         (["a.png", "--url", "localhost"], "url 'localhost'"),
@@ -215,7 +222,39 @@ def test_csv_has_a_row_for_each_detection(server: Server, images: Path, tmp_path
             names = ["file", "width", "height", "label", "label_id", "score", "x1", "y1", "x2", "y2", "area"]
             expected.append(dict(zip(names, map(str, values), strict=True)))
     assert len(rows) == 18
-    assert rows == expected
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
+    assert list(rows[0])[: len(names)] == names
+
+
+def test_one_table_holds_what_the_server_measures_of_gray_and_colored_images(server: Server, tmp_path: Path) -> None:
+    gray, colored = encode(picture(1)[..., 0]), encode(picture(2))
+    (tmp_path / "a.png").write_bytes(gray)
+    (tmp_path / "b.png").write_bytes(colored)
+    output = tmp_path / "out.csv"
+    arguments = ["--format", "csv", "--output", str(output), "--pixel-size-um", "0.5"]
+    assert main([str(tmp_path), "--url", server.url, *arguments]) == ExitCode.ANSWERED
+    with output.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    expected = []
+    for name, data in (("a.png", gray), ("b.png", colored)):
+        table = server.predict(data, format="csv", pixel_size_um=0.5).text
+        expected += [{"file": str(tmp_path / name), **row} for row in csv.DictReader(StringIO(table, newline=""))]
+    assert [row["file"] for row in rows] == [row["file"] for row in expected]
+    assert all(row == {**dict.fromkeys(row, ""), **wanted} for row, wanted in zip(rows, expected, strict=True))
+    assert rows[0]["intensity_mean_1"] == ""
+    assert float(rows[0]["area_um2"]) == int(rows[0]["area"]) / 4
+    assert list(rows[-1]) == list(expected[-1])
+
+
+def test_a_table_with_columns_that_the_client_does_not_know_is_that_image_s_error(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = b"width,height,label,moment\n8,4,circle,1\n"
+    with loopback([Reply(body=table, headers={"Content-Type": "text/csv; charset=utf-8"})]) as server:
+        arguments = ["--url", server.url, "--format", "csv", "--output", str(tmp_path / "out.csv")]
+        assert main([str(images / "a.png"), *arguments]) == ExitCode.SOME_FAILED
+    assert "has no columns moment" in capfd.readouterr().err
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("masks", ["rle", "polygon", "none"])

@@ -6,12 +6,11 @@ the reader gives.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import mask as mask_api
@@ -189,16 +188,6 @@ def encode_indices(indices: NDArray[np.int64]) -> dict[int, RLE]:
         packed = mask_api.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
         found[value] = RLE((height, width), packed["counts"])
     return found
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, with or without a byte order mark. Raises BrokenRecord."""
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise BrokenRecord("unreadable annotations", f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise BrokenRecord("unreadable annotations", f"{path} is not JSON: {error}") from None
 
 
 def as_polygons(rings: Iterable[NDArray[np.float64]], where: str) -> Segmentation:

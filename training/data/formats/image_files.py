@@ -32,9 +32,15 @@ class FoundImages:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder and the folders in it, by name; without what macOS adds to archives (._a.jpg)."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("._") and path.is_file())
+    """The image files of a folder and the folders in it, by name."""
+    return files_below(folder, IMAGE_SUFFIXES)
+
+
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder and the folders in it, by name; without hidden ones: what macOS adds to archives (._a.jpg),
+    and copies that programs keep for themselves (.ipynb_checkpoints)."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def beside(folder: Path, name: str) -> Path:

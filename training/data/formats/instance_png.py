@@ -24,6 +24,7 @@ from training.data.formats.assemble import Assembly, Found, Header, encode_indic
 from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import images_in
 from training.data.formats.splits import split_folders
+from training.data.formats.text_files import read_lines
 from training.data.formats.writing import Placement, paint, place_images
 
 LAYOUTS = (("PNGImages", "PedMasks", "person"), ("images", "masks", "object"))
@@ -79,10 +80,10 @@ def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -
 
 
 def read_class(folder: Path, default: str) -> str:
-    """The first line of the folder's classes.txt."""
+    """The first name in the folder's classes.txt. Raises DatasetError where that is no text."""
     file = folder / CLASS_FILE
-    names = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    return next((name.strip() for name in names if name.strip()), default)
+    names = read_lines(file) if file.is_file() else []
+    return next(filter(None, names), default)
 
 
 def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord
+from training.data.formats.text_files import read_lines
 
 FILE: Final = "labelmap.txt"
 _BACKGROUND: Final = ("background", "_background_", "__ignore__")
@@ -22,8 +23,8 @@ _BACKGROUND: Final = ("background", "_background_", "__ignore__")
 def read_labelmap(file: Path) -> dict[int, str]:
     """Classes by color, red x 65536 + green x 256 + blue, without the background. Raises DatasetError."""
     found = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(read_lines(file), 1):
+        if not line or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
         try:

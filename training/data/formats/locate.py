@@ -19,6 +19,7 @@ from model.architecture import Task
 from model.console.arguments import nearest_path
 from training.data.annotations.classes import align_classes
 from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.annotations.fields import BrokenRecord
 from training.data.formats.coco.frames import Orientation
 from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
@@ -28,6 +29,7 @@ from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
 from training.data.formats.object_png import load_object_png
 from training.data.formats.splits import by_split, split_of
+from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via_files
 from training.data.formats.yolo.files import FILE
 from training.data.formats.yolo.reader import load_yolo, yolo_splits
@@ -35,7 +37,7 @@ from training.data.formats.yolo.reader import load_yolo, yolo_splits
 _COCO = ("coco", "coco_keypoints")
 _MASKS = {"instance_png": load_instance_png, "object_png": load_object_png}
 _SHOWN = 12
-"""Folders that a message lists."""
+"""Folders or files that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +237,23 @@ def _unknown(folder: Path, what: str, formats: tuple[Format, ...]) -> str:
     lines = [f"{folder} holds no dataset of {what}. It holds:"]
     lines += [f"  {_relative(path, folder)} {text}" for path, text in shown[:_SHOWN]] or ["  nothing"]
     lines += [f"  {line}" for line in more]
+    if unreadable := _unreadable(folder):
+        lines += ["Not readable:", *(f"  {message}" for message in unreadable)]
     lines += ["Looked for:", *(f"  {form.name}: {form.layout}" for form in formats)]
     lines += ["Otherwise name the files: --annotations FILE --images DIR. docs/formats.md has more."]
     return "\n".join(lines)
+
+
+def _unreadable(folder: Path) -> list[str]:
+    """Why the first JSON files and tables cannot be read, any of which may be the dataset's."""
+    messages = []
+    found = (file for kind in ("json", "csv") for place in (".", "*") for file in folder.glob(f"{place}/*.{kind}"))
+    for file in sorted(found)[:_SHOWN]:
+        try:
+            read_images(file)
+        except BrokenRecord as broken:
+            messages.append(broken.message)
+    return messages
 
 
 def _contents(folder: Path) -> tuple[Path, str] | None:

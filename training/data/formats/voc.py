@@ -23,6 +23,7 @@ from training.data.formats.image_files import images_in
 from training.data.formats.labelmap import FILE as LABELMAP
 from training.data.formats.labelmap import read_colors, read_labelmap
 from training.data.formats.splits import by_split
+from training.data.formats.text_files import read_lines
 from training.data.formats.writing import Placement, paint, place_images
 
 CLASSES: Final = (
@@ -149,8 +150,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     file = folder / CLASS_FILE
     if not file.is_file():
         return CLASSES
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return tuple(line for line in lines if line and line not in _NOT_CLASSES)
+    return tuple(line for line in read_lines(file) if line and line not in _NOT_CLASSES)
 
 
 def _list_file(folder: Path, split: str) -> Path:
@@ -167,7 +167,7 @@ def _lists(folder: Path) -> dict[str, Path]:
 def _stems(folder: Path, split: str) -> list[str]:
     file = _lists(folder).get(split)
     if file is not None:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_lines(file) if line]
     masks = folder / "SegmentationObject"
     return sorted(path.relative_to(masks).with_suffix("").as_posix() for path in masks.rglob("*.png"))
 

@@ -7,7 +7,6 @@ annotations.json, labels.json, result.json, any name              labelme2coco, 
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.coco.reader import load_coco
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.splits import by_split, split_of
+from training.data.formats.text_files import has_keys
 
 LAYOUT = (
     "annotations/instances_SPLIT.json, SPLIT/_annotations.coco.json, or a COCO JSON of any name beside the images or "
@@ -142,11 +142,7 @@ def _load(found: dict[str, Split], folder: Path, split: str) -> Dataset:
 
 def is_coco(file: Path) -> bool:
     """Whether a file has the three lists of COCO JSON, by their keys: large files are not parsed for that."""
-    try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return all(key.search(content) for key in _LISTS)
-    except (OSError, ValueError):  # unreadable, or empty, which cannot be mapped
-        return False
+    return has_keys(file, _LISTS)
 
 
 def _json_files(folder: Path, prefix: str) -> list[Path]:

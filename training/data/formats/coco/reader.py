@@ -7,7 +7,6 @@ compressed RLE, packed into arrays, and become pixels only when `Annotations.mas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -34,6 +33,7 @@ from training.data.formats.coco.frames import Orientation, to_stored
 from training.data.formats.coco.ids import number_ids
 from training.data.formats.coco.images import read_images
 from training.data.formats.coco.segmentation import read_segmentation
+from training.data.formats.text_files import read_json
 
 
 class _Row(NamedTuple):
@@ -140,11 +140,9 @@ class _Numbering:
 
 def _read(path: Path) -> Mapping[str, list[Any]]:
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise DatasetError(f"{path} is not JSON: {error}") from error
+        document = read_json(path)
+    except BrokenRecord as broken:
+        raise DatasetError(broken.message) from None
     lists = ("images", "annotations", "categories")
     wrong = [key for key in lists if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if wrong:

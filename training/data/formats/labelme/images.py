@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from training.data.annotations.fields import BrokenRecord, text
-from training.data.formats.assemble import read_json
 from training.data.formats.image_files import Wanted, find_images
+from training.data.formats.text_files import read_json
 
 
 def locate_images(files: list[Path], root: Path, dataset: Path) -> tuple[dict[Path, Path | BrokenRecord], list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import mmap
 import re
 import warnings
 from collections.abc import Iterator
@@ -32,12 +31,13 @@ from training.data.formats.assemble import (
     ellipse,
     encode_indices,
     read_header,
-    read_json,
     rectangle,
     union,
 )
+from training.data.formats.image_files import files_below
 from training.data.formats.labelme.images import locate_images
 from training.data.formats.splits import split_folders
+from training.data.formats.text_files import has_keys, read_json, read_lines
 from training.data.formats.writing import Placement, outlines, place_images
 
 CLASS_FILE = "labels.txt"
@@ -68,11 +68,7 @@ def load_labelme(folder: Path, split: str) -> Dataset:
             f"{folder} has no LabelMe split '{split}': looked for JSON files in {folder / split} and {folder}"
         )
     assembly = Assembly(f"labelme_{split}", root)
-    files = sorted(root.rglob("*.json"))
-    others = [file for file in files if not _has_shapes(file)]
-    if others:
-        assembly.notes.append(f"{len(others)} JSON files are not LabelMe's and are left out, first: {others[0].name}")
-    files = [file for file in files if file not in set(others)]
+    files = _leave_out_others(files_below(root, (".json",)), assembly)
     images, notes = locate_images(files, root, root if root.parent == folder else folder)
     assembly.notes += notes
     for file in files:
@@ -145,16 +141,29 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
 
 
 def _is_labelme(folder: Path) -> bool:
-    return any(_has_shapes(file) for file in folder.rglob("*.json"))
+    return any(_has_shapes(file) for file in files_below(folder, (".json",)))
 
 
 def _has_shapes(file: Path) -> bool:
     """By its keys: with the image inside, a file is large, and most of it is not read for that."""
-    try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return all(key.search(content) for key in _KEYS)
-    except (OSError, ValueError):  # unreadable, or empty, which cannot be mapped
-        return False
+    return has_keys(file, _KEYS)
+
+
+def _leave_out_others(files: list[Path], assembly: Assembly) -> list[Path]:
+    """LabelMe's files among JSON files. Those that cannot be read may be LabelMe's, and are broken records."""
+    own, others = [], []
+    for file in files:
+        if _has_shapes(file):
+            own.append(file)
+            continue
+        try:
+            read_json(file)
+            others.append(file)
+        except BrokenRecord as broken:
+            assembly.broken(broken, file)
+    if others:
+        assembly.notes.append(f"{len(others)} JSON files are not LabelMe's and are left out, first: {others[0].name}")
+    return own
 
 
 def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) -> Iterator[Found]:
@@ -241,6 +250,5 @@ def _mask(
 
 def _class_names(file: Path, assembly: Assembly) -> list[str]:
     """The file's, and behind them what else was found."""
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    names = [line for line in lines if line and line not in ("__ignore__", "_background_")]
+    names = [line for line in read_lines(file) if line and line not in ("__ignore__", "_background_")]
     return names + [name for name in assembly.found_names if name not in names]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 from training.data.annotations.fields import BrokenRecord
-from training.data.formats.assemble import read_json
+from training.data.formats.text_files import read_json, read_text
 
 Record = dict[str, Any]
 _COLUMNS: Final = {"filename", "region_shape_attributes", "region_attributes"}
@@ -49,21 +50,16 @@ def read_images(file: Path) -> list[Record] | None:
 def _table(file: Path) -> list[Record] | None:
     """VIA 1 and 2's CSV: a line for each region, and one for an image without."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines)
-            if not set(table.fieldnames or ()) >= _COLUMNS:
-                return None
-            images: dict[str, Record] = {}
-            for row in table:
-                image = images.setdefault(row["filename"], {"filename": row["filename"], "regions": []})
-                shape, attributes = (
-                    json.loads(row[key] or "{}") for key in sorted(_COLUMNS - {"filename"}, reverse=True)
-                )
-                if shape:
-                    image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
-    except OSError as error:
-        raise BrokenRecord("unreadable annotations", f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, csv.Error) as error:  # no UTF-8, no JSON in a cell
+        table = csv.DictReader(StringIO(read_text(file), newline=""))
+        if not set(table.fieldnames or ()) >= _COLUMNS:
+            return None
+        images: dict[str, Record] = {}
+        for row in table:
+            image = images.setdefault(row["filename"], {"filename": row["filename"], "regions": []})
+            shape, attributes = (json.loads(row[key] or "{}") for key in sorted(_COLUMNS - {"filename"}, reverse=True))
+            if shape:
+                image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
+    except (ValueError, csv.Error) as error:  # no JSON in a cell
         raise BrokenRecord("unreadable annotations", f"{file} is not VIA's CSV: {error}") from None
     return list(images.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,10 +16,12 @@ from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.image_files import IMAGE_SUFFIXES, Wanted, find_images, images_in
 from training.data.formats.splits import by_split, split_folders, split_of
+from training.data.formats.text_files import glance, read_lines, read_text
 from training.data.formats.yolo.pose import SHAPE, Pose, read_pose
 
 FILE = "data.yaml"
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.names")
+_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 _LOOKED = 200
 """Images of which one must have a label file, for a folder without YAML to be YOLO's."""
 
@@ -41,7 +44,7 @@ class YoloFiles:
 def find_yolo(folder: Path, file: Path | None = None) -> YoloFiles | None:
     """By `file`, a YAML, else by the folder's own, else by lists and folders; None where it is not YOLO's.
 
-    Raises DatasetError where two folders are the same split.
+    Raises DatasetError where two folders are the same split, and where a YAML with names cannot be read.
     """
     found = _read_yaml(folder, file)
     if found is not None:
@@ -68,7 +71,7 @@ def images_of(files: YoloFiles, split: str) -> tuple[list[Path | BrokenRecord], 
         if source.is_dir():
             found |= dict.fromkeys(images_in(source))
         else:
-            lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line for line in read_lines(source) if line]
             listed = find_images([Wanted(line, (source.parent, files.folder)) for line in lines], files.folder)
             found |= dict.fromkeys(listed.paths)
             notes += listed.notes
@@ -80,9 +83,12 @@ def _read_yaml(folder: Path, file: Path | None) -> tuple[Path, dict[str, Any]] |
     there = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda path: (path.name != FILE, path.name))
     for path in there if file is None else [file]:
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            continue
+            document = yaml.safe_load(read_text(path))
+        except (yaml.YAMLError, BrokenRecord) as error:
+            if path == file or _NAMES_KEY.search(glance(path)):
+                message = error.message if isinstance(error, BrokenRecord) else f"{path} is not YAML: {error}"
+                raise DatasetError(message) from None
+            continue  # another program's
         if isinstance(document, dict) and {"names", "nc"} & document.keys() and any(map(_split_key, document)):
             return path, document
     return None
@@ -130,14 +136,12 @@ def _by_folders(folder: Path) -> YoloFiles | None:
     if not sources:
         return None
     file = next((folder / name for name in _NAME_FILES if (folder / name).is_file()), None)
-    names = None if file is None else [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    names = None if names is None else [name for name in names if name]
+    names = None if file is None else [line for line in read_lines(file) if line]
     return YoloFiles(folder, file or folder, names, {split: [source] for split, source in sources.items()})
 
 
 def _lists_images(file: Path) -> bool:
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        first = next((line.strip() for line in lines if line.strip()), "")
+    first = next((line.strip() for line in glance(file).splitlines() if line.strip()), "")
     return first.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -153,10 +157,10 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _is_label(file: Path) -> bool:
+    fields = glance(file).split("\n", 1)[0].split()
     try:
-        fields = file.read_text(encoding="utf-8").split("\n", 1)[0].split()
         return len(fields) >= 5 and float(fields[0]).is_integer() and all(abs(float(value)) < 2 for value in fields[1:])
-    except (OSError, ValueError):
+    except ValueError:
         return False
 
 

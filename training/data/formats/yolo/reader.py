@@ -19,6 +19,7 @@ from training.data.annotations.fields import BrokenRecord, Kind
 from training.data.annotations.orientation import points_to_stored, points_to_upright
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
 from training.data.formats.splits import SPLITS
+from training.data.formats.text_files import glance, read_text
 from training.data.formats.writing import Placement, outlines, place_images
 from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, label_files
 from training.data.formats.yolo.pose import LinesSeen, Pose, Values
@@ -68,7 +69,7 @@ def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
         try:
             header = read_header(image)
             reader = _LineReader(names, header, pose, seen)
-            objects = [] if place is None else list(_objects(_lines(place), place, reader, assembly))
+            objects = [] if place is None else list(_objects(read_text(place).splitlines(), place, reader, assembly))
             assembly.add(image, header.width, header.height, objects)
         except BrokenRecord as broken:
             assembly.broken(broken, image)
@@ -114,16 +115,9 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     return lost
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokenRecord("unreadable annotations", f"cannot read {file}: {error}") from None
-
-
 def _highest(files: Iterable[Path]) -> int:
     """The highest class number in label files, 0 without any."""
-    numbers = (line.split(maxsplit=1)[0] for file in files for line in _lines(file) if line.strip())
+    numbers = (line.split(maxsplit=1)[0] for file in files for line in glance(file).splitlines() if line.strip())
     return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 

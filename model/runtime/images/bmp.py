@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImagePalette
 
+HEADER_BYTES: Final = 30
+"""How much of a file tells how many bits its pixels have."""
 _BITFIELDS: Final = 3
 _HAS_ALPHA_MASK: Final = 56
 """Bytes of the first header that has a mask for alpha: BITMAPV3INFOHEADER."""
@@ -20,13 +22,10 @@ _RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
 
 def load(image: BmpImagePlugin.BmpImageFile, data: bytes) -> Image.Image:
     """The opened image of `data` with its pixels, in mode RGBA only where alpha counts."""
-    header_size, bits = struct.unpack_from("<I", data, 14)[0], int.from_bytes(data[24:26], "little")
-    if header_size >= 40:
-        bits = int.from_bytes(data[28:30], "little")
-    if bits in _RAW_MODES:
-        _keep_palette(image, bits)
+    keep_palette(image, data)
     offset, args = image.tile[0].offset, image.tile[0].args
     image.load()
+    header_size, bits = _layout(data)
     has_mask = header_size >= _HAS_ALPHA_MASK and struct.unpack_from("<I", data, 30)[0] == _BITFIELDS
     alpha_mask = struct.unpack_from("<I", data, 66)[0] if has_mask else 0
     if bits == 16 and alpha_mask:  # Pillow reads such colors and passes over their alpha
@@ -41,10 +40,14 @@ def load(image: BmpImagePlugin.BmpImageFile, data: bytes) -> Image.Image:
     return image
 
 
-def _keep_palette(image: BmpImagePlugin.BmpImageFile, bits: int) -> None:
+def keep_palette(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
     """Undo Pillow's shortcut for palettes in which each entry is its own index, or which are black and white: it takes
-    the indices for pixels of 8 bits, or of one, whatever they have."""
-    if (image.mode, bits) in (("1", 1), ("L", 8)) or image.mode == "P":
+    the indices for pixels of 8 bits, or of one, whatever they have.
+
+    `image` is not loaded yet; `data` is its file, or the first `HEADER_BYTES` of it.
+    """
+    _, bits = _layout(data)
+    if bits not in _RAW_MODES or image.mode == "P" or (image.mode, bits) in (("1", 1), ("L", 8)):
         return
     grays = bytes([0, 255]) if image.mode == "1" else bytes(range(2**bits))
     image._mode = "P"  # as Pillow's plugins themselves set it
@@ -52,3 +55,10 @@ def _keep_palette(image: BmpImagePlugin.BmpImageFile, bits: int) -> None:
     args = image.tile[0].args
     assert isinstance(args, tuple)
     image.tile = [image.tile[0]._replace(args=(_RAW_MODES[bits], *args[1:]))]
+
+
+def _layout(data: bytes) -> tuple[int, int]:
+    """(bytes of the header behind the file's, bits of a pixel). OS/2's header of 12 bytes has the latter elsewhere."""
+    (size,) = struct.unpack_from("<I", data, 14)
+    (bits,) = struct.unpack_from("<H", data, 24 if size == 12 else 28)
+    return size, bits

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import BmpImagePlugin, Image, ImageFile
 
 from model.runtime.detections import RLE
+from model.runtime.images.bmp import HEADER_BYTES, keep_palette
 from model.runtime.images.errors import ImageError
 from model.runtime.images.reading import probe
 from model.runtime.images.signatures import sniff_format
@@ -165,7 +166,11 @@ def opened_image(path: Path, kind: Kind) -> ImageFile.ImageFile:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
-            return Image.open(path)
+            image = Image.open(path)
+        if isinstance(image, BmpImagePlugin.BmpImageFile):
+            with path.open("rb") as file:
+                keep_palette(image, file.read(HEADER_BYTES))
+        return image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BrokenRecord(kind, f"{path} cannot be opened: {error}") from None
 

@@ -56,6 +56,16 @@ def test_ids_are_read_from_any_gray_image(tmp_path: Path, name: str, write: Call
     np.testing.assert_array_equal(read_indices(tmp_path / name, HEADER), GRAY)
 
 
+@pytest.mark.parametrize("palette", [(0, 0, 0, 255, 255, 255), (0, 0, 0, 1, 1, 1), (0, 0, 0, 255, 0, 0)])
+def test_ids_of_a_bmp_are_the_indices_of_its_palette(tmp_path: Path, palette: tuple[int, ...]) -> None:
+    """Black and white too, of which Pillow takes the bytes for bits."""
+    ids = (GRAY > 0).astype(np.uint8)
+    image = Image.fromarray(ids).convert("P")
+    image.putpalette(palette)
+    image.save(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(read_indices(tmp_path / "a.bmp", HEADER), ids)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [

@@ -76,7 +76,7 @@ def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process,
         data = load_training_data(config)
     held_out = process.agree(data.held_out if process.first else None)
     if not process.first:
-        data = load_training_data(config, held_out)
+        data = load_training_data(config, held_out, say=lambda line: None)
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
     if architecture.has_keypoints:
         architecture = architecture.model_copy(update={"num_keypoints": data.train.num_keypoints})

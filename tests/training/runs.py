@@ -48,15 +48,26 @@ with log as entered:
 process.close()
 """
 
+COMMAND = """
+import os, sys
+os.environ.update(environment)
+sys.stderr = open(os.environ["STDERR"], "a")
+from training.train import main
+sys.exit(main(arguments))
+"""
+"""All that the command does; the environment names a file for what it says."""
 
-def training_process(arguments: list[str], environment: dict[str, str] | None = None) -> BaseProcess:
-    """Trains without publishing; started, and to be joined or killed.
+
+def training_process(
+    arguments: list[str], environment: dict[str, str] | None = None, program: str = PROGRAM
+) -> BaseProcess:
+    """Trains without publishing, or runs another program; started, and to be joined or killed.
 
     It is forked from a server that has imported everything and computed nothing: seconds sooner than a new program.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.train"])
-    process = context.Process(target=exec, args=(PROGRAM, {"arguments": arguments, "environment": environment or {}}))
+    process = context.Process(target=exec, args=(program, {"arguments": arguments, "environment": environment or {}}))
     process.start()
     return process
 

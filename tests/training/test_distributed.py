@@ -1,15 +1,17 @@
 """Several processes train as one does: two real ones, over gloo on the CPU."""
 
+import json
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.runs import SMALL, finish, last_checkpoint, training_process
+from tests.training.runs import COMMAND, PROGRAM, SMALL, finish, last_checkpoint, training_process
 from training.distributed import join
 from training.loop.run_log import read_metrics
 
@@ -31,11 +33,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def started(*arguments: list[str]) -> list[BaseProcess]:
-    """A process for each list of arguments, with the variables that torchrun sets."""
+def started(
+    *arguments: list[str], environments: Sequence[dict[str, str]] = (), program: str = PROGRAM
+) -> list[BaseProcess]:
+    """A process for each list of arguments, with the variables that torchrun sets, and its own of `environments`."""
     common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    places = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(arguments)))
-    return [training_process(own, common | place) for own, place in zip(arguments, places, strict=True)]
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(arguments))]
+    owned = environments or [{}] * len(arguments)
+    return [
+        training_process(own, common | place | further, program)
+        for own, place, further in zip(arguments, places, owned, strict=True)
+    ]
 
 
 def torchrun(arguments: list[str], count: int) -> None:
@@ -80,6 +88,46 @@ def test_machines_without_a_common_folder_share_a_run(shapes: Path, tmp_path: Pa
     finish(training_process([*common, *first, "--batch_size=2"]))
     assert last_checkpoint(here).iteration == 3
     assert [iteration for iteration, _ in read_metrics(here / "metrics.csv")["loss"]] == [1, 2, 3]
+
+
+def test_processes_and_starts_hold_out_the_same_images_and_the_first_alone_speaks(shapes: Path, tmp_path: Path) -> None:
+    """Two processes are killed, started again, and joined by none: the split stays, and is what was learned from."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(shapes, data)
+    (data / "annotations" / "instances_val.json").unlink()
+    file = data / "annotations" / "instances_train.json"
+    document = json.loads(file.read_text())
+    document["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    document["images"].append({"id": 99, "file_name": "gone.png", "width": 9, "height": 9})
+    file.write_text(json.dumps(document))
+    common = [*SMALL, f"--data={data}", f"--output={run}", "--val=0.3", "--on_broken=skip", "--publish=false"]
+
+    def command(count: int, iterations: int, *flags: str) -> list[BaseProcess]:
+        arguments = [*common, f"--schedule.iterations={iterations}", *flags]
+        said = [{"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(count)]
+        return started(*[arguments] * count, environments=said, program=COMMAND)
+
+    killed = command(2, 100_000, "--batch_size=1", "--checkpoint_every=1")
+    while not (run / "checkpoints" / "last.pt").is_file():
+        assert all(process.is_alive() for process in killed)
+        killed[0].join(0.05)
+    for process in killed:
+        process.kill()
+        process.join()
+    kept, before = (run / "split.json").read_bytes(), last_checkpoint(run)
+    assert before.trained_on is not None
+    held_out = {*json.loads(kept)["val"], "gone.png"}
+    assert before.trained_on.images == len(document["images"]) - len(held_out)
+    for count, flags in ((2, ["--batch_size=1"]), (1, ["--batch_size=2"])):
+        iterations = last_checkpoint(run).iteration + 1
+        finish(*command(count, iterations, *flags))
+        after = last_checkpoint(run)
+        assert (after.iteration, after.trained_on) == (iterations, before.trained_on)
+        assert (run / "split.json").read_bytes() == kept
+        assert after.best >= 0, "it was validated"
+    first, second = ((tmp_path / f"said-{rank}").read_text() for rank in range(2))
+    for said in ("1 broken record", "box taken from the mask", "peak rate"):
+        assert (first.count(said), second.count(said)) == (3, 0), "once at each start"
 
 
 def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: Path) -> None:

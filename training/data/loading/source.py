@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,11 +38,19 @@ class TrainingData:
     held_out: HeldOut | None = None
 
 
-def load_training_data(config: TrainConfig, held_out: HeldOut | None = None) -> TrainingData:
+def to_stderr(line: str) -> None:
+    """What loading says of the data, where it is the only process or the first."""
+    print(line, file=sys.stderr)
+
+
+def load_training_data(
+    config: TrainConfig, held_out: HeldOut | None = None, say: Callable[[str], None] = to_stderr
+) -> TrainingData:
     """The splits of `config.data` or `config.annotations`, in any format of docs/formats.md, or generated: shapes, and
     figures for keypoints. Every record is checked before training starts.
 
     held_out is what `config.val` holds out, where that is known: else it is what the run's folder keeps, or is chosen.
+    say gets what was mended, what is left out and what will be missing.
     Classes are renamed, then chosen, as the configuration says; the labels follow the dataset's order. Raises
     DatasetError when there is no dataset, a class is not in it or there is nothing to train on, DataStop when records
     are broken and `on_broken` is "stop".
@@ -58,31 +66,31 @@ def load_training_data(config: TrainConfig, held_out: HeldOut | None = None) -> 
     splits = load_splits(
         origin, task, rename=config.rename, classes=config.classes, val=config.val, seed=config.seed, held_out=held_out
     )
-    train = sound(splits.train, task, config.on_broken)
+    train = sound(splits.train, task, config.on_broken, say)
     if (reason := nothing_to_train(splits.train, train, config.classes)) is not None:
         raise DatasetError(reason)
-    val = None if splits.val is None else sound(splits.val, task, config.on_broken)
+    val = None if splits.val is None else sound(splits.val, task, config.on_broken, say)
     if val is None:
-        print(NO_VALIDATION, file=sys.stderr)
+        say(NO_VALIDATION)
     elif not any((~objects.crowd).any() for objects in val.annotations):
-        print(f"{val.name} has no objects: there will be no AP, and no best checkpoint", file=sys.stderr)
+        say(f"{val.name} has no objects: there will be no AP, and no best checkpoint")
     return TrainingData(train, val, splits.held_out)
 
 
-def sound(data: Dataset, task: Task, on_broken: OnBroken) -> Dataset:
-    """The dataset without broken records; says on stderr what was mended and what is left out.
+def sound(data: Dataset, task: Task, on_broken: OnBroken, say: Callable[[str], None] = to_stderr) -> Dataset:
+    """The dataset without broken records; says what was mended and what is left out.
 
     Raises DataStop where records are broken and not to be skipped, DatasetError where nothing is left.
     """
     for line in mended(data):
-        print(line, file=sys.stderr)
+        say(line)
     problems = check(data, task)
     if not problems:
         return data
     text = f"{data.name} ({data.root}):\n{report(problems)}"
     if on_broken == "stop":
         raise DataStop(f"{text}\nMend them, or go on without them: --on_broken skip")
-    print(text, file=sys.stderr)
+    say(text)
     return drop_broken(data, problems)
 
 

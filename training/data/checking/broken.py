@@ -29,14 +29,16 @@ from training.data.annotations.runs import decode_runs
 
 ALIKE = 10
 """Lines of a report that may differ by numbers and files alone."""
+AROUND = 0.5
+"""Share of a box's side around it within which one of its keypoints must lie."""
 LEAST_IOU = 0.1
 """A box that overlaps the bounds of its mask by less has nothing to do with it."""
 
 
 def check(data: Dataset, task: Task = "masks") -> list[Problem]:
     """What load_coco found, and what shows next to the images: missing, unreadable and mis-sized files (by the header,
-    as stored, before EXIF rotation), boxes away from their masks; for tasks with masks also absent, empty and mis-sized
-    masks. No pixel is decoded.
+    as stored, before EXIF rotation), boxes away from their masks, for tasks with keypoints those away from their boxes,
+    for tasks with masks absent, empty and mis-sized ones. No pixel is decoded.
 
     Raises DatasetError for a task with keypoints or masks on a dataset without any: no record is to blame for that.
     """
@@ -46,6 +48,7 @@ def check(data: Dataset, task: Task = "masks") -> list[Problem]:
         problems += _check_file(image)
         problems += _check_masks(image, objects) if has_masks(task) else ()
         problems += _check_boxes(image, objects)
+        problems += _check_keypoints(image, objects) if has_keypoints(task) else ()
     return problems
 
 
@@ -188,6 +191,19 @@ def _check_boxes(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
             id_ = int(annotations.ids[row])
             message = f"annotation {id_}: box [{box}] (x, y, width, height) lies away from its mask, or is far larger"
             yield Problem("box off mask", message, image.file, image.id, id_)
+
+
+def _check_keypoints(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:
+    if annotations.keypoints is None:
+        return
+    low, high = annotations.xywh[:, :2], annotations.xywh[:, :2] + annotations.xywh[:, 2:]
+    slack = AROUND * (high - low)
+    places, labeled = annotations.keypoints[..., :2], annotations.keypoints[..., 2] > 0
+    near = (places >= (low - slack)[:, None]).all(axis=2) & (places <= (high + slack)[:, None]).all(axis=2)
+    for row in np.flatnonzero(labeled.any(axis=1) & ~(labeled & near).any(axis=1) & ~annotations.crowd).tolist():
+        id_ = int(annotations.ids[row])
+        message = f"annotation {id_}: all labeled keypoints lie away from its box, as if they were another object's"
+        yield Problem("bad keypoints", message, image.file, image.id, id_)
 
 
 def _is_off_mask(xywh: NDArray[np.float64], segmentation: Segmentation) -> bool:

@@ -242,3 +242,24 @@ def test_real_data_is_sound(folder: str, task: Any) -> None:
     splits = find_splits(SHARED / folder, task)
     assert splits.val is not None
     assert check(load_coco(*splits.val), task) == []
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "broken"),
+    [
+        pytest.param([4, 3, 2, 7, 8, 2], False, id="in the box"),
+        pytest.param([4, 3, 2, 25, 18, 2], False, id="one of them"),
+        pytest.param([1.5, 3, 2, 0, 0, 0], False, id="beside it"),
+        pytest.param([25, 18, 2, 28, 19, 1], True, id="another object's"),
+        pytest.param([25, 18, 2, 0, 0, 0], True, id="the labeled one is"),
+        pytest.param([0, 0, 0, 0, 0, 0], False, id="none is labeled"),
+    ],
+)
+def test_keypoints_away_from_their_box_are_named(tmp_path: Path, keypoints: list[float], broken: bool) -> None:
+    document = _document()
+    document["annotations"][1]["keypoints"] = [4, 3, 2, 7, 8, 2]
+    document["annotations"][0]["keypoints"] = keypoints
+    data = _load(tmp_path, document)
+    kinds = [(problem.kind, problem.annotation_id) for problem in check(data, "keypoints")]
+    assert kinds == ([("bad keypoints", 10)] if broken else [])
+    assert check(data, "masks") == []

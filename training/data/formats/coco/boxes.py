@@ -9,17 +9,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model.runtime.detections import RLE
 from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord, integer
-from training.data.annotations.repair import BORDER
+from training.data.annotations.repair import BORDER, Repairs, mask_bounds
+from training.data.formats.coco.segmentation import read_segmentation
 
 Values = NDArray[np.float64]
 
 LEAST_BOXES: Final = 3
 """Fewer boxes show no pattern."""
+MOST_RLES: Final = 1000
+"""More need not be decoded to show one."""
+NONE: Final = (np.nan,) * 4
 NEAR: Final = 2.0
 """Pixels by which a box may miss the bounds of its mask."""
 _CORNERS: Final = "x1, y1, x2, y2"
+_CENTERS: Final = "center x, center y, width, height"
+_SHARES: Final = "shares of the image's sides"
+_OUT: Final = 0.1
+"""Share of boxes out of their image from which another form is looked for."""
 
 
 def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]], path: Path) -> None:
@@ -30,8 +39,8 @@ def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]],
         return
     known = np.isfinite(masks).all(axis=1)
     form = _by_masks(boxes[known], masks[known], sides[known]) if known.sum() >= LEAST_BOXES else None
-    if form is None and not known.any() and _are_corners(boxes, sides):
-        form = _CORNERS
+    if form is None and not known.any():
+        form = _by_images(boxes, sides)
     if form is not None:
         raise DatasetError(
             f"{path}: its boxes are {form}, as most of {len(boxes)} show; COCO's bbox is x, y, width, height in "
@@ -41,8 +50,9 @@ def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]],
 
 def _gather(annotations: list[Any], sizes: Mapping[int, tuple[int, int]]) -> tuple[Values, Values, Values]:
     """float64 [N, 4] boxes as written, [N, 2] sides of their images, and [N, 4] (x, y, width, height) around their
-    polygons, NaN without any."""
+    masks, NaN without any."""
     boxes, sides, masks = [], [], []
+    decoded = 0
     for record in annotations:
         if not isinstance(record, dict) or record.get("iscrowd"):
             continue
@@ -57,7 +67,12 @@ def _gather(annotations: list[Any], sizes: Mapping[int, tuple[int, int]]) -> tup
             continue
         boxes.append(box)
         sides.append(size)
-        masks.append(_bounds(record.get("segmentation")))
+        segmentation = record.get("segmentation")
+        if isinstance(segmentation, dict):
+            masks.append(_rle_bounds(segmentation, size) if decoded < MOST_RLES else NONE)
+            decoded += 1
+        else:
+            masks.append(_bounds(segmentation))
     return (
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(sides, np.float64).reshape(-1, 2),
@@ -65,18 +80,26 @@ def _gather(annotations: list[Any], sizes: Mapping[int, tuple[int, int]]) -> tup
     )
 
 
-def _bounds(polygons: Any) -> tuple[float, float, float, float]:
+def _rle_bounds(rle: Mapping[str, Any], size: tuple[int, int]) -> tuple[float, ...]:
+    try:
+        mask = read_segmentation(rle, "an annotation", Repairs())
+    except BrokenRecord:  # named where it is read
+        return NONE
+    bounds = mask_bounds(mask) if isinstance(mask, RLE) and mask.size == size[::-1] else None
+    return NONE if bounds is None else tuple(bounds.tolist())
+
+
+def _bounds(polygons: Any) -> tuple[float, ...]:
     """Plain loops: most polygons are short, and a dataset has many."""
-    none = (np.nan,) * 4
     if not isinstance(polygons, list) or not polygons:
-        return none
+        return NONE
     try:
         xs = [value for ring in polygons for value in ring[::2]]
         ys = [value for ring in polygons for value in ring[1::2]]
         low_x, low_y = min(xs), min(ys)
         return float(low_x), float(low_y), float(max(xs) - low_x), float(max(ys) - low_y)
     except (TypeError, ValueError, KeyError, IndexError):  # not polygons: the reader says what it is
-        return none
+        return NONE
 
 
 def _by_masks(boxes: Values, masks: Values, sides: Values) -> str | None:
@@ -84,7 +107,7 @@ def _by_masks(boxes: Values, masks: Values, sides: Values) -> str | None:
     low, size = masks[:, :2], masks[:, 2:]
     forms = {
         _CORNERS: np.concatenate([low, low + size], axis=1),
-        "center x, center y, width, height": np.concatenate([low + size / 2, size], axis=1),
+        _CENTERS: np.concatenate([low + size / 2, size], axis=1),
         "y, x, height, width": masks[:, [1, 0, 3, 2]],
         "y1, x1, y2, x2": np.concatenate([low[:, ::-1], (low + size)[:, ::-1]], axis=1),
     }
@@ -92,7 +115,7 @@ def _by_masks(boxes: Values, masks: Values, sides: Values) -> str | None:
     if _near(boxes, masks, NEAR) > 0.5:
         return None
     if _near(boxes, shares, 0.02) > 0.5:
-        return "shares of the image's sides"
+        return _SHARES
     best = max(forms, key=lambda form: _near(boxes, forms[form], NEAR))
     return best if _near(boxes, forms[best], NEAR) > 0.5 else None
 
@@ -102,8 +125,16 @@ def _near(boxes: Values, others: Values, tolerance: float) -> float:
     return float((np.abs(boxes - others).max(axis=1) <= tolerance).mean())
 
 
-def _are_corners(boxes: Values, sides: Values) -> bool:
-    """Whether every box would fit its image as corners, and many would not as a corner and sides."""
-    corners = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= sides + BORDER).all(axis=1)
-    out = (boxes[:, :2] + boxes[:, 2:] > sides + BORDER).any(axis=1)
-    return bool(corners.all() and out.mean() > 0.2)
+def _by_images(boxes: Values, sides: Values) -> str | None:
+    """The form in which every box fits its image, where many do not as x, y, width, height; shares, where no box is
+    larger than a pixel."""
+    if ((boxes >= 0) & (boxes <= 1)).all() and (sides > 4).all():
+        return _SHARES
+    first, second = boxes[:, :2], boxes[:, 2:]
+    out = (first + second > sides + BORDER).any(axis=1)
+    if out.mean() <= _OUT:
+        return None
+    if ((second > first) & (second <= sides + BORDER)).all():
+        return _CORNERS
+    low, high = first - second / 2, first + second / 2
+    return _CENTERS if out.sum() >= LEAST_BOXES and ((low >= -BORDER) & (high <= sides + BORDER)).all() else None

@@ -128,6 +128,43 @@ def test_boxes_of_another_form_are_recognized(tmp_path: Path, form: str) -> None
         _load(tmp_path, _document(*({"bbox": _forms(box)[form]} for box in BOXES)))
 
 
+@pytest.mark.parametrize("form", _forms(BOXES[0]))
+def test_boxes_of_another_form_are_recognized_by_rles_too(tmp_path: Path, form: str) -> None:
+    with pytest.raises(DatasetError, match=f"its boxes are {form}"):
+        _load(tmp_path, _document(*({"bbox": _forms(box)[form], "segmentation": _rle(*box)} for box in BOXES)))
+
+
+def _boxes_alone(folder: Path, *boxes: Any) -> Dataset:
+    document = _document()
+    document["annotations"] = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": list(box)} for number, box in enumerate(boxes, 1)
+    ]
+    return _load(folder, document)
+
+
+EDGES = ((28, 4, 10, 8), (30, 20, 9, 9), (2, 22, 12, 8), (25, 18, 14, 12))
+"""Boxes near the right and lower edges of the image."""
+
+
+@pytest.mark.parametrize("form", [form for form in _forms(BOXES[0]) if not form.startswith("y1")])
+def test_other_forms_are_recognized_without_masks(tmp_path: Path, form: str) -> None:
+    with pytest.raises(DatasetError, match=f"its boxes are {form}"):
+        _boxes_alone(tmp_path, *(_forms(box)[form] for box in (*BOXES, *EDGES)))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        pytest.param((*BOXES, *EDGES), id="sound"),
+        pytest.param((*BOXES, (31, 12, 12, 6)), id="one is a little outside"),
+        pytest.param(((0, 0, 2, 1), (1, 1, 1, 1), (0, 1, 1, 1)), id="a pixel each"),
+    ],
+)
+def test_boxes_alone_that_say_nothing_else_are_left(tmp_path: Path, boxes: tuple[Any, ...]) -> None:
+    data = _boxes_alone(tmp_path, *boxes)
+    assert (data.problems, len(data.annotations[0])) == ((), len(boxes))
+
+
 def test_corners_are_recognized_without_masks(tmp_path: Path) -> None:
     changes = [{"bbox": _forms(box)["x1, y1, x2, y2"], "segmentation": []} for box in BOXES]
     with pytest.raises(DatasetError, match="its boxes are x1, y1, x2, y2"):

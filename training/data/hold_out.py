@@ -164,11 +164,7 @@ def _share_out(contents: NDArray[np.int64], share: float) -> list[int]:
 
 def _part(data: Dataset, val: set[str], *, inside: bool) -> Dataset:
     rows = [row for row, record in enumerate(data.images) if (record.file in val) is inside]
-    return replace(
-        data,
-        name=f"{data.name}, held out" if inside else data.name,
-        images=[data.images[row] for row in rows],
-        annotations=[data.annotations[row] for row in rows],
-        problems=tuple(problem for problem in data.problems if (problem.file in val) is inside),
-        repairs=() if inside else data.repairs,
-    )
+    problems = tuple(problem for problem in data.problems if (problem.file in val) is inside)
+    if inside:
+        return data.part(rows, f"{data.name}, held out", problems)
+    return replace(data.part(rows, data.name, problems), repairs=data.repairs, notes=data.notes)

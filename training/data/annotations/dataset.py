@@ -5,7 +5,7 @@ from, and whatever it is written as.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.data.annotations.fields import Kind
@@ -68,6 +68,18 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, rows: Sequence[int], name: str, problems: tuple[Problem, ...] = ()) -> Dataset:
+        """The images of these rows as a dataset of their own; what was mended and noted stays with the whole."""
+        return replace(
+            self,
+            name=name,
+            images=[self.images[row] for row in rows],
+            annotations=[self.annotations[row] for row in rows],
+            problems=problems,
+            repairs=(),
+            notes=(),
+        )
 
     @property
     def num_classes(self) -> int:

@@ -8,9 +8,10 @@ data = located.read()["train"]
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -23,6 +24,7 @@ from training.data.annotations.fields import BrokenRecord
 from training.data.formats.coco.frames import Orientation
 from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
+from training.data.formats.folder_names import divided_by_folders, noting_other_splits, without_other_splits
 from training.data.formats.id_masks import MaskObjects
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.instance_png import load_instance_png
@@ -31,13 +33,17 @@ from training.data.formats.object_png import load_object_png
 from training.data.formats.splits import by_split, split_of
 from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via_files
-from training.data.formats.yolo.files import FILE
+from training.data.formats.voc import names_splits
+from training.data.formats.yolo.files import FILE, find_yolo
 from training.data.formats.yolo.reader import load_yolo, yolo_splits
 
 _COCO = ("coco", "coco_keypoints")
 _MASKS = {"instance_png": load_instance_png, "object_png": load_object_png}
+_ASIDE = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".md", ".rst", ".html", ".pdf", ".docx", ".log")
 _SHOWN = 12
 """Folders or files that a message lists."""
+_LOOKED = 50
+"""Folders that are looked into for a dataset where the one that was given holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,26 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
     return found
 
 
+def _told_apart(found: Located, folder: Path, *, named: bool) -> Located:
+    """With the splits that the names of the images' folders below `folder` say. named: whether something else says what
+    is to train on, a list or a file's name, which goes before the names of folders."""
+    load = found.splits.get("train")
+    if load is None:
+        return found
+    if named:
+        return replace(found, splits={**found.splits, "train": lambda: noting_other_splits(load(), folder)})
+    if len(found.splits) > 1:
+        return replace(found, splits={**found.splits, "train": lambda: without_other_splits(load(), folder)})
+    if not _has_split_folders(folder):
+        return found
+    parts = divided_by_folders(load(), folder)
+    return replace(found, splits={split: partial(parts.__getitem__, split) for split in parts})
+
+
+def _has_split_folders(folder: Path) -> bool:
+    return any(split_of(name) for _, inside, _ in os.walk(folder) for name in inside)
+
+
 def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -> Located:
     chosen = detect_format(folder) if form == "auto" else find_format(form)
     if chosen is None:
@@ -171,11 +197,20 @@ def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -
             files = coco_files(folder, task)
         else:
             files = instance_files(folder) if chosen.name == "coco" else files_of(folder, "person_keypoints")
-        return _located_coco(origin, chosen.name, files)
+        return _told_apart(_located_coco(origin, chosen.name, files), folder, named=_coco_named(files))
     if not splits:
         raise DatasetError(_unknown(folder, f"the format {form}", (chosen,)))
     load = partial(_MASKS[chosen.name], objects=origin.mask_objects) if chosen.name in _MASKS else chosen.load
-    return Located(origin, chosen.name, {split: partial(load, folder, split) for split in splits})
+    found = Located(origin, chosen.name, {split: partial(load, folder, split) for split in splits})
+    return _told_apart(found, folder, named=_names_splits(chosen.name, folder))
+
+
+def _names_splits(form: str, folder: Path) -> bool:
+    """Whether the format's own lists, not just folders, say which images are of which split."""
+    if form == "yolo":
+        yolo = find_yolo(folder)
+        return yolo is not None and yolo.listed
+    return form == "cityscapes" or (form == "voc" and names_splits(folder))
 
 
 def _locate_files(origin: Origin) -> Located:
@@ -187,20 +222,18 @@ def _locate_files(origin: Origin) -> Located:
         splits = yolo_splits(folder, first)
         if not splits:
             raise DatasetError(f"{first} is no YOLO dataset's {FILE}: it needs 'names', and 'train' with its images")
-        return Located(origin, "yolo", {split: partial(load_yolo, folder, split, first) for split in splits})
+        yolo = Located(origin, "yolo", {split: partial(load_yolo, folder, split, first) for split in splits})
+        return _told_apart(yolo, folder, named=True)
     files = by_split((file.stem, file) for file in origin.annotations)
+    folder = origin.images or origin.folder or first.parent
+    named = any(split_of(file.stem) for file in origin.annotations)
     if all(map(is_coco, files.values())):
         coco = {split: _coco_split(file, origin, split) for split, file in files.items()}
-        return _located_coco(origin, "coco", coco)
+        return _told_apart(_located_coco(origin, "coco", coco), folder, named=named)
     if all(map(is_via, files.values())):
-        return Located(
-            origin,
-            "via",
-            {
-                split: partial(load_via_files, [file], origin.images or origin.folder or file.parent)
-                for split, file in files.items()
-            },
-        )
+        root = origin.images or origin.folder
+        loads = {split: partial(load_via_files, [file], root or file.parent) for split, file in files.items()}
+        return _told_apart(Located(origin, "via", loads), folder, named=named)
     wrong = next(file for file in files.values() if not is_coco(file) and not is_via(file))
     raise DatasetError(
         f"{wrong} is no annotation file that is known: it must be COCO JSON (the lists images, annotations and "
@@ -220,13 +253,26 @@ def _coco_split(file: Path, origin: Origin, split: str) -> Split:
     return located(file, origin.folder or beside, split)
 
 
+def _coco_named(files: Mapping[str, Split]) -> bool:
+    """Whether the file to train on is called so, itself or by its folder."""
+    file = files["train"].annotations if "train" in files else None
+    return file is not None and (split_of(file.stem) or split_of(file.parent.name)) == "train"
+
+
 def _only_folder(folder: Path) -> Path:
-    """The folder, or the only one in it where that is all it holds and is a dataset itself, as archives unpack."""
-    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    """The folder, or the only one in it where that is all it holds, but for its archive and texts for people, and is a
+    dataset itself, as archives unpack."""
+    inside = [path for path in folder.iterdir() if path.is_dir() or not _is_aside(path)]
+    inside = [path for path in inside if not path.name.startswith((".", "__MACOSX"))]
     if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name):
         return folder
     inner = _only_folder(inside[0])
     return folder if detect_format(inner) is None else inner
+
+
+def _is_aside(file: Path) -> bool:
+    """Whether a file says nothing of a dataset beside which it lies."""
+    return file.suffix.lower() in _ASIDE or file.name.lower().startswith(("readme", "license", "thumbs.db"))
 
 
 def _unknown(folder: Path, what: str, formats: tuple[Format, ...]) -> str:
@@ -237,6 +283,7 @@ def _unknown(folder: Path, what: str, formats: tuple[Format, ...]) -> str:
     lines = [f"{folder} holds no dataset of {what}. It holds:"]
     lines += [f"  {_relative(path, folder)} {text}" for path, text in shown[:_SHOWN]] or ["  nothing"]
     lines += [f"  {line}" for line in more]
+    lines += [f"{path} holds one of the format {form.name}: give that folder" for path, form in _inner(folder)]
     if unreadable := _unreadable(folder):
         lines += ["Not readable:", *(f"  {message}" for message in unreadable)]
     lines += ["Looked for:", *(f"  {form.name}: {form.layout}" for form in formats)]
@@ -254,6 +301,17 @@ def _unreadable(folder: Path) -> list[str]:
         except BrokenRecord as broken:
             messages.append(broken.message)
     return messages
+
+
+def _inner(folder: Path) -> Iterator[tuple[Path, Format]]:
+    """Datasets in the folders of a folder, and in theirs."""
+    for path in sorted((*folder.glob("*/"), *folder.glob("*/*/")))[:_LOOKED]:
+        try:
+            form = detect_format(path)
+        except DatasetError:  # two folders of one split, say: what there is will be said of that folder
+            continue
+        if form is not None:
+            yield path, form
 
 
 def _contents(folder: Path) -> tuple[Path, str] | None:

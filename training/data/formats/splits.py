@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from training.data.annotations.dataset import DatasetError
 
 SPLITS = ("train", "val", "test")
 _NAMES = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "validate", "validating", "dev"),
-    "test": ("test", "testing", "tst"),
+    "train": ("train", "training", "trainset", "trn"),
+    "val": ("val", "valid", "validation", "validate", "validating", "valset", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "testset", "tst"),
 }
 _CANONICAL = {name: split for split, names in _NAMES.items() for name in names}
 _YEAR = re.compile(r"(?<=[a-z])(19|20)\d\d$")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def split_of(name: str) -> str | None:
     """The split, "train", "val" or "test", that a folder, a file's stem or a subset called `name` holds, whatever the
-    case: train2014, Valid, instances_Validation, lvis_v1_test. None where the name says none, or several.
+    case: train2014, Valid, instances_Validation, imagesTrain, lvis_v1_test. None where the name says none, or several.
     """
-    words = (_YEAR.sub("", word) for word in re.split(r"[^a-z0-9]+", name.lower()))
+    words = (_YEAR.sub("", word) for word in re.split(r"[^a-z0-9]+", _HUMP.sub(" ", name).lower()))
     found = {_CANONICAL[word] for word in words if word in _CANONICAL}
     return found.pop() if len(found) == 1 else None
+
+
+def split_of_folders(path: PurePath) -> str | None:
+    """The split that the folders of a file say, given relative to the dataset. What lies in a folder for validation or
+    tests, however deep, is nothing to train on; of several such folders the innermost counts.
+    """
+    said = [split for name in path.parts[:-1] if (split := split_of(name)) is not None]
+    return next((split for split in reversed(said) if split != "train"), "train" if said else None)
 
 
 def by_split(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
@@ -50,16 +59,24 @@ def by_split(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 def split_folders(folder: Path, holds: Callable[[Path], object], parents: Iterable[str] = ()) -> dict[str, Path]:
     """The folders in `folder`, or in its folders `parents`, of which `holds` says that they are of a format, by split.
 
-    Once one of them has a split's name, those with other names are splits of their own; where none has, the folder
-    itself is "train" if `holds` says so. Raises DatasetError where two are the same split.
+    Once one of them is called train, those with other names are splits of their own; where none is, the whole folder is
+    "train" if `holds` says so, in which `divided_by_folders` finds the others. Raises DatasetError where two are the
+    same split.
     """
     for parent in (folder, *(folder / name for name in parents)):
         inside = sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
         if any(split_of(path.name) for path in inside):
             held = [path for path in inside if holds(path)]
             if any(split_of(path.name) for path in held):
-                return by_split((path.name, path) for path in held)
+                splits = by_split((path.name, path) for path in held)
+                return splits if "train" in splits or not holds(parent) else {"train": parent}
     return {"train": folder} if holds(folder) else {}
+
+
+def up_to(folder: Path, inner: Path) -> list[Path]:
+    """The folders from `folder` to `inner` in it: where a dataset's list of classes may lie."""
+    between = [path for path in (inner, *inner.parents) if path.is_relative_to(folder)]
+    return between[::-1] or [folder]
 
 
 def _order(split: str) -> tuple[int, str]:

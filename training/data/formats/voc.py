@@ -61,6 +61,11 @@ def voc_splits(folder: Path) -> tuple[str, ...]:
     return tuple(_lists(folder)) or ("train",)
 
 
+def names_splits(folder: Path) -> bool:
+    """Whether `ImageSets/Segmentation` says which images are of which split."""
+    return bool(_lists(folder))
+
+
 def load_voc(folder: Path, split: str) -> Dataset:
     """Reads a split of the folder that holds SegmentationObject: every mask is decoded once and kept as RLE.
 

@@ -25,6 +25,9 @@ from training.data.formats.splits import by_split, split_of
         ("lvis_v1_test-dev", None),  # two splits' names
         ("trainval", None),
         ("minival", None),
+        ("imagesTrain", "train"),
+        ("valset", "val"),
+        ("eval", "val"),
         ("default", None),
         ("contest", None),
         ("2017", None),

@@ -36,7 +36,7 @@ from training.data.formats.assemble import (
 )
 from training.data.formats.image_files import files_below
 from training.data.formats.labelme.images import locate_images
-from training.data.formats.splits import split_folders
+from training.data.formats.splits import split_folders, up_to
 from training.data.formats.text_files import has_keys, read_json, read_lines
 from training.data.formats.writing import Placement, outlines, place_images
 
@@ -91,7 +91,7 @@ def load_labelme(folder: Path, split: str) -> Dataset:
             assembly.add(image, header.width, header.height, list(_objects(shapes, file, header, assembly)))
         except BrokenRecord as broken:
             assembly.broken(broken, file)
-    names = [folder / CLASS_FILE, root / CLASS_FILE]
+    names = [place / CLASS_FILE for place in up_to(folder, root)]
     return assembly.finish(
         next((_class_names(file, assembly) for file in names if file.is_file()), assembly.found_names)
     )

@@ -15,7 +15,7 @@ import yaml
 from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.image_files import IMAGE_SUFFIXES, Wanted, find_images, images_in
-from training.data.formats.splits import by_split, split_folders, split_of
+from training.data.formats.splits import by_split, split_folders, split_of, split_of_folders, up_to
 from training.data.formats.text_files import glance, read_lines, read_text
 from training.data.formats.yolo.pose import SHAPE, Pose, read_pose
 
@@ -30,12 +30,14 @@ _LOOKED = 200
 class YoloFiles:
     """sources: folders and lists of images by split. names: the classes as a YAML has them, or a list of lines; None
     where nothing names them. origin: the file with the names, or the folder. notes: what was named and is not there.
-    pose: the keypoints that the YAML speaks of; told: whether it says that there are some, or none."""
+    listed: whether a YAML or lists say which images are of which split, not just the names of folders. pose: the
+    keypoints that the YAML speaks of; told: whether it says that there are some, or none."""
 
     folder: Path
     origin: Path
     names: Any
     sources: dict[str, list[Path]]
+    listed: bool
     notes: tuple[str, ...] = ()
     pose: Pose | None = None
     told: bool = False
@@ -69,13 +71,25 @@ def images_of(files: YoloFiles, split: str) -> tuple[list[Path | BrokenRecord], 
     notes: list[str] = []
     for source in files.sources[split]:
         if source.is_dir():
-            found |= dict.fromkeys(images_in(source))
+            inside = images_in(source)
+            apart = {path: None for path in inside if files.listed and _is_apart(path.relative_to(source), split)}
+            if apart:
+                notes.append(
+                    f"{len(apart)} images below {source} lie in folders of other splits and are left out of {split}: "
+                    f"{next(iter(apart)).relative_to(source).as_posix()}; name their folders in {files.origin.name}"
+                )
+            found |= dict.fromkeys(path for path in inside if path not in apart)
         else:
             lines = [line for line in read_lines(source) if line]
             listed = find_images([Wanted(line, (source.parent, files.folder)) for line in lines], files.folder)
             found |= dict.fromkeys(listed.paths)
             notes += listed.notes
     return list(found), tuple(notes)
+
+
+def _is_apart(path: Path, split: str) -> bool:
+    """Whether the folders below a source say that an image is for validation or tests, when `split` is trained on."""
+    return split == "train" and split_of_folders(path) not in (None, "train")
 
 
 def _read_yaml(folder: Path, file: Path | None) -> tuple[Path, dict[str, Any]] | None:
@@ -111,10 +125,11 @@ def _by_yaml(folder: Path, file: Path, document: dict[str, Any]) -> YoloFiles:
                 )
             else:
                 sources.setdefault(str(split), []).append(place)
+    listed = bool(sources)
     if not sources and (found := _by_folders(folder)) is not None:  # the YAML came along, its paths did not
-        sources = found.sources
+        sources, listed = found.sources, found.listed
     pose = read_pose(document, file)
-    return YoloFiles(folder, file, document.get("names"), sources, tuple(notes), pose, SHAPE in document)
+    return YoloFiles(folder, file, document.get("names"), sources, listed, tuple(notes), pose, SHAPE in document)
 
 
 def _place(folder: Path, path: str, name: str) -> Path | None:
@@ -131,13 +146,16 @@ def _place(folder: Path, path: str, name: str) -> Path | None:
 def _by_folders(folder: Path) -> YoloFiles | None:
     """Without YAML: lists called train.txt and the like, else folders for splits, else the folder itself."""
     lists = [file for file in sorted(folder.glob("*.txt")) if split_of(file.stem) and _lists_images(file)]
-    sources = by_split((file.stem, file) for file in lists)
-    sources = sources or split_folders(folder, _has_labels, ("images",))
+    listed = by_split((file.stem, file) for file in lists)
+    sources = listed or split_folders(folder, _has_labels, ("images",))
     if not sources:
         return None
-    file = next((folder / name for name in _NAME_FILES if (folder / name).is_file()), None)
+    places = dict.fromkeys(place for source in sources.values() for place in up_to(folder, source))
+    files = (place / name for place in (folder, *places) for name in _NAME_FILES)
+    file = next((file for file in files if file.is_file()), None)
     names = None if file is None else [line for line in read_lines(file) if line]
-    return YoloFiles(folder, file or folder, names, {split: [source] for split, source in sources.items()})
+    split_sources = {split: [source] for split, source in sources.items()}
+    return YoloFiles(folder, file or folder, names, split_sources, bool(listed))
 
 
 def _lists_images(file: Path) -> bool:

@@ -22,6 +22,7 @@ Values = NDArray[np.float64]
 RepairKind = Literal[
     "part of an outline left out",
     "outline cut at the picture's edge",
+    "inner outline taken as a part, not as a hole",
     "box cut at the picture's edge",
     "box taken from the mask",
     "keypoint outside the picture unlabeled",

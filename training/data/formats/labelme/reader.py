@@ -13,10 +13,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -192,7 +194,23 @@ def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) 
     for group, parts in groups.items():
         if parts:
             label, crowd = labels[group]
+            if _is_around(parts, header):
+                example = f"'{label}', group {group[1]} of {file}; draw a hole as a cut in the outline, or as a mask"
+                assembly.repairs.note("inner outline taken as a part, not as a hole", example)
             yield Found(label, union(parts, header.height, header.width), crowd)
+
+
+def _is_around(parts: list[Segmentation], header: Header) -> bool:
+    """Whether an outline of a group lies inside another, where it adds no pixel."""
+    rings = [ring for part in parts if isinstance(part, tuple) for ring in part]
+    for inner, outer in permutations(rings, 2):
+        if (inner.min(axis=0) > outer.min(axis=0)).all() and (inner.max(axis=0) < outer.max(axis=0)).all():
+            drawn = mask_api.frPyObjects(
+                [ring.ravel().tolist() for ring in (outer, inner)], header.height, header.width
+            )
+            if mask_api.area(mask_api.merge(drawn)) == mask_api.area(drawn[0]):
+                return True
+    return False
 
 
 def _area(shape: dict[str, Any], where: str, header: Header, assembly: Assembly) -> Segmentation:

@@ -88,6 +88,21 @@ export class Api {
     return response.blob();
   }
 
+  /**
+   * What was found as a file for analysis tools.
+   *
+   * @param {Blob} file
+   * @param {Query} query
+   * @param {"geojson" | "imagej" | "labels" | "csv"} format
+   * @param {Manner} [manner]
+   * @returns {Promise<Blob>}
+   */
+  async analysisFile(file, query, format, manner = {}) {
+    const init = () => ({ method: "POST", body: formOf(file) });
+    const response = await this.#send(url("predict", { ...query, format }), init, manner);
+    return response.blob();
+  }
+
   /** Ask the user for a key, once however many requests wait for it. */
   async renewKey(words) {
     this.asking ??= this.askForKey(words).finally(() => (this.asking = null));

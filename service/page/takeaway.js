@@ -6,6 +6,9 @@ import { buildScene } from "./scene.js";
 import { toCurl, toPython } from "./snippets.js";
 import { announce, classCount, notify, now, passing, wishes } from "./state.js";
 
+/** The server's files for analysis tools: the format that is asked for, and how the file's name ends. */
+const ANALYSIS = { geojson: "geojson", imagej: "zip", labels: "tif", csv: "measurements.csv" };
+
 /**
  * @param {import("./queue.js").Queue} queue
  * @param {import("./api.js").Api} api
@@ -23,6 +26,10 @@ export function wireTakeaway(queue, api) {
     const make = () =>
       new Blob([JSON.stringify(toCoco(sheets(), wishes.model.labels, form))], { type: "application/json" });
     byId(`save-${form}`).addEventListener("click", () => download(every(), "json", make));
+  }
+  for (const [format, suffix] of Object.entries(ANALYSIS)) {
+    const make = () => api.analysisFile(now.item.file, queryOfShown(), format);
+    byId(`analysis-${format}`).addEventListener("click", () => download(false, suffix, make));
   }
   for (const radio of document.querySelectorAll("[name=language]")) {
     radio.addEventListener("change", () => renderSnippet(api.key !== null));

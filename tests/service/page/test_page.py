@@ -180,6 +180,25 @@ def test_the_png_is_the_picture_as_the_server_draws_what_is_shown(visit: Visit, 
         assert (drawn != np.array(Image.open(BytesIO(IMAGE)).convert("RGB"))).any()
 
 
+def test_files_for_analysis_tools_hold_what_is_shown(visit: Visit, server: Server, tmp_path: Path) -> None:
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    visitor.page.get_by_role("checkbox", name=answer(server)["labels"][0]).uncheck()
+    kept = sorted(set(answer(server)["labels"][1:]) - {answer(server)["labels"][0]})
+    for form, name in (
+        ("geojson", "cells-objects.geojson"),
+        ("imagej", "cells-objects.zip"),
+        ("labels", "cells-objects.tif"),
+        ("csv", "cells-objects.measurements.csv"),
+    ):
+        saved = visitor.save(f"#analysis-{form}", tmp_path)
+        assert saved.name == name
+        query = {"format": form, "score_threshold": DEFAULT, "labels": kept}
+        expected = server.client.post("/predict", files={"file": ("cells.png", IMAGE)}, params=query)
+        assert saved.read_bytes() == expected.content
+
+
 @pytest.mark.parametrize("language", ["curl", "Python"])
 def test_the_code_gives_the_answer_that_is_shown(visit: Visit, guarded: Server, tmp_path: Path, language: str) -> None:
     if language == "curl" and shutil.which("curl") is None:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from rich.console import Console
 
-from model.console.arguments import did_you_mean, nearest_flag, spelled, this_command, unknown_flag, why_unwritable
+from model.console.arguments import did_you_mean, nearest_flag, spelled, this_command, unknown_flag
+from model.console.outputs import why_unwritable
 from training.config import TrainConfig, recipe_path
 from training.manual import as_argument, example_of, flags, manual, optional
 

@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from model.architecture import ArchitectureConfig
-from model.console.arguments import did_you_mean
+from model.console.arguments import EMPTY, did_you_mean
 from model.runtime.images.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 PublishIf = Literal["always", "better"]
+
+
+def _given(value: object) -> object:
+    """Path("") would be the current folder, and an unset variable of a shell is an empty word."""
+    if value == "":
+        raise ValueError(EMPTY)
+    return value
+
+
+GivenPath = Annotated[Path, BeforeValidator(_given)]
 
 
 class _Group(BaseModel):
@@ -116,16 +126,16 @@ class TrainConfig(_Group):
     """One training run. Every field is a key of a recipe and a flag."""
 
     name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name of the published model")
-    data: Path | None = Field(
+    data: GivenPath | None = Field(
         None, description="dataset folder in any format of docs/formats.md; none: generated shapes or figures"
     )
-    annotations: tuple[Path, ...] = Field(
+    annotations: tuple[GivenPath, ...] = Field(
         (),
         description="files of annotations (COCO JSON, VIA, YOLO's YAML), not a folder; told apart by train and val in "
         "their names",
         examples=[(Path("train.json"), Path("val.json"))],
     )
-    images: Path | None = Field(None, description="folder of the images that annotations name; none: beside them")
+    images: GivenPath | None = Field(None, description="folder of the images that annotations name; none: beside them")
     classes: tuple[str, ...] = Field(
         (), description="train on these classes alone, by (new) name; empty: all", examples=[("person", "bike")]
     )
@@ -148,8 +158,8 @@ class TrainConfig(_Group):
     on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
     workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
     license: str = Field("", description="license of the data, copied into the manifest")
-    output: Path | None = Field(None, description="the run's folder; default runs/NAME")
-    repository: Path | None = Field(None, description="model repository to publish into; default OUTPUT/models")
+    output: GivenPath | None = Field(None, description="the run's folder; default runs/NAME")
+    repository: GivenPath | None = Field(None, description="model repository to publish into; default OUTPUT/models")
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from OUTPUT's last checkpoint if there is one"
     )

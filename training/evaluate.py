@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model.console.arguments import Parser, interruptible
+from model.console.arguments import Parser, interruptible, number, whole
+from model.console.outputs import write_whole
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
@@ -24,7 +25,8 @@ from training.command_line import require_writable, stop, unbroken_console
 from training.data.annotations.classes import add_class_flags, order_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import add_broken_flag
-from training.data.formats.locate import add_origin_flags, origin_of
+from training.data.checking.overwriting import require_apart
+from training.data.formats.locate import Origin, add_origin_flags, origin_of
 from training.data.hold_out import add_hold_out_flags
 from training.data.loading.samples import UnreadableImage
 from training.data.loading.source import DataStop, load_split, sound
@@ -34,7 +36,7 @@ from training.evaluation.instances import instances
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import operating_point
 from training.evaluation.remote import KEY_VARIABLE, RemoteError
-from training.evaluation.report import Report, write_report
+from training.evaluation.report import PAGE, Report, write_report
 from training.evaluation.tables import class_table, confusion_table, figure_table, instance_table, point_table
 from training.evaluation.validation import SCORE_THRESHOLD, limits
 from training.progress import Display
@@ -49,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable("--report", options.report)
     try:
         evaluated = open_model(options.model, options.engine, options.device, options.threads)
-        data = _chosen(options, evaluated)
+        origin = origin_of(options, options.data)
+        data = _chosen(options, origin, evaluated)
     except (BundleError, CheckpointError, DataStop, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
+    page = None if options.report is None else options.report / PAGE
+    require_apart({"--json": options.json, "--report": page}, origin, [data], Path(options.model))
     try:
         with Display() as display, display.bar("evaluating", len(data)) as done:
             detections = evaluated.detect(
@@ -80,24 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(point.classes) > 1:
         console.print(class_table(metrics))
         console.print(confusion_table(point))
-    if options.json is not None:
-        figures = metrics.model_dump(exclude_none=True) | {
-            "operating_point": point.model_dump(),
-            "instances": apart.model_dump(),
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    if options.report is not None:
-        page = write_report(options.report, Report(evaluated.title, data, detections, matches, metrics, point, apart))
-        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    figures = metrics.model_dump(exclude_none=True) | {
+        "operating_point": point.model_dump(),
+        "instances": apart.model_dump(),
+    }
+    try:
+        if options.json is not None:
+            write_whole(options.json, f"{json.dumps(figures, indent=2)}\n".encode())
+        if options.report is not None:
+            report = Report(evaluated.title, data, detections, matches, metrics, point, apart)
+            console.print(f"report: {write_report(options.report, report)}", highlight=False, soft_wrap=True)
+    except UnreadableImage as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"cannot write {error.filename}: {error.strerror}")
     return 0
 
 
-def _chosen(options: argparse.Namespace, evaluated: Evaluated) -> Dataset:
+def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -> Dataset:
     """The split that is asked for, checked, its classes in the model's order. Raises DatasetError and DataStop; stops
     where the classes are others."""
     found = load_split(
-        origin_of(options, options.data),
+        origin,
         evaluated.task,
         options.split,
         rename=options.rename,
@@ -140,9 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what runs a bundle's network; default: onnx",
     )
     parser.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all cores")
-    parser.add_argument("--max_detections", type=int, default=100, help="detections an image that AP counts")
-    parser.add_argument("--score_threshold", type=float, default=SCORE_THRESHOLD, help="lowest score that is counted")
+    parser.add_argument("--threads", type=whole(1), default=None, help="CPU threads; default: all cores")
+    parser.add_argument("--max_detections", type=whole(1), default=100, help="detections an image that AP counts")
+    parser.add_argument(
+        "--score_threshold", type=number(0, 1), default=SCORE_THRESHOLD, help="lowest score that is counted"
+    )
     parser.add_argument(
         "--operating_point",
         type=float,

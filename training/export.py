@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.console.arguments import Parser, interruptible
+from model.console.arguments import Parser, interruptible, number, whole
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import Provenance
@@ -116,18 +116,21 @@ def _parser() -> argparse.ArgumentParser:
     trades.add_argument("--int8", action="store_true", help="convolutions and linear layers of model.onnx in INT8")
     trades.add_argument(
         "--calibration_images",
-        type=int,
+        type=whole(1),
         default=CALIBRATION_IMAGES,
         metavar="N",
         help=f"training images that INT8's scales come from; default: {CALIBRATION_IMAGES}",
     )
-    trades.add_argument("--proposals", type=int, metavar="N", help="proposals an image that reach the box head")
+    trades.add_argument("--proposals", type=whole(1), metavar="N", help="proposals an image that reach the box head")
     trades.add_argument(
-        "--min_size", type=int, metavar="N", help="shorter side that images are resized to; the longest in proportion"
+        "--min_size",
+        type=whole(1),
+        metavar="N",
+        help="shorter side that images are resized to; the longest in proportion",
     )
     trades.add_argument(
         "--most_ap_lost",
-        type=float,
+        type=number(0),
         default=MOST_AP_LOST,
         metavar="POINTS",
         help=f"points of the task's AP (0 to 100) beyond which nothing is published; default: {MOST_AP_LOST:g}",

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
+import math
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells count it."""
+
+EMPTY: Final = "an empty word was given: give a path or a name, or leave it out"
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes flags with - and with _, and answers a wrong word with the nearest right one.
 
-    Flags are never abbreviated. What is wrong is one line on stderr, with exit status 2.
+    Flags are never abbreviated. What is wrong is one line on stderr, with exit status 2. So is an empty word where a
+    path or a name is wanted, as an unset variable of a shell gives it: Path("") is the current folder.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,6 +39,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string and action.type in (None, Path):
+            raise argparse.ArgumentError(action, EMPTY)
+        return super()._get_value(action, arg_string)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -85,6 +92,38 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "", otherwise: s
     return f"did you mean {prefix}{close[0]}?" if close else otherwise
 
 
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number of `least` or more."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give {least} or more") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is too few; give {least} or more")
+        return value
+
+    return number
+
+
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """The type of an argument that is a number from `least` (`above`: from more than it) to `most`, and finite."""
+    span = f"more than {least:g}" if above else f"{least:g} or more" if most == math.inf else f"from {least:g}"
+    span += "" if most == math.inf else f" to {most:g}"
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if above else least <= value) or not value <= most or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number that is meant here; give {span}")
+        return value
+
+    return convert
+
+
 def nearest_path(path: Path) -> str:
     """ "; did you mean …?" for a path that is not there, where its first missing part is near a name that is."""
     there = path
@@ -93,27 +132,6 @@ def nearest_path(path: Path) -> str:
     names = sorted(one.name for one in there.parent.iterdir()) if there.parent.is_dir() else []
     hint = did_you_mean(there.name, names, f"{there.parent}/", otherwise="")
     return f"; {hint}" if hint else ""
-
-
-def why_unwritable(path: Path, *, folder: bool) -> str:
-    """Why no file, or no folder with files in it, can be written at `path`; nothing where it can. Leaves nothing there.
-
-    Folders above it may still be missing. Asked before the work whose result is to be kept there.
-    """
-    try:
-        if path.exists() and path.is_dir() != folder:
-            return f"{path} is {'a file' if folder else 'a folder'}"
-        if path.exists() and not folder:
-            with path.open("ab"):
-                return ""
-        there = path
-        while not there.exists():
-            there = there.parent
-        # Asking for permission would not do: a read-only file system, or /proc, grants it and refuses the file.
-        with tempfile.TemporaryFile(dir=there):
-            return ""
-    except OSError as error:
-        return f"{path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}"
 
 
 def this_command() -> str:

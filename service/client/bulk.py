@@ -15,7 +15,6 @@ from service.client.client import AsyncClient
 from service.client.coco_ids import ImageId
 from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
 from service.client.formats import (
-    Dataset,
     FormatName,
     Output,
     coco_entries,
@@ -79,7 +78,7 @@ class Bulk:
     labels: Mapping[str, Mapping[int, str]]
     categories: Mapping[str, int] | None
     output: Output | None
-    dataset: Dataset | None
+    dataset: Output | None
     display: Display
     tally: Tally
 
@@ -150,10 +149,12 @@ class Bulk:
             error = done.error
             text = f"{error.title}: {error.detail}" if isinstance(error, UnreadableFileError) else str(error)
             self.display.say(f"{shown(done.job.image.name)}: {text}")
+        # An image that never came to the server says nothing about whether the others are taken.
+        certain = done.error is None or isinstance(done.error, ServerProblem)
         if self.output is not None:
-            self.output.write(done.rendered)
+            self.output.write(done.rendered, certain=certain)
         if self.dataset is not None:
-            self.dataset.write(done.dataset_entry)
+            self.dataset.write(done.dataset_entry, certain=certain)
 
 
 def shown(name: str) -> str:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import IntEnum
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import get_args
+from typing import BinaryIO, get_args
 
-from model.console.arguments import Parser, did_you_mean
+from model.console.arguments import Parser, did_you_mean, number, whole
+from model.console.outputs import overwritten, why_unwritable
 from model.runtime.analysis.file_types import FILE_TYPES
 from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
 from service.client.coco_ids import CocoIds, ImageId, read_ids
 from service.client.errors import ClientError, ServerProblem
-from service.client.formats import FRAMES, Dataset, FormatName, Output
+from service.client.formats import DATASET, FRAMES, FormatName, Output, dataset_tail
 from service.client.inputs import UsageError, find_images, places
 from service.client.progress import Display
 
@@ -113,11 +116,12 @@ def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
     overlays: Sequence[Path | None] = [None] * len(inputs)
     files = overlays
     if asked.overlay is not None:
-        overlays = places(inputs, asked.overlay, ".png", "--overlay")
+        overlays = places(inputs, asked.overlay, ".png")
     if (folder := _folder(asked)) is not None:
-        files = places(inputs, folder, FILE_TYPES[asked.format].suffix, "--output")
-        folder.mkdir(parents=True, exist_ok=True)
-    return list(map(Job, inputs, numbers, overlays, files))
+        files = places(inputs, folder, FILE_TYPES[asked.format].suffix)
+    jobs = list(map(Job, inputs, numbers, overlays, files))
+    _require_writable(asked, jobs)
+    return jobs
 
 
 def _folder(asked: argparse.Namespace) -> Path | None:
@@ -127,6 +131,25 @@ def _folder(asked: argparse.Namespace) -> Path | None:
     if asked.output is None:
         raise UsageError(f"--format {asked.format} writes a file for each image: name a folder for them with --output")
     return Path(asked.output)
+
+
+def _require_writable(asked: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Raises UsageError where results cannot be written, or would overwrite what is read or each other."""
+    folder = _folder(asked)
+    files = [("--output", asked.output if folder is None else None), ("--coco-images", asked.coco_images)]
+    for flag, path in files:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"the results cannot be written: {path}: {os.strerror(errno.ENOENT)}")
+        if path is not None and (why := why_unwritable(path, folder=False)):
+            raise UsageError(f"{flag}: {why}")
+    for flag, path in (("--output", folder), ("--overlay", asked.overlay)):
+        if path is not None and (why := why_unwritable(path, folder=True)):
+            raise UsageError(f"{flag}: {why}")
+    for job in jobs:
+        files += [(f"--overlay {asked.overlay}", job.overlay), (f"--output {folder}", job.file)]
+    read = [job.image.path for job in jobs] + ([] if asked.image_ids is None else [asked.image_ids])
+    if wrong := overwritten([(flag, path) for flag, path in files if path is not None], read):
+        raise UsageError(wrong)
 
 
 async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | None, tally: Tally) -> None:
@@ -142,14 +165,17 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | No
         if ids is not None and asked.version is None:  # of another version than the newest the answers tell
             ids.require_labels(asked.labels or list(known.values()))
         bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
-        with (
-            _opened(asked) as output,
-            _opened_dataset(asked.coco_images) as dataset,
-            Display(len(jobs), bar=bar) as display,
-        ):
+        output = None if _folder(asked) is not None else Output(partial(_opened, asked.output), FRAMES[asked.format])
+        dataset = None if asked.coco_images is None else Output(partial(_opened, asked.coco_images), DATASET)
+        tail = dataset_tail(known if categories is None else {one: name for name, one in categories.items()})
+        with Display(len(jobs), bar=bar) as display:
             bulk = Bulk(client, _options(asked), asked.format, labels, categories, output, dataset, display, tally)
             try:
                 await bulk.run(jobs, asked.jobs)
+                if output is not None:
+                    output.end()
+                if dataset is not None:
+                    dataset.end(tail)
             except ServerProblem as problem:
                 if problem.status == HTTPStatus.NOT_FOUND and asked.model is not None:
                     hint = did_you_mean(asked.model, list(labels), otherwise="")
@@ -159,7 +185,7 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | No
                 if output is not None:
                     output.close()
                 if dataset is not None:
-                    dataset.end(known if categories is None else {one: name for name, one in categories.items()})
+                    dataset.close(tail)
 
 
 async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, str]]]:
@@ -203,31 +229,15 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
     }
 
 
-@contextmanager
-def _opened(asked: argparse.Namespace) -> Iterator[Output | None]:
-    """All images' results in one file; None where each has its own."""
-    if _folder(asked) is not None:
-        yield None
-        return
-    # Stdout as a stream of its own, which leaves nothing to be flushed when the reader has gone.
-    path: Path | None = asked.output
-    with open(sys.stdout.fileno(), "wb", closefd=False) if path is None else path.open("wb") as stream:
-        yield Output(stream, FRAMES[asked.format])
+def _opened(path: Path | None) -> BinaryIO:
+    """The file, or stdout as a stream of its own, which leaves nothing to be flushed when the reader has gone."""
+    return open(sys.stdout.fileno(), "wb", closefd=False) if path is None else path.open("wb")
 
 
-@contextmanager
-def _opened_dataset(path: Path | None) -> Iterator[Dataset | None]:
-    if path is None:
-        yield None
-        return
-    with path.open("wb") as stream:
-        yield Dataset(stream)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return number
+def _tile(text: str) -> str:
+    if text not in ("auto", "off") and not re.fullmatch("[1-9][0-9]{2,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no side of a tile; give auto, off, or pixels from 100 to 9999")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,18 +251,18 @@ def _parser() -> argparse.ArgumentParser:
     add("images", nargs="+", metavar="IMAGE", help="file, folder or quoted pattern")
     server = parser.add_argument_group("server").add_argument
     server("--url", default=os.environ.get(URL_VARIABLE, URL), help=f"default: {URL_VARIABLE}, or {URL}")
-    server("--api-key", metavar="KEY", help=f"default: {KEY_VARIABLE}, which shows in no list of processes")
-    server("--jobs", type=_positive, default=4, metavar="N", help="images sent at a time (default: %(default)s)")
+    server("--api-key", type=str, metavar="KEY", help=f"default: {KEY_VARIABLE}, which shows in no list of processes")
+    server("--jobs", type=whole(1), default=4, metavar="N", help="images sent at a time (default: %(default)s)")
     server(
         "--timeout",
-        type=float,
+        type=number(0, above=True),
         default=TIMEOUT,
         metavar="SECONDS",
         help="for one image, with all its retries (default: %(default)g)",
     )
     server(
         "--retries",
-        type=int,
+        type=whole(0),
         default=RETRIES,
         metavar="N",
         help="of one image, when the server is busy or the connection is lost (default: %(default)s)",
@@ -285,7 +295,10 @@ def _parser() -> argparse.ArgumentParser:
         help="micrometers from one pixel to the next, for areas and diameters in µm (default: as the file says)",
     )
     wishes(
-        "--tile", metavar="SIDE", help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999"
+        "--tile",
+        type=_tile,
+        metavar="SIDE",
+        help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999",
     )
     wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a fifth of a tile)")
     results = parser.add_argument_group("results").add_argument

@@ -1,13 +1,14 @@
 """The forms in which the command writes results: JSON lines, COCO results, a CSV table, a file for each image.
 
 Everything streams: a file that was cut off still holds the images before. A cut COCO file is no valid JSON, so it is
-not taken for a whole one.
+not taken for a whole one. A file is opened when it is certain that there are results, so that a refusal leaves what
+was in it.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import BinaryIO, Final, Literal
 
 import orjson
 
+from model.console.outputs import write_whole
 from model.runtime.analysis.file_types import CSV_COLUMNS, FileFormat, intensity_columns
 from service.client.coco_ids import ImageId
 from service.client.errors import ClientError
@@ -40,7 +42,7 @@ FRAMES: Final[Mapping[str, Frame]] = {
     "coco": Frame(b"[\n", b",\n", b"\n]\n"),
     "csv": Frame(",".join(COLUMNS).encode() + b"\n"),
 }
-_DATASET: Final = Frame(b'{"images": [\n', b",\n")
+DATASET: Final = Frame(b'{"images": [\n', b",\n")
 
 
 class UnwrittenError(ClientError):
@@ -51,38 +53,49 @@ class UnwrittenError(ClientError):
 
 
 class Output:
-    """Writes rendered images to a stream, each at once. `write` and `close` raise OSError."""
+    """Writes rendered images to what `opened` gives, each at once. `write`, `end` and `close` raise OSError."""
 
-    def __init__(self, stream: BinaryIO, frame: Frame) -> None:
-        self._stream = stream
+    def __init__(self, opened: Callable[[], BinaryIO], frame: Frame) -> None:
+        self._opened = opened
+        self._stream: BinaryIO | None = None
         self._frame = frame
         self._lead = b""
-        self._put(frame.head)
+        self._held = frame.head
 
-    def write(self, rendered: bytes) -> None:
+    def write(self, rendered: bytes, *, certain: bool = True) -> None:
+        """certain: the server does answer. Until then everything is held back."""
         if rendered:
-            self._put(self._lead + rendered)
+            self._held += self._lead + rendered
             self._lead = self._frame.separator
+        if certain or self._stream is not None:
+            self._flush()
 
-    def close(self) -> None:
-        """Write what stands at the end; the stream stays open."""
-        self._put(self._frame.tail)
+    def end(self, tail: bytes | None = None) -> None:
+        """Every image is done: write what is held back, if nothing was certain too, and what stands at the end."""
+        self._flush()
+        self.close(tail)
 
-    def _put(self, data: bytes) -> None:
-        self._stream.write(data)
+    def close(self, tail: bytes | None = None) -> None:
+        """Write what stands at the end where something was written, so that it is whole."""
+        if self._stream is None:
+            return
+        with self._stream as stream:
+            self._stream = None
+            stream.write(self._held + (self._frame.tail if tail is None else tail))
+
+    def _flush(self) -> None:
+        if self._stream is None:
+            self._stream = self._opened()
+        self._stream.write(self._held)
         self._stream.flush()
+        self._held = b""
 
 
-class Dataset(Output):
-    """The images of COCO results as a dataset that `pycocotools.coco.COCO` reads, whose `loadRes` reads the results."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream, _DATASET)
-
-    def end(self, labels: Mapping[int, str]) -> None:
-        """`labels` are the categories by id."""
-        categories = orjson.dumps([{"id": number, "name": name} for number, name in labels.items()])
-        self._put(b'\n],\n"categories": ' + categories + b',\n"annotations": []}\n')
+def dataset_tail(labels: Mapping[int, str]) -> bytes:
+    """The end of a dataset that `pycocotools.coco.COCO` reads, whose `loadRes` reads COCO results. labels: the
+    categories by id."""
+    categories = orjson.dumps([{"id": number, "name": name} for number, name in labels.items()])
+    return b'\n],\n"categories": ' + categories + b',\n"annotations": []}\n'
 
 
 def json_line(file: str, answer: bytes) -> bytes:
@@ -131,7 +144,6 @@ def csv_rows(file: str, table: bytes) -> bytes:
 def write_file(content: bytes, path: Path) -> None:
     """Raises UnwrittenError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as error:
         raise UnwrittenError(f"{error.filename or path}: {error.strerror or error}") from None

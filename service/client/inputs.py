@@ -49,12 +49,11 @@ def find_images(arguments: Sequence[str], leave_out: Sequence[Path] = ()) -> lis
     return list(found.values())
 
 
-def places(inputs: Sequence[Input], folder: Path, suffix: str, flag: str) -> list[Path]:
+def places(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Path]:
     """Where the file that is made of each input goes: its place below the argument it came from, in `folder`, its name
     with another ending.
 
-    Where two would share a file the later one's name gets -2, -3 and so on. Raises UsageError, which names the flag,
-    when one would overwrite an input.
+    Where two would share a file the later one's name gets -2, -3 and so on.
     """
     paths: dict[Path, None] = {}
     numbers: Counter[Path] = Counter()
@@ -64,17 +63,7 @@ def places(inputs: Sequence[Input], folder: Path, suffix: str, flag: str) -> lis
             numbers[wanted] += 1
             path = wanted.with_stem(f"{wanted.stem}-{numbers[wanted] + 1}")
         paths[path] = None
-    there = {_identity(path) for path in paths if path.exists()}
-    for one in inputs if there else ():
-        if one.path.exists() and _identity(one.path) in there:
-            raise UsageError(f"{flag} {folder}: would overwrite the image {one.name}; choose another folder")
     return list(paths)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Of the file itself, which can be reached by several paths."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def _images_at(path: Path, leave_out: Sequence[Path]) -> Iterator[Input]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from model.console.outputs import write_whole
 from service.client.errors import ClientError
 from service.client.prediction import Prediction
 
@@ -43,8 +44,7 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
         limits, choice = replace(DEFAULT_LIMITS, max_pixels=pixels), PlaneChoice(**prediction.plane)
         image = load_image(source, limits, intensity=window, choice=choice)
         picture = to_png(draw_overlay(image, prediction.to_detections(), names))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        write_whole(path, picture)
     except OSError as error:
         raise OverlayError(f"{error.filename or path}: {error.strerror or error}") from None
     except (ImageError, ValueError) as error:

@@ -49,3 +49,29 @@ def test_no_bundle(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[s
         main([f"--model={tmp_path / 'nothing'}", f"--data={shapes}"])
     assert stopped.value.code == 2
     assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        pytest.param("--json={bundle}/manifest.json", id="the bundle"),
+        pytest.param("--json={data}/annotations/instances_val.json", id="the annotations"),
+        pytest.param("--json={data}/images/{image}", id="an image"),
+        pytest.param("--json={new}/index.html", id="the report, which is another output"),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(
+    output: str, finished_run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Repository(finished_run / "models").latest("shapes").path
+    image = sorted(path.name for path in (shapes / "images").iterdir())[0]
+    files = [path for folder in (bundle, shapes) for path in folder.rglob("*") if path.is_file()]
+    before = {file: file.read_bytes() for file in files}
+    wrong = output.format(bundle=bundle, data=shapes, image=image, new=tmp_path / "new")
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--model={bundle}", f"--data={shapes}", f"--report={tmp_path / 'new'}", wrong])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is read: choose another name" in line or "are one file" in line
+    assert {file: file.read_bytes() for file in files} == before
+    assert not (tmp_path / "new").exists()

@@ -18,6 +18,9 @@ REFUSED = [
     ("train --output {file}/x", "cannot be written: Not a directory"),
     ("train --output /proc/x", "/proc/x cannot be written"),
     ("train --output {new} --repository {file}/x", "--repository: {file}/x cannot be written"),
+    ("train --output=", "output: an empty word"),
+    ("train --output {new} --repository=", "repository: an empty word"),
+    ("train --output {new} --data=", "data: an empty word"),
     ("train --output {new} --data {new}", "{new}"),
     ("train --output {new} --data {file}", "{file}"),
     ("train --output {new} --recipe {new}.yaml", "no recipe '{new}.yaml'"),
@@ -28,8 +31,16 @@ REFUSED = [
     (f"evaluate --model {BUNDLE} --data {{new}} --device gpu", "there is no device 'gpu'"),
     (f"evaluate --model {BUNDLE} --data {{new}} --json {{file}}/x", "--json: {file}/x cannot be written"),
     (f"evaluate --model {BUNDLE} --data {{new}} --report {{file}}", "--report: {file} is a file"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --max_detections -5", "-5 is too few; give 1 or more"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --max-detections=0", "0 is too few; give 1 or more"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --score_threshold 1.5", "give from 0 to 1"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --threads 0", "0 is too few; give 1 or more"),
+    (f"evaluate --model {BUNDLE} --data {{new}} --report=", "an empty word"),
     ("export --checkpoint {new} --output {new}", "no checkpoint at {new}"),
     ("export --checkpoint {file} --output {new}", "{file} is not a readable maskserve checkpoint"),
+    ("export --checkpoint {file} --output=", "an empty word"),
+    ("export --checkpoint {file} --output {new} --calibration_images 0", "0 is too few; give 1 or more"),
+    ("export --checkpoint {file} --output {new} --most_ap_lost nan", "give 0 or more"),
     ("export --checkpoint {file} --output {file}", "--output: {file} is a file"),
     ("export --torchvision maskrcnn_resnet50:COCO_V1 --output {new}", "did you mean maskrcnn_resnet50_fpn?"),
     ("ablate --vary architecture.roi_pooling=align,pool --output {file}", "--output: {file} is a file"),
@@ -38,6 +49,9 @@ REFUSED = [
     ("check {new}", "{new} is not a folder"),
     ("check {folder} --json {file}/x", "--json: {file}/x cannot be written"),
     ("check {folder} --sheet {file}/x.png", "--sheet: {file}/x.png cannot be written"),
+    ("check {folder} --count 0", "0 is too few; give 1 or more"),
+    ("check {folder} --workers -1", "-1 is too few; give 1 or more"),
+    ("check {folder} --limit -1", "-1 is too few; give 1 or more"),
     ("convert {new} {new}", "{new} is not a folder"),
     ("convert {folder} {file}/x", "{file}/x cannot be written"),
 ]
@@ -55,7 +69,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(
         import_module(COMMANDS[name].module).main(arguments)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
+    assert line.startswith(("error: ", f"maskserve {name}: error: "))
     assert said.format(**places) in line
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
     assert places["file"].read_text() == "kept"

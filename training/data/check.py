@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
 from model.architecture import Task, has_masks
-from model.console.arguments import Parser, interruptible
+from model.console.arguments import Parser, interruptible, whole
+from model.console.outputs import write_whole
 from model.runtime.images.intensity import Intensity
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
@@ -32,6 +32,7 @@ from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.depths import image_depths
 from training.data.checking.duplicates import duplicate_objects, same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
+from training.data.checking.overwriting import encoded_picture, require_apart
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
 from training.data.checking.suggestion import suggest
 from training.data.formats.known import NAMES
@@ -100,14 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".jpg"):
         parser.error(f"--sheet {options.sheet}: give a name that ends in .png or .jpg")
-    if options.count < 1:
-        parser.error(f"--count {options.count}: give 1 or more")
     require_writable("--json", options.json, folder=False)
     require_writable("--sheet", options.sheet, folder=False)
     try:
         origin = origin_of(options, options.directory)
         located = locate(origin, options.format, options.task)
         splits = with_held_out(located.read_aligned(), options.val, options.seed)
+        recipe = None if options.recipe is None else recipe_path(options.recipe)
+        outputs = {"--json": options.json, "--sheet": options.sheet}
+        require_apart(outputs, origin, splits.values(), recipe)
         task = options.task or _task(splits)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             survey = survey_splits(
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 located.format,
                 splits,
                 task,
-                _config(options.recipe),
+                _config(recipe),
                 origin_flags=_origin_flags(options, splits),
                 alike=not options.exact,
                 workers=options.workers,
@@ -135,13 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_suggestion(survey, console)
     try:
         if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(survey.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_whole(options.json, f"{survey.model_dump_json(indent=2)}\n".encode())
         if options.sheet is not None:
             problems = {split.split: split.records for split in survey.broken}
-            options.sheet.parent.mkdir(parents=True, exist_ok=True)
             sheet = draw_sheet(splits, problems, options.count, with_masks=has_masks(task))
-            Image.fromarray(sheet).save(options.sheet)
+            write_whole(options.sheet, encoded_picture(sheet, options.sheet.suffix))
             console.print(f"pictures: {options.sheet}", highlight=False, markup=False, soft_wrap=True)
     except OSError as error:
         stop(f"cannot write {error.filename}: {error.strerror}")
@@ -175,9 +175,9 @@ def _task(splits: dict[str, Dataset]) -> Task:
     return "masks" if masks else "boxes"
 
 
-def _config(recipe: str | None) -> TrainConfig | None:
+def _config(recipe: Path | None) -> TrainConfig | None:
     """The recipe that the advice is about, where one is given. Raises ValueError."""
-    return None if recipe is None else TrainConfig(**load_recipe(recipe_path(recipe)))
+    return None if recipe is None else TrainConfig(**load_recipe(recipe))
 
 
 def _origin_flags(options: argparse.Namespace, splits: dict[str, Dataset]) -> tuple[str, ...]:
@@ -213,10 +213,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", help="recipe (name or .yaml) that the advice is about; default: what is suggested")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, nothing left out")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet here (.png or .jpg)")
-    parser.add_argument("--count", type=int, default=12, help="pictures of each split on the sheet (default 12)")
-    parser.add_argument("--limit", type=int, metavar="N", help="broken records of a kind to list; default: all")
+    parser.add_argument("--count", type=whole(1), default=12, help="pictures of each split on the sheet (default 12)")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="broken records of a kind to list; default: all")
     parser.add_argument("--exact", action="store_true", help="look for the same pixels only, not for similar pictures")
-    parser.add_argument("--workers", type=int, help="threads that read images; default: one a core")
+    parser.add_argument("--workers", type=whole(1), help="threads that read images; default: one a core")
     return parser
 
 

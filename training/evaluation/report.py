@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from model.console.outputs import write_whole
 from model.runtime.detections import Detections
 from training.data.annotations.dataset import Dataset
 from training.evaluation.curve import curve_svg
@@ -79,9 +80,8 @@ class Report:
 
 def write_report(folder: Path, report: Report) -> Path:
     """Writes the page into `folder`, which is made, and returns its path. Raises UnreadableImage and OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE
-    page.write_text(_page(report), encoding="utf-8")
+    write_whole(page, _page(report).encode())
     return page
 
 

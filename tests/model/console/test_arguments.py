@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from model.console.arguments import (
+    EMPTY,
     INTERRUPTED,
     Parser,
     did_you_mean,
     interruptible,
+    number,
     spelled,
     unknown_flag,
-    why_unwritable,
+    whole,
 )
 
 KNOWN = ("--max-detections", "--score_threshold", "--schedule.iterations", "--schedule.warmup", "--optimizer.name")
@@ -81,27 +85,50 @@ def test_a_parser_says_what_is_wrong_on_one_line(
 
 
 @pytest.mark.parametrize(
-    ("place", "folder", "why"),
+    "arguments",
     [
-        pytest.param("new", True, "", id="a folder that is not there yet"),
-        pytest.param("new/below/it.json", False, "", id="a file in folders that are not there yet"),
-        pytest.param("file", False, "", id="a file that is there"),
-        pytest.param("there", True, "", id="a folder that is there"),
-        pytest.param("file", True, "is a file", id="a file where a folder should be"),
-        pytest.param("there", False, "is a folder", id="a folder where a file should be"),
-        pytest.param("file/below", True, "cannot be written: Not a directory", id="below a file"),
-        pytest.param("/proc/nothing", True, "cannot be written: ", id="a file system that takes nothing"),
-        pytest.param("x" * 300, False, "cannot be written: File name too long", id="no name"),
+        pytest.param(["", "--output=x"], id="a name"),
+        pytest.param(["a", ""], id="one of several"),
+        pytest.param(["a", "--output="], id="a path, joined"),
+        pytest.param(["a", "--output", ""], id="a path"),
+        pytest.param(["a", "--files", "b", ""], id="one of a flag's paths"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_the_work(place: str, folder: bool, why: str, tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "file").write_text("kept")
-    said = why_unwritable(tmp_path / place, folder=folder)
-    assert why in said
-    assert bool(said) == bool(why)
-    assert sorted(os.listdir(tmp_path)) == ["file", "there"], "nothing is left behind"
-    assert (tmp_path / "file").read_text() == "kept"
+def test_an_empty_word_is_no_path(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="maskserve x")
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--files", type=Path, nargs="+")
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(arguments)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert EMPTY in line
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "expected"),
+    [
+        pytest.param(whole(1), "3", 3, id="whole"),
+        pytest.param(whole(0), "0", 0, id="the least"),
+        pytest.param(whole(1), "0", "0 is too few; give 1 or more", id="too few"),
+        pytest.param(whole(1), "-5", "-5 is too few; give 1 or more", id="negative"),
+        pytest.param(whole(1), "2.5", "'2.5' is not a whole number; give 1 or more", id="not whole"),
+        pytest.param(number(0, 1), "0.5", 0.5, id="in between"),
+        pytest.param(number(0, 1), "1.5", "give from 0 to 1", id="too much"),
+        pytest.param(number(0), "-1", "give 0 or more", id="too little"),
+        pytest.param(number(0), "inf", "give 0 or more", id="infinite"),
+        pytest.param(number(0, above=True), "0", "give more than 0", id="not above"),
+        pytest.param(number(0, above=True), "nan", "give more than 0", id="not a number"),
+        pytest.param(number(0, above=True), "x", "give more than 0", id="a word"),
+    ],
+)
+def test_numbers_say_their_range(convert: Callable[[str], float], text: str, expected: float | str) -> None:
+    if not isinstance(expected, str):
+        assert convert(text) == expected
+        return
+    with pytest.raises(ArgumentTypeError, match=re.escape(expected)):
+        convert(text)
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

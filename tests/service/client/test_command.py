@@ -127,12 +127,25 @@ def test_a_file_may_have_any_name(server: Server, tmp_path: Path, name: bytes, s
         (["a.png", "--format", "imagej"], "--format imagej writes a file for each image: name a folder for them"),
         (
             ["more/c.tiff", "--format", "geojson", "--output", "a.png"],
-            "the results cannot be written: a.png: File exists",
+            "--output: a.png is a file",
         ),
         (["a.png", "--format", "labels", "--output", "new", "--masks", "none"], "a label image is made of masks"),
         (["a.png", "--pixel-size-um", "0"], "pixel_size_um: "),
-        (["a.png", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
-        ([".", "--overlay", "."], "--overlay .: would overwrite the image a.png"),
+        (["a.png", "--format", "labels", "--output", "/proc/x"], "--output: /proc/x cannot be written: "),
+        (["a.png", "--overlay", "."], "--overlay . would overwrite a.png, which is read"),
+        ([".", "--overlay", "."], "--overlay . would overwrite a.png, which is read"),
+        (["a.png", "--output", "a.png"], "--output would overwrite a.png, which is read"),
+        (["a.png", "--output", "more/../a.png"], "--output would overwrite a.png, which is read"),
+        ([".", "--output", "more/c.tiff"], "--output would overwrite more/c.tiff, which is read"),
+        (["a.png", "--output", "link.png"], "--output would overwrite a.png, which is read"),
+        (["a.png", "--format=coco", "--coco-images", "a.png"], "--coco-images would overwrite a.png, which is read"),
+        (["a.png", "--format=coco", "--image-ids=ids", "--output=ids"], "--output would overwrite ids, which is read"),
+        (["a.png", "--format=coco", "--output=x", "--coco-images=x"], "--coco-images and --output are one file, x"),
+        (["a.png", "--overlay=new", "--output=new/a.png"], "the results cannot be written: new/a.png: No such file"),
+        (["a.png", "--overlay=more", "--output=more/a.png"], "--overlay more and --output are one file, more/a.png"),
+        (["a.png", "--overlay", "/proc/x"], "--overlay: /proc/x cannot be written: "),
+        (["a.png", "--overlay", "b.JPG"], "--overlay: b.JPG is a file"),
+        (["a.png", "--output", "more"], "--output: more is a folder"),
         (["a.png", "--url", "localhost"], "url 'localhost'"),
         (["a.png", "--api-key", "ключ"], "the API key is empty or has a character"),
         (["a.png", "--output", "missing/out"], "the results cannot be written: missing/out: No such file"),
@@ -152,19 +165,43 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
 ) -> None:
     monkeypatch.chdir(images)
     (images / "empty").mkdir()
+    (images / "link.png").symlink_to("a.png")
+    (images / "ids").write_text("a.png,7")
+    before = {file: file.read_bytes() for file in images.rglob("*") if file.is_file()}
     assert main(["--url", server.url, "--quiet", *arguments]) == ExitCode.WRONG_USAGE
     out, errors = capfd.readouterr()
     assert out == ""
     assert errors.startswith("maskserve: ")
     assert message in errors
     assert errors.count("\n") == 1
+    assert {file: file.read_bytes() for file in images.rglob("*") if file.is_file()} == before
 
 
-def test_a_flag_that_there_is_not_ends_with_2() -> None:
-    for wrong in (["a.png", "--bogus"], [], ["a.png", "--jobs", "0"]):
-        with pytest.raises(SystemExit) as caught:
-            main(wrong)
-        assert caught.value.code == ExitCode.WRONG_USAGE
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png", "--bogus"], "there is no flag --bogus"),
+        ([], "the following arguments are required: IMAGE"),
+        ([""], "an empty word"),
+        (["a.png", "--overlay", ""], "an empty word"),
+        (["a.png", "--output="], "an empty word"),
+        (["a.png", "--jobs", "0"], "0 is too few; give 1 or more"),
+        (["a.png", "--retries", "-1"], "-1 is too few; give 0 or more"),
+        (["a.png", "--timeout", "nan"], "give more than 0"),
+        (["a.png", "--timeout", "-1"], "give more than 0"),
+        (["a.png", "--timeout", "inf"], "give more than 0"),
+        (["a.png", "--tile", "of"], "'of' is no side of a tile; give auto, off, or pixels from 100 to 9999"),
+        (["a.png", "--tile", "99"], "give auto, off, or pixels from 100 to 9999"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_ends_with_2(
+    arguments: Names, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == ExitCode.WRONG_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 # pycocotools on a newer numpy

@@ -58,7 +58,7 @@ def test_an_image_is_never_overwritten_by_its_labels(
     before = image.read_bytes()
     arguments = ["--url", server.url, "--format", "labels", "--output", str(tmp_path)]
     assert main([str(image), *arguments]) == ExitCode.WRONG_USAGE
-    assert f"--output {tmp_path}: would overwrite the image {image}" in capfd.readouterr().err
+    assert f"--output {tmp_path} would overwrite {image}, which is read" in capfd.readouterr().err
     assert image.read_bytes() == before
 
 

@@ -168,3 +168,42 @@ def test_a_task_and_a_recipe_must_fit(tmp_path: Path, capsys: pytest.CaptureFixt
             main([str(tmp_path), flag])
         assert stopped.value.code == 2
         assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "lost"),
+    [
+        pytest.param(["--sheet={data}/images/train_00001.png"], "an image", id="an image"),
+        pytest.param(["--sheet={data}/link.png"], "an image", id="a link to an image"),
+        pytest.param(["--json={data}/annotations/instances_train.json"], "the annotations", id="the annotations"),
+        pytest.param(["--json={data}/notes.json"], "another file", id="a file that is not known to be an annotation"),
+        pytest.param(["--json={data}/recipe.yaml", "--recipe={data}/recipe.yaml"], "the recipe", id="the recipe"),
+        pytest.param(["--json={data}/new.png", "--sheet={data}/x/../new.png"], "each other", id="two are one file"),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(
+    flags: list[str], lost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(tmp_path, "train", [(90, 60)] * 2, [[Box((5, 5, 20, 20))]] * 2)
+    images = sorted((tmp_path / "images").iterdir())
+    images[0].rename(tmp_path / "images" / "train_00001.png")
+    annotations = tmp_path / "annotations" / "instances_train.json"
+    annotations.write_text(annotations.read_text().replace(images[0].name, "train_00001.png"))
+    (tmp_path / "link.png").symlink_to("images/train_00001.png")
+    (tmp_path / "notes.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text("name: mine\n")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), *(flag.format(data=tmp_path) for flag in flags)])
+    assert stopped.value.code == 2, lost
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is read: choose another name" in line or "are one file" in line
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_results_of_an_earlier_check_are_written_anew(suffix: str, tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [noise((90, 60), seed) for seed in range(2)], [[Box((5, 5, 20, 20))]] * 2)
+    sheet = tmp_path / f"sheet.{suffix}"
+    for count in (1, 2):
+        assert _survey(tmp_path, f"--sheet={sheet}", f"--count={count}")[0] == 0

@@ -98,15 +98,20 @@ def sound_parts(rings: Iterable[Values], where: str, repairs: Repairs) -> tuple[
 
 
 def fit(
-    segmentation: Segmentation, xywh: Values | None, size: tuple[int, int], where: str, repairs: Repairs | None
+    segmentation: Segmentation,
+    xywh: Values | None,
+    size: tuple[int, int],
+    where: str,
+    repairs: Repairs,
+    *,
+    boxed: bool = True,
 ) -> Fitted:
     """An object cut at the borders of its image of size (width, height); the box comes from the mask where it is None
-    or has no area. repairs is None where the box was not in the file, so that its absence is no fault.
+    or has no area. boxed: whether the format has boxes beside masks, so that a missing one is a fault.
 
     Raises BrokenRecord where nothing of the object is inside, and where it has neither box nor mask.
     """
-    notes = repairs or Repairs()
-    cut = _cut_mask(segmentation, size, where, notes)
+    cut = cut_outline(segmentation, size, where, repairs) if isinstance(segmentation, tuple) else segmentation
     if xywh is None or not (xywh[2] > 0 and xywh[3] > 0):
         if cut is None:
             if xywh is None:
@@ -115,11 +120,11 @@ def fit(
         bounds = mask_bounds(cut)
         if bounds is None or not (bounds[2:] > 0).all():
             raise BrokenRecord("empty mask", f"{where} has no box, and its mask covers no pixel")
-        if repairs is not None:
+        if boxed:
             had = "no box" if xywh is None else f"the box {_listed(xywh)}"
-            notes.note("box taken from the mask", f"{where} had {had}, which is now {_listed(bounds)}")
+            repairs.note("box taken from the mask", f"{where} had {had}, which is now {_listed(bounds)}")
         return Fitted(cut, bounds, cut is not segmentation)
-    return Fitted(cut, _cut_box(xywh, size, where, notes), cut is not segmentation)
+    return Fitted(cut, _cut_box(xywh, size, where, repairs), cut is not segmentation)
 
 
 def mask_bounds(segmentation: Segmentation) -> Values | None:
@@ -153,16 +158,18 @@ def _is_far(polygons: Sequence[Values], size: tuple[int, int]) -> bool:
     return any(bool(((points < -sides) | (points > 2 * sides)).any()) for points in polygons)
 
 
-def _cut_mask(segmentation: Segmentation, size: tuple[int, int], where: str, repairs: Repairs) -> Segmentation:
-    if segmentation is None or isinstance(segmentation, RLE):
-        return segmentation
-    if not any(_reaches_out(ring, size) for ring in segmentation):
-        return segmentation
+def cut_outline(
+    polygons: tuple[Values, ...], size: tuple[int, int], where: str, repairs: Repairs
+) -> tuple[Values, ...]:
+    """Outlines cut at the borders of an image of (width, height). Raises BrokenRecord where nothing is inside, and
+    where a point lies too far out."""
+    if not any(_reaches_out(ring, size) for ring in polygons):
+        return polygons
     picture = f"the image of {size[0]}x{size[1]}"
-    if _is_far(segmentation, size):
+    if _is_far(polygons, size):
         # such an outline was drawn on another picture, or in another unit
         raise BrokenRecord("bad polygon", f"{where} has polygon points far outside {picture}")
-    parts = tuple(part for ring in segmentation if len(part := cut_ring(ring, size)) >= 3)
+    parts = tuple(part for ring in polygons if len(part := cut_ring(ring, size)) >= 3)
     if not parts:
         raise BrokenRecord("bad polygon", f"{where} lies outside {picture}")
     repairs.note("outline cut at the picture's edge", f"{where} reached out of {picture}")

@@ -28,7 +28,7 @@ from training.data.annotations.keypoints import fit_keypoints
 from training.data.annotations.orientation import orientation_of, upright_size
 from training.data.annotations.packed import PackedAnnotations
 from training.data.annotations.records import LIMITS, Annotations, ImageRecord
-from training.data.annotations.repair import Fitted, Repairs, fit, mask_area
+from training.data.annotations.repair import Fitted, Repairs, cut_outline, fit, mask_area
 from training.data.annotations.segmentations import PackedSegmentations
 
 
@@ -88,7 +88,7 @@ class Assembly:
             where = f"object {number} of {self.relative(path)}"
             box = None if item.xywh is None else np.array(item.xywh, np.float64)
             try:
-                fitted = fit(item.segmentation, box, (width, height), where, self.repairs if box is not None else None)
+                fitted = fit(item.segmentation, box, (width, height), where, self.repairs, boxed=box is not None)
                 if item.keypoints is not None:
                     keypoints.append(fit_keypoints(item.keypoints, (width, height), where, self.repairs))
                 objects.append((item, fitted))
@@ -206,12 +206,17 @@ def as_polygons(rings: Iterable[NDArray[np.float64]], where: str) -> Segmentatio
     return polygons
 
 
-def union(parts: Sequence[Segmentation], height: int, width: int) -> Segmentation:
-    """Several parts of one object: polygons as they are, anything else as one RLE."""
+def union(parts: Sequence[Segmentation], size: tuple[int, int], where: str, repairs: Repairs) -> Segmentation:
+    """Several parts of one object in an image of (width, height): polygons as they are, anything else as one RLE.
+
+    Raises BrokenRecord where polygons beside an RLE lie outside the image.
+    """
     polygons = tuple(ring for part in parts if isinstance(part, tuple) for ring in part)
     masks = [{"size": list(part.size), "counts": part.counts} for part in parts if isinstance(part, RLE)]
     if not masks:
         return polygons
+    width, height = size
+    polygons = cut_outline(polygons, size, where, repairs) if polygons else ()
     drawn = mask_api.frPyObjects([ring.ravel().tolist() for ring in polygons], height, width) if polygons else []
     return RLE((height, width), mask_api.merge([*masks, *drawn])["counts"])
 

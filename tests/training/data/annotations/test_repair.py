@@ -97,7 +97,11 @@ def test_what_cannot_be_mended_is_named(mask: object, box: list[float] | None, k
 
 
 def test_a_box_that_a_format_does_not_have_is_no_repair() -> None:
-    assert fit((SQUARE,), None, SIZE, "object 1", None).xywh.tolist() == [2, 3, 10, 10]
+    repairs = Repairs()
+    assert fit((SQUARE,), None, SIZE, "object 1", repairs, boxed=False).xywh.tolist() == [2, 3, 10, 10]
+    assert repairs.found == ()
+    fit((SQUARE - 6,), None, SIZE, "object 1", repairs, boxed=False)
+    assert [repair.kind for repair in repairs.found] == ["outline cut at the picture's edge"]
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,11 @@ def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) 
             if _is_around(parts, header):
                 example = f"'{label}', group {group[1]} of {file}; draw a hole as a cut in the outline, or as a mask"
                 assembly.repairs.note("inner outline taken as a part, not as a hole", example)
-            yield Found(label, union(parts, header.height, header.width), crowd)
+            size = (header.width, header.height)
+            try:
+                yield Found(label, union(parts, size, f"a '{label}' of {file}", assembly.repairs), crowd)
+            except BrokenRecord as broken:
+                assembly.broken(broken, file)
 
 
 def _is_around(parts: list[Segmentation], header: Header) -> bool:

@@ -145,9 +145,11 @@ def test_a_bad_image_of_a_batch_has_its_trace_too(server: Server) -> None:
 
 def test_a_client_that_leaves_has_its_line(server: Server) -> None:
     identifier = uuid4().hex
-    with busy(server), server.connect() as connection:
-        connection.sendall(head(f"Content-Length: {len(QUICK)}", f"X-Request-ID: {identifier}") + QUICK)
-        until(lambda: waiting(server) == 1)
+    with busy(server):
+        with server.connect() as connection:
+            connection.sendall(head(f"Content-Length: {len(QUICK)}", f"X-Request-ID: {identifier}") + QUICK)
+            until(lambda: waiting(server) == 1)
+        until(lambda: waiting(server) == 0)
     (line,) = lines_with(server, identifier)
     assert (line["status"], line["level"], line["bytes_in"]) == (499, "INFO", len(QUICK))
 

@@ -97,10 +97,12 @@ def test_expired_requests_are_counted_by_where_they_were(start_server: Callable[
 
 def test_clients_that_leave_are_counted_by_where_they_were(server: Server) -> None:
     before = server.metrics()
-    with busy(server), server.connect() as connection, server.connect() as slow:
-        connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
-        slow.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK[:10])
-        until(lambda: waiting(server) == 1 and server.metrics()["maskserve_uploads_in_flight"] == 1)
+    with busy(server):
+        with server.connect() as connection, server.connect() as slow:
+            connection.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
+            slow.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK[:10])
+            until(lambda: waiting(server) == 1 and server.metrics()["maskserve_uploads_in_flight"] == 1)
+        until(lambda: waiting(server) == 0)
     until(lambda: dropped(server, before) == {("cancelled", "queue"): 1, ("cancelled", "upload"): 1})
 
 

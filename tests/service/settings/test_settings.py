@@ -235,7 +235,7 @@ def test_a_wrong_value_is_shown_in_one_line_and_not_longer_than_it_helps() -> No
     ("variable", "value", "message"),
     [
         pytest.param("MASKSERVE_PORT", "x", "--port x: should be a valid integer", id="wrong value"),
-        pytest.param("MASKSERVE_PORT", "", "--port : should be a valid integer", id="empty"),
+        pytest.param("MASKSERVE_TIMEOUT_MS", "", "--timeout-ms : should be a valid number", id="empty"),
         pytest.param("MASKSERVE_PROT", "1", "did you mean MASKSERVE_PORT?", id="misspelled"),
         pytest.param("MASKSERVE_ZZZ", "1", "unknown setting MASKSERVE_ZZZ in the environment; see --help", id="alien"),
         pytest.param("MASKSERVE_CONFIG", "", "--config: no file is named", id="no file"),

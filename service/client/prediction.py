@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
+from model.runtime.images.picture import PixelSize
 
 # `model.runtime.kernels.rle` is imported where it is used: it loads numba, which takes longer than many a request.
 
@@ -45,6 +46,7 @@ class Prediction:
     intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are.
     plane: which of the file's planes was seen, from 0, by the axis page, z, t or channel; empty when it has only one.
     truncated: whether a limit cut detections off, or may have.
+    pixel_size: micrometers from one pixel to the next, and who states it; None where nobody does.
     json: the server's answer.
     """
 
@@ -62,6 +64,7 @@ class Prediction:
     timing_ms: Mapping[str, float]
     plane: Mapping[str, int]
     truncated: bool
+    pixel_size: PixelSize | None
     json: dict[str, Any]
 
     @classmethod
@@ -69,6 +72,7 @@ class Prediction:
         """From the JSON of `POST /predict`, which keeps a place in it."""
         width, height = answer["image"]["width"], answer["image"]["height"]
         masks, keypoints, intensity = answer.get("masks"), answer.get("keypoints"), answer["image"].get("intensity")
+        pixel_size = answer["image"].get("pixel_size_um")
         count = len(answer["scores"])
         return cls(
             model=answer["model"]["name"],
@@ -85,6 +89,7 @@ class Prediction:
             timing_ms=answer["timing_ms"],
             plane={axis: which["index"] for axis, which in answer["image"].get("plane", {}).items()},
             truncated=answer.get("truncated", False),  # servers of before tiling did not say
+            pixel_size=None if pixel_size is None else PixelSize(**pixel_size),
             json=answer,
         )
 

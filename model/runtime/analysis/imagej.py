@@ -50,48 +50,49 @@ def imagej_rois(findings: Findings) -> Iterator[bytes]:
     stream = _Pieces()
     with ZipFile(cast(IO[bytes], stream), "w") as archive:
         for row in range(len(findings.detections)):
-            roi = _roi(findings, row)
-            if roi is None:
-                continue
             # ImageJ names a ROI by its file. Not every system's file names may hold what a class name may.
             class_name = re.sub(r"[^\w .+-]", "_", findings.name_of(row))[:_MAX_NAME]
-            roi.name = f"{row + 1:0{digits}}-{class_name}"
-            entry = ZipInfo(f"{roi.name}.roi")  # of 1980, not of now
+            name = f"{row + 1:0{digits}}-{class_name}"
+            roi = _roi(findings, row, name)
+            if roi is None:
+                continue
+            entry = ZipInfo(f"{name}.roi")  # of 1980, not of now
             entry.compress_type = ZIP_DEFLATED
             archive.writestr(entry, roi.tobytes())
             yield stream.take()
     yield stream.take()
 
 
-def _roi(findings: Findings, row: int) -> ImagejRoi | None:
+def _roi(findings: Findings, row: int, name: str) -> ImagejRoi | None:
     detections = findings.detections
     if detections.masks is None:
         x1, y1, x2, y2 = corners(detections.boxes[row])
-        roi = ImagejRoi.frompoints(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))
+        roi = ImagejRoi.frompoints(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]), name=name)
         roi.roitype = ROI_TYPE.POLYGON
     else:
         rings = [np.array(ring).reshape(-1, 2) for part in to_polygons(detections.masks[row]) for ring in part]
         if not rings:
             return None
         if len(rings) == 1:
-            roi = ImagejRoi.frompoints(rings[0].astype(np.int64))
+            roi = ImagejRoi.frompoints(rings[0].astype(np.int64), name=name)
             roi.roitype = ROI_TYPE.TRACED
         else:
-            roi = _composite(rings)
+            roi = _composite(rings, name)
     roi.stroke_color = bytes([255, *PALETTE[(int(detections.labels[row]) - 1) % len(PALETTE)]])
-    roi.props = f"class: {findings.name_of(row)}\nscore: {detections.scores[row]}\n"
+    roi.props = f"class: {findings.name_of(row)}\nscore: {detections.scores[row]!s}\n"
     _put_on_plane(roi, findings)
     return roi
 
 
-def _composite(rings: Sequence[NDArray[np.float64]]) -> ImagejRoi:
+def _composite(rings: Sequence[NDArray[np.float64]], name: str) -> ImagejRoi:
     """Rings float64 [N, 2] of any number: holes run the other way round, so both rules of filling leave them out."""
     path: list[float] = []
     for ring in rings:
         for kind, (x, y) in zip([_MOVE_TO, *[_LINE_TO] * (len(ring) - 1)], ring.tolist(), strict=True):
             path += [kind, x, y]
         path.append(_CLOSE)
-    roi = ImagejRoi(roitype=ROI_TYPE.RECT, shape_roi_size=len(path), multi_coordinates=np.array(path, np.float32))
+    coordinates = np.array(path, np.float32)
+    roi = ImagejRoi(roitype=ROI_TYPE.RECT, name=name, shape_roi_size=len(path), multi_coordinates=coordinates)
     points = np.concatenate(rings).astype(int)
     (roi.left, roi.top), (roi.right, roi.bottom) = points.min(0).tolist(), points.max(0).tolist()
     return roi

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
+from model.runtime.images.picture import PixelSize
 from service.client import AsyncClient, Client, ServerProblem
 from service.client.command import ExitCode, main
 from tests.service.harness import Server, encode, picture
@@ -129,10 +130,14 @@ def test_programs_get_files_too(server: Server, form: FileFormat) -> None:
 
 
 def test_a_problem_is_a_problem_whatever_was_asked_for(server: Server) -> None:
+    with Client(server.url) as client, pytest.raises(ServerProblem, match="not an image"):
+        client.predict_file(b"no image", "imagej")
+
+
+def test_predictions_know_the_pixels_size(server: Server) -> None:
     with Client(server.url) as client:
-        with pytest.raises(ServerProblem, match="not an image"):
-            client.predict_file(b"no image", "imagej")
-        assert client.predict(picture(), pixel_size_um=0.5).json["image"]["pixel_size_um"]["source"] == "request"
+        assert client.predict(picture(), pixel_size_um=0.5).pixel_size == PixelSize(0.5, 0.5, "request")
+        assert client.predict(picture()).pixel_size is None
 
 
 def test_json_lines_need_no_second_request(server: Server, images: Path) -> None:

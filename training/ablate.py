@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -24,11 +27,21 @@ from rich.console import Console
 from model.console.arguments import Parser, interruptible, nearest_path
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, require_writable, stop, unbroken_console
-from training.config import TrainConfig
+from training.config import TrainConfig, flat_fields
 from training.data.shapes import write_shapes
+from training.distributed import require_device
 from training.evaluation.ablation_table import Run, Variant, ablation_table, table_markdown
 from training.evaluation.validation import main_kind
 from training.loop.run_log import read_metrics
+
+UNTRAINED: Final = frozenset(
+    {
+        *("name", "license", "output", "repository", "publish", "publish_if", "export_half"),
+        *("resume", "loggers", "log_every", "checkpoint_every", "validation.samples", "workers"),
+        *("data", "seed"),  # which ablate gives to every run itself
+    }
+)
+"""Fields that change nothing of what is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = ["--recipe", options.recipe, *flags]
     # Everything is checked before the first hour of training.
     configs = {variant: parse_train_config([*common, *variant.flags()]) for variant in variants}
+    try:
+        require_different(configs)
+        for config in configs.values():
+            require_device(config.device)
+    except ValueError as error:
+        stop(str(error))
     data = options.data
     if data is None:
         data = options.output / "data"
@@ -93,6 +112,8 @@ def parse_factor(text: str) -> Factor:
     found = tuple(value for value in values.split(",") if value)
     if not field or len(found) < 2:
         raise ValueError(f"--vary {text}: give FIELD=BASELINE,OTHER, such as architecture.roi_pooling=align,pool")
+    if len(set(found)) < len(found):
+        raise ValueError(f"--vary {text} names a value twice")
     return Factor(field, found)
 
 
@@ -111,12 +132,28 @@ def combine(factors: Sequence[Factor], *, grid: bool) -> Iterator[Variant]:
             yield Variant(tuple({**baseline, factor.field: value}.items()))
 
 
+def require_different(configs: Mapping[Variant, TrainConfig]) -> None:
+    """Raises ValueError where two variants would train the same."""
+    known: dict[frozenset[tuple[str, str]], Variant] = {}
+    for variant, config in configs.items():
+        trained = frozenset(item for item in flat_fields(config) if item[0] not in UNTRAINED)
+        if (other := known.setdefault(trained, variant)) != variant:
+            raise ValueError(f"--vary: {other.name} and {variant.name} would be the same training twice")
+
+
 def train(flags: Sequence[str], folder: Path) -> None:
     """One run in a process of its own, which leaves nothing behind for the next; its output goes to folder/log."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("a") as log:
         command = [sys.executable, "-m", "training.train", *flags, "--publish", "false"]
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status == 2 and os.listdir(folder) == ["log"]:  # refused: it has not begun, and leaves nothing
+        said = _last_line(folder / "log").removeprefix("error: ")
+        (folder / "log").unlink()
+        folder.rmdir()
+        with suppress(OSError):  # another seed's run is in there
+            folder.parent.rmdir()
+        stop(said)
     if status != 0:
         stop(f"training failed with status {status}; its last words in {folder}/log: {_last_line(folder / 'log')}")
 

@@ -92,17 +92,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     _write(checkpoint, path).replace(path)
 
 
-def save_last(checkpoint: Checkpoint, folder: Path, *, fresh: bool) -> None:
+def save_last(checkpoint: Checkpoint, folder: Path) -> None:
     """last.pt in `folder`, and the one before it as previous.pt, should this one be damaged later.
 
-    fresh: the first checkpoint of a run, which leaves nothing of another one to go back to. Raises as `save_checkpoint`
-    does.
+    Raises as `save_checkpoint` does.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     written = _write(checkpoint, last)
-    if fresh:
-        previous.unlink(missing_ok=True)
-    elif last.is_file():
+    if last.is_file():
         last.replace(previous)
     written.replace(last)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +16,9 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from rich.console import Console
 
-from model.console.arguments import did_you_mean, nearest_flag, spelled, this_command, unknown_flag
+from model.console.arguments import did_you_mean, installed, nearest_flag, spelled, this_command, unknown_flag
 from model.console.outputs import why_unwritable
-from training.config import TrainConfig, recipe_path
+from training.config import NAME_RULE, TrainConfig, recipe_path
 from training.manual import as_argument, example_of, flags, manual, optional
 
 DEFAULT_RECIPE = "shapes"
@@ -108,12 +109,26 @@ def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> No
 
 
 def resuming(arguments: Sequence[str]) -> str:
-    """The command that goes on with the run of these arguments."""
+    """The command that goes on with the run of these arguments, on as many processes."""
     words = spelled(arguments, ["--resume"])
     while "--resume" in words:
         at = words.index("--resume")
         words[at : at + 2] = []
-    return shlex.join([*shlex.split(this_command()), "train", *(word for word in words if "--resume=" not in word)])
+    words = [word for word in words if "--resume=" not in word]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return shlex.join([*_launcher(os.environ), "-m", "training.train", *words])
+    return shlex.join([*shlex.split(this_command()), "train", *words])
+
+
+def _launcher(environment: Mapping[str, str]) -> list[str]:
+    """torchrun as it was called, as far as it tells its processes: on several machines, where they meet too."""
+    local = environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"])
+    words = [*installed("torchrun", "torch.distributed.run"), f"--nproc_per_node={local}"]
+    machines = environment.get("GROUP_WORLD_SIZE", "1")
+    if machines != "1":
+        words += [f"--nnodes={machines}", f"--node_rank={environment.get('GROUP_RANK', '0')}"]
+        words += [f"--master_addr={environment['MASTER_ADDR']}", f"--master_port={environment['MASTER_PORT']}"]
+    return words
 
 
 def stop(message: str) -> NoReturn:
@@ -135,6 +150,8 @@ def _reasons(error: ValidationError) -> str:
         if item["type"] == "literal_error":
             hint = did_you_mean(str(item["input"]), re.findall("'(.*?)'", item["ctx"]["expected"]), otherwise="")
             message = f"there is no {item['input']!r}; {hint or message[0].lower() + message[1:]}"
+        if item["type"] in ("string_pattern_mismatch", "string_too_long"):
+            message = f"{item['input']!r} is no name of a model: {NAME_RULE}"
         field = fields.get(".".join(map(str, item["loc"][:-1])), fields.get(key))
         if field is not None and (example := example_of(field)) is not None:
             message += f" (for example {as_argument(example)})"

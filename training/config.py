@@ -12,10 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from model.architecture import ArchitectureConfig
 from model.console.arguments import EMPTY, did_you_mean
+from model.runtime.bundles.manifest import ModelName
 from model.runtime.images.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"
 
+
+NAME_RULE = "give small letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+"""What a ModelName is, in words."""
 
 PublishIf = Literal["always", "better"]
 
@@ -125,7 +129,7 @@ class ValidationConfig(_Group):
 class TrainConfig(_Group):
     """One training run. Every field is a key of a recipe and a flag."""
 
-    name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name of the published model")
+    name: ModelName = Field("model", description="name of the published model")
     data: GivenPath | None = Field(
         None, description="dataset folder in any format of docs/formats.md; none: generated shapes or figures"
     )

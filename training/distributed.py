@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.runtime.engines.devices import check_device
+from model.runtime.engines.devices import check_device, gpu_index
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
@@ -86,9 +86,9 @@ def join(device: str) -> Process:
     check_device(device)
     count = _number(os.environ, "WORLD_SIZE")
     if count == 1:
+        require_device(device)
         place = torch.device(device)
         if place.type == "cuda":
-            require_gpus(1 + (place.index or 0), f"device {device}")
             # Streams, events and new tensors are otherwise on the first one.
             torch.cuda.set_device(place.index or 0)
         return Process(place)
@@ -103,6 +103,13 @@ def join(device: str) -> Process:
     torch.cuda.set_device(place)
     dist.init_process_group("nccl", device_id=place)
     return Process(place, rank, count, dist.new_group(backend="gloo", timeout=PATIENCE))  # type: ignore[arg-type]
+
+
+def require_device(device: str) -> None:
+    """Raises ValueError where a process of its own could not compute on "auto", "cpu", "cuda" or "cuda:N" here."""
+    check_device(device)
+    if device.startswith("cuda"):
+        require_gpus(1 + gpu_index(device), f"device {device}")
 
 
 def require_gpus(count: int, what: str) -> None:

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from model.console.arguments import Parser, interruptible, number, whole
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
-from model.runtime.bundles.manifest import Provenance
+from model.runtime.bundles.manifest import ModelName, Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import require_writable, stop
+from training.config import NAME_RULE
 from training.data.annotations.dataset import DatasetError
 from training.data.formats.locate import add_origin_flags
 from training.data.loading.samples import UnreadableImage
@@ -88,13 +91,21 @@ def _published(source: str, options: ExportOptions) -> Export:
     )
 
 
+def _name(text: str) -> str:
+    try:
+        name: str = TypeAdapter(ModelName).validate_python(text)
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a model: {NAME_RULE}") from None
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="maskserve export", description="Export, compare with the trained network, publish a bundle.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a training run's checkpoint")
     source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")
-    parser.add_argument("--name", help="model name; default: the run's or torchvision's")
+    parser.add_argument("--name", type=_name, help="model name; default: the run's or torchvision's")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="dataset folder: its images pass the gate, its AP is compared"
     )

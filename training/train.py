@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -56,13 +56,15 @@ from training.loop.validation_losses import validation_losses
 from training.publishing.comparison import NotBetter, incomparable, served_version
 from training.publishing.provenance import published_bundle
 from training.publishing.publish import GateError, publish_run
-from training.starting.resume import checkpoint_to_resume
+from training.starting.resume import checkpoint_to_resume, set_aside
+
+LOADER = "DataLoader worker"
+"""What torch's RuntimeError speaks of when a process that loads images is gone."""
 
 
-def setup(arguments: Sequence[str]) -> tuple[TrainConfig, TrainingData, Process, Checkpoint | None]:
-    """Configuration, checked data, this process, and the checkpoint to go on from; seeds set, nothing written but data
-    that is generated."""
-    config = parse_train_config(arguments)
+def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Checkpoint | None]:
+    """Complete configuration, checked data, this process, and the checkpoint to go on from; seeds set, nothing written
+    but data that is generated."""
     require_writable("--output", config.run_folder)
     require_writable("--repository", config.model_repository)
     if config.threads is not None:
@@ -87,9 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the whole line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        config, data, process, resumed = setup(arguments)
-        with unless_stopped(config, process):
+        config = parse_train_config(arguments)
+        with unless_stopped(config):
+            config, data, process, resumed = setup(config)
             state = start(config, data, process, resumed)
+        begins = resumed is None
         del resumed  # its tensors would stay in memory
         if not process.first:
             return follow(config, data, state, process)
@@ -100,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.publish and config.publish_if == "better":
             require_comparable(config, data)
         trackers = start_trackers(config, config.run_folder, state.iteration)
+        earlier = set_aside(config.run_folder) if begins else None
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
     folder = config.run_folder
@@ -109,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data.held_out.save(folder)
     with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers) as log:
         log.say(f"{config.name}: {describe(config, data, state.model, process)}; {process.device}, writing to {folder}")
+        if earlier is not None:
+            log.say(f"the run that was here is kept in {earlier}")
         for line in state.origin:
             log.say(line)
         try:
@@ -132,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.say(f"error: {str(error).strip().splitlines()[-1]}")
             return 1
         except KeyboardInterrupt:
-            log.say(f"interrupted; go on from the last checkpoint with:  {resuming(arguments)}")
+            begun = (folder / "checkpoints" / LAST).is_file()
+            how = "go on from the last checkpoint" if begun else "before the first checkpoint; begin again"
+            log.say(f"interrupted{';' if begun else ''} {how} with:  {resuming(arguments)}")
             return INTERRUPTED
         log.published(bundle)
         log.say(f"published {bundle.path}")
@@ -142,14 +151,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def unless_stopped(config: TrainConfig, process: Process) -> Iterator[None]:
-    """Takes generated data away again where a new run cannot begin."""
+def unless_stopped(config: TrainConfig) -> Iterator[None]:
+    """Takes data that was generated, and folders that were made for it, away again where a run cannot begin."""
+    data = config.run_folder / "data"
+    new = [path for path in (data, *data.parents) if not path.exists()]
     try:
         yield
-    except Exception:
-        folder = config.run_folder
-        if process.first and config.data is None and [path.name for path in folder.iterdir()] == ["data"]:
-            shutil.rmtree(folder)
+    except BaseException:
+        if data in new:
+            shutil.rmtree(data, ignore_errors=True)
+            with suppress(OSError):  # something else is in there
+                for folder in new[1:]:
+                    folder.rmdir()
         raise
 
 
@@ -195,7 +208,20 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
     After Ctrl-C, those up to the next checkpoint, which comes at once; returns whether it was so.
     """
     with Interruption(alone=process.count == 1) as interruption:
-        return _iterate(config, data, state, process, log, interruption)
+        try:
+            return _iterate(config, data, state, process, log, interruption)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU's memory is full ({str(error).splitlines()[0]}): make --batch_size smaller, and --accumulate "
+                f"larger, or train in mixed precision (--amp)"
+            ) from error
+        except RuntimeError as error:
+            if LOADER not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that loads images was ended from outside ({str(error).splitlines()[0]}), as happens where "
+                f"memory is short: make --workers or --batch_size smaller; --workers 0 loads in the training process"
+            ) from error
 
 
 def _iterate(
@@ -223,8 +249,7 @@ def _iterate(
             evaluate(config, data.train, data.val, state, process, log)
         interrupted = process.agree(interruption.requested)
         if process.first and (interrupted or complete or due or state.iteration % config.checkpoint_every == 0):
-            save_last(snapshot(config, data.train, state, process), checkpoints, fresh=state.fresh)
-            state.fresh = False
+            save_last(snapshot(config, data.train, state, process), checkpoints)
         if interrupted:
             return True
     if log is not None and state.iteration < iterations:
@@ -283,7 +308,7 @@ def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> 
 
 
 def best_or_last(folder: Path, state: State) -> Checkpoint:
-    """best.pt where this run has evaluated something, else last.pt. An earlier run may have left its own best.pt."""
+    """best.pt where this run has evaluated something, else last.pt."""
     return load_checkpoint(folder / "checkpoints" / (BEST if state.best >= 0 else LAST))
 
 

@@ -136,12 +136,17 @@ def nearest_path(path: Path) -> str:
 
 def this_command() -> str:
     """How `maskserve` is called from the folder that this process runs in, without activating anything."""
-    script = Path(sys.executable).with_name("maskserve")
-    words = [str(script)] if script.is_file() else [sys.executable, "-m", "model.console.command"]
+    return shlex.join(installed("maskserve", "model.console.command"))
+
+
+def installed(script: str, module: str) -> list[str]:
+    """The words that call a program of this environment, its script or else its module, from the current folder."""
+    file = Path(sys.executable).with_name(script)
+    words = [str(file)] if file.is_file() else [sys.executable, "-m", module]
     here = Path.cwd()
     if Path(words[0]).is_relative_to(here):
         words[0] = str(Path(words[0]).relative_to(here))
-    return shlex.join(words)
+    return words
 
 
 def interruptible(run: Callable[[], int]) -> int:

@@ -39,8 +39,9 @@ import os
 os.environ.update(environment)
 from contextlib import nullcontext
 from training.loop.run_log import RunLog
+from training.command_line import parse_train_config
 from training.train import fit, setup, start
-config, data, process, resumed = setup(arguments)
+config, data, process, resumed = setup(parse_train_config(arguments))
 state = start(config, data, process, resumed)
 log = RunLog(config.run_folder, config.schedule.iterations, state.iteration, 1) if process.first else nullcontext()
 with log as entered:

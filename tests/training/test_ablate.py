@@ -90,6 +90,38 @@ def test_variants_are_trained_once_and_compared(tmp_path: Path, capsys: pytest.C
     assert checkpoint.stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--vary", "name=a,b"], id="a name"),
+        pytest.param(["--vary", "workers=0,1"], id="who loads images"),
+        pytest.param(["--vary", "seed=1,2"], id="the seed, which --seeds gives"),
+        pytest.param(["--vary", "data=a,b"], id="the data, which are the same for all"),
+        pytest.param(["--vary", "optimizer.rate=0.01,0.010"], id="one value in two spellings"),
+        pytest.param(["--vary", "amp=none,bf16", "--vary", "name=a,b"], id="one of two"),
+    ],
+)
+def test_no_training_is_done_under_two_names(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--output", str(tmp_path)])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("would be the same training twice")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_refused_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--vary=amp=none,bf16", f"--data={shapes}", f"--output={tmp_path}", "--classes=cirle"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("has no class cirle; did you mean circle?")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_value_stops_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--vary", "architecture.roi_pooling=align,warp", "--output", str(tmp_path)])

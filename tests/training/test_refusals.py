@@ -21,6 +21,11 @@ REFUSED = [
     ("train --output=", "output: an empty word"),
     ("train --output {new} --repository=", "repository: an empty word"),
     ("train --output {new} --data=", "data: an empty word"),
+    ("train --output {new} --images {folder}", "--images {folder} goes with --annotations FILE, which is missing"),
+    ("train --output {new} --classes cirle", "has no class cirle; did you mean circle?"),
+    ("train --output {new}/below --rename cirle=ring", "has no class cirle; did you mean circle?"),
+    ("train --output {folder} --classes cirle", "has no class cirle; did you mean circle?"),
+    ("train --output {new} --name ../x", "name: '../x' is no name of a model: give small letters"),
     ("train --output {new} --data {new}", "{new}"),
     ("train --output {new} --data {file}", "{file}"),
     ("train --output {new} --recipe {new}.yaml", "no recipe '{new}.yaml'"),
@@ -39,10 +44,17 @@ REFUSED = [
     ("export --checkpoint {new} --output {new}", "no checkpoint at {new}"),
     ("export --checkpoint {file} --output {new}", "{file} is not a readable maskserve checkpoint"),
     ("export --checkpoint {file} --output=", "an empty word"),
+    ("export --checkpoint {file} --output {new} --name A", "'A' is no name of a model: give small letters"),
+    ("export --torchvision maskrcnn_resnet50_fpn --output {new} --name ../x", "'../x' is no name of a model"),
     ("export --checkpoint {file} --output {new} --calibration_images 0", "0 is too few; give 1 or more"),
     ("export --checkpoint {file} --output {new} --most_ap_lost nan", "give 0 or more"),
     ("export --checkpoint {file} --output {file}", "--output: {file} is a file"),
     ("export --torchvision maskrcnn_resnet50:COCO_V1 --output {new}", "did you mean maskrcnn_resnet50_fpn?"),
+    (
+        "ablate --vary architecture.roi_pooling=align,pool --output {new} --device cuda:77",
+        "device cuda:77: torch finds",
+    ),
+    ("ablate --vary architecture.roi_pooling=align,align --output {new}", "names a value twice"),
     ("ablate --vary architecture.roi_pooling=align,pool --output {file}", "--output: {file} is a file"),
     ("ablate --vary architecture.roi_pooling=align,pol --output {new}", "did you mean pool?"),
     ("ablate --vary architecture.roi_pooling=align,pool --output {new} --data {new}", "{new} is not a folder"),
@@ -72,4 +84,5 @@ def test_a_refusal_is_one_line_and_leaves_nothing(
     assert line.startswith(("error: ", f"maskserve {name}: error: "))
     assert said.format(**places) in line
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert not os.listdir(places["folder"])
     assert places["file"].read_text() == "kept"

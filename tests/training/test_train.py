@@ -103,7 +103,7 @@ class InterruptingLog(RunLog):
 
 
 def train_until_done_or_interrupted(arguments: list[str], log_class: type[RunLog]) -> None:
-    config, data, process, resumed = setup(arguments)
+    config, data, process, resumed = setup(parse_train_config(arguments))
     state = start(config, data, process, resumed)
     with log_class(config.run_folder, config.schedule.iterations, state.iteration, 1) as log:
         fit(config, data, state, process, log)
@@ -169,9 +169,8 @@ def test_a_run_ends_when_patience_does(shapes: Path, tmp_path: Path, capsys: pyt
 
 
 def test_the_average_is_published(shapes: Path, tmp_path: Path) -> None:
-    config, data, process, _ = setup(
-        [*SMALL, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
-    )
+    arguments = [*SMALL, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
+    config, data, process, _ = setup(parse_train_config(arguments))
     state = start(config, data, process)
     with RunLog(tmp_path, 2, 0, 1) as log:
         fit(config, data, state, process, log)
@@ -274,7 +273,7 @@ def test_broken_data_stops_before_training_or_is_skipped(
     assert f"annotation {document['annotations'][0]['id']}" in printed
     assert "--on_broken skip" in printed
     assert not (tmp_path / "run" / "checkpoints").exists()
-    _, data, _, _ = setup([*arguments, "--on_broken=skip"])
+    _, data, _, _ = setup(parse_train_config([*arguments, "--on_broken=skip"]))
     assert len(data.train) == 7
 
 

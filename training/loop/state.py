@@ -36,8 +36,8 @@ from training.starting.starting_point import load_starting_point
 class State:
     """A checkpoint is this, written down. iteration counts finished ones; best is the highest validation figure.
 
-    run is the run's own id, trained_on its data; it is fresh until its first checkpoint is written. `network` is what a
-    training step calls: the model, or the model in torch's wrapper for several process.
+    run is the run's own id, trained_on its data. `network` is what a training step calls: the model, or the model in
+    torch's wrapper for several process.
     """
 
     model: Detector
@@ -49,7 +49,6 @@ class State:
     origin: list[str]
     run: str
     trained_on: TrainedOn
-    fresh: bool
     iteration: int = 0
     best: float = -1.0
     without_gain: int = 0
@@ -94,7 +93,7 @@ def start(config: TrainConfig, data: TrainingData, process: Process, resumed: Ch
     scaler = torch.amp.GradScaler(process.device.type, enabled=config.amp == "fp16")
     network = model if process.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     run = process.agree(uuid.uuid4().hex)
-    state = State(model, network, average, optimizer, scheduler, scaler, origin, run, trained_on, fresh=resumed is None)
+    state = State(model, network, average, optimizer, scheduler, scaler, origin, run, trained_on)
     if resumed is not None:
         _restore(state, resumed)
     return state

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from model.console.arguments import did_you_mean
 from training.data.annotations.dataset import Category, Dataset, DatasetError
 from training.data.annotations.packed import PackedAnnotations
 
@@ -100,7 +101,9 @@ def _relabel(data: Dataset, names: Sequence[str], categories: Sequence[Category]
 def _check_known(data: Dataset, names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in data.class_names]
     if unknown:
-        raise DatasetError(f"{data.name} has no class {', '.join(unknown)}; it has {', '.join(data.class_names)}")
+        hints = [did_you_mean(name, data.class_names, otherwise="") for name in unknown]
+        hint = " ".join(filter(None, hints)) or f"it has {', '.join(data.class_names)}"
+        raise DatasetError(f"{data.name} has no class {', '.join(unknown)}; {hint}")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from training.data.annotations.boxes import box_fault, listed
 from training.data.annotations.fields import BrokenRecord, Segmentation
 from training.data.annotations.runs import decode_runs
 
@@ -116,15 +117,15 @@ def fit(
         if cut is None:
             if xywh is None:
                 raise BrokenRecord("empty box", f"{where} has neither a box nor a mask")
-            raise BrokenRecord("empty box", f"{where}: box {_listed(xywh)} (x, y, width, height) has no area")
+            raise BrokenRecord("empty box", f"{where}: box {listed(xywh)} (x, y, width, height) has no area")
         bounds = mask_bounds(cut)
         if bounds is None or not (bounds[2:] > 0).all():
             raise BrokenRecord("empty mask", f"{where} has no box, and its mask covers no pixel")
         if boxed:
-            had = "no box" if xywh is None else f"the box {_listed(xywh)}"
-            repairs.note("box taken from the mask", f"{where} had {had}, which is now {_listed(bounds)}")
+            had = "no box" if xywh is None else f"the box {listed(xywh)}"
+            repairs.note("box taken from the mask", f"{where} had {had}, which is now {listed(bounds)}")
         return Fitted(cut, bounds, cut is not segmentation)
-    return Fitted(cut, _cut_box(xywh, size, where, repairs), cut is not segmentation)
+    return Fitted(cut, _cut_box(xywh, cut, size, where, repairs), cut is not segmentation)
 
 
 def mask_bounds(segmentation: Segmentation) -> Values | None:
@@ -207,7 +208,7 @@ def cut_ring(ring: Values, size: tuple[int, int]) -> Values:
     return ring if len(ring) >= 3 and _ring_area(ring) > 0 else ring[:0]
 
 
-def _cut_box(xywh: Values, size: tuple[int, int], where: str, repairs: Repairs) -> Values:
+def _cut_box(xywh: Values, segmentation: Segmentation, size: tuple[int, int], where: str, repairs: Repairs) -> Values:
     x, y, width, height = xywh.tolist()
     if min(x, y) >= -BORDER and x + width <= size[0] + BORDER and y + height <= size[1] + BORDER:
         return xywh
@@ -216,14 +217,12 @@ def _cut_box(xywh: Values, size: tuple[int, int], where: str, repairs: Repairs) 
     sides = inside_high - inside_low
     picture = f"the image of {size[0]}x{size[1]}"
     if sides.prod() < LEFT * xywh[2:].prod():
-        message = f"{where}: box {_listed(xywh)} (x, y, width, height) reaches out of {picture}"
+        message = f"{where}: box {listed(xywh)} (x, y, width, height) reaches out of {picture}"
         raise BrokenRecord("box outside image", message)
-    repairs.note("box cut at the picture's edge", f"{where}: box {_listed(xywh)} reached out of {picture}")
+    if (fault := box_fault(xywh, mask_bounds(segmentation))) is not None:  # which cutting would hide
+        raise BrokenRecord("box off mask", f"{where}: box {listed(xywh)} (x, y, width, height) {fault}")
+    repairs.note("box cut at the picture's edge", f"{where}: box {listed(xywh)} reached out of {picture}")
     return np.concatenate([inside_low, sides])
-
-
-def _listed(xywh: Values) -> str:
-    return f"[{', '.join(f'{number:g}' for number in xywh)}]"
 
 
 def _ring_area(ring: Values) -> float:

@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
 from model.runtime.images.errors import ImageError
 from model.runtime.images.reading import probe
 from model.runtime.kernels.rle import area
+from training.data.annotations.boxes import box_fault, listed
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
-from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import LIMITS, Annotations, ImageRecord
 from training.data.annotations.repair import mask_bounds
 from training.data.annotations.runs import decode_runs
@@ -31,8 +30,6 @@ ALIKE = 10
 """Lines of a report that may differ by numbers and files alone."""
 AROUND = 0.5
 """Share of a box's side around it within which one of its keypoints must lie."""
-LEAST_IOU = 0.1
-"""A box that overlaps the bounds of its mask by less has nothing to do with it."""
 
 
 def check(data: Dataset, task: Task = "masks") -> list[Problem]:
@@ -186,10 +183,9 @@ def _check_boxes(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
         segmentation = annotations.segmentations[row]
         if isinstance(segmentation, RLE) and segmentation.size != (image.height, image.width):
             continue
-        if _is_off_mask(xywh, segmentation):
-            box = ", ".join(f"{number:g}" for number in xywh)
+        if (fault := box_fault(xywh, mask_bounds(segmentation))) is not None:
             id_ = int(annotations.ids[row])
-            message = f"annotation {id_}: box [{box}] (x, y, width, height) lies away from its mask, or is far larger"
+            message = f"annotation {id_}: box {listed(xywh)} (x, y, width, height) {fault}"
             yield Problem("box off mask", message, image.file, image.id, id_)
 
 
@@ -204,19 +200,6 @@ def _check_keypoints(image: ImageRecord, annotations: Annotations) -> Iterator[P
         id_ = int(annotations.ids[row])
         message = f"annotation {id_}: all labeled keypoints lie away from its box, as if they were another object's"
         yield Problem("bad keypoints", message, image.file, image.id, id_)
-
-
-def _is_off_mask(xywh: NDArray[np.float64], segmentation: Segmentation) -> bool:
-    """Whether a box has nothing to do with its mask; a mask of less than a pixel a side says nothing."""
-    bounds = mask_bounds(segmentation)
-    if bounds is None:
-        return False
-    x, y, width, height = xywh.tolist()
-    left, top, wide, high = bounds.tolist()
-    if min(wide, high) < 1:
-        return False
-    both = max(0.0, min(x + width, left + wide) - max(x, left)) * max(0.0, min(y + height, top + high) - max(y, top))
-    return bool(both < LEAST_IOU * (width * height + wide * high - both))
 
 
 def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Problem]:
@@ -237,4 +220,6 @@ def _check_masks(image: ImageRecord, annotations: Annotations) -> Iterator[Probl
             elif runs[1::2].sum() == 0:
                 yield Problem("empty mask", f"{where} has no foreground pixel", image.file, image.id, id_)
         elif not area(annotations.select([row]).rles(image.height, image.width)[0]):
-            yield Problem("empty mask", f"the polygons of {where} cover no pixel", image.file, image.id, id_)
+            unit = all(bool(((ring >= 0) & (ring <= 1)).all()) for ring in segmentation)
+            why = ": they lie between 0 and 1, as shares of the sides would; COCO's are in pixels" if unit else ""
+            yield Problem("empty mask", f"the polygons of {where} cover no pixel{why}", image.file, image.id, id_)

@@ -10,6 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from training.data.annotations.boxes import (
+    CENTERS,
+    CORNERS,
+    LEAST_IOU,
+    NEAR,
+    box_fault,
+    listed,
+    misses,
+    other_forms,
+    overlaps,
+)
 from training.data.annotations.dataset import DatasetError
 from training.data.annotations.fields import BrokenRecord, integer
 from training.data.annotations.repair import BORDER, Repairs, mask_bounds
@@ -22,22 +33,21 @@ LEAST_BOXES: Final = 3
 MOST_RLES: Final = 1000
 """More need not be decoded to show one."""
 NONE: Final = (np.nan,) * 4
-NEAR: Final = 2.0
-"""Pixels by which a box may miss the bounds of its mask."""
-_CORNERS: Final = "x1, y1, x2, y2"
-_CENTERS: Final = "center x, center y, width, height"
 _SHARES: Final = "shares of the image's sides"
 _OUT: Final = 0.1
 """Share of boxes out of their image from which another form is looked for."""
 
 
-def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]], path: Path) -> None:
-    """Raises DatasetError where most boxes are of another form, as their masks show, or without masks the images of
-    `sizes` (width, height), by id."""
+def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]], path: Path) -> tuple[str, ...]:
+    """What to say of boxes that hold more than their masks.
+
+    Raises DatasetError where most boxes are of another form, as their masks show, or without masks the images of
+    `sizes` (width, height), by id.
+    """
     boxes, sides, masks = _gather(annotations, sizes)
-    if len(boxes) < LEAST_BOXES:
-        return
     known = np.isfinite(masks).all(axis=1)
+    if len(boxes) < LEAST_BOXES:
+        return _larger(boxes[known], masks[known])
     form = _by_masks(boxes[known], masks[known], sides[known]) if known.sum() >= LEAST_BOXES else None
     if form is None and not known.any():
         form = _by_images(boxes, sides)
@@ -46,6 +56,17 @@ def check_box_form(annotations: list[Any], sizes: Mapping[int, tuple[int, int]],
             f"{path}: its boxes are {form}, as most of {len(boxes)} show; COCO's bbox is x, y, width, height in "
             f"pixels: convert them, or leave out 'bbox' where objects have masks"
         )
+    return _larger(boxes[known], masks[known])
+
+
+def _larger(boxes: Values, masks: Values) -> tuple[str, ...]:
+    """A note on boxes that are kept though their masks fill less than half of them."""
+    loose = (overlaps(boxes, masks) < LEAST_IOU) & (misses(boxes, masks) > NEAR)
+    rows = [row for row in np.flatnonzero(loose).tolist() if box_fault(boxes[row], masks[row]) is None]
+    if not rows:
+        return ()
+    first = f"box {listed(boxes[rows[0]])} of the mask in {listed(masks[rows[0]])} (x, y, width, height)"
+    return (f"{len(rows)} boxes are more than twice as large as their masks, and are kept; first: {first}",)
 
 
 def _gather(annotations: list[Any], sizes: Mapping[int, tuple[int, int]]) -> tuple[Values, Values, Values]:
@@ -104,14 +125,8 @@ def _bounds(polygons: Any) -> tuple[float, ...]:
 
 def _by_masks(boxes: Values, masks: Values, sides: Values) -> str | None:
     """The form in which most boxes are those of their masks, if it is not x, y, width, height."""
-    low, size = masks[:, :2], masks[:, 2:]
-    forms = {
-        _CORNERS: np.concatenate([low, low + size], axis=1),
-        _CENTERS: np.concatenate([low + size / 2, size], axis=1),
-        "y, x, height, width": masks[:, [1, 0, 3, 2]],
-        "y1, x1, y2, x2": np.concatenate([low[:, ::-1], (low + size)[:, ::-1]], axis=1),
-    }
-    shares = np.concatenate([low / sides, size / sides], axis=1)
+    forms = other_forms(masks)
+    shares = masks / np.tile(sides, 2)
     if _near(boxes, masks, NEAR) > 0.5:
         return None
     if _near(boxes, shares, 0.02) > 0.5:
@@ -135,6 +150,6 @@ def _by_images(boxes: Values, sides: Values) -> str | None:
     if out.mean() <= _OUT:
         return None
     if ((second > first) & (second <= sides + BORDER)).all():
-        return _CORNERS
+        return CORNERS
     low, high = first - second / 2, first + second / 2
-    return _CENTERS if out.sum() >= LEAST_BOXES and ((low >= -BORDER) & (high <= sides + BORDER)).all() else None
+    return CENTERS if out.sum() >= LEAST_BOXES and ((low >= -BORDER) & (high <= sides + BORDER)).all() else None

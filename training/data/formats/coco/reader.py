@@ -32,6 +32,7 @@ from training.data.formats.coco.categories import read_categories
 from training.data.formats.coco.frames import Orientation, to_stored
 from training.data.formats.coco.ids import number_ids
 from training.data.formats.coco.images import read_images
+from training.data.formats.coco.mask_form import check_mask_form
 from training.data.formats.coco.segmentation import read_segmentation
 from training.data.formats.text_files import read_json
 
@@ -72,7 +73,9 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None, orienta
     records = listed.records
     reader = _Reader(categories.labels, ids.categories, _num_keypoints(categories.kept, raw, annotations), repairs)
     by_id = {record.id: record for record in records}
-    check_box_form(raw, {record.id: (record.width, record.height) for record in records}, annotations)
+    sizes = {record.id: (record.width, record.height) for record in records}
+    check_mask_form(raw, sizes, annotations)
+    box_notes = check_box_form(raw, sizes, annotations)
 
     rows: dict[int, list[_Row]] = {record.id: [] for record in records}
     numbering = _Numbering(raw, repairs)
@@ -103,7 +106,7 @@ def load_coco(annotations: Path, images: Path, root: Path | None = None, orienta
         num_keypoints=reader.num_keypoints,
         problems=tuple(problems),
         repairs=repairs.found,
-        notes=(*ids.notes, *listed.notes),
+        notes=(*ids.notes, *listed.notes, *box_notes),
     )
     return to_stored(data, frame)
 

@@ -21,13 +21,14 @@ from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.broken import add_broken_flag, check, drop_broken, mended, report
+from training.data.checking.read_back import Written, read_back
 from training.data.formats.known import NAMES, WRITABLE, Format, find_format
 from training.data.formats.locate import Located, add_origin_flags, locate, origin_of, require_there
 from training.data.formats.writing import Placement
 from training.data.hold_out import add_hold_out_flags, with_held_out
 
 SHOWN = 20
-"""Lines about one kind of broken record or loss; the rest is counted."""
+"""Lines about one kind of broken record, or about names; the rest is counted."""
 
 
 def convert(
@@ -43,7 +44,7 @@ def convert(
     seed: int = 0,
 ) -> list[str]:
     """Reads a dataset, holds out a share `val` of its images, renames classes, then chooses some, and writes `target`;
-    what happened, one line each.
+    what happened, one line each. What was written is read again, and what the target format could not hold is said.
 
     Raises DatasetError for a source that cannot be read, broken records unless they are skipped, a class that is not
     there and a dataset that the target format cannot hold; FileExistsError when `target` is there already.
@@ -52,25 +53,26 @@ def convert(
         raise DatasetError(f"{writer.name} is only read; write one of {', '.join(WRITABLE)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already: give a new folder")
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
+    written: dict[str, Written] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
         folder = Path(scratch) / "dataset"
         for split, loaded in with_held_out(located.read_aligned(), val, seed).items():
             data, skipped = _sound(loaded, skip_broken)
             data = change_classes(data, rename=rename or {}, classes=classes)
-            lost = writer.save(data, folder, split, placement)
-            if data.num_keypoints and writer.name not in ("coco", "coco_keypoints"):
-                lost = [f"keypoints: {writer.name} has none", *lost]
-            lines += [*mended(loaded), *skipped, *_summary(split, data)]
-            lines += [f"  not written: {line}" for line in lost[:SHOWN]]
-            lines += [f"  ... and {len(lost) - SHOWN} more images with losses"] if len(lost) > SHOWN else []
+            placed = writer.save(data, folder, split, placement)
+            written[split] = Written(data, [placed.folder / file for file in placed.files])
+            new = [f"  not written: {line}" for line in placed.renamed[:SHOWN]]
+            new += [f"  ... and {len(placed.renamed) - SHOWN} more names"] if len(placed.renamed) > SHOWN else []
+            lines[split] = [*mended(loaded), *skipped, *_summary(split, data), *new]
+        for split, changes in read_back(written, folder, writer.name).items():
+            lines[split] += [f"  {change}" for change in changes]
         if target.exists():
             target.rmdir()
         folder.rename(target)
     images = "copied" if placement == "copy" else f"linked to {located.origin}"
-    lines.append(f"{target}: {writer.name}, images {images}")
-    return lines
+    return [*(line for of_split in lines.values() for line in of_split), f"{target}: {writer.name}, images {images}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

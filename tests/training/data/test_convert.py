@@ -142,7 +142,9 @@ def test_overlapping_objects_in_one_layer(tmp_path: Path, capsys: pytest.Capture
     ]
     source = _write(tmp_path / "source", annotations=records)
     assert main([str(source), str(tmp_path / "there"), "--to", "voc"]) == 0
-    assert "1 objects that smaller ones hide" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "  written in part: 1 objects (bicycle: 1), the smallest IoU with the original is 0.84\n" in printed
+    assert "  not written: 1 objects that others hide (bicycle: 1)\n" in printed
     data = _load(tmp_path / "there", "voc")["train"]
     assert sorted(objects.area.tolist() for objects in data.annotations) == [[], [84, 16]]
 

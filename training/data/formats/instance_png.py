@@ -25,7 +25,7 @@ from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_piec
 from training.data.formats.image_files import images_in
 from training.data.formats.splits import split_folders
 from training.data.formats.text_files import read_lines
-from training.data.formats.writing import Placement, paint, place_images
+from training.data.formats.writing import Placed, Placement, paint, place_images
 
 LAYOUTS = (("PNGImages", "PedMasks", "person"), ("images", "masks", "object"))
 """Folder of images, folder of masks, and the class where `classes.txt` names none."""
@@ -86,8 +86,8 @@ def read_class(folder: Path, default: str) -> str:
     return next(filter(None, names), default)
 
 
-def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Writes `images/SPLIT`, `masks/SPLIT` (8 or 16 bits, by the number of objects) and classes.txt; what got lost.
+def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Writes `images/SPLIT`, `masks/SPLIT` (8 or 16 bits, by the number of objects) and classes.txt.
 
     Where objects overlap, the smaller one is on top. Raises DatasetError for a dataset of several classes.
     """
@@ -96,15 +96,13 @@ def save_instance_png(data: Dataset, folder: Path, split: str, placement: Placem
             f"instance-id PNGs have one class, the dataset has {', '.join(data.class_names)}: choose one with --classes"
         )
     placed = place_images(data, folder / "images" / split, placement)
-    lost = placed.lost
     for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         painted = paint(record, objects)
-        lost += painted.lost
         target = (folder / "masks" / split / file).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(painted.ids.astype(np.uint8 if len(painted.labels) < 256 else np.uint16)).save(target)
     (folder / CLASS_FILE).write_text(f"{data.class_names[0]}\n", encoding="utf-8")
-    return lost
+    return placed
 
 
 def _find(folder: Path) -> dict[str, _Folders]:

@@ -12,20 +12,20 @@ from training.data.formats.coco import layouts
 from training.data.formats.coco.writer import save_coco
 from training.data.formats.labelme import reader as labelme
 from training.data.formats.via import reader as via
-from training.data.formats.writing import Placement
+from training.data.formats.writing import Placed, Placement
 from training.data.formats.yolo import reader as yolo
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """One format. layout is how it lies, for messages; splits says which splits a folder has in it, none where it is
-    another format; load reads one of them; save adds one to a folder and says what it cannot hold."""
+    another format; load reads one of them; save adds one to a folder."""
 
     name: str
     layout: str
     splits: Callable[[Path], tuple[str, ...]]
     load: Callable[[Path, str], Dataset]
-    save: Callable[[Dataset, Path, str, Placement], list[str]] | None = None
+    save: Callable[[Dataset, Path, str, Placement], Placed] | None = None
 
 
 FORMATS = (

@@ -13,9 +13,11 @@ from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import DatasetError
 from training.data.annotations.records import ImageRecord
 from training.data.formats.image_files import IMAGE_SUFFIXES
+from training.data.formats.splits import split_of
 
 _DRIVE: Final = re.compile(r"^[A-Za-z]:")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_MEANING: Final = ("images", "labels", "masks")
 _SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
 
@@ -54,6 +56,14 @@ def target_name(record: ImageRecord, *, flat: bool = False) -> str:
         parts = [record.path.name if last in ("", "..") else last]
     parts = [_CONTROL.sub("_", part) for part in parts]
     return "_".join(parts) if flat else "/".join(parts)
+
+
+def findable(name: str) -> str:
+    """The name where folders are searched for images: hidden files are not found there, and folders called images,
+    labels, masks or as a split say what lies in them."""
+    parts = [f"_{part}" if part.startswith(".") else part for part in name.split("/")]
+    meaning = any(part.lower() in _MEANING or split_of(part) for part in parts[:-1])
+    return "_".join(parts) if meaning else "/".join(parts)
 
 
 def with_image_suffix(name: str, path: Path) -> str:

@@ -24,7 +24,7 @@ from training.data.formats.labelmap import FILE as LABELMAP
 from training.data.formats.labelmap import read_colors, read_labelmap
 from training.data.formats.splits import by_split
 from training.data.formats.text_files import read_lines
-from training.data.formats.writing import Placement, paint, place_images
+from training.data.formats.writing import Placed, Placement, paint, place_images
 
 CLASSES: Final = (
     "aeroplane",
@@ -103,8 +103,8 @@ def load_voc(folder: Path, split: str) -> Dataset:
     return assembly.finish(names)
 
 
-def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Adds a split to a VOC folder, with `class_names.txt`; what got lost.
+def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Adds a split to a VOC folder, with `class_names.txt`.
 
     Where objects overlap, the smaller one is on top; crowd regions become void. Folders among the images become part of
     the file names. Raises DatasetError for more than 254 classes or objects in an image.
@@ -116,7 +116,6 @@ def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> l
     placed = place_images(data, folder / "JPEGImages", placement, flat=True)
     for name in ("SegmentationObject", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    lost = placed.lost
     stems = [PurePosixPath(file).stem for file in placed.files]
     for record, objects, stem in zip(data.images, data.annotations, stems, strict=True):
         painted = paint(record, objects, crowd=VOID)
@@ -124,7 +123,6 @@ def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> l
             raise DatasetError(
                 f"VOC's PNGs hold 254 objects, {record.path} has {len(painted.labels)}: use another format"
             )
-        lost += painted.lost
         lookup = np.zeros(VOID + 1, np.int64)
         lookup[1 : len(painted.labels) + 1] = painted.labels
         lookup[VOID] = VOID
@@ -132,7 +130,7 @@ def save_voc(data: Dataset, folder: Path, split: str, placement: Placement) -> l
         _save(lookup[painted.ids], folder / "SegmentationClass" / f"{stem}.png")
     _list_file(folder, split).write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
     (folder / CLASS_FILE).write_text("\n".join(("_background_", *data.class_names)) + "\n", encoding="utf-8")
-    return lost
+    return placed
 
 
 def _class_of(classes: NDArray[np.int64], value: int, names: Mapping[int, str], file: Path) -> str:

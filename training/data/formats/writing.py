@@ -16,7 +16,7 @@ from training.data.annotations.dataset import Dataset
 from training.data.annotations.orientation import points_to_upright
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.formats.assemble import Header, rectangle
-from training.data.formats.naming import Names, target_name, with_image_suffix
+from training.data.formats.naming import Names, findable, target_name, with_image_suffix
 
 Placement = Literal["copy", "link"]
 """Images are copied, or linked to by absolute symbolic links."""
@@ -25,10 +25,11 @@ Ring = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """files[i] is the name of image i in its new folder, relative; lost: the names that others had, one line each."""
+    """files[i] is the name of image i in its new folder, relative; renamed: those that others had, one line each."""
 
+    folder: Path
     files: list[str]
-    lost: list[str]
+    renamed: list[str]
 
 
 def place_images(
@@ -38,16 +39,17 @@ def place_images(
 
     Folders inside the dataset are kept, or become part of the name where the format is `flat`. An image whose name is
     taken gets a number; so does one whose name differs by the suffix alone in a format that pairs files by `stems`.
+    Such formats are read by searching folders: those that would mean something there become part of the name too.
     Raises DatasetError where such a format would not find an image again.
     """
     names = Names(stems=stems, taken=(path.relative_to(folder).as_posix() for path in folder.rglob("*")))
-    placed = Placed([], [])
+    placed = Placed(folder, [], [])
     for record in data.images:
         wanted = target_name(record, flat=flat)
-        wanted = with_image_suffix(wanted, record.path) if stems else wanted
+        wanted = with_image_suffix(findable(wanted), record.path) if stems else wanted
         name = names.free(wanted)
         if name != wanted:
-            placed.lost.append(f"{record.file}: its name, which another image has; it is {name}")
+            placed.renamed.append(f"{record.file}: its name, which another image has; it is {name}")
         placed.files.append(name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,34 +63,28 @@ def place_images(
 @dataclass(frozen=True, slots=True, eq=False)
 class Painted:
     """An image's masks in one layer. ids: int64 [H, W], 1..N and 0 for background; labels: int64 [N], the class of each
-    id; lost: what could not be painted, one line each."""
+    id."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
-    lost: list[str]
 
 
 def paint(record: ImageRecord, objects: Annotations, crowd: int = 0) -> Painted:
-    """Numbers the objects of an image, in their order. Smaller ones lie on top of larger ones.
+    """Numbers the objects of an image that have masks, in their order. Smaller ones lie on top of larger ones.
 
     Crowd regions get the value `crowd`, beneath the objects; 0 leaves them out.
     """
     masked = np.array([segmentation is not None for segmentation in objects.segmentations], np.bool_)
-    lost = [] if masked.all() else [f"{record.file}: {(~masked).sum()} boxes without mask"]
     regions, objects = objects.select(masked & objects.crowd), objects.select(masked & ~objects.crowd)
-    if len(regions) and not crowd:
-        lost.append(f"{record.file}: {len(regions)} crowd regions")
     canvas = np.zeros((record.height, record.width), np.int64)
     for row in np.argsort(-objects.area, kind="stable").tolist():
         canvas[objects.select([row]).masks(record.height, record.width)[0] > 0] = row + 1
     seen = np.unique(canvas[canvas > 0])
-    if len(seen) < len(objects):
-        lost.append(f"{record.file}: {len(objects) - len(seen)} objects that smaller ones hide")
     ids = np.where(canvas > 0, np.searchsorted(seen, canvas) + 1, 0)
     for row in range(len(regions)) if crowd else ():
         region = regions.select([row]).masks(record.height, record.width)[0] > 0
         ids[region & (canvas == 0)] = crowd
-    return Painted(ids, objects.labels[seen - 1], lost)
+    return Painted(ids, objects.labels[seen - 1])
 
 
 def outlines(header: Header, objects: Annotations, row: int, *, join: bool) -> list[Ring]:

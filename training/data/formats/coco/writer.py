@@ -10,13 +10,13 @@ from model.runtime.detections import RLE
 from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.records import Annotations
-from training.data.formats.writing import Placement, place_images
+from training.data.formats.writing import Placed, Placement, place_images
 
 
-def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Writes a split with all ids, boxes, areas and masks as they are; keypoints also as `person_keypoints_SPLIT.json`.
+def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Writes a split with all ids, boxes, areas and masks as they are.
 
-    Nothing gets lost but names that two images have.
+    Where there are keypoints, `person_keypoints_SPLIT.json` is another copy.
     """
     placed = place_images(data, folder / "images" / split, placement, stems=False)
     document = {
@@ -36,7 +36,7 @@ def save_coco(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for prefix in ("instances", "person_keypoints") if data.num_keypoints else ("instances",):
         (folder / "annotations" / f"{prefix}_{split}.json").write_text(json.dumps(document), encoding="utf-8")
-    return placed.lost
+    return placed
 
 
 def _record(objects: Annotations, row: int, image_id: int | str, categories: tuple[Category, ...]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from training.data.formats.image_files import files_below
 from training.data.formats.labelme.images import locate_images
 from training.data.formats.splits import split_folders, up_to
 from training.data.formats.text_files import has_keys, read_json, read_lines
-from training.data.formats.writing import Placement, outlines, place_images
+from training.data.formats.writing import Placed, Placement, outlines, place_images
 
 CLASS_FILE = "labels.txt"
 VERSION = "5.5.0"
@@ -99,20 +99,18 @@ def load_labelme(folder: Path, split: str) -> Dataset:
     )
 
 
-def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Writes images and JSON files into `folder/SPLIT` and labels.txt; what got lost.
+def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Writes images and JSON files into `folder/SPLIT` and labels.txt.
 
     Holes become cuts of no width, an object in several parts a group, a crowd region the flag "crowd".
     """
     target = folder / split
     placed = place_images(data, target, placement, flat=True)
-    boxes = 0
     for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         shapes = []
         for row in range(len(objects)):
             rings = outlines(header, objects, row, join=False)
-            boxes += objects.segmentations[row] is None
             shapes += [
                 {
                     "label": data.class_names[objects.labels[row] - 1],
@@ -139,7 +137,7 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
         path.write_text(json.dumps(document, indent=1), encoding="utf-8")
     lines = ("__ignore__", "_background_", *data.class_names)
     (folder / CLASS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [*placed.lost, *([f"{boxes} boxes without mask became rectangles"] if boxes else [])]
+    return placed
 
 
 def _is_labelme(folder: Path) -> bool:

@@ -30,7 +30,7 @@ from training.data.formats.assemble import (
 from training.data.formats.image_files import Wanted, find_images
 from training.data.formats.splits import split_folders
 from training.data.formats.via.documents import Record, read_images
-from training.data.formats.writing import Placement, outlines, place_images
+from training.data.formats.writing import Placed, Placement, outlines, place_images
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
 """Looked for in this order, whatever the case."""
@@ -110,20 +110,18 @@ def is_via(file: Path) -> bool:
         return False
 
 
-def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Writes images and `via_region_data.json` into `folder/SPLIT`; what got lost.
+def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Writes images and `via_region_data.json` into `folder/SPLIT`.
 
     Each object is one polygon: its holes and parts are joined by cuts of no width. Boxes become rectangles.
     """
     target = folder / split
     placed = place_images(data, target, placement, flat=True, stems=False)
     document: dict[str, Any] = {}
-    boxes = 0
     for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         regions = []
         for row in range(len(objects)):
-            boxes += objects.segmentations[row] is None
             attributes = {"class": data.class_names[objects.labels[row] - 1]}
             if objects.crowd[row]:
                 attributes[CROWD] = "true"
@@ -133,7 +131,7 @@ def save_via(data: Dataset, folder: Path, split: str, placement: Placement) -> l
         size = (target / file).stat().st_size
         document[f"{file}{size}"] = {"filename": file, "size": size, "regions": regions, "file_attributes": {}}
     (target / FILE).write_text(json.dumps(document), encoding="utf-8")
-    return [*placed.lost, *([f"{boxes} boxes without mask became rectangles"] if boxes else [])]
+    return placed
 
 
 def _via_files(folder: Path) -> list[Path]:

@@ -103,28 +103,52 @@ def _read_yaml(folder: Path, file: Path | None) -> tuple[Path, dict[str, Any]] |
                 message = error.message if isinstance(error, BrokenRecord) else f"{path} is not YAML: {error}"
                 raise DatasetError(message) from None
             continue  # another program's
-        if isinstance(document, dict) and {"names", "nc"} & document.keys() and any(map(_split_key, document)):
+        if isinstance(document, dict) and {"names", "nc"} & document.keys() and _named_splits(folder, document):
             return path, document
     return None
 
 
-def _split_key(key: object) -> str | None:
-    return split_of(key) if isinstance(key, str) else None
+def _named_splits(folder: Path, document: dict[Any, Any]) -> dict[str, str]:
+    """Keys of a YAML that are splits, and which: a key of another name is one of its own where its images are there,
+    and the one to train on where there is no other."""
+    keys = [key for key in document if isinstance(key, str)]
+    named = {key: split for key in keys if (split := split_of(key)) is not None}
+    places = {key: _stated_places(folder, document, key) for key in keys if key not in ("path", "names")}
+    around = [folder, *(parent for found in places.values() for place in found for parent in place.parents)]
+    own = {
+        key: key
+        for key, found in places.items()
+        if key not in named and found and all(place not in around and _is_source(place) for place in found)
+    }
+    return dict.fromkeys(own, "train") if not named and len(own) == 1 else named | own
+
+
+def _stated_places(folder: Path, document: dict[Any, Any], key: str) -> list[Path]:
+    """What the value of a key names, just where it says; none where something is not there."""
+    value = document[key]
+    names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    bases = (folder / str(document.get("path") or ""), folder)
+    found = [next((base / str(name) for base in bases if os.path.exists(base / str(name))), None) for name in names]
+    return [place for place in found if place is not None] if None not in found else []
+
+
+def _is_source(place: Path) -> bool:
+    return any(_images(place)) if place.is_dir() else place.suffix == ".txt" and _lists_images(place)
 
 
 def _by_yaml(folder: Path, file: Path, document: dict[str, Any]) -> YoloFiles:
     sources: dict[str, list[Path]] = {}
     notes = []
-    for key, value in document.items():
-        split = _split_key(key)
-        for name in [] if split is None or not value else [value] if isinstance(value, str) else value:
+    for key, split in _named_splits(folder, document).items():
+        value = document[key]
+        for name in [] if not value else [value] if isinstance(value, str) else value:
             place = _place(folder, str(document.get("path") or ""), str(name))
             if place is None:
                 notes.append(
                     f"{file.name} has '{name}' for {key}, which is not in {folder}: there is no such split here"
                 )
             else:
-                sources.setdefault(str(split), []).append(place)
+                sources.setdefault(split, []).append(place)
     listed = bool(sources)
     if not sources and (found := _by_folders(folder)) is not None:  # the YAML came along, its paths did not
         sources, listed = found.sources, found.listed

@@ -20,7 +20,7 @@ from training.data.annotations.orientation import points_to_stored, points_to_up
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
 from training.data.formats.splits import SPLITS
 from training.data.formats.text_files import glance, read_text
-from training.data.formats.writing import Placement, outlines, place_images
+from training.data.formats.writing import Placed, Placement, outlines, place_images
 from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, label_files
 from training.data.formats.yolo.pose import LinesSeen, Pose, Values
 
@@ -34,7 +34,9 @@ FAR = 0.5
 def yolo_splits(folder: Path, file: Path | None = None) -> tuple[str, ...]:
     """The splits that the folder's YAML, or `file`, names and that are there; none if it is not a YOLO folder."""
     found = find_yolo(folder, file)
-    return () if found is None else tuple(split for split in (*SPLITS, *found.sources) if split in found.sources)
+    if found is None:
+        return ()
+    return tuple(dict.fromkeys(split for split in (*SPLITS, *found.sources) if split in found.sources))
 
 
 def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
@@ -78,15 +80,14 @@ def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
     return assembly.finish(names, () if pose is None else pose.names)
 
 
-def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> list[str]:
-    """Adds `images/SPLIT`, `labels/SPLIT` and the split's line in data.yaml; what got lost.
+def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:
+    """Adds `images/SPLIT`, `labels/SPLIT` and the split's line in data.yaml.
 
     Each object is one line: its holes and parts are joined by cuts of no width. Crowd regions are left out: YOLO has no
     such thing, and as objects they would teach wrong outlines.
     """
     images = folder / "images" / split
     placed = place_images(data, images, placement)
-    lost = placed.lost
     for record, objects, file in zip(data.images, data.annotations, placed.files, strict=True):
         header = read_header(record.path)
         lines = []
@@ -103,8 +104,6 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
             for points in shapes:
                 numbers = " ".join(f"{value:.8g}" for value in (points / header.upright).ravel())
                 lines.append(f"{objects.labels[row] - 1} {numbers}\n")
-        if objects.crowd.any():
-            lost.append(f"{record.file}: {objects.crowd.sum()} crowd regions")
         target = label_files(images / file)[0]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(lines))
@@ -112,7 +111,7 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     document = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
     document |= {split: f"images/{split}", "names": dict(enumerate(data.class_names))}
     written.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return lost
+    return placed
 
 
 def _highest(files: Iterable[Path]) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.analysis.files import file_of
@@ -67,11 +68,23 @@ def file_response(visitor: Visit, body: FileBody, image_name: str) -> Response:
     if accepts_gzip(accepted):
         headers["Content-Encoding"] = "gzip"
         pieces = compress_pieces(pieces)
-    return StreamingResponse(_made(visitor, pieces), media_type=kind.media_type, headers=headers)
+    return _Streamed(visitor, pieces, kind.media_type, headers)
+
+
+class _Streamed(StreamingResponse):
+    """Sends pieces, each of which is made when the one before has gone. A server that drains waits for it."""
+
+    def __init__(self, visitor: Visit, pieces: Iterator[bytes], media_type: str, headers: Mapping[str, str]) -> None:
+        super().__init__(_made(visitor, pieces), media_type=media_type, headers=headers)
+        self._gate = visitor.lifecycle.gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._gate.sending():
+            await super().__call__(scope, receive, send)
 
 
 async def _made(visitor: Visit, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Each piece is made on a postprocess thread when the one before has been sent."""
+    """Each piece, made on a postprocess thread."""
     while True:
         piece, _ = await visitor.pipeline.postprocess_pool.run(lambda: next(pieces, None), visitor.priority)
         if piece is None:

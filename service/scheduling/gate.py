@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -93,6 +93,9 @@ class Gate:
         self._given_up = False
         self._empty = asyncio.Event()
         self._empty.set()
+        self._sending = 0
+        self._sent = asyncio.Event()
+        self._sent.set()
 
     @property
     def in_flight(self) -> int:
@@ -190,6 +193,20 @@ class Gate:
             if not self._places:
                 self._empty.set()
 
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Around an answer that is made while it is sent. It takes no place, for its client may read slowly, but
+        `drain` waits for it as for what is in flight.
+        """
+        self._sending += 1
+        self._sent.clear()
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._sent.set()
+
     async def leave(self, seconds: float) -> None:
         """Be called not ready for so long, or until `give_up`, and answer as ever."""
         self.phase = Phase.LEAVING
@@ -199,7 +216,8 @@ class Gate:
         self._patience = None
 
     async def drain(self, timeout: float) -> bool:
-        """Refuse everything new and return when nothing is in flight; False if `timeout` seconds were not enough.
+        """Refuse everything new and return when nothing is in flight or being sent; False if `timeout` seconds were not
+        enough.
 
         What is then still in flight is answered with 503.
         """
@@ -208,9 +226,11 @@ class Gate:
         try:
             async with asyncio.timeout(0 if self._given_up else timeout) as self._patience:
                 await self._empty.wait()
+                await self._sent.wait()
             return True
         except TimeoutError:
-            logger.warning("%d requests were not answered in time and are dropped", len(self._accepted))
+            late = len(self._accepted) + self._sending
+            logger.warning("%d requests were not answered in time and are dropped", late)
             _cut_off(self._accepted)
             await self._empty.wait()
             return False

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import signal
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -21,7 +25,7 @@ from skimage.measure import regionprops
 from model.runtime.detections import RLE
 from model.runtime.kernels.rle import decode
 from service.routes import files
-from tests.service.harness import Server, encode, picture
+from tests.service.harness import Server, encode, picture, until
 
 PICTURE = picture(3, (64, 96))
 FORMATS = {
@@ -148,6 +152,43 @@ def test_large_files_are_streamed_and_are_the_same(server: Server) -> None:
     masks = masks_of(server, data, **{**query, "format": "maskserve"})
     areas = [shape(feature["geometry"]).area for feature in json.loads(sent["identity"])["features"]]
     assert areas == [mask.sum() for mask in masks if mask.any()]
+
+
+LARGE = 8_000_000
+"""Bytes, fewer than the file that is streamed has, and more than a connection holds that nobody reads from."""
+
+
+@contextmanager
+def streaming(server: Server) -> Iterator[HTTPResponse]:
+    """An answer of which nothing but the head has been read."""
+    data = encode(np.full((3000, 3000, 3), (0, 250, 255), np.uint8))
+    query = "format=geojson&tile=100&overlap=0&score_threshold=0.05"
+    with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=60)) as connection:
+        connection.request("POST", f"/predict?{query}", data, {"Content-Type": "image/png"})
+        with connection.getresponse() as response:
+            assert response.getheader("content-length") is None
+            yield response
+
+
+def test_a_server_that_shuts_down_sends_what_it_has_begun(start_server: Callable[..., Server]) -> None:
+    server = start_server("--max-pixels", "9000000")
+    with streaming(server) as response:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.client.get("/readyz").status_code == 503)
+        body = response.read()
+    assert len(body) > LARGE
+    assert json.loads(body)["type"] == "FeatureCollection"
+    assert server.process.wait(20) == 0
+
+
+def test_a_client_that_leaves_ends_what_is_made_for_it(start_server: Callable[..., Server]) -> None:
+    server = start_server("--max-pixels", "9000000")
+    with streaming(server):
+        pass
+    until(lambda: any('"route":"/predict"' in line for line in server.log))
+    (sent,) = (json.loads(line)["bytes_out"] for line in server.log if '"route":"/predict"' in line)
+    assert sent < LARGE
+    assert not any('"level":"ERROR"' in line for line in server.log)
 
 
 @pytest.mark.parametrize("format", ["geojson", "imagej", "csv"])

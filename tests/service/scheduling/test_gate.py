@@ -234,6 +234,25 @@ def test_draining_waits_for_what_is_in_and_refuses_the_rest() -> None:
     run(scenario)
 
 
+def test_draining_waits_for_what_is_being_sent_but_not_for_ever() -> None:
+    async def scenario() -> None:
+        gate = ready()
+        async with gate.admit(PLACE, LONG):
+            draining = asyncio.create_task(gate.drain(LONG))
+            await asyncio.sleep(0)
+        with gate.sending():  # begins where the admission ends
+            assert gate.in_flight == 0, "it takes no place"
+            with gate.sending():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            assert not draining.done()
+        assert await draining
+        with gate.sending():
+            assert not await gate.drain(0.01)
+
+    run(scenario)
+
+
 def test_draining_cuts_off_uploads_at_once() -> None:
     async def scenario() -> None:
         gate = ready()

@@ -1,7 +1,8 @@
 """Trains variants of one recipe on the same data with the same seeds, and says what each choice is worth.
 
     maskserve ablate --vary architecture.roi_pooling=align,pool
-    maskserve ablate --recipe nuclei --data DIR --vary architecture.mask_loss=sigmoid,softmax --seeds 0 1 2
+    maskserve ablate --recipe nuclei --data DIR --val 0.2 --vary architecture.mask_loss=sigmoid,softmax --seeds 0 1 2
+    maskserve ablate --annotations instances.json --images DIR --vary optimizer.rate=0.01,0.02
     maskserve ablate --vary A=1,2 --vary B=3,4 --grid --schedule.iterations 500
 
 Further flags go to every training run. Writes OUTPUT/VARIANT/seed-N (a run's folder each), OUTPUT/table.md and
@@ -24,11 +25,13 @@ from typing import Final
 from pydantic import BaseModel
 from rich.console import Console
 
-from model.console.arguments import Parser, interruptible, nearest_path
+from model.console.arguments import Parser, interruptible
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, require_writable, stop, unbroken_console
 from training.config import TrainConfig, flat_fields
-from training.data.shapes import write_shapes
+from training.data.annotations.dataset import DatasetError
+from training.data.formats.locate import require_there
+from training.data.loading.source import generate, named
 from training.distributed import require_device
 from training.evaluation.ablation_table import Run, Variant, ablation_table, table_markdown
 from training.evaluation.validation import main_kind
@@ -69,8 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         stop(str(error))
     require_writable("--output", options.output)
-    if options.data is not None and not options.data.is_dir():
-        stop(f"--data: {options.data} is not a folder{nearest_path(options.data)}")
     common = ["--recipe", options.recipe, *flags]
     # Everything is checked before the first hour of training.
     configs = {variant: parse_train_config([*common, *variant.flags()]) for variant in variants}
@@ -78,19 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_different(configs)
         for config in configs.values():
             require_device(config.device)
-    except ValueError as error:
+        shared = _shared_data(configs[variants[0]], options.output)
+    except (DatasetError, ValueError) as error:
         stop(str(error))
-    data = options.data
-    if data is None:
-        data = options.output / "data"
-        if not data.is_dir():
-            write_shapes(data, seed=0)
     console = Console(stderr=True)
     kind = main_kind(configs[variants[0]].architecture.task)
     runs = []
     for seed, variant in itertools.product(options.seeds, variants):
         folder = options.output / variant.folder / f"seed-{seed}"
-        flags_of_run = [*common, *variant.flags(), "--seed", str(seed), "--data", str(data), "--output", str(folder)]
+        flags_of_run = [*common, *variant.flags(), *shared, "--seed", str(seed), "--output", str(folder)]
         figures = finished(folder, configs[variant])
         if figures is None:
             console.print(f"training {variant.name}, seed {seed}: {folder}/log", highlight=False, soft_wrap=True)
@@ -104,6 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.output / "table.md").write_text(table_markdown(runs, kind))
     unbroken_console().print(ablation_table(runs, kind))
     return 0
+
+
+def _shared_data(config: TrainConfig, output: Path) -> list[str]:
+    """The flags of the data that all runs share: none where the configuration names them, else what is generated once.
+    Raises DatasetError where what is named is not there."""
+    if (origin := named(config)) is not None:
+        require_there(origin)
+        return []
+    data = output / "data"
+    if not data.is_dir():
+        generate(data, config.architecture.task, seed=0)
+    return ["--data", str(data)]
 
 
 def parse_factor(text: str) -> Factor:
@@ -186,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="maskserve ablate",
         description="Trains variants of a recipe on the same data and seeds, and compares them. "
-        "Further flags (see maskserve train --help) go to every run.",
+        "Further flags (see maskserve train --help), such as --data DIR, go to every run.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -199,7 +208,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grid", action="store_true", help="all combinations, instead of one change at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of each variant for each")
     parser.add_argument("--recipe", default="shapes", help="what all variants share")
-    parser.add_argument("--data", type=Path, default=None, metavar="DIR", help="dataset; none: generated shapes")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), metavar="DIR", help="folder of the runs")
     return parser
 

@@ -199,7 +199,11 @@ async def _first_contact(client: AsyncClient) -> tuple[str, dict[str, dict[int, 
         labels = {
             one["name"]: {int(number): name for number, name in one["labels"].items()} for one in models["models"]
         }
-        aliases = {name: labels[of.partition(":")[0]] for name, of in models.get("aliases", {}).items()}
+        aliases = {
+            name: labels[of.partition(":")[0]]
+            for name, of in models.get("aliases", {}).items()
+            if of.partition(":")[0] in labels  # else its model is gone, which the answer will say
+        }
         return models["default"], labels | aliases
     except ClientError as error:
         raise NoServerError(str(error)) from None

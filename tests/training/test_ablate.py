@@ -128,3 +128,41 @@ def test_a_wrong_value_stops_before_any_training(tmp_path: Path, capsys: pytest.
     assert exit_.value.code == 2
     assert "architecture.roi_pooling" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--data", "{}/data"], "is not a folder"),
+        (["--annotations", "{}/instances.json"], "is not a file"),
+        (["--annotations", "{}/there.json", "--images", "{}/images"], "is not a folder"),
+    ],
+)
+def test_data_that_are_not_there_stop_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit_:
+        main(
+            ["--vary", "optimizer.rate=1,2", "--output", str(output), *(flag.format(tmp_path) for flag in flags)],
+        )
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not output.exists() or not list(output.iterdir())
+
+
+def test_every_run_gets_the_data_that_is_named_by_files(shapes: Path, tmp_path: Path) -> None:
+    arguments = [
+        *("--vary", "optimizer.rate=0.01,0.02", "--seeds", "0", "--output", str(tmp_path)),
+        *("--annotations", str(shapes / "annotations" / "instances_train.json"), "--images", str(shapes / "images")),
+        *("--val", "0.3"),
+        *(flag for flag in SMALL if not flag.startswith("--recipe")),
+        "--schedule.iterations=1",
+        "--schedule.warmup=1",
+    ]
+    assert main(arguments) == 0
+    assert not (tmp_path / "data").exists()
+    splits = [folder.read_bytes() for folder in sorted(tmp_path.rglob("split.json"))]
+    assert len(splits) == 2
+    assert splits[0] == splits[1]

@@ -56,11 +56,10 @@ def load_training_data(
     are broken and `on_broken` is "stop".
     """
     task = config.architecture.task
-    origin = Origin.of(config.data, config.annotations, config.images, config.orientation, config.mask_objects)
-    if config.data is None and not config.annotations:
+    origin = named(config)
+    if origin is None:
         origin = Origin(config.run_folder / "data", images=config.images)
-        write = write_figures if has_keypoints(task) else write_shapes
-        write(config.run_folder / "data", seed=config.seed)
+        generate(config.run_folder / "data", task, config.seed)
     if config.val is not None:
         held_out = held_out or kept_split(config.run_folder, config.val, config.seed)
     splits = load_splits(
@@ -75,6 +74,18 @@ def load_training_data(
     elif not any((~objects.crowd).any() for objects in val.annotations):
         say(f"{val.name} has no objects: there will be no AP, and no best checkpoint")
     return TrainingData(train, val, splits.held_out)
+
+
+def named(config: TrainConfig) -> Origin | None:
+    """Where the data lie that the configuration names; None where it names none, and they are generated."""
+    if config.data is None and not config.annotations:
+        return None
+    return Origin.of(config.data, config.annotations, config.images, config.orientation, config.mask_objects)
+
+
+def generate(folder: Path, task: Task, seed: int) -> None:
+    """Writes a dataset for the task into `folder`: shapes, or figures for keypoints."""
+    (write_figures if has_keypoints(task) else write_shapes)(folder, seed=seed)
 
 
 def sound(data: Dataset, task: Task, on_broken: OnBroken, say: Callable[[str], None] = to_stderr) -> Dataset:

@@ -37,7 +37,14 @@ from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import operating_point
 from training.evaluation.remote import KEY_VARIABLE, RemoteError
 from training.evaluation.report import PAGE, Report, write_report
-from training.evaluation.tables import class_table, confusion_table, figure_table, instance_table, point_table
+from training.evaluation.tables import (
+    class_table,
+    confusion_table,
+    confusions,
+    figure_table,
+    instance_table,
+    point_table,
+)
 from training.evaluation.validation import SCORE_THRESHOLD, limits
 from training.progress import Display
 
@@ -84,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(instance_table(apart))
     if len(point.classes) > 1:
         console.print(class_table(metrics))
-        console.print(confusion_table(point))
+        if confusions(point):
+            console.print(confusion_table(point))
     figures = metrics.model_dump(exclude_none=True) | {
         "operating_point": point.model_dump(),
         "instances": apart.model_dump(),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
-_NO_UNIT, _INCH, _CENTIMETER = 1, 2, 3
+_INCH, _CENTIMETER = 2, 3
 
 MICROMETERS: Final = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e6),
@@ -79,7 +79,7 @@ def _of_imagej(description: str, page: TiffPage) -> PixelSize | None:
     if names["unit"] is None:
         return _of_tags(page, "imagej")
     units = [MICROMETERS.get(name) for name in (names["unit"], names["yunit"] or names["unit"])]
-    tag = {_INCH: 25_400.0, _CENTIMETER: 1e4}.get(page.tags.valueof(_RESOLUTION_UNIT, _NO_UNIT))
+    tag = _tag_unit(page)
     if tag is not None and units != [tag, tag]:
         return None
     return _of_resolution(page, units[0], units[1], "imagej")
@@ -93,8 +93,14 @@ def _imagej_unit(description: str, key: str) -> str | None:
 
 
 def _of_tags(page: TiffPage, source: PixelSizeSource) -> PixelSize | None:
-    unit = {_INCH: 25_400.0, _CENTIMETER: 1e4}.get(page.tags.valueof(_RESOLUTION_UNIT))
+    unit = _tag_unit(page)
     return _of_resolution(page, unit, unit, source)
+
+
+def _tag_unit(page: TiffPage) -> float | None:
+    """Micrometers of TIFF's own unit. None where it is none, or missing: inches, which it then is, would be a guess."""
+    unit = page.tags.valueof(_RESOLUTION_UNIT)  # of a damaged file it may be anything
+    return {_INCH: 25_400.0, _CENTIMETER: 1e4}.get(unit) if isinstance(unit, int) else None
 
 
 def _of_resolution(

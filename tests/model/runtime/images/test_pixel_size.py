@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -88,6 +89,40 @@ TAGS = [
     ("no unit", tiff(resolution=(30_769, 30_769), resolutionunit=1), None),
     ("nothing", tiff(), None),
 ]
+
+
+@pytest.mark.parametrize("tag", [282, 283, 296])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        pytest.param(2, 2, id="a word"),
+        pytest.param(3, 2, id="two numbers"),
+        pytest.param(5, 3, id="three fractions"),
+        pytest.param(7, 200, id="bytes"),
+        pytest.param(12, 1, id="a float"),
+    ],
+)
+@pytest.mark.parametrize("is_imagej", [False, True])
+def test_a_tag_that_is_not_what_it_should_be_says_nothing_and_spoils_nothing(
+    tag: int, kind: int, count: int, is_imagej: bool
+) -> None:
+    data = bytearray(imagej("cm", (20_000, 20_000), 3) if is_imagej else tiff(resolution=(2e4, 2e4), resolutionunit=3))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        page = file.pages.first
+        entry = page.tags[tag].offset
+        order = file.byteorder
+    struct.pack_into(order + "HHI", data, entry, tag, kind, count)
+    picture = read_picture(bytes(data))
+    np.testing.assert_array_equal(picture.values, GRAY)
+    assert picture.pixel_size is None or (is_imagej and tag == 296), "ImageJ's own unit does not need TIFF's"
+
+
+@pytest.mark.parametrize("fraction", [(0, 1), (1, 0), (0, 0), (2**32 - 1, 1), (1, 2**32 - 1)])
+def test_resolutions_that_no_picture_has(fraction: tuple[int, int]) -> None:
+    data = bytearray(tiff(resolution=(2e4, 2e4), resolutionunit=3))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        struct.pack_into("<II", data, file.pages.first.tags[282].valueoffset, *fraction)
+    assert size(bytes(data)) is None
 
 
 @pytest.mark.parametrize(

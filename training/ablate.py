@@ -29,7 +29,6 @@ from model.console.arguments import Parser, interruptible
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, require_writable, stop, unbroken_console
 from training.config import TrainConfig, flat_fields
-from training.data.annotations.dataset import DatasetError
 from training.data.formats.locate import require_there
 from training.data.loading.source import generate, named
 from training.distributed import require_device
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for config in configs.values():
             require_device(config.device)
         shared = _shared_data(configs[variants[0]], options.output)
-    except (DatasetError, ValueError) as error:
+    except ValueError as error:
         stop(str(error))
     console = Console(stderr=True)
     kind = main_kind(configs[variants[0]].architecture.task)

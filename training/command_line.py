@@ -108,16 +108,22 @@ def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> No
         stop(f"{flag}: {why}")
 
 
-def resuming(arguments: Sequence[str]) -> str:
-    """The command that goes on with the run of these arguments, on as many processes."""
-    words = spelled(arguments, ["--resume"])
-    while "--resume" in words:
-        at = words.index("--resume")
-        words[at : at + 2] = []
-    words = [word for word in words if "--resume=" not in word]
+def resuming(arguments: Sequence[str], *, skip_broken: bool = False) -> str:
+    """The command that goes on with the run of these arguments, on as many processes, or goes on without broken
+    records."""
+    words = _without_flag("--resume", spelled(arguments, ["--resume", "--on_broken"]))
+    if skip_broken:
+        words = [*_without_flag("--on_broken", words), "--on_broken", "skip"]
     if os.environ.get("WORLD_SIZE", "1") != "1":
         return shlex.join([*_launcher(os.environ), "-m", "training.train", *words])
     return shlex.join([*shlex.split(this_command()), "train", *words])
+
+
+def _without_flag(flag: str, words: list[str]) -> list[str]:
+    while flag in words:
+        at = words.index(flag)
+        words = [*words[:at], *words[at + 2 :]]
+    return [word for word in words if not word.startswith(f"{flag}=")]
 
 
 def _launcher(environment: Mapping[str, str]) -> list[str]:

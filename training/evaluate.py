@@ -122,7 +122,7 @@ def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -
         val=options.val,
         seed=options.seed,
     )
-    data = order_classes(sound(found, evaluated.task, options.on_broken), evaluated.class_names)
+    data = order_classes(sound(found, evaluated.task, options.on_broken, evaluated.intensity), evaluated.class_names)
     if data.class_names != evaluated.class_names:
         stop(
             f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "

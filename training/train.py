@@ -41,7 +41,7 @@ from training.data.annotations.keypoint_names import flip_pairs
 from training.data.augmentation.transforms import Augmentation
 from training.data.loading.loader import Batch, Share, make_loader
 from training.data.loading.samples import TrainingSet, UnreadableImage
-from training.data.loading.source import DataStop, TrainingData, load_training_data
+from training.data.loading.source import DataStop, TrainingData, load_training_data, to_stderr
 from training.distributed import Process, join
 from training.evaluation.evaluation import KINDS, evaluate_detections
 from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind
@@ -136,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except (TrainingError, CheckpointError, GateError, UnreadableImage, OSError) as error:
             # A loader process sends its stack trace along; the message is the last line.
-            log.say(f"error: {str(error).strip().splitlines()[-1]}")
+            line = f"error: {str(error).strip().splitlines()[-1]}"
+            if isinstance(error, UnreadableImage):
+                line += f"; go on without such images:  {resuming(arguments, skip_broken=True)}"
+            log.say(line)
             return 1
         except KeyboardInterrupt:
             begun = (folder / "checkpoints" / LAST).is_file()
@@ -205,11 +208,17 @@ def follow(config: TrainConfig, data: TrainingData, state: State, process: Proce
 def fit(config: TrainConfig, data: TrainingData, state: State, process: Process, log: RunLog | None) -> bool:
     """All remaining iterations, with checkpoints and evaluations on the way; `log` is the first process's alone.
 
-    After Ctrl-C, those up to the next checkpoint, which comes at once; returns whether it was so.
+    After Ctrl-C, those up to the next checkpoint, which comes at once; returns whether it was so. The first process
+    writes one too before it raises UnreadableImage.
     """
     with Interruption(alone=process.count == 1) as interruption:
         try:
             return _iterate(config, data, state, process, log, interruption)
+        except UnreadableImage:
+            if process.first and state.iteration:  # what was learned until here is not lost
+                checkpoints = config.run_folder / "checkpoints"
+                save_last(snapshot(config, data.train, state, process), checkpoints)
+            raise
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the GPU's memory is full ({str(error).splitlines()[0]}): make --batch_size smaller, and --accumulate "
@@ -234,10 +243,15 @@ def _iterate(
 ) -> bool:
     iterations, checkpoints = config.schedule.iterations, config.run_folder / "checkpoints"
     loader = iter(batches(config, data.train, state.iteration, process))
+    say = to_stderr if log is None else log.say
+    left_out: set[str] = set()
     while not finished(config, state):
         began = time.perf_counter()
         passes = list(islice(loader, config.accumulate))
         loaded = time.perf_counter()
+        for line in {line: None for batch in passes for line in batch.left_out if line not in left_out}:
+            left_out.add(line)
+            say(f"left out, {len(left_out)} until now: {line}; the next image takes its place (--on_broken skip)")
         rate = max(map(float, state.scheduler.get_last_lr()))
         losses = take_step(config, state, passes, process)
         waited, whole = loaded - began, time.perf_counter() - began
@@ -296,7 +310,7 @@ def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> 
     """This process's batches, `accumulate` to a step, from step number `skip` on."""
     augmentation = Augmentation(config.augment, config.architecture, flip_pairs(data))
     return make_loader(
-        TrainingSet(data, augmentation, config.seed, config.intensity),
+        TrainingSet(data, augmentation, config.seed, config.intensity, config.on_broken),
         batch_size=config.batch_size,
         workers=config.workers,
         skip=skip,

@@ -26,7 +26,7 @@ from training.command_line import load_recipe, require_writable, stop, unbroken_
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
 from training.data.checking.advice import advise
-from training.data.checking.broken import check, drop_broken, nothing_to_train, report
+from training.data.checking.broken import check, drop_broken, nothing_to_train, openable, report
 from training.data.checking.check_tables import BrokenRecords, Survey, print_suggestion, print_survey
 from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.depths import image_depths
@@ -62,8 +62,7 @@ def survey_splits(
     prints: dict[str, list[Fingerprint]] = {}
     for name, data in splits.items():
         found = check(data, task)
-        headers = {problem.image_id for problem in found if problem.kind in ("missing file", "unreadable image")}
-        images = [record for record in data.images if record.id not in headers]
+        images = openable(data, found)
         bar = progress.add_task(f"reading {name}", total=len(images))
         advance = partial(progress.advance, bar)
         prints[name], undecoded = fingerprint_images(images, intensity, workers=workers, progress=advance)

@@ -20,7 +20,8 @@ from model.console.arguments import Parser, interruptible
 from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import add_broken_flag, check, drop_broken, mended, report
+from training.data.checking.broken import add_broken_flag, check, drop_broken, mended, openable, report
+from training.data.checking.fingerprints import undecodable
 from training.data.checking.read_back import Written, read_back
 from training.data.formats.known import NAMES, WRITABLE, Format, find_format
 from training.data.formats.locate import Located, add_origin_flags, locate, origin_of, require_there
@@ -123,6 +124,7 @@ def _sound(data: Dataset, skip_broken: bool) -> tuple[Dataset, list[str]]:
     problems = check(data, "masks" if masks else "boxes")
     # objects with a box alone are fine among others here: each format says what it makes of them
     problems = [problem for problem in problems if problem.kind != "no mask" or problem in data.problems]
+    problems += undecodable(openable(data, problems))
     if not problems:
         return data, []
     text = f"{data.name}: {report(problems, SHOWN)}"

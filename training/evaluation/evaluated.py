@@ -20,6 +20,7 @@ from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import Detections
 from model.runtime.engines.devices import check_device, gpu_index
 from model.runtime.engines.engine import DeviceChoice, EngineKind
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
 from training.data.annotations.dataset import Dataset
@@ -45,13 +46,15 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ..."""
+    """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ...;
+    intensity is its rule for images of more than 8 bits."""
 
     title: str
     task: Task
     class_names: tuple[str, ...]
     defaults: ServingDefaults
     detect: Detector
+    intensity: Intensity = AUTO
 
 
 def open_model(model: str, engine: EvaluatedEngine | None, device: DeviceChoice, threads: int | None) -> Evaluated:
@@ -87,7 +90,9 @@ def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evalua
     model.load_state_dict(loaded.published_state)
     predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), config.architecture, config.intensity)
     title = f"{path.name} after {loaded.iteration} iterations (eager)"
-    return Evaluated(title, config.architecture.task, loaded.class_names, ServingDefaults(), partial(detect, predictor))
+    detector = partial(detect, predictor)
+    task = config.architecture.task
+    return Evaluated(title, task, loaded.class_names, ServingDefaults(), detector, config.intensity)
 
 
 def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Evaluated:
@@ -95,9 +100,9 @@ def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: 
     manifest = bundle.manifest
     predictor = _bundle_predictor(bundle, engine, device, threads)
     title = f"{manifest.name}/{manifest.version} ({engine})"
-    return Evaluated(
-        title, manifest.architecture.task, manifest.class_names, manifest.defaults, partial(detect, predictor)
-    )
+    detector, intensity = partial(detect, predictor), predictor.preprocessing.intensity
+    task = manifest.architecture.task
+    return Evaluated(title, task, manifest.class_names, manifest.defaults, detector, intensity)
 
 
 def _bundle_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:

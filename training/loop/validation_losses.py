@@ -34,7 +34,7 @@ def validation_losses(
     sums: dict[str, Tensor] = {}
     try:
         for number in range(process.rank, len(data), process.count):
-            image, target, _ = dataset[Draw(number, number)]
+            image, target, _, _ = dataset[Draw(number, number)]
             begin_batch(model, [(number,)])
             losses = model(
                 [image.to(process.device).float() / 255],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from model.runtime.preprocess import Preprocessing
 from training.checkpoint import Checkpoint
 from training.config import PublishIf, TrainConfig
 from training.data.annotations.dataset import Dataset
-from training.data.loading.samples import load_stored
+from training.data.loading.samples import readable_images
 from training.data.loading.source import TrainingData
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import best_thresholds
@@ -115,7 +116,8 @@ def publish_run(
     images = generated_images()
     if data is not None:
         source = data.train if data.val is None else data.val
-        images = [load_stored(record, config.intensity) for record in source.images[:GATE_IMAGES]]
+        readable = readable_images(source.images, config.intensity, config.on_broken)
+        images = list(islice(readable, GATE_IMAGES))
     export = Export(
         model=model.eval(),
         architecture=config.architecture,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Final
 
 from PIL import (
@@ -49,6 +50,9 @@ _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "GIF": GifImagePlugin.GifImageFile,
 }
 
+_BEGIN: Final = 1 << 17
+"""Bytes of a file in which its header ends but for large profiles, thumbnails and texts before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
@@ -79,6 +83,21 @@ def probe(
     if upright and exif_orientation(image) >= 5:
         width, height = height, width
     return ImageHeader(format, width, height)
+
+
+def probe_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True) -> ImageHeader:
+    """`probe` of a file, of which no more is read than that takes, but for TIFFs, whose header may lie anywhere.
+
+    Raises OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        begin = file.read(_BEGIN)
+        if sniff_format(begin) != "TIFF":
+            try:
+                return probe(begin, limits, upright=upright)
+            except ImageError:
+                pass  # the header may go on, and what is wrong with the file the whole of it says
+        return probe(begin + file.read(), limits, upright=upright)
 
 
 def read_picture(

@@ -18,7 +18,7 @@ import numpy as np
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RLE
 from model.runtime.images.errors import ImageError
-from model.runtime.images.reading import probe
+from model.runtime.images.reading import probe_file
 from model.runtime.kernels.rle import area
 from training.data.annotations.boxes import box_fault, listed
 from training.data.annotations.dataset import Dataset, DatasetError, Problem
@@ -138,6 +138,12 @@ def mended(data: Dataset) -> list[str]:
     return [*notes, *(f"{data.name}, mended: {repair}" for repair in data.repairs)]
 
 
+def openable(data: Dataset, problems: Sequence[Problem]) -> list[ImageRecord]:
+    """The images that are there and begin as images do."""
+    closed = {problem.image_id for problem in problems if problem.kind in ("missing file", "unreadable image")}
+    return [record for record in data.images if record.id not in closed]
+
+
 def drop_broken(data: Dataset, problems: Sequence[Problem]) -> Dataset:
     """The dataset without the images and annotations that the problems name; its `problems` are empty.
 
@@ -167,7 +173,7 @@ def _check_file(image: ImageRecord) -> Iterator[Problem]:
         yield Problem("missing file", f"image {image.original_id} is not there: {image.path}", image.file, image.id)
         return
     try:
-        header = probe(image.path.read_bytes(), LIMITS, upright=False)
+        header = probe_file(image.path, LIMITS, upright=False)
     except (OSError, ImageError) as error:
         yield Problem("unreadable image", f"image {image.original_id} cannot be opened: {error}", image.file, image.id)
         return

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Applied, Intensity, to_rgb
 from model.runtime.images.reading import read_picture
@@ -96,6 +97,13 @@ def fingerprint_images(
     return found, problems
 
 
+def undecodable(images: Sequence[ImageRecord], intensity: Intensity = AUTO) -> list[Problem]:
+    """The images that only decoding shows to be damaged; all are decoded, by as many threads as there are cores."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
+        return [one for one in pool.map(_damage, images, repeat(intensity)) if one is not None]
+
+
 def unusual_images(splits: Mapping[str, Sequence[Fingerprint]]) -> list[UnusualImage]:
     """Images of another mode, EXIF orientation or kind of size than most of the dataset."""
     everything = [one for split in splits.values() for one in split]
@@ -128,15 +136,26 @@ def _oddities(one: Fingerprint, mode: str, side: float) -> list[str]:
     return found
 
 
+def _damage(record: ImageRecord, intensity: Intensity) -> Problem | None:
+    try:
+        load_image(record.path, LIMITS, upright=False, intensity=intensity)
+    except (OSError, ImageError) as error:
+        return _undecoded(record, error)
+    return None
+
+
+def _undecoded(record: ImageRecord, error: Exception) -> Problem:
+    message = f"image {record.original_id} cannot be decoded: {error}"
+    return Problem("unreadable image", message, record.file, record.id)
+
+
 def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Problem:
     try:
         data = record.path.read_bytes()
         picture = read_picture(data, LIMITS, upright=False)
         pixels, applied = to_rgb(picture, intensity)
     except (OSError, ImageError) as error:
-        return Problem(
-            "unreadable image", f"image {record.original_id} cannot be decoded: {error}", record.file, record.id
-        )
+        return _undecoded(record, error)
     mode, orientation = _header(data)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}".encode())

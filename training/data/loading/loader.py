@@ -15,18 +15,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from training.data.loading.samples import Draw, TrainingSet
+from training.data.loading.samples import Draw, Drawn, TrainingSet
 
 ASPECT_SPLIT = (0.5, 1.0, 2.0)
 """Width / height borders between aspect-ratio groups: portrait and landscape images never pad each other."""
 
 
 class Batch(NamedTuple):
-    """images: B uint8 tensors [3, H_i, W_i]; targets: B torchvision target dicts; names: B file names, for messages."""
+    """images: B uint8 tensors [3, H_i, W_i]; targets: B torchvision target dicts; names: B file names, for messages;
+    left_out: why images were not taken, whose places others have."""
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
     names: list[str]
+    left_out: Sequence[str] = ()
 
 
 class GroupedBatches(Sampler[list[Draw]]):
@@ -129,9 +131,9 @@ def make_loader(
     return loader
 
 
-def _collate(samples: list[tuple[Tensor, dict[str, Tensor], str]]) -> Batch:
-    images, targets, names = zip(*samples, strict=True)
-    return Batch(list(images), list(targets), list(names))
+def _collate(samples: list[Drawn]) -> Batch:
+    images, targets, names, left_out = zip(*samples, strict=True)
+    return Batch(list(images), list(targets), list(names), [line for lines in left_out for line in lines])
 
 
 def _begin_worker(_worker: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from training.data.annotations.records import LIMITS, ImageRecord
 from training.data.augmentation.draws import chance, integer, mix
 from training.data.augmentation.transforms import Augmentation, Stored
 
+OnBroken = Literal["stop", "skip"]
+"""Broken records: stop at them, or go on without them."""
+
 
 class UnreadableImage(Exception):
-    """A training image that changed or broke after the data was checked; the message names it."""
+    """An image that cannot be decoded, or has changed since the data was checked; the message names it."""
 
 
 def load_stored(record: ImageRecord, intensity: Intensity = AUTO) -> NDArray[np.uint8]:
@@ -46,31 +50,75 @@ class Draw(NamedTuple):
     image: int
 
 
-class TrainingSet(TorchDataset[tuple[Tensor, dict[str, Tensor], str]]):
-    """Images of a dataset, augmented; crowd regions are left out, as in the paper's training."""
+class Drawn(NamedTuple):
+    """A drawn sample. image: uint8 [3, H, W]. target: a dict of `Sample.target`. name: the files that it is made of,
+    for messages. left_out: why others were not taken."""
 
-    def __init__(self, data: Dataset, augmentation: Augmentation, seed: int, intensity: Intensity = AUTO) -> None:
+    image: Tensor
+    target: dict[str, Tensor]
+    name: str
+    left_out: tuple[str, ...] = ()
+
+
+def readable_images(
+    records: Iterable[ImageRecord], intensity: Intensity, on_broken: OnBroken
+) -> Iterator[NDArray[np.uint8]]:
+    """`load_stored` of each, without those that cannot be decoded where these are to be skipped."""
+    for record in records:
+        try:
+            yield load_stored(record, intensity)
+        except UnreadableImage:
+            if on_broken == "stop":
+                raise
+
+
+class TrainingSet(TorchDataset[Drawn]):
+    """Images of a dataset, augmented; crowd regions are left out, as in the paper's training.
+
+    With on_broken "skip", the next image that can be decoded takes the place of one that cannot: always the same, so
+    that a run that is started again stays the same.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        augmentation: Augmentation,
+        seed: int,
+        intensity: Intensity = AUTO,
+        on_broken: OnBroken = "stop",
+    ) -> None:
         self.data = data
         self.augmentation = augmentation
         self.seed = seed
         self.intensity = intensity
+        self.on_broken = on_broken
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor], str]:
-        """image: uint8 [3, H, W]; its target, a dict of `Sample.target`; and the files it is made of, for messages."""
-        first = self._stored(draw.image)
-        name = self.data.images[draw.image].path.name
+    def __getitem__(self, draw: Draw) -> Drawn:
+        """Raises UnreadableImage where an image cannot be decoded, with on_broken "skip" where none can."""
+        left_out: list[str] = []
+        first, name = self._stored(draw.image, left_out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix((self.seed, draw.position)))
             pasted = None
             if chance(self.augmentation.config.copy_paste):
                 second = integer(0, len(self.data) - 1)
                 if not self.data.annotations[second].crowd.all():  # else it has nothing that could be pasted
-                    pasted = self._stored(second)
-                    name += f" with {self.data.images[second].path.name}"
+                    pasted, other = self._stored(second, left_out)
+                    name += f" with {other}"
             sample = self.augmentation(*first, pasted)
-        return sample.image.contiguous(), sample.target(), name
+        return Drawn(sample.image.contiguous(), sample.target(), name, tuple(left_out))
 
-    def _stored(self, image: int) -> Stored:
-        annotations = self.data.annotations[image]
-        stored = load_stored(self.data.images[image], self.intensity)
-        return Stored(stored, annotations.select(~annotations.crowd))
+    def _stored(self, image: int, left_out: list[str]) -> tuple[Stored, str]:
+        """An image, or the next that can be decoded, and its file's name."""
+        for number in range(len(self.data)):
+            row = (image + number) % len(self.data)
+            record, annotations = self.data.images[row], self.data.annotations[row]
+            try:
+                pixels = load_stored(record, self.intensity)
+            except UnreadableImage as error:
+                if self.on_broken == "stop":
+                    raise
+                left_out.append(str(error))
+                continue
+            return Stored(pixels, annotations.select(~annotations.crowd)), record.path.name
+        raise UnreadableImage(f"none of the {len(self.data)} images can be decoded, the first: {left_out[0]}")

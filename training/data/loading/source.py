@@ -6,19 +6,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from model.architecture import Task, has_keypoints
+from model.runtime.images.intensity import Intensity
 from training.config import TrainConfig
 from training.data.annotations.classes import align_classes, change_splits
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.checking.broken import check, drop_broken, mended, nothing_to_train, report
+from training.data.checking.broken import check, drop_broken, mended, nothing_to_train, openable, report
+from training.data.checking.fingerprints import undecodable
 from training.data.figures import write_figures
 from training.data.formats.locate import Origin, locate
 from training.data.hold_out import HeldOut, choose, divide, kept_split, require_undivided, with_held_out
+from training.data.loading.samples import OnBroken
 from training.data.shapes import write_shapes
 
-OnBroken = Literal["stop", "skip"]
 NO_VALIDATION = (
     "no validation split: there will be no AP, no best checkpoint (the last one is published) and no comparison of the "
     "export's AP; --val 0.2 holds out a fifth of the images"
@@ -47,7 +48,8 @@ def load_training_data(
     config: TrainConfig, held_out: HeldOut | None = None, say: Callable[[str], None] = to_stderr
 ) -> TrainingData:
     """The splits of `config.data` or `config.annotations`, in any format of docs/formats.md, or generated: shapes, and
-    figures for keypoints. Every record is checked before training starts.
+    figures for keypoints. Every record is checked before training starts; images to validate on are decoded for that,
+    those to train on only when they are drawn.
 
     held_out is what `config.val` holds out, where that is known: else it is what the run's folder keeps, or is chosen.
     say gets what was mended, what is left out and what will be missing.
@@ -65,10 +67,10 @@ def load_training_data(
     splits = load_splits(
         origin, task, rename=config.rename, classes=config.classes, val=config.val, seed=config.seed, held_out=held_out
     )
-    train = sound(splits.train, task, config.on_broken, say)
+    train = sound(splits.train, task, config.on_broken, say=say)
     if (reason := nothing_to_train(splits.train, train, config.classes)) is not None:
         raise DatasetError(reason)
-    val = None if splits.val is None else sound(splits.val, task, config.on_broken, say)
+    val = None if splits.val is None else sound(splits.val, task, config.on_broken, config.intensity, say)
     if val is None:
         say(NO_VALIDATION)
     elif not any((~objects.crowd).any() for objects in val.annotations):
@@ -88,14 +90,23 @@ def generate(folder: Path, task: Task, seed: int) -> None:
     (write_figures if has_keypoints(task) else write_shapes)(folder, seed=seed)
 
 
-def sound(data: Dataset, task: Task, on_broken: OnBroken, say: Callable[[str], None] = to_stderr) -> Dataset:
-    """The dataset without broken records; says what was mended and what is left out.
+def sound(
+    data: Dataset,
+    task: Task,
+    on_broken: OnBroken,
+    decoded: Intensity | None = None,
+    say: Callable[[str], None] = to_stderr,
+) -> Dataset:
+    """The dataset without broken records; says what was mended and what is left out. decoded: every image is decoded,
+    with this rule for more than 8 bits, and those that cannot be are broken records too.
 
     Raises DataStop where records are broken and not to be skipped, DatasetError where nothing is left.
     """
     for line in mended(data):
         say(line)
     problems = check(data, task)
+    if decoded is not None:
+        problems += undecodable(openable(data, problems), decoded)
     if not problems:
         return data
     text = f"{data.name} ({data.root}):\n{report(problems)}"

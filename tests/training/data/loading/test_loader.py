@@ -92,7 +92,7 @@ def test_deep_images_are_trained_as_they_are_served(dataset: TrainingSet, tmp_pa
     assert load_stored(deep, Intensity(mode="full-range")).max() <= 16
     data = replace(dataset.data, images=(deep, *dataset.data.images[1:]))
     for intensity, bright in ((Intensity(), True), (Intensity(mode="full-range"), False)):
-        image, _, _ = TrainingSet(data, dataset.augmentation, seed=1, intensity=intensity)[Draw(0, 0)]
+        image, _, _, _ = TrainingSet(data, dataset.augmentation, seed=1, intensity=intensity)[Draw(0, 0)]
         assert (image.max() > 32) == bright
 
 

@@ -79,7 +79,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 )
 def test_a_target_has_what_its_task_learns_from(data: Dataset, task: Task, columns: set[str]) -> None:
     for image in range(len(data)):
-        _, target, _ = training_set(data, task)[Draw(0, image)]
+        _, target, _, _ = training_set(data, task)[Draw(0, image)]
         assert set(target) == columns
 
 
@@ -88,11 +88,11 @@ def test_a_position_decides_on_everything_but_the_first_image(data: Dataset) -> 
     first = [dataset[Draw(position, position % 4)] for position in range(30)]
     torch.manual_seed(77)  # the surrounding randomness plays no part
     for position in reversed(range(30)):
-        image, target, name = dataset[Draw(position, position % 4)]
+        image, target, name, _ = dataset[Draw(position, position % 4)]
         assert torch.equal(image, first[position][0])
         assert same(target, first[position][1])
         assert name == first[position][2]
-    names = {name for _, _, name in first}
+    names = {sample.name for sample in first}
     assert {" with " in name for name in names} == {True, False}
     assert not torch.equal(dataset[Draw(0, 1)][0], dataset[Draw(1, 1)][0])
 
@@ -113,7 +113,7 @@ def test_crowd_regions_are_not_pasted(data: Dataset) -> None:
     dataset = training_set(data, copy_paste=1.0)
     names, seen = set(), set()
     for position in range(80):
-        image, target, name = dataset[Draw(position, 0)]
+        image, target, name, _ = dataset[Draw(position, 0)]
         names.add(name)
         numbers = image[2].numpy()  # the blue channel says which image a pixel is of
         seen |= set(np.unique(numbers).tolist())
@@ -124,7 +124,7 @@ def test_crowd_regions_are_not_pasted(data: Dataset) -> None:
 
 def test_without_any_object_there_is_nothing_to_paste(tmp_path: Path) -> None:
     dataset = training_set(write_dataset(tmp_path, (CROWD,)), copy_paste=1.0)
-    image, target, name = dataset[Draw(0, 0)]
+    image, target, name, _ = dataset[Draw(0, 0)]
     assert name == f"{CROWD}.png"
     assert {key: (value.dtype, tuple(value.shape)) for key, value in target.items()} == {
         "boxes": (torch.float32, (0, 4)),
@@ -139,3 +139,35 @@ def test_an_unreadable_second_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(UnreadableImage, match=r"1\.png"):
         _ = [dataset[Draw(position, 0)] for position in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        pytest.param((1,), ("0.png", "2.png", "2.png", "3.png"), id="the next one"),
+        pytest.param((1, 2), ("0.png", "3.png", "3.png", "3.png"), id="the next one that can be decoded"),
+        pytest.param((3,), ("0.png", "1.png", "2.png", "0.png"), id="after the last the first"),
+    ],
+)
+def test_another_takes_the_place_of_an_unreadable_image(
+    tmp_path: Path, broken: tuple[int, ...], expected: tuple[str, ...]
+) -> None:
+    dataset = training_set(write_dataset(tmp_path))
+    dataset.on_broken = "skip"
+    for number in broken:
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:-200])
+    samples = [dataset[Draw(position, position)] for position in range(4)]
+    assert tuple(sample.name for sample in samples) == expected
+    for number, sample in enumerate(samples):
+        assert bool(sample.left_out) == (number in broken)
+        assert all(f"{number}.png" in line for line in sample.left_out[:1])
+
+
+def test_where_no_image_can_be_decoded_skipping_ends(tmp_path: Path) -> None:
+    dataset = training_set(write_dataset(tmp_path, (0, 1)))
+    dataset.on_broken = "skip"
+    for number in (0, 1):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with pytest.raises(UnreadableImage, match="none of the 2 images can be decoded"):
+        _ = dataset[Draw(0, 0)]

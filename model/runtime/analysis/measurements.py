@@ -66,16 +66,16 @@ def _measured(mask: RLE, findings: Findings) -> Measurement:
 
 
 def _intensities(mask: RLE, region: Region, values: NDArray[Any]) -> tuple[Intensities, ...]:
-    pieces = [_summed(pixels) for pixels in _pixels(mask, region, values)]
-    sums, least, largest = zip(*pieces, strict=True)
-    columns = zip(np.sum(sums, 0), np.min(least, 0), np.max(largest, 0), strict=True)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum, floats may have too much
+        pieces = [_summed(pixels) for pixels in _pixels(mask, region, values)]
+        sums, least, largest = zip(*pieces, strict=True)
+        columns = zip(np.sum(sums, 0), np.min(least, 0), np.max(largest, 0), strict=True)
     return tuple(Intensities(float(total / region.area), float(low), float(high)) for total, low, high in columns)
 
 
 def _summed(pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]:
     """Sum, least and largest of each channel of [N, C]."""
-    with np.errstate(invalid="ignore"):  # of infinities of both signs there is no sum
-        return pixels.sum(0, dtype=np.float64), pixels.min(0), pixels.max(0)
+    return pixels.sum(0, dtype=np.float64), pixels.min(0), pixels.max(0)
 
 
 def _pixels(mask: RLE, region: Region, values: NDArray[Any]) -> Iterator[NDArray[Any]]:

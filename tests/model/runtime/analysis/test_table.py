@@ -90,11 +90,26 @@ def test_without_masks_the_area_is_the_box_and_nothing_else_is_measured() -> Non
     assert all(row[name] == "" for name in (*SHAPE_COLUMNS, "area_um2", "intensity_mean_0"))
 
 
-def test_values_that_are_not_finite_are_told() -> None:
-    values = np.ones(SIZE, np.float32)
-    values[15, 20] = np.nan
-    (row,) = table(found(SHAPES["disc"], values=values))
-    assert [row[f"intensity_{what}_0"] for what in ("mean", "min", "max")] == ["nan"] * 3
+@pytest.mark.parametrize("at_once", [measurements.AT_ONCE, 50], ids=["at once", "in parts"])
+@pytest.mark.parametrize(
+    ("extremes", "told"),
+    [
+        ((np.nan,), ["nan", "nan", "nan"]),
+        ((np.inf,), ["inf", "1.0", "inf"]),
+        ((-np.inf, np.inf), ["nan", "-inf", "inf"]),
+        ((1.5e308, 1.5e308), ["inf", "1.0", "1.5e+308"]),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_averaged_are_told(
+    monkeypatch: pytest.MonkeyPatch, extremes: tuple[float, ...], told: list[str], at_once: int
+) -> None:
+    monkeypatch.setattr(measurements, "AT_ONCE", at_once)
+    values = np.ones(SIZE)
+    for row, extreme in zip((10, 20), extremes, strict=False):
+        values[row, 20] = extreme
+    (measured,) = table(found(SHAPES["disc"], values=values))
+    assert [measured[f"intensity_{what}_0"] for what in ("mean", "min", "max")] == told
 
 
 def test_many_rows_come_in_pieces_and_none_gives_a_header() -> None:

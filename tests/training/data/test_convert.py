@@ -214,6 +214,27 @@ def test_broken_records_stop_a_conversion_or_are_skipped(tmp_path: Path, capsys:
     assert len(_load(tmp_path / "there", "coco")["train"]) == 1
 
 
+@pytest.mark.parametrize("placement", ["copy", "link"])
+@pytest.mark.parametrize(
+    "kept", [pytest.param(0.5, id="half of it"), pytest.param(0.9, id="most of it"), pytest.param(0.0, id="nothing")]
+)
+def test_a_truncated_image_is_not_passed_on(
+    tmp_path: Path, kept: float, placement: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _write(tmp_path / "source")
+    broken = source / "images/train/train.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(broken)
+    content = broken.read_bytes()
+    broken.write_bytes(content[: int(kept * len(content))])
+    flags = ["--to", "yolo", "--placement", placement]
+    assert main([str(source), str(tmp_path / "there"), *flags]) == 1
+    assert "unreadable image: 1\n  train.png: image 3 cannot be" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+    assert main([str(source), str(tmp_path / "there"), *flags, "--on_broken", "skip"]) == 0
+    assert "unreadable image: 1" in capsys.readouterr().out
+    assert len(_load(tmp_path / "there", "yolo")["train"]) == 1
+
+
 def test_a_format_without_a_writer_is_refused_by_the_library(tmp_path: Path) -> None:
     located = Located(Origin(tmp_path), "cityscapes", {})
     with pytest.raises(DatasetError, match="cityscapes is only read; write one of coco"):

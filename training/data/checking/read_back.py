@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.records import Annotations, ImageRecord
 from training.data.formats.locate import Origin, locate
+from training.data.formats.splits import split_of
 
 SAME: Final = 0.98
 """IoU from which a mask or a box is the same: outlines are written with a rest of rounding."""
@@ -36,11 +37,20 @@ def read_back(written: Mapping[str, Written], folder: Path, form: str) -> dict[s
         located = locate(Origin(folder))
         found = located.read_aligned()
     except DatasetError as error:
-        raise DatasetError(f"{form} cannot hold this dataset; read again it is: {error}") from None
+        if not any(map(split_of, written)):
+            raise DatasetError(_other_splits(written, "nothing", form)) from None
+        message = str(error).splitlines()[0].replace(str(folder), "TARGET")
+        raise DatasetError(f"{form} cannot hold this dataset, of which would be read: {message}") from None
     if set(found) != set(written):
-        names = f"{', '.join(written)}, which {form} would give back as {', '.join(found)}"
-        raise DatasetError(f"the splits are {names}: call them train, val and test, or convert to coco, voc or yolo")
+        raise DatasetError(_other_splits(written, ", ".join(found), form))
     return {split: _differences(one, found[split], form) for split, one in written.items()}
+
+
+def _other_splits(written: Iterable[str], found: str, form: str) -> str:
+    return (
+        f"{form} cannot hold the splits {', '.join(written)}, which would be read as {found}: name them train, val and "
+        f"test, or convert to coco, voc or yolo"
+    )
 
 
 class _Lost(NamedTuple):

@@ -30,6 +30,7 @@ from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
 from training.data.formats.object_png import load_object_png
+from training.data.formats.same_file import one_record_each
 from training.data.formats.splits import by_split, split_of
 from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via_files
@@ -164,7 +165,11 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
         raise DatasetError(
             f"--mask_objects {origin.mask_objects} is about {' and '.join(_MASKS)}, and {origin} is {found.format}"
         )
-    return found
+    return replace(found, splits={split: partial(_merged, load) for split, load in found.splits.items()})
+
+
+def _merged(load: Callable[[], Dataset]) -> Dataset:
+    return one_record_each(load())
 
 
 def _told_apart(found: Located, folder: Path, *, named: bool) -> Located:

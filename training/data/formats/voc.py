@@ -7,6 +7,7 @@ LabelMe's exporter writes it; with CVAT's `labelmap.txt`, both PNGs hold colors,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -79,11 +80,18 @@ def load_voc(folder: Path, split: str) -> Dataset:
     colors = read_labelmap(folder / LABELMAP) if (folder / LABELMAP).is_file() else None
     names = _class_names(folder) if colors is None else tuple(dict.fromkeys(colors.values()))
     images = folder / "JPEGImages"
-    by_stem = {path.relative_to(images).with_suffix("").as_posix(): path for path in images_in(images)}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in images_in(images):
+        by_stem[path.relative_to(images).with_suffix("").as_posix()].append(path)
     assembly = Assembly(f"voc_{split}", images)
     for stem in _stems(folder, split):
-        image = by_stem.get(stem, images / f"{stem}.jpg")
+        image, *others = by_stem.get(stem, [images / f"{stem}.jpg"])
         try:
+            if others:
+                paths = " and ".join(path.name for path in (image, *others))
+                raise BrokenRecord(
+                    "unknown image", f"{paths} lie side by side, and '{stem}' is either: keep one of them"
+                )
             header = read_header(image)
             masks = [folder / kind / f"{stem}.png" for kind in ("SegmentationObject", "SegmentationClass")]
             if colors is None:

@@ -104,6 +104,28 @@ def test_voc_classes_and_void(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(masks_of(data), [objects == 1, objects == 2])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param("a.png", id="another suffix"),
+        pytest.param("a.JPG", id="another case of the suffix"),
+        pytest.param("a.jpeg", id="another spelling"),
+    ],
+)
+def test_two_images_of_one_voc_name_are_refused(tmp_path: Path, other: str) -> None:
+    voc(tmp_path, two_objects(), two_objects(15, 8))
+    write_ids(tmp_path / "SegmentationObject/b.png", two_objects())
+    write_ids(tmp_path / "SegmentationClass/b.png", two_objects(15, 8))
+    write_image(tmp_path / "JPEGImages/b.jpg")
+    write_image(tmp_path / "JPEGImages" / other)
+    data = load_voc(tmp_path, "train")
+    assert [record.file for record in data.images] == ["b.jpg"]
+    (problem,) = data.problems
+    assert problem.kind == "unknown image"
+    assert "lie side by side, and 'a' is either: keep one of them" in problem.message
+    assert other in problem.message
+
+
 def test_voc_with_lists_and_classes_of_its_own(tmp_path: Path) -> None:
     voc(tmp_path, two_objects(), two_objects(2, 1))
     (tmp_path / "class_names.txt").write_text("_background_\nnut\nbolt\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -28,6 +29,12 @@ _GRAY: Final = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLORS: Final = ("LA", "RGB", "RGBA")
 _SPECK: Final = 0.01
 """A piece that is smaller than this share of the value's largest one says nothing."""
+
+
+_NEARLY: Final = 0.9
+"""Share of the masks that must have something around for it to be the background."""
+_PATTERN: Final = 3
+"""Masks that show what is common to them."""
 
 
 class _Scattered(NamedTuple):
@@ -71,6 +78,38 @@ class ObjectsSeen:
             f"classes, not objects. Say --mask_objects pieces to make each connected piece an object (objects that "
             f"touch stay one: give each its own value), or --mask_objects values if an object is in several pieces"
         )
+
+
+class BackgroundSeen:
+    """Whether the background of a split's masks is 0, told from what lies along their borders."""
+
+    def __init__(self) -> None:
+        self._leading: Counter[int] = Counter()
+        self._around: Counter[int] = Counter()
+        self._images = self._zeros = 0
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        """One more mask, [H, W]."""
+        border = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+        found, counts = np.unique(border, return_counts=True)
+        first = int(found[counts.argmax()])
+        self._images += 1
+        self._zeros += int(0 in found)
+        self._leading[first] += 1
+        self._around[first] += int(2 * counts.max() > len(border))
+
+    def require_zero(self, name: str) -> None:
+        """Raises DatasetError, which starts with `name`, where nearly all masks have another value around, or the same
+        one is first along their borders and 0 is at none."""
+        around = self._around.total() - self._around[0]
+        value, count = max(self._leading.items(), key=lambda one: (one[0] != 0, one[1]), default=(0, 0))
+        same = self._images >= _PATTERN and not self._zeros and value != 0 and count >= _NEARLY * self._images
+        if same or (around and around >= _NEARLY * self._images):
+            raise DatasetError(
+                f"{name}: not 0 but {value} lies along the borders of {count if same else around} of {self._images} "
+                f"masks, as a background would: give the background the value 0, or say --mask_objects values if "
+                f"objects fill these images"
+            )
 
 
 def read_indices(path: Path, header: Header) -> NDArray[np.int64]:

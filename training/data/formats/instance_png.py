@@ -21,7 +21,7 @@ from PIL import Image
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
-from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_pieces, read_indices
+from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import images_in
 from training.data.formats.splits import split_folders
 from training.data.formats.text_files import read_lines
@@ -50,15 +50,15 @@ def instance_png_splits(folder: Path) -> tuple[str, ...]:
 def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
-    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes;
-    broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes, or
+    have a background that is not 0; broken files are left out and named in `problems`.
     """
     folders = _find(folder).get(split)
     if folders is None:
         raise DatasetError(f"{folder} has no split '{split}' of images and masks of ids: looked for {LAYOUT}")
     masks = _mask_files(folders)
     assembly = Assembly(f"{folder.name}_{split}", folders.images)
-    seen = ObjectsSeen()
+    seen, background = ObjectsSeen(), BackgroundSeen()
     for image in _image_files(folders):
         stem = image.relative_to(folders.images).with_suffix("").as_posix()
         try:
@@ -66,6 +66,7 @@ def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -
             mask = next((masks.pop(name) for name in names if name in masks), None)
             header = read_header(image)
             ids = _ids(image, mask, header)
+            background.add(ids)
             found = encode_indices(number_pieces(ids) if objects == "pieces" else ids)
             if objects == "auto":
                 seen.add({f"value {value} of {mask}": rle for value, rle in found.items()})
@@ -74,6 +75,8 @@ def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -
             assembly.broken(broken, image)
     for _, mask in sorted(masks.items()):
         assembly.broken(BrokenRecord("unknown image", f"{mask} belongs to no image in {folders.images}"), mask)
+    if objects != "values":
+        background.require_zero(assembly.name)
     if (note := seen.require_objects(assembly.name)) is not None:
         assembly.notes.append(note)
     return assembly.finish((folders.class_name,))

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.runtime.detections import RLE
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
-from training.data.formats.id_masks import MaskObjects, ObjectsSeen, number_pieces, read_indices
+from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.instance_png import read_class
 from training.data.formats.splits import split_folders
@@ -43,26 +44,29 @@ def object_png_splits(folder: Path) -> tuple[str, ...]:
 def load_object_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
-    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes;
-    broken files are left out and named in `problems`.
+    Raises DatasetError when the split is not there, and where the masks show no objects, only foreground or classes, or
+    have a background that is not 0; broken files are left out and named in `problems`.
     """
     root = split_folders(folder, _holds).get(split)
     if root is None:
         raise DatasetError(f"{folder} has no split '{split}' with a PNG for each object: looked for {LAYOUT}")
     name = read_class(folder, "object")
     assembly = Assembly(f"{folder.name}_{split}", root)
-    seen = ObjectsSeen()
+    seen, background = ObjectsSeen(), BackgroundSeen()
     for image in _images(root):
         try:
             header = read_header(image.path)
-            masks = _masks(image, header, assembly)
-            pieces = (number_pieces(mask) if objects == "pieces" else mask for mask in masks)
-            rles = [rle for mask in pieces for rle in encode_indices(mask).values()]
+            rles: list[RLE] = []
+            for mask in _masks(image, header, assembly):
+                background.add(mask)
+                rles += encode_indices(number_pieces(mask) if objects == "pieces" else mask).values()
             if objects == "auto":
                 seen.add({f"mask {number} in {image.masks}": rle for number, rle in enumerate(rles, 1)})
             assembly.add(image.path, header.width, header.height, [Found(name, rle) for rle in rles])
         except BrokenRecord as broken:
             assembly.broken(broken, image.path)
+    if objects != "values":
+        background.require_zero(assembly.name)
     if (note := seen.require_objects(assembly.name)) is not None:
         assembly.notes.append(note)
     return assembly.finish((name,))

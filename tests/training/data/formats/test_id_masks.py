@@ -206,3 +206,78 @@ def test_the_flag_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"images": [record], "annotations": [], "categories": [{"id": 1, "name": "cat"}]})
     with pytest.raises(DatasetError, match=r"--mask_objects pieces is about instance_png and object_png, .* is coco"):
         read(tmp_path, "pieces")
+
+
+def ids_on(background: int, *values: int) -> np.ndarray:
+    """Two spots of other values on a background, in the corner one of them."""
+    ids = np.full((HEIGHT, WIDTH), background, np.uint8)
+    ids[0:6, 0:7], ids[10:15, 12:20] = values
+    return ids
+
+
+def crowded(background: int, number: int) -> np.ndarray:
+    """Objects along the whole border, with a little of the background between them."""
+    ids = np.kron(np.arange(30).reshape(5, 6) + 40 + number, np.ones((4, 5), np.int64))
+    ids[:, ::5] = background
+    return ids.astype(np.uint8)
+
+
+def write_masks(folder: Path, *masks: np.ndarray, palette: bool = False) -> None:
+    (folder / "masks").mkdir()
+    for number, mask in enumerate(masks):
+        write_image(folder / f"images/{number}.png")
+        image = Image.fromarray(mask)
+        if palette:
+            image.putpalette(bytes(range(256)) * 3)
+        image.save(folder / f"masks/{number}.png")
+
+
+def inverted_objects(folder: Path) -> None:
+    """A PNG for each object, black on white."""
+    for image in "ab":
+        write_image(folder / image / "images" / f"{image}.png")
+        (folder / image / "masks").mkdir()
+        for number, mask in enumerate((ids_on(255, 0, 255), ids_on(255, 255, 0))):
+            Image.fromarray(mask).save(folder / image / "masks" / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("write", "value"),
+    [
+        pytest.param(lambda folder: write_masks(folder, *[ids_on(255, 1, 2)] * 4), 255, id="white"),
+        pytest.param(lambda folder: write_masks(folder, ids_on(255, 1, 2)), 255, id="a single image"),
+        pytest.param(
+            lambda folder: write_masks(folder, *[ids_on(3, 0, 1), ids_on(3, 2, 1)], palette=True), 3, id="palette order"
+        ),
+        pytest.param(lambda folder: write_masks(folder, *[ids_on(1, 0, 2)] * 3), 1, id="0 is an object"),
+        pytest.param(lambda folder: write_masks(folder, ids_on(9, 1, 2), ids_on(7, 3, 4)), 9, id="one in each file"),
+        pytest.param(lambda folder: write_masks(folder, *(crowded(255, n) for n in range(3))), 255, id="crowded"),
+        pytest.param(inverted_objects, 1, id="black objects"),
+    ],
+)
+@pytest.mark.parametrize("objects", ["auto", "pieces"])
+def test_a_background_that_is_not_zero_is_refused(
+    tmp_path: Path, write: Callable[[Path], None], value: int, objects: MaskObjects
+) -> None:
+    write(tmp_path)
+    with pytest.raises(DatasetError, match=rf"not 0 but {value} lies along the borders .* --mask_objects values"):
+        locate(Origin(tmp_path, mask_objects=objects)).read()
+    assert len(locate(Origin(tmp_path, mask_objects="values")).read()["train"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("masks", "objects"),
+    [
+        pytest.param([ids_on(0, 1, 2)] * 3, 6, id="0 around"),
+        pytest.param([ids_on(0, 1, 2), ids_on(9, 1, 2), ids_on(0, 1, 2)], 7, id="an object that fills one image"),
+        pytest.param([crowded(0, number) for number in range(3)], None, id="crowded on 0"),
+        pytest.param([ids_on(0, 0, 0)] * 3 + [ids_on(0, 1, 2)], 2, id="images without objects"),
+    ],
+)
+def test_a_background_of_zero_is_none_of_the_objects(
+    tmp_path: Path, masks: list[np.ndarray], objects: int | None
+) -> None:
+    write_masks(tmp_path, *masks)
+    data = locate(Origin(tmp_path)).read()["train"]
+    if objects is not None:
+        assert sum(map(len, data.annotations)) == objects

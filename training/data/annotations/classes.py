@@ -10,6 +10,7 @@ import numpy as np
 
 from model.console.arguments import did_you_mean
 from training.data.annotations.dataset import Category, Dataset, DatasetError
+from training.data.annotations.fields import class_name
 from training.data.annotations.packed import PackedAnnotations
 
 
@@ -107,13 +108,13 @@ def _check_known(data: Dataset, names: Iterable[str]) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(name for part in text.split(",") if (name := class_name(part)))
 
 
 def _pairs(text: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for pair in _names(text):
-        old, _, new = (part.strip() for part in pair.partition("="))
+        old, _, new = (class_name(part) for part in pair.partition("="))
         if not old or not new:
             raise argparse.ArgumentTypeError(f"'{pair}' is not OLD=NEW")
         pairs[old] = new

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ Kind = Literal[
     "unclear orientation",
     "size mismatch",
 ]
+
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+"""Marks of no width, which come along with copied text."""
 
 Segmentation = tuple[NDArray[np.float64], ...] | RLE | None
 """Polygons, each float64 [P, 2] as (x, y) in pixels; or one compressed RLE; or None where the record has no mask."""
@@ -93,6 +97,27 @@ def text(record: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise BrokenRecord("wrong type", f"'{key}' of {where} is {value!r}, not a text")
     return value
+
+
+def class_name(name: str) -> str:
+    """A class's name as all formats have it: one space between words and none around them, composed characters (NFC),
+    nothing that is not seen. Names that are then equal are one class."""
+    return " ".join(unicodedata.normalize("NFC", name).translate(_UNSEEN).split())
+
+
+def points(value: Any, where: str) -> NDArray[np.float64]:
+    """float64 [P, 2] of a list of points [x, y]; a third number that is 0 for all is left out. NaN stays."""
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(())
+    if array.size == 0 and array.ndim > 0:
+        return np.empty((0, 2))
+    if array.ndim == 2 and array.shape[1] == 3 and not array[:, 2].any():
+        array = array[:, :2]
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise BrokenRecord("bad polygon", f"{where} is no list of points [x, y]")
+    return array
 
 
 def numbers(value: Any, where: str, *, finite: bool = True) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ RepairKind = Literal[
     "annotation numbered anew",
     "classes of one name merged",
     "root class left out",
+    "shape of no class left out",
 ]
 
 BORDER = 1.0

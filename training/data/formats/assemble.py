@@ -23,7 +23,7 @@ from model.runtime.images.errors import ImageError
 from model.runtime.images.reading import probe
 from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem
-from training.data.annotations.fields import BrokenRecord, Kind, Segmentation
+from training.data.annotations.fields import BrokenRecord, Kind, Segmentation, class_name
 from training.data.annotations.keypoints import fit_keypoints
 from training.data.annotations.orientation import orientation_of, upright_size
 from training.data.annotations.packed import PackedAnnotations
@@ -72,6 +72,7 @@ class Assembly:
         self._images: list[ImageRecord] = []
         self._annotations: list[Annotations] = []
         self._labels: dict[str, int] = {}
+        self._spellings: dict[str, dict[str, None]] = {}
         self._count = 0
 
     def relative(self, path: Path) -> str:
@@ -84,6 +85,7 @@ class Assembly:
         self._images.append(ImageRecord(len(self._images) + 1, path, width, height, self.relative(path)))
         objects: list[tuple[Found, Fitted]] = []
         keypoints: list[NDArray[np.float64]] = []
+        labels: list[int] = []
         for number, item in enumerate(found, 1):
             where = f"object {number} of {self.relative(path)}"
             box = None if item.xywh is None else np.array(item.xywh, np.float64)
@@ -91,10 +93,10 @@ class Assembly:
                 fitted = fit(item.segmentation, box, (width, height), where, self.repairs, boxed=box is not None)
                 if item.keypoints is not None:
                     keypoints.append(fit_keypoints(item.keypoints, (width, height), where, self.repairs))
+                labels.append(self._label(item.label, where))
                 objects.append((item, fitted))
             except BrokenRecord as broken:
                 self.broken(broken, path)
-        labels = [self._labels.setdefault(item.label, len(self._labels) + 1) for item, _ in objects]
         self._annotations.append(
             Annotations(
                 ids=np.arange(self._count + 1, self._count + 1 + len(objects)),
@@ -110,9 +112,27 @@ class Assembly:
         )
         self._count += len(objects)
 
+    def _why_nothing(self) -> str:
+        """What became of the annotations, where none is left."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.unread.most_common())
+        if kinds:
+            return f": its shapes cover no area ({kinds}); draw polygons"
+        if self.problems:
+            return f": {len(self.problems)} records are broken, the first: {self.problems[0].message}"
+        left_out = [repair for repair in self.repairs.found if repair.kind.endswith("left out")]
+        return f": {left_out[0]}" if left_out else ""
+
     def broken(self, broken: BrokenRecord, path: Path) -> None:
         """Names a record that is left out."""
         self.problems.append(Problem(broken.kind, broken.message, self.relative(path)))
+
+    def _label(self, label: str, where: str) -> int:
+        """The number of a class until `finish`. Raises BrokenRecord."""
+        name = class_name(label)
+        if not name:
+            raise BrokenRecord("unknown category", f"{where} has a class whose name is blank")
+        self._spellings.setdefault(name, {})[label] = None
+        return self._labels.setdefault(name, len(self._labels) + 1)
 
     @property
     def found_names(self) -> list[str]:
@@ -120,7 +140,8 @@ class Assembly:
         return sorted(self._labels)
 
     def finish(self, class_names: Sequence[str], keypoint_names: tuple[str, ...] = ()) -> Dataset:
-        """The dataset, with labels 1..C in the order of `class_names`, which hold every class that was found.
+        """The dataset, with labels 1..C in the order of `class_names`, which hold every class that was found; names
+        that `class_name` makes equal are one class.
 
         Raises DatasetError when there is no image or no class.
         """
@@ -128,16 +149,25 @@ class Assembly:
             first = f"; first of {len(self.problems)} problems: {self.problems[0].message}" if self.problems else ""
             raise DatasetError(f"{self.name}: no usable image in {self.root}{first}")
         if not class_names:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self.unread.most_common())
-            why = f": its shapes cover no area ({kinds}); draw polygons" if kinds else ""
-            raise DatasetError(f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn{why}")
+            raise DatasetError(
+                f"{self.name}: nothing is annotated in {self.root}, so there is no class to learn{self._why_nothing()}"
+            )
+        listed: dict[str, list[str]] = {}
+        for written in class_names:
+            listed.setdefault(class_name(written), []).append(written)
+        for name, spellings in listed.items():
+            if len(spellings) == 1:
+                spellings = list(self._spellings.get(name, ()))
+            if len(spellings) > 1:
+                self.repairs.note("classes of one name merged", " and ".join(map(repr, spellings)))
+        names = list(listed)
         lookup = np.zeros(len(self._labels) + 1, np.int64)
         for name, label in self._labels.items():
-            lookup[label] = class_names.index(name) + 1
+            lookup[label] = names.index(name) + 1
         return Dataset(
             name=self.name,
             root=self.root,
-            categories=tuple(Category(id_, name, keypoint_names) for id_, name in enumerate(class_names, 1)),
+            categories=tuple(Category(id_, name, keypoint_names) for id_, name in enumerate(names, 1)),
             images=self._images,
             annotations=PackedAnnotations.pack(self._annotations).relabel(lookup),
             num_keypoints=self.num_keypoints,

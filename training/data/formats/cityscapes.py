@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.annotations.fields import BrokenRecord, get, text
+from training.data.annotations.fields import BrokenRecord, get, points, text
 from training.data.formats.assemble import Assembly, Found, encode_indices, read_header
 from training.data.formats.id_masks import read_indices
 from training.data.formats.splits import by_split
@@ -161,10 +161,7 @@ def _draw(document: Any, source: Path, size: tuple[int, int]) -> NDArray[np.int6
 
 
 def _points(record: Any, where: str) -> list[tuple[float, float]]:
-    try:
-        points = np.array(get(record, "polygon", where), np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise BrokenRecord("bad polygon", f"'polygon' of {where} is no list of points [x, y]") from None
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise BrokenRecord("bad polygon", f"'polygon' of {where} needs 3 finite points or more, it has {len(points)}")
-    return [(x, y) for x, y in points.tolist()]
+    ring = points(get(record, "polygon", where), f"'polygon' of {where}")
+    if len(ring) < 3 or not np.isfinite(ring).all():
+        raise BrokenRecord("bad polygon", f"'polygon' of {where} needs 3 finite points or more, it has {len(ring)}")
+    return [(x, y) for x, y in ring.tolist()]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from training.data.annotations.dataset import Category, Problem
-from training.data.annotations.fields import BrokenRecord, integer, text
+from training.data.annotations.fields import BrokenRecord, class_name, integer, text
 from training.data.annotations.repair import Repairs
 
 
@@ -34,7 +34,7 @@ def read_categories(
                 raise BrokenRecord("duplicate id", f"category id {id_} is used before; this one is left out")
             names = record.get("keypoints")
             keypoints = tuple(str(name) for name in names) if isinstance(names, list) else ()
-            name = " ".join(text(record, "name", f"category {id_}").split())
+            name = class_name(text(record, "name", f"category {id_}"))
             if not name:
                 raise BrokenRecord("wrong type", f"'name' of category {id_} is blank")
             found[id_] = Category(id_, name, keypoints)

@@ -22,8 +22,9 @@ from faster_coco_eval import mask as mask_api
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.annotations import fields
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.annotations.fields import BrokenRecord, Segmentation, get, text
+from training.data.annotations.fields import BrokenRecord, Segmentation, class_name, get, text
 from training.data.annotations.orientation import pixels_to_stored, points_to_stored
 from training.data.formats.assemble import (
     Assembly,
@@ -50,6 +51,8 @@ LAYOUT = "LabelMe's JSON files, with folders for splits or without"
 _KEYS = (re.compile(rb'"shapes"\s*:'), re.compile(rb'"imagePath"\s*:'))
 _PARENTS = ("annotations", "labels", "json")
 """Folders that may hold those of the splits, where the images have folders of their own."""
+_NO_CLASSES = ("__ignore__", "_background_")
+"""What LabelMe's own exporters take for regions that do not count and for the background."""
 _OUTLINES = ("polygon", "oriented_rectangle", "rotation")
 """Kinds whose points are an outline. X-AnyLabeling's rectangle is one too: it has four points, LabelMe's has two."""
 
@@ -135,7 +138,7 @@ def save_labelme(data: Dataset, folder: Path, split: str, placement: Placement) 
         }
         path = target / PurePosixPath(file).with_suffix(".json")
         path.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    lines = ("__ignore__", "_background_", *data.class_names)
+    lines = (*_NO_CLASSES, *data.class_names)
     (folder / CLASS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return placed
 
@@ -176,6 +179,9 @@ def _objects(shapes: list[Any], file: Path, header: Header, assembly: Assembly) 
         group: Any = index
         try:
             label = text(shape, "label", where)
+            if class_name(label) in _NO_CLASSES:
+                assembly.repairs.note("shape of no class left out", f"{where} is '{label}'")
+                continue
             if shape.get("group_id") is not None:
                 group = (label, str(shape["group_id"]))
             flags = shape.get("flags")
@@ -217,10 +223,7 @@ def _is_around(parts: list[Segmentation], header: Header) -> bool:
 
 def _area(shape: dict[str, Any], where: str, header: Header, assembly: Assembly) -> Segmentation:
     kind = shape.get("shape_type") or "polygon"
-    try:
-        points = np.array(get(shape, "points", where), np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise BrokenRecord("bad polygon", f"'points' of {where} is no list of points [x, y]") from None
+    points = fields.points(get(shape, "points", where), f"'points' of {where}")
     if not np.isfinite(points).all():
         raise BrokenRecord("non-finite number", f"{where} has a point that is NaN or infinite")
     if kind == "rectangle" and len(points) == 4:
@@ -270,5 +273,6 @@ def _mask(
 
 def _class_names(file: Path, assembly: Assembly) -> list[str]:
     """The file's, and behind them what else was found."""
-    names = [line for line in read_lines(file) if line and line not in ("__ignore__", "_background_")]
-    return names + [name for name in assembly.found_names if name not in names]
+    names = [line for line in read_lines(file) if line and line not in _NO_CLASSES]
+    known = set(map(class_name, names))
+    return names + [name for name in assembly.found_names if name not in known]

@@ -187,11 +187,13 @@ def _class(value: Any, attribute: str, where: str) -> str:
     if isinstance(value, dict):  # check boxes
         chosen = [name for name, checked in value.items() if checked]
         value = chosen[0] if len(chosen) == 1 else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise BrokenRecord(
             "unknown category", f"{where} has no single '{attribute}', which names its class: choose one"
         )
-    return value.strip()
+    return value
 
 
 def _outline(shape: Any, where: str, assembly: Assembly) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from training.data.annotations.dataset import DatasetError
-from training.data.annotations.fields import BrokenRecord
+from training.data.annotations.fields import BrokenRecord, class_name
 from training.data.formats.image_files import IMAGE_SUFFIXES, Wanted, find_images, images_in
 from training.data.formats.splits import by_split, split_folders, split_of, split_of_folders, up_to
 from training.data.formats.text_files import glance, read_lines, read_text
@@ -223,6 +223,6 @@ def class_names(files: YoloFiles, most: int) -> tuple[str, ...]:
             f"{files.origin}: 'names' must list the classes, or number them from 0 without gaps: names: [first, second]"
         )
     found = tuple(str(name) for name in names)
-    if len(set(found)) < len(found):
-        raise DatasetError(f"{files.origin}: 'names' has a class twice")
+    if not all(map(class_name, found)):
+        raise DatasetError(f"{files.origin}: 'names' has a class without a name")
     return found

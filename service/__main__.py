@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+import model.console.running  # noqa: F401  # says in one line which package is missing
+
 if TYPE_CHECKING:
     from service.models.catalog import Catalog
     from service.settings.settings import Settings

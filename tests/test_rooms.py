@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HOUSES = ("model", "service", "training", "benchmarks")
 ALONE = {
+    "model": {"architecture"},
     "service": {"app", "server", "__main__"},
     "training": {"train", "evaluate", "export", "ablate"}
     | {"command_line", "manual", "config", "checkpoint", "distributed", "progress"},
@@ -44,3 +45,10 @@ def test_a_folder_says_in_one_line_what_lives_there(folder: str) -> None:
 @pytest.mark.parametrize("folder", folders())
 def test_no_folder_is_full(folder: str) -> None:
     assert len(list((ROOT / folder).glob("*.py"))) - 1 <= FULL
+
+
+@pytest.mark.parametrize("house", ALONE)
+def test_the_architecture_names_what_stands_in_a_house(house: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    missing = [name for name in ALONE[house] if f"{name}.py`" not in page]
+    assert not missing

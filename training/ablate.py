@@ -25,7 +25,8 @@ from typing import Final
 from pydantic import BaseModel
 from rich.console import Console
 
-from model.console.arguments import Parser, interruptible
+from model.console.arguments import Parser
+from model.console.running import interruptible
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import parse_train_config, require_writable, stop, unbroken_console
 from training.config import TrainConfig, flat_fields

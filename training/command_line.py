@@ -96,10 +96,15 @@ def load_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would end the program with 1, which a check means otherwise
+
+
 def unbroken_console() -> Console:
     """stdout, for tables. Where it is no terminal nothing is broken to fit one: a line is as long as what is on it."""
-    console = Console()
-    return console if console.is_terminal else Console(width=UNBROKEN)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=UNBROKEN)
 
 
 def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> None:

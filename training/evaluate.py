@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model.console.arguments import Parser, interruptible, number, whole
+from model.console.arguments import Parser, number, whole
 from model.console.outputs import write_whole
+from model.console.running import interruptible
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError

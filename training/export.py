@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from model.console.arguments import Parser, interruptible, number, whole
+from model.console.arguments import Parser, number, whole
+from model.console.running import interruptible
 from model.network.published import published_model
 from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.manifest import ModelName, Provenance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import textwrap
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ usage: maskserve train [--recipe NAME] [--FIELD VALUE]...
        maskserve train [--recipe NAME] --help    this manual, with that recipe's defaults
 
 Without arguments: a small run on generated shapes. A recipe is a YAML file of the fields below; flags win over it."""
+
+
+_PLAIN: Final = re.compile(r"[^\s=,\"'{}\[\]]+")
+"""A name that needs no JSON around it."""
 
 
 def manual(recipe: str, config: TrainConfig) -> str:
@@ -70,6 +75,8 @@ def as_argument(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple) and value and not any(isinstance(one, tuple) for one in value):
         return ",".join(map(as_argument, value))
+    if isinstance(value, dict) and value and all(map(_PLAIN.fullmatch, [*value, *value.values()])):
+        return shlex.quote(",".join(f"{old}={new}" for old, new in value.items()))
     if isinstance(value, (tuple, dict)):
         return shlex.quote(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     return shlex.quote(str(value))
@@ -98,5 +105,5 @@ def _kind(annotation: Any) -> str:
         inner = ",".join(items)
         return f"[[{inner.replace(',...', ',...],...', 1)}]" if "," in items[0] else inner
     if get_origin(last) is dict:
-        return '{"TEXT":"TEXT",...}'
+        return "OLD=NEW,..."
     return {bool: "{true,false}", int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(last, "TEXT")

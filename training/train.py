@@ -20,11 +20,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
+# First, for it says in one line which package of the others is missing.
+from model.console.running import INTERRUPTED, interruptible
+
+# isort: split
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from model.console.arguments import INTERRUPTED, interruptible, this_command
+from model.console.arguments import this_command
 from training.checkpoint import (
     BEST,
     LAST,

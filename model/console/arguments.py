@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells count it."""
-
 EMPTY: Final = "an empty word was given: give a path or a name, or leave it out"
 
 
@@ -39,6 +36,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse would pass over a stream that takes nothing
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if not arg_string and action.type in (None, Path):
@@ -147,15 +147,6 @@ def installed(script: str, module: str) -> list[str]:
     if Path(words[0]).is_relative_to(here):
         words[0] = str(Path(words[0]).relative_to(here))
     return words
-
-
-def interruptible(run: Callable[[], int]) -> int:
-    """What `run` returns; after Ctrl-C, one line and that exit status."""
-    try:
-        return run()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _joined(flag: str) -> str:

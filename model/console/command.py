@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Final, NamedTuple
 
-from model.console.arguments import did_you_mean, interruptible
+from model.console.arguments import did_you_mean
+from model.console.running import WRONG, interruptible, missing_package
 
 
 class Command(NamedTuple):
@@ -34,12 +35,16 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "convert": Command("training.data.convert", "a dataset of one format to another", "train"),
 }
 """By name, so that a command imports only what is its own."""
-OURS: Final = ("model", "service", "training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names; returns the exit status."""
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = sys.argv[1:] if arguments is None else arguments
+    return interruptible(lambda: _run(given))
+
+
+def _run(given: Sequence[str]) -> int:
+    name, *rest = given or ["--help"]
     if name in ("-h", "--help"):
         print(manual())
         return 0
@@ -47,24 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         hint = did_you_mean(name, list(COMMANDS), otherwise=f"there are {', '.join(COMMANDS)}")
         print(f"maskserve: there is no command {name}; {hint}", file=sys.stderr)
-        return 2
-
-    def run() -> int:
+        return WRONG
+    try:
         function: Callable[[Sequence[str]], int] = import_module(command.module).main
         return function(rest)
-
-    try:
-        return interruptible(run)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in OURS:
+        said = missing_package(error, name, command.extra)
+        if not said:
             raise
-        extra = f"[{command.extra}]" if command.extra else ""
-        print(
-            f"maskserve: {name} needs {missing}, which is not installed; in a clone: pip install '.{extra}'",
-            file=sys.stderr,
-        )
-        return 2
+        print(said, file=sys.stderr)
+        return WRONG
 
 
 def manual() -> str:

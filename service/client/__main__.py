@@ -8,7 +8,8 @@ maskserve predict --help                                          # every option
 
 import sys
 
+from model.console.running import interruptible
 from service.client.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

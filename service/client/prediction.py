@@ -151,7 +151,7 @@ class Prediction:
         except ModuleNotFoundError as error:
             if error.name != "supervision":
                 raise
-            raise ImportError("to_supervision() needs supervision: pip install supervision") from None
+            raise ImportError("to_supervision() needs supervision: .venv/bin/pip install supervision") from None
         return supervision.Detections(
             xyxy=self.boxes,
             mask=None if self.masks is None else self.masks_array(),

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from model.console.installing import install
 from service import VERSION
 from service.observability.record import METHODS, UNMATCHED, ImageRecord, RequestRecord
 from service.observability.trace_context import SpanIds
@@ -60,7 +61,7 @@ def start_tracing() -> Tracing | None:
         return Tracing()
     except ImportError as error:
         raise InvalidSettingsError(
-            f"{endpoint} is set but the module {error.name} is missing; pip install 'maskserve[telemetry]', "
+            f"{endpoint} is set but the module {error.name} is missing; {install('telemetry')}, "
             "or set OTEL_SDK_DISABLED=true"
         ) from None
 

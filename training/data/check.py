@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from model.architecture import Task, has_masks
-from model.console.arguments import Parser, interruptible, whole
+from model.console.arguments import Parser, whole
 from model.console.outputs import write_whole
+from model.console.running import interruptible
 from model.runtime.images.intensity import Intensity
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path

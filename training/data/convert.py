@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.console.arguments import Parser, interruptible
+from model.console.arguments import Parser
+from model.console.running import interruptible
 from training.command_line import require_writable, stop
 from training.data.annotations.classes import add_class_flags, change_classes
 from training.data.annotations.dataset import Dataset, DatasetError

@@ -11,19 +11,25 @@ from (seed, split, number, size) alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# First, for it says in one line which package of the others is missing.
+from model.console.running import interruptible
+
+# isort: split
 import numpy as np
 from faster_coco_eval import mask as mask_api
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
+
+from model.console.arguments import Parser, whole
 
 KEYPOINTS = (
     "head",
@@ -329,18 +335,19 @@ def _ground(rng: Generator, size: int) -> Points:
     return np.asarray(ground, np.float64)
 
 
-def main() -> None:
+def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Generate the figures dataset: keypoints and masks.")
+    parser = Parser(description="Generate the figures dataset: keypoints and masks.")
     parser.add_argument("directory", type=Path, help="folder to write; it must be new, empty or generated before")
-    parser.add_argument("--train", type=int, default=1000, help="training images (default 1000)")
-    parser.add_argument("--val", type=int, default=100, help="validation images (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (default 0)")
-    parser.add_argument("--size", type=int, default=SIZE, help=f"side of the images in pixels (default {SIZE})")
+    parser.add_argument("--train", type=whole(1), default=1000, help="training images (default 1000)")
+    parser.add_argument("--val", type=whole(0), default=100, help="validation images (default 100)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same images (default 0)")
+    parser.add_argument("--size", type=whole(1), default=SIZE, help=f"side of the images in pixels (default {SIZE})")
     arguments = parser.parse_args()
     write_figures(arguments.directory, arguments.train, arguments.val, arguments.seed, arguments.size)
     print(f"{arguments.train} + {arguments.val} images in {arguments.directory}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruptible(main))

@@ -9,20 +9,26 @@ Objects overlap, touch and have holes; form alone tells the classes apart, colou
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+# First, for it says in one line which package of the others is missing.
+from model.console.running import interruptible
+
+# isort: split
 import numpy as np
 from faster_coco_eval import mask as mask_api
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
+
+from model.console.arguments import Parser, whole
 
 SIDES = (128, 160, 192)
 """Image widths and heights, in pixels."""
@@ -218,17 +224,18 @@ def _contrasting(rng: Generator, ground: Coordinates, others: list[Coordinates])
             return color
 
 
-def main() -> None:
+def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Generate the shapes dataset.")
+    parser = Parser(description="Generate the shapes dataset.")
     parser.add_argument("directory", type=Path, help="folder to write; it must be new, empty or generated before")
-    parser.add_argument("--train", type=int, default=1000, help="training images (default 1000)")
-    parser.add_argument("--val", type=int, default=100, help="validation images (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (default 0)")
+    parser.add_argument("--train", type=whole(1), default=1000, help="training images (default 1000)")
+    parser.add_argument("--val", type=whole(0), default=100, help="validation images (default 100)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same images (default 0)")
     arguments = parser.parse_args()
     write_shapes(arguments.directory, arguments.train, arguments.val, arguments.seed)
     print(f"{arguments.train} + {arguments.val} images in {arguments.directory}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruptible(main))

@@ -20,6 +20,7 @@ from threading import Thread
 from types import ModuleType
 from typing import Final, Protocol
 
+from model.console.installing import install
 from training.config import TrainConfig, flat_fields
 
 PROJECT: Final = "maskserve"
@@ -224,7 +225,7 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise TrackerError(
-            f"--loggers {name} needs a library that is not there ({error}): pip install {name}"
+            f"--loggers {name} needs a library that is not there ({error}): {install('tracking')}"
         ) from error
 
 

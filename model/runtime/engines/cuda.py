@@ -15,6 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
+from model.console.installing import install
 from model.runtime.engines.devices import count_gpus, driver_cuda_version
 
 
@@ -44,9 +45,7 @@ def _why_no_cuda() -> str | None:
         onnxruntime.preload_dlls()
     missing = [library for library in _libraries(major) if not _can_load(library)]
     if missing:
-        return (
-            f"ONNX Runtime needs {' and '.join(missing)} for it, which cannot be loaded; pip install 'maskserve[cuda]'"
-        )
+        return f"ONNX Runtime needs {' and '.join(missing)} for it, which cannot be loaded; {install('cuda')}"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+from model.console.installing import install
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.engines.devices import check_device, gpu_index, list_devices, tell_cpu
 from model.runtime.engines.engine import (
@@ -78,8 +79,7 @@ def _torchscript() -> ModuleType:
         from model.runtime.engines import torchscript
     except ImportError as error:
         raise Unavailable(
-            f"the torchscript engine needs torch and torchvision ({error}); pip install 'maskserve[train]', or use the "
-            f"onnx engine"
+            f"the torchscript engine needs torch and torchvision ({error}); {install('train')}, or use the onnx engine"
         ) from error
     return torchscript
 

@@ -25,6 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from model.console.installing import install
 from model.runtime.images import bmp, jpeg, png
 from model.runtime.images.conversion import of_channel, picture_of
 from model.runtime.images.errors import (
@@ -187,7 +188,7 @@ def _plugin(format: ImageFormat) -> type[ImageFile.ImageFile]:
             from pillow_heif import HeifImageFile
         except ImportError:
             raise UnsupportedVariant(
-                "this is a HEIC image; to read it, whoever runs the server needs pip install maskserve[heif]. "
+                f"this is a HEIC image; to read it, whoever runs the server needs {install('heif')}. "
                 "Or send it as a JPEG or PNG"
             ) from None
         plugin: type[ImageFile.ImageFile] = HeifImageFile

@@ -9,17 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.console.arguments import (
-    EMPTY,
-    INTERRUPTED,
-    Parser,
-    did_you_mean,
-    interruptible,
-    number,
-    spelled,
-    unknown_flag,
-    whole,
-)
+from model.console.arguments import EMPTY, Parser, did_you_mean, number, spelled, unknown_flag, whole
 
 KNOWN = ("--max-detections", "--score_threshold", "--schedule.iterations", "--schedule.warmup", "--optimizer.name")
 
@@ -129,12 +119,3 @@ def test_numbers_say_their_range(convert: Callable[[str], float], text: str, exp
         return
     with pytest.raises(ArgumentTypeError, match=re.escape(expected)):
         convert(text)
-
-
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped() -> int:
-        raise KeyboardInterrupt
-
-    assert interruptible(stopped) == INTERRUPTED
-    assert capsys.readouterr().err == "interrupted\n"
-    assert interruptible(lambda: 3) == 3

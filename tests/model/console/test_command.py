@@ -62,11 +62,11 @@ def test_exit_codes_are_the_commands_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "missing", "extra"),
-    [("serve", "pydantic_settings", ".[serve]"), ("train", "torch", ".[train]"), ("predict", "httpx", ".")],
+    [("serve", "pydantic_settings", "'.[serve]'"), ("train", "torch", "'.[train]'"), ("predict", "httpx", ".")],
 )
 def test_a_package_that_is_not_installed_is_one_line(name: str, missing: str, extra: str) -> None:
     done = run(name, "x", block=missing)
     assert done.returncode == 2
     assert done.stderr == (
-        f"maskserve: {name} needs {missing}, which is not installed; in a clone: pip install '{extra}'\n"
+        f"maskserve: {name} needs {missing}, which is not installed: .venv/bin/pip install {extra}\n"
     )

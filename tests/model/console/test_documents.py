@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from contextlib import redirect_stdout, suppress
 from functools import cache
@@ -16,6 +17,7 @@ from service.settings import configuration
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERWISE_INSTALLED = r"(?<!\.venv/bin/)\bpip install|pip install [^'\s]*\[|maskserve\["
 OF_MODULES = "architecture.md"
 """Is about modules, and names commands by them."""
 
@@ -37,6 +39,20 @@ def manual(name: str) -> str:
 def test_commands_have_one_spelling(document: Path) -> None:
     others = r"(?<![\w/.-])(?:python -m (?:service|training|benchmarks)[\w.]*|torchrun -\S*)"
     assert not re.findall(others, document.read_text())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda file: file.name)
+def test_packages_are_installed_in_one_spelling(document: Path) -> None:
+    """In the clone's environment, the brackets of extras in quotes."""
+    assert not re.findall(OTHERWISE_INSTALLED, document.read_text())
+
+
+@pytest.mark.parametrize("house", ["model", "service", "training"])
+def test_messages_install_in_that_spelling_too(house: str) -> None:
+    for file in (ROOT / house).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                assert not re.findall(OTHERWISE_INSTALLED, node.value), file
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)

@@ -342,7 +342,7 @@ except InvalidSettingsError as error:
 """
     (line,) = python(code, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1").splitlines()
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line
-    assert "pip install 'maskserve[telemetry]'" in line
+    assert "pip install '.[telemetry]'" in line
 
 
 SERVE = """

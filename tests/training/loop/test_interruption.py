@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.console.arguments import INTERRUPTED
+from model.console.running import INTERRUPTED
 from tests.training.runs import SMALL, differing, last_checkpoint
 from training import train
 from training.command_line import resuming

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from model.console.arguments import did_you_mean
 from training.data.annotations.dataset import Category, Dataset, DatasetError
@@ -112,6 +113,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _pairs(text: str) -> dict[str, str]:
+    """OLD=NEW,... or, as a recipe has it, a JSON object."""
+    if text.lstrip().startswith("{"):
+        return _json_pairs(text)
     pairs: dict[str, str] = {}
     for pair in _names(text):
         old, _, new = (class_name(part) for part in pair.partition("="))
@@ -119,3 +123,10 @@ def _pairs(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"'{pair}' is not OLD=NEW")
         pairs[old] = new
     return pairs
+
+
+def _json_pairs(text: str) -> dict[str, str]:
+    try:
+        return TypeAdapter(dict[str, str]).validate_json(text)
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of old and new names; write OLD=NEW") from None

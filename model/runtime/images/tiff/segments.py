@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
+from model.console.installing import install
 from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _decoded(page: TiffPage, packed: bytes, index: int, shape: tuple[int, int, i
         if _without_codecs():
             raise UnsupportedVariant(
                 f"this TIFF is compressed with {compression}; to read that, whoever runs the server needs "
-                f"pip install maskserve[codecs]. Or send it as a PNG, or as a TIFF compressed with LZW or deflate"
+                f"{install('codecs')}. Or send it as a PNG, or as a TIFF compressed with LZW or deflate"
             ) from error
         raise DamagedImage(f"the TIFF image cannot be decoded ({compression}): {error}") from error
     if values is None or values.size != np.prod(shape):

@@ -214,4 +214,4 @@ def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
     assert lzw == str(values.sum())
     for name, line in zip(names[1:], others, strict=True):
         assert line.startswith(f"UnsupportedVariant this TIFF is compressed with {name}")
-        assert "pip install maskserve[codecs]" in line
+        assert ".venv/bin/pip install '.[codecs]'" in line

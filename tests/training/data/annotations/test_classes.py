@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from tests.training.data.coco_folder import Box, write_split
+from training.command_line import parse_train_config
 from training.data.annotations.classes import add_class_flags, change_classes, order_classes
 from training.data.annotations.dataset import Category, Dataset, DatasetError
 from training.data.annotations.records import Annotations, ImageRecord
+from training.manual import as_argument
 
 
 def animals() -> Dataset:
@@ -81,6 +83,20 @@ def test_a_pair_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parser.parse_args(["--rename=cat"])
     assert "'cat' is not OLD=NEW" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["bicycle=bike,racing bike=bike", '{"bicycle":"bike","racing bike":"bike"}'])
+def test_the_flag_to_rename_is_the_same_in_every_command(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = {"bicycle": "bike", "racing bike": "bike"}
+    parser = argparse.ArgumentParser()
+    add_class_flags(parser)
+    assert parser.parse_args(["--rename", text]).rename == expected
+    assert parse_train_config(["--rename", text]).rename == expected
+    for wrong in ("{", '{"a": 1}', '["a"]'):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--rename", wrong])
+    assert as_argument(expected) == """'{"bicycle":"bike","racing bike":"bike"}'"""
+    assert as_argument({"bicycle": "bike"}) == "bicycle=bike"
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,12 @@ from training.data.formats.known import WRITABLE
 from training.data.formats.locate import Origin, locate
 
 WIDTH, HEIGHT = 60, 40
-FORMATS = [name for name in WRITABLE if name not in ("coco_keypoints", "instance_png")]
+FORMATS = [name for name in WRITABLE if name != "coco_keypoints"]
 NAMES = ("traffic light", "größe", "a, b")
+
+
+def names_for(form: str) -> tuple[str, ...]:
+    return NAMES[:1] if form == "instance_png" else NAMES
 
 
 def rle(*windows: tuple[int, int, int, int], hole: tuple[int, int, int, int] | None = None) -> dict[str, Any]:
@@ -93,6 +97,8 @@ def contents(folder: Path, *, crowd: bool = True) -> dict[str, list[list[tuple[s
         pytest.param({"train": ["a.png"], "default": ["a.png", "b.png"]}, id="CVAT's subset beside train"),
         pytest.param({"train": ["a.png"], "test": ["b.png"], "line 1": ["c.png"]}, id="another split, with a space"),
         pytest.param({"default": ["a.png"]}, id="one split of any name"),
+        pytest.param({"val": ["a.png"]}, id="a split for validation alone"),
+        pytest.param({"val": ["a.png"], "test": ["a.png"]}, id="none to train on"),
         pytest.param({"train": ["x/0.png", "y/0.png", "x_0.png"], "val": ["x/0.png"]}, id="equal names"),
         pytest.param({"train": ["images/0.png", "1.png"], "val": ["images/0.png"]}, id="half in a folder images"),
         pytest.param({"train": ["Images/0.png", "labels/0.png", "masks/0.png"]}, id="folders of other meanings"),
@@ -106,7 +112,7 @@ def contents(folder: Path, *, crowd: bool = True) -> dict[str, list[list[tuple[s
 def test_splits_and_names_come_back(
     tmp_path: Path, form: str, splits: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write(tmp_path / "source", splits)
+    source = write(tmp_path / "source", splits, names_for(form))
     assert main([str(source), str(tmp_path / "there"), "--from", "coco", "--to", form]) == 0
     capsys.readouterr()
     assert contents(tmp_path / "there") == contents(source)
@@ -114,20 +120,20 @@ def test_splits_and_names_come_back(
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_folds_come_back_or_are_refused(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write(tmp_path / "source", {"fold1": ["a.png"], "fold2": ["a.png", "b.png"]})
+    source = write(tmp_path / "source", {"fold1": ["a.png"], "fold2": ["a.png", "b.png"]}, names_for(form))
     code = main([str(source), str(tmp_path / "there"), "--to", form])
     captured = capsys.readouterr()
     if code == 0:
         assert contents(tmp_path / "there") == contents(source)
     else:
-        assert form in ("labelme", "via"), captured.err
-        assert form in captured.err
+        assert form in ("labelme", "via", "instance_png"), captured.err
+        assert f"{form} cannot hold the splits fold1, fold2" in captured.err
         assert not (tmp_path / "there").exists()
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_crowd_regions_come_back_or_are_counted(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write(tmp_path / "source", {"train": ["a.png", "b.png"], "val": ["c.png"]}, crowd=True)
+    source = write(tmp_path / "source", {"train": ["a.png", "b.png"], "val": ["c.png"]}, names_for(form), crowd=True)
     assert main([str(source), str(tmp_path / "there"), "--to", form]) == 0
     printed = capsys.readouterr().out
     kept = contents(tmp_path / "there") == contents(source)
@@ -143,13 +149,16 @@ def test_crowd_regions_come_back_or_are_counted(tmp_path: Path, form: str, capsy
 def test_class_names_come_back_or_are_refused(
     tmp_path: Path, form: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write(tmp_path / "source", {"train": ["a.png"]}, names=("cat", name))
+    source = write(
+        tmp_path / "source", {"train": ["a.png"]}, names=(name,) if form == "instance_png" else ("cat", name)
+    )
     code = main([str(source), str(tmp_path / "there"), "--to", form])
     error = capsys.readouterr().err
     if code == 0:
         assert contents(tmp_path / "there") == contents(source)
     else:
         assert f"{form} cannot hold" in error
+        assert name in ("background", "__ignore__", "_background_"), "what some lists have beside classes"
         assert not (tmp_path / "there").exists()
 
 
@@ -168,3 +177,42 @@ def test_what_others_cover_is_counted(tmp_path: Path, form: str, capsys: pytest.
     assert "written in part: 2 objects (cat: 2), the smallest IoU with the original is 0.05\n" in printed
     assert "not written: 1 objects that others hide (cat: 1)\n" in printed
     assert len(contents(tmp_path / "there")["train"][0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        pytest.param("coco", [], id="COCO"),
+        pytest.param("yolo", [], id="YOLO"),
+        pytest.param("labelme", ["written otherwise: 2 boxes without mask became rectangles"], id="LabelMe"),
+        pytest.param("via", ["written otherwise: 2 boxes without mask became rectangles"], id="VIA"),
+        pytest.param("voc", ["not written: 2 boxes without mask"], id="VOC"),
+        pytest.param("instance_png", ["not written: 2 boxes without mask"], id="PNGs of ids"),
+    ],
+)
+def test_boxes_without_mask_are_counted(
+    tmp_path: Path, form: str, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "source", {"train": ["a.png"]}, names=("cat",))
+    file = source / "annotations/instances_train.json"
+    document = json.loads(file.read_text())
+    for record in document["annotations"][1:]:
+        record |= {"segmentation": [], "bbox": [25 + 3 * record["id"], 20, 12, 10]}
+    file.write_text(json.dumps(document))
+    assert main([str(source), str(tmp_path / "there"), "--to", form]) == 0
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines() if "written" in line]
+    assert printed == [f"{line} (cat: 2)" for line in said]
+
+
+def test_yolo_sources_with_equal_names_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source"
+    for number, folder in enumerate("ab"):
+        (source / folder / "images").mkdir(parents=True)
+        (source / folder / "labels").mkdir()
+        Image.new("RGB", (WIDTH, HEIGHT), (number, 0, 0)).save(source / folder / "images/0.png")
+        (source / folder / "labels/0.txt").write_text(f"{number} 0.1 0.1 0.5 0.1 0.5 0.{5 + number}\n")
+    (source / "data.yaml").write_text("train: [a/images, b/images]\nnames: [cat, dog]\n")
+    for form in ("yolo", "coco", "labelme", "via", "voc"):
+        assert main([str(source), str(tmp_path / form), "--to", form]) == 0
+        assert contents(tmp_path / form) == contents(source)
+    capsys.readouterr()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -104,4 +105,35 @@ def test_of_large_files_pieces_are_read(place: int, shapes: Path, tmp_path: Path
     before = of(copy)
     marked[place] = 1
     on_first_image(write)(copy)
+    assert of(copy) != before
+
+
+@pytest.mark.parametrize("rows", [(80, 200), (430, 440), (299, 300)], ids=["a fifth", "ten rows", "one row"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("a.tif", {}, id="TIFF"),
+        pytest.param("a.tif", {"compression": "tiff_lzw"}, id="TIFF, compressed"),
+        pytest.param("a.bmp", {}, id="BMP"),
+        pytest.param("a.png", {}, id="PNG"),
+        pytest.param("a.png", {"compress_level": 0}, id="PNG, not compressed"),
+        pytest.param("a.jpg", {"quality": 95}, id="JPEG"),
+        pytest.param("a.webp", {}, id="WebP"),
+    ],
+)
+def test_rows_between_the_pieces_count(
+    name: str, options: dict[str, Any], rows: tuple[int, int], shapes: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 700, 3), np.uint8)
+
+    def write(document: Document) -> None:
+        document["images"] = [document["images"][0] | {"file_name": name}]
+        Image.fromarray(pixels).save(copy / "images" / name, **options)
+
+    edit(write)(copy)
+    before = of(copy)
+    pixels[slice(*rows)] = 0
+    edit(write)(copy)
     assert of(copy) != before

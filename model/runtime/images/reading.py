@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from model.console.installing import install
-from model.runtime.images import bmp, jpeg, png
+from model.runtime.images import bmp, jpeg, jpeg2000, png
 from model.runtime.images.conversion import of_channel, picture_of
 from model.runtime.images.errors import (
     DamagedImage,
@@ -128,7 +128,12 @@ def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, uprig
     image = _loaded(_open(data, format, limits), data)
     # After loading, because a PNG's EXIF may lie behind its pixels.
     orientation = exif_orientation(image) if upright else 1
-    if isinstance(image, PngImagePlugin.PngImageFile) and (picture := png.to_picture(image, data)) is not None:
+    picture = None
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        picture = png.to_picture(image, data)
+    elif format == "JPEG 2000":
+        picture = jpeg2000.to_picture(image, data)
+    if picture is not None:
         return turned(picture, orientation)
     return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
 
@@ -170,6 +175,8 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
     with _saying(f"the {format} image's header cannot be read"):
         image = _plugin(format)(BytesIO(data))
         limits.check_pixels(*image.size)
+        if format == "JPEG 2000":
+            jpeg2000.prepare(image, data)
     return image
 
 

@@ -1,0 +1,82 @@
+"""JPEG 2000 beyond Pillow: gray values as stored, of any depth up to 16 bits, signed or not.
+
+Pillow moves values that are not as deep as its modes into the upper bits, and negative ones above zero. ITU-T T.800:
+the codestream's header (SIZ) in A.5.1, the boxes of a file in annex I.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from model.runtime.images.errors import UnsupportedVariant
+from model.runtime.images.picture import Picture
+
+_START: Final = b"\xff\x4f\xff\x51"
+"""Of a codestream, with the marker of its header."""
+_SIGNED: Final = 0x80
+_DEEPEST: Final = 16
+
+
+def prepare(image: Image.Image, data: bytes) -> None:
+    """Makes the opened image of `data` fit to be loaded. Raises UnsupportedVariant where it would be other pixels."""
+    components = _components(data)
+    deepest = max(map(_bits, components))
+    why = ""
+    if len(components) > 1 and any(component & _SIGNED for component in components):
+        why = "its colors have negative values"
+    elif deepest > _DEEPEST:
+        why = f"its values have {deepest} bits, and at most {_DEEPEST} can be read"
+    elif image.mode in ("P", "PA") and _bits(components[0]) != 8:
+        why = f"its palette is for values of {_bits(components[0])} bits, and only 8 can be read"
+    if why:
+        raise UnsupportedVariant(f"the JPEG 2000 image cannot be read: {why}; send it as a TIFF or PNG")
+    if image.mode == "L" and deepest > 8:
+        image._mode = "I;16"  # Pillow takes 9 bits for 8
+
+
+def to_picture(image: Image.Image, data: bytes) -> Picture | None:
+    """The picture of a loaded one of `data`, which is prepared; None for colors, which Pillow's conversion serves."""
+    if image.mode not in ("L", "I;16"):
+        return None
+    component = _components(data)[0]
+    bits = _bits(component)
+    values = np.asarray(image)
+    values = values >> (8 * values.itemsize - bits)
+    if component & _SIGNED:
+        return Picture((values.astype(np.int32) - 2 ** (bits - 1)).astype(np.int8 if bits <= 8 else np.int16))
+    if bits <= 8:
+        return Picture((values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8))
+    return Picture(values.astype(np.uint16, copy=False), significant_bits=bits if bits < _DEEPEST else None)
+
+
+def _components(data: bytes) -> list[int]:
+    """Ssiz of each: bits less one, and `_SIGNED`. Raises ValueError or IndexError where there is no header."""
+    start = 0 if data.startswith(_START) else _codestream(data)
+    if not data.startswith(_START, start):
+        raise ValueError("it has no codestream")
+    count = int.from_bytes(data[start + 40 : start + 42], "big")
+    if not count:
+        raise ValueError("its codestream has no components")
+    return [data[start + 42 + 3 * index] for index in range(count)]
+
+
+def _bits(component: int) -> int:
+    return (component & ~_SIGNED) + 1
+
+
+def _codestream(data: bytes) -> int:
+    """Where that of the first jp2c box begins; the data's end if there is none."""
+    position = 0
+    while position + 8 <= len(data):
+        length, name, head = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
+        if length == 1:
+            length, head = int.from_bytes(data[position + 8 : position + 16], "big"), 16
+        if name == b"jp2c":
+            return position + head
+        if length < head:  # 0: up to the end
+            break
+        position += length
+    return len(data)

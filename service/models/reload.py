@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from model.runtime.bundles.repository import RepositoryError
@@ -78,7 +79,7 @@ class Reloader:
                     found = await self._look()
                 except Problem:  # logged; a volume that is gone for a moment must not take down what is served
                     return False
-                names = {*found, *self._catalog.served_names} - self._unloaded
+                names = {*found, *self._catalog.known_names} - (self._unloaded & found.keys())
                 return any([await self._update(one, found.get(one, ())) for one in sorted(names)])
             found = await self._look()
             versions = found.get(name, ())
@@ -129,6 +130,8 @@ class Reloader:
     async def unload(self, name: str, version: int | None = None) -> None:
         """Stop serving a model, or one version of it, until it is asked for by `reload` or `promote`.
 
+        If the version was the newest the one before takes over, and is loaded first if need be.
+
         Raises Problem: it is not served, or the version is pinned.
         """
         catalog = self._catalog
@@ -144,7 +147,10 @@ class Reloader:
                         "model_aliases first.",
                     )
                 self._set_aside.add((name, version))
-                self._retire(model, UNLOADED)
+                with suppress(Problem):  # an unreadable repository, which is logged, has nothing to take its place
+                    await self._update(name, (await self._look()).get(name, ()))
+                if catalog.serves(name, version):
+                    self._retire(model, UNLOADED)
                 return
             served = [model for model in catalog.served if model.name == name]
             if not served:
@@ -172,7 +178,8 @@ class Reloader:
     async def _update(self, name: str, versions: tuple[int, ...]) -> bool:
         """Serve the newest `keep_versions` of these that can be served, the pinned one, and nothing else of that name.
 
-        Returns whether one was loaded.
+        One that was unloaded has none of that room if it is newer than all of them, for something should answer; of an
+        older one the room stays empty, for it was meant to be free. Returns whether one was loaded.
         """
         catalog = self._catalog
         for key in [key for key in catalog.refused if key[0] == name and key[1] not in versions]:
@@ -186,7 +193,7 @@ class Reloader:
             is_set_aside = (name, version) in self._set_aside
             if not is_set_aside and await self._is_served(name, version):
                 kept.add(version)
-            room -= bool(room) and (is_set_aside or version in kept)
+            room -= bool(room and kept) and (is_set_aside or version in kept)
         self._tidy(name, versions, kept)
         return bool(kept - before)
 
@@ -198,11 +205,13 @@ class Reloader:
             key = (name, model.version)
             if versions and model.version in catalog.held(name):
                 self._outlive(key, "its folder is gone; it stays because it is pinned or has an alias")
-            elif versions and not kept:
+            elif versions and not kept and key not in self._set_aside:
                 self._outlive(key, "it stays because nothing newer can be served")
             else:
-                self._retire(model, OUTDATED if model.version in versions else REMOVED)
+                self._retire(model, self._why_retired(key, versions))
         if not versions:  # who comes under this name again is another model
+            self._unloaded.discard(name)
+            self._set_aside = {key for key in self._set_aside if key[0] != name}
             catalog.pins.pop(name, None)
             catalog.pins |= {of: pin for of, pin in self._settings.versions.items() if of == name}
         gone = sorted(of for of in catalog.retired if of[0] == name and of[1] not in versions)
@@ -215,7 +224,12 @@ class Reloader:
             if version in kept or key in catalog.refused or key in catalog.outlived:
                 catalog.retired.pop(key, None)
             else:
-                catalog.retired[key] = UNLOADED if key in self._set_aside else OUTDATED
+                catalog.retired[key] = self._why_retired(key, versions)
+
+    def _why_retired(self, key: tuple[str, int], versions: tuple[int, ...]) -> str:
+        if key[1] not in versions:
+            return REMOVED
+        return UNLOADED if key in self._set_aside else OUTDATED
 
     def _retire(self, model: ServedModel, why: str) -> None:
         self._catalog.retired[model.name, model.version] = why

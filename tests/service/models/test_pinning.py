@@ -142,6 +142,21 @@ def test_a_pinned_version_is_not_unloaded(start: Callable[..., Server]) -> None:
     assert states(server) == {2: "retired", 1: "served"}
 
 
+def test_without_the_pin_the_newest_answers_that_is_not_unloaded_however_many_are_kept(
+    start: Callable[..., Server], repository: Path, tmp_path: Path
+) -> None:
+    server = start(*NEVER, "--keep-versions", "1", "--model-aliases", "best=probe:1")
+    post(server, "versions/2/promote")
+    for _ in range(2):
+        publish_probe(tmp_path / "staging", repository)
+    post(server, "reload")
+    for version in (4, 3):
+        server.client.post("/v2/repository/models/probe/unload", json={"version": version}).raise_for_status()
+    assert post(server, "unpin")["version"] == 2
+    assert states(server) == {4: "retired", 3: "retired", 2: "served", 1: "served"}
+    assert answering(server) == 2
+
+
 @pytest.mark.parametrize(
     ("versions", "said"),
     [

@@ -242,6 +242,28 @@ def test_a_model_whose_folder_is_removed_is_retired_and_comes_back_with_it(
     assert server.predict(QUICK, model="other").status_code == 200
 
 
+def test_polling_sees_that_a_model_is_gone_of_which_nothing_was_served(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    for name in ("refused", "unloaded"):
+        models.publish(name)
+    (models.path / "refused" / "1" / "manifest.json").write_text("{")
+    server = start("--model", "probe", "--poll-interval-ms", "20")
+    server.client.post("/v2/repository/models/unloaded/unload").raise_for_status()
+
+    def others() -> dict[str, list[str]]:
+        listed = server.client.get("/models").json()["refused"]
+        return {name: [one["reason"] for one in versions] for name, versions in listed.items()}
+
+    assert others()["unloaded"] == ["it was unloaded; load or promote it to serve it again"]
+    assert others().keys() == {"refused", "unloaded"}
+    for name in ("refused", "unloaded"):
+        shutil.rmtree(models.path / name)
+    until(lambda: others() == {"unloaded": ["its folder was removed from the repository"]})
+    models.publish("unloaded")  # another model, which nobody has unloaded
+    until(lambda: server.predict(QUICK, model="unloaded").status_code == 200)
+
+
 def test_the_last_models_folder_is_removed_and_nothing_is_served(models: Models, start: Callable[..., Server]) -> None:
     server = start("--poll-interval-ms", "20")
     shutil.rmtree(models.path / "probe")

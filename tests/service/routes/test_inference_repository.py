@@ -153,6 +153,44 @@ def test_one_version_is_unloaded_and_loaded(
 
 
 @pytest.mark.parametrize(
+    ("unloaded", "after"),
+    [
+        pytest.param([4], ["3", "2"], id="the newest: the one before it comes"),
+        pytest.param([4, 3, 2], ["1"], id="one after the other"),
+        pytest.param([3], ["4"], id="an older one: its room stays free"),
+        pytest.param([3, 4], ["2", "1"], id="an older one, then the newest"),
+        pytest.param([4, 3, 2, 1], [], id="all"),
+    ],
+)
+def test_after_an_unload_the_newest_that_is_left_answers(
+    start_server: Callable[..., Server], tmp_path: Path, unloaded: list[int], after: list[str]
+) -> None:
+    models = tmp_path / "models"
+    for _ in range(4):
+        publish_probe(tmp_path / "staging", models, "one")
+    server = start_server("--models", str(models), "--poll-interval-ms", "0", "--keep-versions", "2")
+
+    def served() -> list[str]:
+        return [one["version"] for one in server.client.post("/v2/repository/index").json() if one["state"] == "READY"]
+
+    until(lambda: served() == ["4", "3"])
+    for version in unloaded:
+        server.client.post("/v2/repository/models/one/unload", json={"version": version}).raise_for_status()
+    assert served() == after
+    server.client.post("/models/one/unpin")  # looks again
+    assert served() == after
+
+
+def test_a_version_is_unloaded_while_the_repository_cannot_be_read(
+    two_models: tuple[triton.InferenceServerClient, Path], two_server: Server
+) -> None:
+    client, models = two_models
+    models.rename(models.with_name("away"))
+    assert two_server.client.post("/v2/repository/models/two/unload", json={"version": 1}).status_code == 200
+    assert states(client) == ["one/1 READY", "two/1 UNAVAILABLE"]
+
+
+@pytest.mark.parametrize(
     ("body", "status", "said"),
     [
         pytest.param(b'{"versions": 1}', 422, "versions: it is not permitted", id="a misspelled name"),

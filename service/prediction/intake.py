@@ -16,7 +16,7 @@ from service.observability.record import ImageRecord, RequestRecord, record_of
 from service.prediction.lifecycle import Lifecycle, lifecycle_of
 from service.prediction.parameters import Options
 from service.prediction.pipeline import Job, Pipeline
-from service.scheduling.gate import Place
+from service.scheduling.gate import Deadline, Place
 from service.scheduling.priority import Priority
 
 Parsed = TypeVar("Parsed")
@@ -75,7 +75,7 @@ class Visit:
             return parsed
 
     @asynccontextmanager
-    async def admitted(self, images: int = 1) -> AsyncIterator[float]:
+    async def admitted(self, images: int = 1) -> AsyncIterator[Deadline]:
         """Hold places for the images until they are answered; yields the deadline. Raises as `Gate.admit`."""
         place = _place(self.model, self.priority)
         async with self.lifecycle.gate.admit(place, self.timeout, images) as deadline:
@@ -88,7 +88,7 @@ class Visit:
         self,
         encoded: Callable[[], bytes],
         options: Options,
-        deadline: float,
+        deadline: Deadline,
         *,
         keep_image: bool = False,
         keep_values: bool = False,

@@ -48,7 +48,7 @@ from service.prediction.no_image import advice
 from service.prediction.parameters import MOST_IN_TILES, Options
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
-from service.scheduling.gate import deadline_passed
+from service.scheduling.gate import Deadline, deadline_passed
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
 from service.settings.settings import Settings
@@ -63,15 +63,15 @@ Rendered = TypeVar("Rendered")
 class Job:
     """One image to predict.
 
-    `encoded` gives the image file; it is called on a decode thread and may raise Problem. `deadline` is on
-    `time.monotonic()`'s clock; where it `may_take_longer`, a picture in tiles has more time. `keep_image` is for those
-    who draw on it, `keep_values` for those who measure its intensities.
+    `encoded` gives the image file; it is called on a decode thread and may raise Problem. Where it `may_take_longer`, a
+    picture in tiles extends its request's `deadline`. `keep_image` is for those who draw on it, `keep_values` for those
+    who measure its intensities.
     """
 
     model: ServedModel
     encoded: Callable[[], bytes]
     options: Options
-    deadline: float
+    deadline: Deadline
     priority: Priority
     record: ImageRecord
     keep_image: bool = False
@@ -135,7 +135,7 @@ class Pipeline:
         record.at = "queue"
         if picture.whole is not None:
             prepared = picture.whole
-            raw = (await self._compute(job, prepared, job.deadline, job.priority)).value
+            raw = (await self._compute(job, prepared, job.priority)).value
             record.at = "postprocess"
             (rendered, score_counts), _ = await self.postprocess_pool.run(
                 lambda: (
@@ -158,10 +158,11 @@ class Pipeline:
 
     async def _in_tiles(self, job: Job, picture: Decoded) -> InTiles:
         assert picture.image is not None
-        deadline = job.deadline + (SECONDS_PER_TILE * len(picture.tiles) if job.may_take_longer else 0)
+        if job.may_take_longer:
+            job.deadline.extend(SECONDS_PER_TILE * len(picture.tiles))
 
         async def compute(prepared: Prepared) -> RawDetections:
-            return (await self._compute(job, prepared, deadline, Priority.BULK)).value
+            return (await self._compute(job, prepared, Priority.BULK)).value
 
         try:
             return await predict_in_tiles(
@@ -176,12 +177,10 @@ class Pipeline:
         except BaseExceptionGroup as group:  # what one tile raised, raised for the picture
             raise group.exceptions[0] from None
 
-    async def _compute(
-        self, job: Job, prepared: Prepared, deadline: float, priority: Priority
-    ) -> Computed[RawDetections]:
+    async def _compute(self, job: Job, prepared: Prepared, priority: Priority) -> Computed[RawDetections]:
         task = _Task(job.model, prepared, job.options.score_threshold, job.record)
         try:
-            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, deadline, priority)
+            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline.at, priority)
         except DeadlinePassedError:
             raise deadline_passed() from None
         except OutOfMemory as error:

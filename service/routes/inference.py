@@ -41,6 +41,7 @@ from service.routes.openapi import (
 from service.routes.repository import parse_load, parse_unload
 from service.routes.schemas import Version
 from service.routes.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
+from service.scheduling.gate import Deadline
 from service.scheduling.priority import Priority
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -219,7 +220,7 @@ async def _infer(request: Request, name: str, version: int | None) -> Response:
     )
 
 
-async def _detect(visitor: Visit, asked: InferRequest, deadline: float) -> list[Detected]:
+async def _detect(visitor: Visit, asked: InferRequest, deadline: Deadline) -> list[Detected]:
     options = asked.parameters.options(visitor.model)
     jobs = [visitor.job(partial(bytes, image), options, deadline) for image in asked.images]
     work = [asyncio.ensure_future(_detect_one(visitor, jobs, index)) for index in range(len(jobs))]

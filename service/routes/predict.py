@@ -25,6 +25,7 @@ from service.prediction.pipeline import Job
 from service.routes.direct import DirectRoute
 from service.routes.files import FileBody, begin_file, file_response
 from service.routes.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
+from service.scheduling.gate import Deadline
 
 JSON = "application/json"
 PNG = "image/png"
@@ -110,7 +111,7 @@ async def predict_batch(request: Request, query: Annotated[BatchQuery, Query()])
 
 
 async def _predict_files(
-    visitor: Visit, files: list[File], query: BatchQuery, options: Options, deadline: float
+    visitor: Visit, files: list[File], query: BatchQuery, options: Options, deadline: Deadline
 ) -> list[dict[str, Any]]:
     jobs = [visitor.job(partial(_content, file), options, deadline) for file in files]
     async with asyncio.TaskGroup() as group:  # all of them end when the client leaves

@@ -74,6 +74,21 @@ class Place:
     limit: int
 
 
+class Deadline:
+    """When an accepted request must be answered: `at` is on `time.monotonic()`'s clock."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self.at = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """It has so much longer, unless it is cut off already."""
+        self.at += seconds
+        when = self._limit.when()
+        if when is not None and when != _CUT_OFF and not self._limit.expired():
+            self._limit.reschedule(when + seconds)
+
+
 class Gate:
     """Counts the images between upload and answer. Belongs to the event loop's thread.
 
@@ -174,8 +189,9 @@ class Gate:
             yield
 
     @contextlib.asynccontextmanager
-    async def admit(self, place: Place, timeout: float, images: int = 1) -> AsyncIterator[float]:
-        """Hold places from acceptance to answer, at most `timeout` seconds; yields the deadline (time.monotonic()).
+    async def admit(self, place: Place, timeout: float, images: int = 1) -> AsyncIterator[Deadline]:
+        """Hold places from acceptance to answer, at most `timeout` seconds unless the deadline that it yields is
+        extended.
 
         Raises a Problem as `check` does, when the deadline has passed, or when draining takes too long.
         """
@@ -184,8 +200,8 @@ class Gate:
         key = place.model, place.priority
         self._places[key] += images
         try:
-            async with self._stay(self._accepted, timeout, deadline_passed()):
-                yield time.monotonic() + timeout
+            async with self._stay(self._accepted, timeout, deadline_passed()) as limit:
+                yield Deadline(limit, timeout)
         finally:
             self._places[key] -= images
             if not self._places[key]:
@@ -244,12 +260,14 @@ class Gate:
             _cut_off([self._patience])
 
     @contextlib.asynccontextmanager
-    async def _stay(self, stays: set[asyncio.Timeout], timeout: float, too_late: Problem) -> AsyncIterator[None]:
+    async def _stay(
+        self, stays: set[asyncio.Timeout], timeout: float, too_late: Problem
+    ) -> AsyncIterator[asyncio.Timeout]:
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
                 stays.add(limit)
-                yield
+                yield limit
         except TimeoutError:
             if not limit.expired():  # somebody else's
                 raise

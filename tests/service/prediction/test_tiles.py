@@ -63,6 +63,17 @@ def test_tiles_that_make_no_sense_are_refused(server: Server, query: dict[str, o
     assert message in refused.json()["detail"]
 
 
+def test_the_server_gives_a_picture_in_tiles_more_time(start_server: Callable[..., Server]) -> None:
+    """Unless the request has a deadline of its own."""
+    server = start_server("--timeout-ms", "300")
+    slow = np.zeros((128, 1280, 3), np.uint8)
+    slow[0, ::128, 0] = 255
+    assert server.predict(encode(slow), tile=128, overlap=0, timeout_ms=300).status_code == 504
+    patient = server.predict(encode(slow), tile=128, overlap=0)
+    assert patient.status_code == 200
+    assert patient.json()["image"]["tiles"] == 10
+
+
 def test_a_picture_in_tiles_ends_when_its_time_is_over(server: Server) -> None:
     slow = np.zeros((128, 4000, 3), np.uint8)  # more tiles than may wait at once
     slow[0, 0, 0] = 80

@@ -216,6 +216,45 @@ def test_a_timeout_of_the_work_itself_is_not_the_deadline() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("extension", "draining", "kind"),
+    [
+        pytest.param(0.01, False, DEADLINE_PASSED, id="not by enough"),
+        pytest.param(LONG, True, DRAINING, id="draining is not put off"),
+    ],
+)
+def test_an_extended_deadline_still_ends(extension: float, draining: bool, kind: ProblemKind) -> None:
+    async def stay_longer(gate: Gate) -> None:
+        async with gate.admit(PLACE, 0.02) as deadline:
+            if draining:
+                gate.give_up()
+                task = asyncio.create_task(gate.drain(LONG))
+                while gate.phase is not Phase.DRAINING:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            deadline.extend(extension)
+            await asyncio.sleep(LONG)
+        await task
+
+    async def scenario() -> None:
+        with pytest.raises(Problem) as caught:
+            await stay_longer(ready())
+        assert caught.value.kind == kind
+
+    run(scenario)
+
+
+def test_a_deadline_can_be_extended() -> None:
+    async def scenario() -> None:
+        async with ready().admit(PLACE, 0.02) as deadline:
+            before = deadline.at
+            deadline.extend(LONG)
+            assert deadline.at == before + LONG
+            await asyncio.sleep(0.05)
+
+    run(scenario)
+
+
 def test_draining_waits_for_what_is_in_and_refuses_the_rest() -> None:
     async def scenario() -> None:
         gate = ready()

@@ -216,3 +216,21 @@ def test_yolo_sources_with_equal_names_come_back(tmp_path: Path, capsys: pytest.
         assert main([str(source), str(tmp_path / form), "--to", form]) == 0
         assert contents(tmp_path / form) == contents(source)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "labelme", "via"])
+def test_outlines_of_fractions_of_pixels_come_back_to_the_pixel(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "source", {"train": ["a.png"]}, names=("cat",))
+    file = source / "annotations/instances_train.json"
+    document = json.loads(file.read_text())
+    tenths = np.arange(100) / 10  # rasterizing rounds to fifths of a pixel: odd tenths lie between two
+    outlines = [[[x, y, x + 9.1, y + 2.3, x + 4.7, y + 8.9]] for x, y in zip(tenths + 20.1, tenths + 10.3, strict=True)]
+    document["annotations"] = [
+        {"id": id_, "image_id": 1, "category_id": 1, "segmentation": outline} for id_, outline in enumerate(outlines, 1)
+    ]
+    file.write_text(json.dumps(document))
+    assert main([str(source), str(tmp_path / "there"), "--to", form]) == 0
+    assert "written" not in capsys.readouterr().out
+    assert contents(tmp_path / "there") == contents(source)

@@ -102,7 +102,7 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
             else:
                 shapes = outlines(header, objects, row, join=True)
             for points in shapes:
-                numbers = " ".join(f"{value:.8g}" for value in (points / header.upright).ravel())
+                numbers = " ".join(map(str, _shares(points, header.upright).ravel().tolist()))
                 lines.append(f"{objects.labels[row] - 1} {numbers}\n")
         target = label_files(images / file)[0]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,13 @@ def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> 
     document |= {split: f"images/{split}", "names": dict(enumerate(data.class_names))}
     written.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return placed
+
+
+def _shares(points: Values, sides: tuple[int, int]) -> Values:
+    """Points [P, 2] in pixels as shares of the sides, from which no coordinate comes back smaller: rasterizing cuts off
+    what is behind a step of a fifth of a pixel, on which points with two decimals lie."""
+    shares = points / sides
+    return np.where(shares * sides < points, np.nextafter(shares, np.inf), shares)
 
 
 def _highest(files: Iterable[Path]) -> int:

@@ -230,7 +230,7 @@ def test_a_body_without_json_is_one_image(server: Server) -> None:
 @pytest.mark.parametrize(
     ("images", "options", "status", "words"),
     [
-        pytest.param([PNG, PNG[: len(PNG) // 2]], {}, "400", "truncated", id="a damaged image among good ones"),
+        pytest.param([PNG, PNG[: len(PNG) // 2]], {}, "400", "cut short", id="a damaged image among good ones"),
         pytest.param([b"no image"], {}, "400", "no known image format", id="no image"),
         pytest.param([b"<svg xmlns='http://www.w3.org/2000/svg'/>"], {}, "415", "SVG", id="a format that is not read"),
         pytest.param([PNG] * 17, {}, "400", "send 1 to 16", id="too many images"),

@@ -33,6 +33,10 @@ MAX_HEAD_BYTES = 64 * 1024
 LINGER_SECONDS = 1.0
 """How long a refused client may go on sending. Closing at once would reset the connection under its answer."""
 
+STILL_THERE_SECONDS = 0.1
+"""How often a client that has closed its side of the connection is asked whether it still listens."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -91,6 +95,25 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it; uvicorn's always closes
+        """The client sends nothing more. Whether it has left, or only closed its sending side and waits for its answer,
+        looks the same here. What tells them apart is sending something: an interim response, which every client of
+        HTTP/1.1 passes over (RFC 9110, 15.2), and to which the system of one that left answers with a reset.
+        """
+        if not self._answering or self.cycle.more_body or self.scope["http_version"] != "1.1":
+            return False  # the connection is closed
+        self._deaf = True
+        self.cycle.keep_alive = False
+        self._stop_timer()
+        self._ask_whether_there()
+        return True
+
+    def _ask_whether_there(self) -> None:
+        # Not while an earlier request of the same connection is being answered, nor in the middle of an answer.
+        if self._answering and not (self.pipeline or self.cycle.response_started or self.transport.is_closing()):
+            self.transport.write(CONTINUE)
+            self._timer = self.loop.call_later(STILL_THERE_SECONDS, self._ask_whether_there)
 
     def data_received(self, data: bytes) -> None:
         while data and not self._deaf:

@@ -126,14 +126,18 @@ class Catalog:
 
         Raises Problem: no such model (naming what there is), or nothing served at all.
         """
-        if not self._served:
-            raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
+        self.check_any()
         name, version = self._resolve(self.default_name if name is None else name, version)
         model = self._get(name, version)
         if model is not None:
             return model
         served = ", ".join(map(str, self.served))
         raise Problem(NO_SUCH_MODEL, f"There is no model {self._missing(name, version)}; this server has {served}.")
+
+    def check_any(self) -> None:
+        """Raise a Problem if nothing at all is served."""
+        if not self._served:
+            raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
 
     def is_fixed(self, name: str) -> bool:
         """Whether it is an alias of one version."""

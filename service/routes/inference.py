@@ -65,7 +65,10 @@ async def live() -> Response:
     "/health/ready", summary="Is a model loaded and warm?", response_class=Response, responses=problem_responses(503)
 )
 async def ready(request: Request) -> Response:
-    return _ready(request, None, None)
+    lifecycle = lifecycle_of(request)
+    lifecycle.gate.check_ready()
+    lifecycle.catalog.check_any()
+    return Response()
 
 
 @router.get("/models/{name}", summary="A model's tensors", responses=MODEL_RESPONSES)
@@ -187,7 +190,7 @@ def _metadata(request: Request, name: str, version: int | None) -> ModelMetadata
     )
 
 
-def _ready(request: Request, name: str | None, version: int | None) -> Response:
+def _ready(request: Request, name: str, version: int | None) -> Response:
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_ready()
     lifecycle.catalog.find(name, version)

@@ -264,6 +264,22 @@ def test_polling_sees_that_a_model_is_gone_of_which_nothing_was_served(
     until(lambda: server.predict(QUICK, model="unloaded").status_code == 200)
 
 
+def test_a_server_without_its_default_model_is_ready_for_the_others(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    models.publish("other")
+    server = start(*NEVER, "--model", "probe")
+    shutil.rmtree(models.path / "probe")
+    server.client.post("/models/probe/reload")
+    assert server.predict(QUICK).status_code == 404
+    assert server.predict(QUICK, model="other").status_code == 200
+    assert server.client.get("/readyz").json()["models"] == ["other/1"]
+    assert server.client.get("/v2/health/ready").status_code == 200
+    assert server.client.get("/v2/models/probe/ready").status_code == 404
+    server.client.post("/v2/repository/models/other/unload")
+    assert [server.client.get(path).status_code for path in ("/readyz", "/v2/health/ready")] == [503, 503]
+
+
 def test_the_last_models_folder_is_removed_and_nothing_is_served(models: Models, start: Callable[..., Server]) -> None:
     server = start("--poll-interval-ms", "20")
     shutil.rmtree(models.path / "probe")

@@ -49,7 +49,8 @@ def beside(folder: Path, name: str) -> Path:
 
 
 def find_images(wanted: Sequence[Wanted], search: Path) -> FoundImages:
-    """Looks for every image below its bases, then for a file in `search` whose path ends as the name does.
+    """Looks for every image below its bases, then for a file in `search` whose path ends as the name does, then for one
+    with another suffix where it should lie.
 
     The longest common end wins. An image is a BrokenRecord where several files end equally, and where the file is the
     one of another name too.
@@ -59,7 +60,7 @@ def find_images(wanted: Sequence[Wanted], search: Path) -> FoundImages:
     if not missing:
         return FoundImages(tuple(path for path in direct if path is not None), ())
     index = _by_name(search)
-    guesses = {number: _by_ending(wanted[number].name, index) for number in missing}
+    guesses = {number: _by_ending(wanted[number].name, index) or _by_stem(wanted[number], index) for number in missing}
     claims: dict[Path, set[str]] = defaultdict(set)
     for number, one in enumerate(wanted):
         candidates = [path for path in (direct[number], *guesses.get(number, ())) if path is not None]
@@ -106,6 +107,18 @@ def _by_ending(name: str, index: dict[str, list[Path]]) -> list[Path]:
         if common:
             longest = max(length for length, _ in common)
             return [path for length, path in common if length == longest]
+    return []
+
+
+def _by_stem(wanted: Wanted, index: dict[str, list[Path]]) -> list[Path]:
+    """The files called so but for the suffix, where the image should lie: elsewhere, they may be its masks."""
+    for parts in _spellings(wanted.name):
+        name = parts[-1].lower()
+        stem = name if (dot := name.rfind(".")) < 0 or name[dot:] not in IMAGE_SUFFIXES else name[:dot]
+        places = {beside(base, part).parent for base in wanted.bases for part in ("/".join(parts), parts[-1])}
+        named = (path for suffix in IMAGE_SUFFIXES for path in index.get(stem + suffix, ()))
+        if found := [path for path in named if path.parent in places]:
+            return found
     return []
 
 

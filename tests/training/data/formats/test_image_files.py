@@ -57,3 +57,28 @@ def test_what_is_not_clear_is_not_guessed(
     tmp_path: Path, files: list[str], names: list[str], expected: list[str]
 ) -> None:
     assert find(tmp_path, files, names)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "expected"),
+    [
+        pytest.param(["images/0.png"], ["0.jpg"], ["images/0.png"], id="converted"),
+        pytest.param(["images/0.JPEG"], ["0.jpg"], ["images/0.JPEG"], id="spelled otherwise"),
+        pytest.param(["images/0.png"], ["0"], ["images/0.png"], id="no suffix"),
+        pytest.param(["images/v1.5.png"], ["v1.5"], ["images/v1.5.png"], id="a dot in the name"),
+        pytest.param(["images/train/0.png"], ["train/0.jpg"], ["images/train/0.png"], id="in a folder"),
+        pytest.param(["images/0.png"], ["C:\\data\\0.jpg"], ["images/0.png"], id="of another machine"),
+        pytest.param(["images/0.png", "masks/0.png"], ["0.jpg"], ["images/0.png"], id="its mask is called so too"),
+        pytest.param(["masks/0.png"], ["0.jpg"], ["images/0.jpg"], id="its mask alone"),
+        pytest.param(["images/0.png", "images/0.tif"], ["0.jpg"], ["?"], id="two files"),
+        pytest.param(["images/0.png"], ["0.png", "0.jpg"], ["images/0.png", "?"], id="one name has it already"),
+        pytest.param(["images/0.png"], ["0.jpg", "0.bmp"], ["?", "?"], id="two names"),
+        pytest.param(["images/0.txt"], ["0.jpg"], ["images/0.jpg"], id="no image"),
+    ],
+)
+def test_an_image_with_another_suffix_is_found_where_it_should_lie(
+    tmp_path: Path, files: list[str], names: list[str], expected: list[str]
+) -> None:
+    places, notes = find(tmp_path, files, names)
+    assert places == expected
+    assert len(notes) == (expected[0] in files and names[0] != expected[0].removeprefix("images/"))

@@ -84,9 +84,13 @@ def parse_train_config(arguments: Sequence[str]) -> TrainConfig:
 def load_recipe(path: Path) -> dict[str, Any]:
     """The values of a YAML recipe. Raises ValueError, naming the file and line, when it is not a mapping."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_bytes())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise ValueError(f"{path} is not valid YAML{where}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines, like the recipes in training/recipes")
     try:

@@ -11,6 +11,7 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -71,6 +72,8 @@ def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Chec
     but data that is generated."""
     require_writable("--output", config.run_folder)
     require_writable("--repository", config.model_repository)
+    if config.data is not None and os.path.realpath(config.run_folder) == os.path.realpath(config.data):
+        raise ValueError(f"--output {config.run_folder} is the dataset's folder: choose another for the run")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -102,7 +102,11 @@ def test_errors_are_one_line_and_status_2(
         pytest.param("nmae: x\n", "nmae", id="unknown key"),
         pytest.param("optimizer:\n  lr: 3\n", r"optimizer\.lr", id="unknown nested key"),
         pytest.param("- a\n", "key: value", id="no mapping"),
-        pytest.param("a: [\n", "not valid YAML", id="no YAML"),
+        pytest.param("a: [\n", "not valid YAML in line 2: ", id="no YAML"),
+        pytest.param("name: a\ndata: b: c\n", "not valid YAML in line 2: mapping values", id="two colons"),
+        pytest.param("name: a\n\tdata: b\n", "not valid YAML in line 2: ", id="a tab"),
+        pytest.param("name: a\x07\n", "not valid YAML: ", id="a control character"),
+        pytest.param("name: {\n  a: 1\nb: [1\n", "not valid YAML in line ", id="brackets that nothing closes"),
     ],
 )
 def test_broken_recipes_are_named(text: str, message: str, tmp_path: Path) -> None:
@@ -111,6 +115,15 @@ def test_broken_recipes_are_named(text: str, message: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=message) as caught:
         load_recipe(path)
     assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: \xff\xff\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml is not valid YAML: ") as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_recipe_paths() -> None:

@@ -26,6 +26,9 @@ REFUSED = [
     ("train --output {new}/below --rename cirle=ring", "has no class cirle; did you mean circle?"),
     ("train --output {folder} --classes cirle", "has no class cirle; did you mean circle?"),
     ("train --output {new} --name ../x", "name: '../x' is no name of a model: give small letters"),
+    ("train --output {folder} --data {folder}", "--output {folder} is the dataset's folder"),
+    ("train --output {new} --data {folder}", "{folder} holds no dataset of any known format: there is no file in it"),
+    ("train --output {new} --recipe {file}.yaml", "no recipe '{file}.yaml'"),
     ("train --output {new} --data {new}", "{new}"),
     ("train --output {new} --data {file}", "{file}"),
     ("train --output {new} --recipe {new}.yaml", "no recipe '{new}.yaml'"),
@@ -65,6 +68,8 @@ REFUSED = [
     ("check {folder} --workers -1", "-1 is too few; give 1 or more"),
     ("check {folder} --limit -1", "-1 is too few; give 1 or more"),
     ("convert {new} {new}", "{new} is not a folder"),
+    ("convert {folder}", "TARGET is missing, the new folder to write: {folder} is taken for it"),
+    ("check {folder} --format yolo", "{folder} holds no dataset of the format yolo: there is no file in it"),
     ("convert {folder} {file}/x", "{file}/x cannot be written"),
 ]
 

@@ -78,7 +78,7 @@ def convert(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 where the conversion stopped, with the reason on stderr."""
+    """The command line; 2 where nothing can be converted, 1 where writing fails on the way, the reason on stderr."""
     parser = Parser(prog="maskserve convert", description="Convert between dataset formats.")
     parser.add_argument("source", type=Path, nargs="?", help="folder of the dataset; none with --annotations")
     parser.add_argument("target", type=Path, help="folder to write; it must not exist")
@@ -92,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_broken_flag(parser)
     add_hold_out_flags(parser)
     options = parser.parse_args(arguments)
+    if options.source is None and not options.annotations:
+        parser.error(f"TARGET is missing, the new folder to write: {options.target} is taken for it")
     require_writable("TARGET", options.target)
     if str(options.images) in ("copy", "link"):  # what --placement was called before --images was a folder
         options.placement, options.images = str(options.images), None
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, (DatasetError, FileExistsError)) else 1
     print("\n".join(lines))
     return 0
 

@@ -263,7 +263,8 @@ def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: P
         done = serve(*flags, "--models", str(models), "--engine", "torchscript", **environment)
         assert done.returncode == 2
         reason = done.stderr.splitlines()[-1]
-        assert "the torchscript engine needs torch and torchvision (No module named 'torch'); pip install" in reason
+        assert "the torchscript engine needs torch and torchvision (No module named 'torch'); " in reason
+        assert ".venv/bin/pip install '.[train]'" in reason
 
 
 def test_a_repository_that_is_one_bundle_is_told_what_to_give_instead(repository: Path) -> None:

@@ -189,7 +189,7 @@ def test_what_cannot_be_converted_leaves_nothing(
     tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = _write(tmp_path / "source")
-    assert main([str(source), str(tmp_path / "there"), *flags]) == 1
+    assert main([str(source), str(tmp_path / "there"), *flags]) == 2
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
@@ -199,7 +199,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     target = tmp_path / "there"
     target.mkdir()
     (target / "mine.txt").write_text("keep")
-    assert main([str(source), str(target)]) == 1
+    assert main([str(source), str(target)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert [path.name for path in target.iterdir()] == ["mine.txt"]
 
@@ -207,7 +207,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_broken_records_stop_a_conversion_or_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = _write(tmp_path / "source")
     (source / "images/train/train.png").unlink()
-    assert main([str(source), str(tmp_path / "there")]) == 1
+    assert main([str(source), str(tmp_path / "there")]) == 2
     assert "missing file: 1" in capsys.readouterr().err
     assert main([str(source), str(tmp_path / "there"), "--on_broken", "skip"]) == 0
     assert "missing file: 1" in capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_a_truncated_image_is_not_passed_on(
     content = broken.read_bytes()
     broken.write_bytes(content[: int(kept * len(content))])
     flags = ["--to", "yolo", "--placement", placement]
-    assert main([str(source), str(tmp_path / "there"), *flags]) == 1
+    assert main([str(source), str(tmp_path / "there"), *flags]) == 2
     assert "unreadable image: 1\n  train.png: image 3 cannot be" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
     assert main([str(source), str(tmp_path / "there"), *flags, "--on_broken", "skip"]) == 0

@@ -121,7 +121,7 @@ def test_a_dataset_is_converted_with_the_split_that_is_trained(
     assert "val: 3 images, 3 objects" in capsys.readouterr().out
     files = [image.file for image in locate(Origin(tmp_path / "out"), "coco").read_aligned()["val"].images]
     assert sorted(files) == list(choose(data, 0.3, 4).val)
-    assert convert([str(tmp_path / "out"), str(tmp_path / "again"), "--val", "0.3"]) == 1
+    assert convert([str(tmp_path / "out"), str(tmp_path / "again"), "--val", "0.3"]) == 2
     assert "has a validation split already" in capsys.readouterr().err
 
 

@@ -284,9 +284,11 @@ def _unknown(folder: Path, what: str, formats: tuple[Format, ...]) -> str:
     """What was seen and what was looked for."""
     seen = [_contents(path) for path in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir()))]
     shown = [line for line in seen if line is not None]
+    if not shown:
+        return f"{folder} holds no dataset of {what}: there is no file in it"
     more = [f"and {len(shown) - _SHOWN} more folders"] if len(shown) > _SHOWN else []
     lines = [f"{folder} holds no dataset of {what}. It holds:"]
-    lines += [f"  {_relative(path, folder)} {text}" for path, text in shown[:_SHOWN]] or ["  nothing"]
+    lines += [f"  {_relative(path, folder)} {text}" for path, text in shown[:_SHOWN]]
     lines += [f"  {line}" for line in more]
     lines += [f"{path} holds one of the format {form.name}: give that folder" for path, form in _inner(folder)]
     if unreadable := _unreadable(folder):

@@ -106,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         origin = origin_of(options, options.directory)
         located = locate(origin, options.format, options.task)
-        splits = with_held_out(located.read_aligned(), options.val, options.seed)
+        splits = located.read_aligned()
+        if located.single is not None:  # what is trained on, whatever its name
+            splits = {"train": splits[located.single]}
+        splits = with_held_out(splits, options.val, options.seed)
         recipe = None if options.recipe is None else recipe_path(options.recipe)
         outputs = {"--json": options.json, "--sheet": options.sheet}
         require_apart(outputs, origin, splits.values(), recipe)
@@ -149,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _empty(splits: dict[str, Dataset], sound: dict[str, Dataset]) -> str | None:
-    """Why there is nothing to train on, if that is so; a dataset to test on alone needs nothing."""
+    """Why there is nothing to train on, if that is so."""
     if "train" not in splits:
-        return None
+        return f"no split to train on: there is only {', '.join(splits)}; call one train, or divide it with --val"
     loaded = splits["train"]
     if "train" not in sound:
         return f"{loaded.name} has nothing to train on: every image is broken"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.annotations.dataset import Dataset, DatasetError
+from training.data.checking.content import fingerprint
 from training.data.checking.duplicates import same_pictures
 from training.data.checking.fingerprints import Fingerprint, fingerprint_images
 
@@ -27,23 +28,30 @@ FILE = "split.json"
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A validation split that was made. val: the files of its images, as the dataset names them, sorted."""
+    """A validation split that was made. data: the fingerprint of what it divides; val: the files of the images held
+    out, as the dataset names them, sorted."""
 
     share: float
     seed: int
+    data: str
     val: tuple[str, ...]
 
     def save(self, folder: Path) -> None:
         """Writes `split.json` into a run's folder."""
-        document = {"share": self.share, "seed": self.seed, "val": self.val}
+        document = {"share": self.share, "seed": self.seed, "data": self.data, "val": self.val}
         (folder / FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def divides(self, data: Dataset) -> bool:
+        """Whether it was made of this dataset, its files called as now. Reads as much of every image as tells it from
+        others."""
+        return set(self.val) <= {record.file for record in data.images} and self.data == _content(data)
 
 
 def kept_split(folder: Path, share: float, seed: int) -> HeldOut | None:
     """The split that a run's folder keeps, if it is one of this share and seed."""
     try:
         document = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        kept = HeldOut(document["share"], document["seed"], tuple(document["val"]))
+        kept = HeldOut(document["share"], document["seed"], document["data"], tuple(document["val"]))
     except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours: it is made anew
         return None
     return kept if (kept.share, kept.seed) == (share, seed) else None
@@ -62,7 +70,8 @@ def choose(data: Dataset, share: float, seed: int) -> HeldOut:
     keys = [_key(group, digests, seed) for group in groups]
     groups = [groups[index] for index in sorted(range(len(groups)), key=keys.__getitem__)]
     chosen = _share_out(_contents(data, groups), share)
-    return HeldOut(share, seed, tuple(sorted(file for index in chosen for file in groups[index])))
+    files = sorted(file for index in chosen for file in groups[index])
+    return HeldOut(share, seed, _content(data), tuple(files))
 
 
 def divide(data: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
@@ -108,6 +117,12 @@ def add_hold_out_flags(parser: argparse.ArgumentParser) -> None:
         "--val", type=share_of_images, metavar="SHARE", help="hold out this share of the images as val: 0.2"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of --val, that of the training (default 0)")
+
+
+def _content(data: Dataset) -> str:
+    """The fingerprint of a dataset that is not checked yet: of the images that are there."""
+    there = [row for row, record in enumerate(data.images) if record.path.is_file()]
+    return fingerprint(data.part(there, data.name))
 
 
 def _groups(data: Dataset, prints: Sequence[Fingerprint]) -> list[list[str]]:

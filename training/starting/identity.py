@@ -11,7 +11,7 @@ from typing import Final
 
 from training.checkpoint import Checkpoint, CheckpointError, TrainedOn
 from training.config import TrainConfig, flat_fields
-from training.data.loading.content import fingerprint
+from training.data.checking.content import fingerprint
 from training.data.loading.source import TrainingData
 
 MAY_CHANGE: Final = frozenset(

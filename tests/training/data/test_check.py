@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from tests.training.data.coco_folder import Box, noise, write_split
+from training.data.annotations.dataset import DatasetError
 from training.data.check import main
 from training.data.checking.check_tables import Survey
 from training.data.convert import main as convert
 from training.data.figures import write_figures
+from training.data.loading.source import load_splits
 
 
 def _survey(folder: Path, *flags: str) -> tuple[int, Survey]:
@@ -207,3 +209,27 @@ def test_results_of_an_earlier_check_are_written_anew(suffix: str, tmp_path: Pat
     sheet = tmp_path / f"sheet.{suffix}"
     for count in (1, 2):
         assert _survey(tmp_path, f"--sheet={sheet}", f"--count={count}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("splits", "status"),
+    [(("train", "val"), 0), (("train",), 0), (("val",), 1), (("test",), 1), (("fold1", "fold2"), 1)],
+)
+def test_what_has_no_split_to_train_on_is_refused_as_in_training(
+    tmp_path: Path, splits: tuple[str, ...], status: int
+) -> None:
+    for number, split in enumerate(splits):
+        write_split(tmp_path, split, [noise((90, 60), number)], [[Box((5, 5, 20, 20))]])
+    found, survey = _survey(tmp_path)
+    assert found == status
+    if status:
+        assert survey.empty is not None
+        assert ", ".join(splits) in survey.empty
+        with pytest.raises(DatasetError, match="it needs 'train'"):
+            load_splits(tmp_path, "masks")
+
+
+def test_one_file_of_annotations_is_to_train_on_whatever_its_name(tmp_path: Path) -> None:
+    write_split(tmp_path, "val", [(90, 60)], [[Box((5, 5, 20, 20))]])
+    file = tmp_path / "annotations/instances_val.json"
+    assert main([f"--annotations={file}", f"--images={tmp_path / 'images'}"]) == 0

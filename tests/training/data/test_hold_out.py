@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.convert import main as convert
 from training.data.formats.locate import Origin, locate
 from training.data.hold_out import HeldOut, choose, divide, kept_split, share_of_images, with_held_out
+from training.data.loading.source import load_splits
 
 
 def _write(folder: Path, labels: Sequence[Sequence[int]], pictures: Sequence[int] = ()) -> Dataset:
@@ -50,7 +52,7 @@ def test_the_seed_decides_and_not_the_order(tmp_path: Path) -> None:
     document["images"].reverse()
     document["annotations"].reverse()
     path.write_text(json.dumps(document))
-    assert choose(locate(Origin(tmp_path), "coco").read_aligned()["train"], 0.3, 5) == held_out
+    assert choose(locate(Origin(tmp_path), "coco").read_aligned()["train"], 0.3, 5).val == held_out.val
 
 
 def test_the_same_picture_never_falls_on_both_sides(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_problems_stay_with_their_images(tmp_path: Path) -> None:
 
 
 def test_what_a_run_keeps(tmp_path: Path) -> None:
-    held_out = HeldOut(0.2, 7, ("a.png", "ä/b.png"))
+    held_out = HeldOut(0.2, 7, "fingerprint", ("a.png", "ä/b.png"))
     assert kept_split(tmp_path, 0.2, 7) is None
     held_out.save(tmp_path)
     assert kept_split(tmp_path, 0.2, 7) == held_out
@@ -129,3 +131,32 @@ def test_a_dataset_is_converted_with_the_split_that_is_trained(
 def test_a_share_is_between_0_and_1(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"such as 0\.2"):
         share_of_images(text)
+
+
+@pytest.mark.parametrize(
+    ("now", "pictures", "kept"),
+    [
+        pytest.param([[1]] * 20, range(20), True, id="the same data"),
+        pytest.param([[1]] * 20, range(50, 70), False, id="other pictures of the same names"),
+        pytest.param([[1]] * 22, range(22), False, id="pictures came along"),
+        pytest.param([[1]] * 18, range(18), False, id="pictures are gone"),
+        pytest.param([[1, 2]] * 20, range(20), False, id="other annotations"),
+    ],
+)
+def test_a_kept_split_is_of_its_own_data(
+    tmp_path: Path, now: list[list[int]], pictures: Sequence[int], kept: bool
+) -> None:
+    made = choose(_write(tmp_path / "before", [[1]] * 20), 0.2, 3)
+    marked = replace(made, val=made.val[:1])  # which no choice would make
+    data = _write(tmp_path / "now", now, pictures)
+    assert marked.divides(data) is kept
+    found = load_splits(tmp_path / "now", "masks", val=0.2, seed=3, held_out=marked)
+    assert (found.held_out == marked) is kept
+    assert found.val is not None
+    assert len(found.val) == (1 if kept else round(0.2 * len(now)))
+
+
+def test_a_split_of_files_of_other_names_is_made_anew(tmp_path: Path) -> None:
+    data = _write(tmp_path, [[1]] * 20)
+    made = choose(data, 0.2, 3)
+    assert not replace(made, val=("elsewhere.png", *made.val)).divides(data)

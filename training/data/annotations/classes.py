@@ -85,8 +85,10 @@ def align_classes(splits: Sequence[Dataset]) -> list[Dataset]:
 
 
 def order_classes(data: Dataset, names: Sequence[str]) -> Dataset:
-    """The dataset with its classes in the order of `names`, where they are those; otherwise as it is."""
-    if data.class_names == tuple(names) or sorted(data.class_names) != sorted(names):
+    """The dataset with its classes in the order of `names`, where they are those, but for others without objects, which
+    another split has listed; otherwise as it is."""
+    found = {data.class_names[label - 1] for one in data.annotations for label in np.unique(one.labels).tolist()}
+    if data.class_names == tuple(names) or not found <= set(names) <= set(data.class_names):
         return data
     known = {category.name: category for category in data.categories}
     return _relabel(data, data.class_names, [known[name] for name in names])

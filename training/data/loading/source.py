@@ -129,9 +129,10 @@ def load_splits(
     """The splits of a dataset that a training reads, not yet checked; a path is a folder in any format of
     docs/formats.md. A single file of annotations is to train on, whatever its name.
 
-    val is the share of the images that becomes a validation split where there is none: `held_out`, or what `seed`
-    chooses. Classes are renamed, aligned by name, then chosen, as `change_splits` says. Raises DatasetError as it does,
-    where there is no training split, and where there is a validation split beside `val`.
+    val is the share of the images that becomes a validation split where there is none: `held_out` where that is of the
+    same data, else what `seed` chooses. Classes are renamed, aligned by name, then chosen, as `change_splits` says.
+    Raises DatasetError as it does, where there is no training split, and where there is a validation split beside
+    `val`.
     """
     located = locate(Origin(origin) if isinstance(origin, Path) else origin, task=task)
     train = located.single or "train"
@@ -145,7 +146,8 @@ def load_splits(
     unused = [name for name in located.splits if name not in (train, *found, "test")]
     if val is not None:
         require_undivided(found)
-        held_out = held_out or choose(found["train"], val, seed)
+        if held_out is None or not held_out.divides(found["train"]):
+            held_out = choose(found["train"], val, seed)
         found["train"], found["val"] = divide(found["train"], held_out)
     found = _changed(found, rename=rename or {}, classes=classes)
     if unused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,28 @@ def test_classes_are_put_into_an_order(tmp_path: Path, names: tuple[str, ...], e
     ordered = order_classes(data, names)
     assert ordered.class_names == expected
     assert [ordered.class_names[label - 1] for label in ordered.annotations[0].labels] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "model", "expected"),
+    [
+        pytest.param(("cat", "dog"), ("dog", "cat"), ("dog", "cat"), id="another order"),
+        pytest.param(("blue", "cat", "dog"), ("cat", "dog"), ("cat", "dog"), id="one that another split lists"),
+        pytest.param(("cat", "dog"), ("cat",), ("cat", "dog"), id="one that has objects, which the model cannot know"),
+        pytest.param(("cat", "dog"), ("cat", "dog", "cow"), ("cat", "dog"), id="one is missing"),
+    ],
+)
+def test_classes_in_the_order_of_a_model(
+    listed: tuple[str, ...], model: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    labels = [listed.index("cat") + 1, listed.index("dog") + 1]
+    whole = animals()
+    objects = whole.annotations[0].select([0, 1])
+    data = replace(
+        whole,
+        categories=tuple(Category(id_, name) for id_, name in enumerate(listed, 1)),
+        annotations=[replace(objects, labels=np.array(labels)), whole.annotations[1]],
+    )
+    ordered = order_classes(data, model)
+    assert ordered.class_names == expected
+    assert [expected[label - 1] for label in ordered.annotations[0].labels] == ["cat", "dog"]

@@ -137,3 +137,23 @@ def test_via_over_images_in_folders(tmp_path: Path) -> None:
     names = tools.pictures(tmp_path, "Train/a.png", "Test/b.png")
     write_json(tmp_path / "via.json", tools.via_images(names))
     assert {split: len(data) for split, data in locate(Origin(tmp_path)).read().items()} == {"train": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "yaml", "note"),
+    [
+        ("data.yaml", "train: images/train\nval: true", "'val: True'"),
+        ("data.yaml", "train: images/train\ntest: 5", "'test: 5'"),
+        ("data.yaml", "train: images/train\nval_split: 0.2", "'val_split: 0.2'"),
+        ("data.yaml", "train: images/train\nval: {path: images/val}", "'val: {"),
+        ("data.yaml", "train: images/train\nval: [1, 2]", "'val: [1, 2]'"),
+        ("args.yaml", "val: true\nsplit: val", None),  # what Ultralytics writes beside a run
+    ],
+)
+def test_a_key_of_a_yaml_that_names_no_images(tmp_path: Path, file: str, yaml: str, note: str | None) -> None:
+    tools.yolo(tmp_path / "labels/train", *tools.pictures(tmp_path / "images/train"))
+    (tmp_path / "data.yaml").write_text("names: [red, green]\ntrain: images/train\n")
+    (tmp_path / file).write_text(f"names: [red, green]\n{yaml}\n")
+    (data,) = locate(Origin(tmp_path)).read().values()
+    assert data.class_names == tools.NAMES
+    assert note is None or any(note in line for line in data.notes)

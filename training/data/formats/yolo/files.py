@@ -103,8 +103,10 @@ def _read_yaml(folder: Path, file: Path | None) -> tuple[Path, dict[str, Any]] |
                 message = error.message if isinstance(error, BrokenRecord) else f"{path} is not YAML: {error}"
                 raise DatasetError(message) from None
             continue  # another program's
-        if isinstance(document, dict) and {"names", "nc"} & document.keys() and _named_splits(folder, document):
-            return path, document
+        if isinstance(document, dict) and {"names", "nc"} & document.keys():
+            splits = _named_splits(folder, document)
+            if path == file or any(isinstance(document[key], str | list) for key in splits):
+                return path, document
     return None
 
 
@@ -141,7 +143,11 @@ def _by_yaml(folder: Path, file: Path, document: dict[str, Any]) -> YoloFiles:
     notes = []
     for key, split in _named_splits(folder, document).items():
         value = document[key]
-        for name in [] if not value else [value] if isinstance(value, str) else value:
+        names = [value] if isinstance(value, str) else value or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            notes.append(f"{file.name} has '{key}: {value}', which names no images: give a folder, a list, or several")
+            continue
+        for name in names:
             place = _place(folder, str(document.get("path") or ""), str(name))
             if place is None:
                 notes.append(

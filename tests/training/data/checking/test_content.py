@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from training.data.checking.content import PIECE, fingerprint
 from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
-from training.data.loading.content import PIECE, fingerprint
 
 Document = dict[str, Any]
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -30,12 +31,13 @@ from training.data.checking.overwriting import require_apart
 from training.data.formats.locate import Origin, add_origin_flags, origin_of
 from training.data.hold_out import add_hold_out_flags
 from training.data.loading.samples import UnreadableImage
-from training.data.loading.source import DataStop, load_split, sound
+from training.data.loading.source import DataStop, choose_split, load_divided, load_split, sound
 from training.evaluation.evaluated import Evaluated, open_model
 from training.evaluation.evaluation import ALL_KINDS, evaluate_detections
 from training.evaluation.instances import instances
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import operating_point
+from training.evaluation.own_split import divide_as_in_training
 from training.evaluation.remote import KEY_VARIABLE, RemoteError
 from training.evaluation.report import PAGE, Report, write_report
 from training.evaluation.tables import (
@@ -114,15 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -> Dataset:
     """The split that is asked for, checked, its classes in the model's order. Raises DatasetError and DataStop; stops
     where the classes are others."""
-    found = load_split(
-        origin,
-        evaluated.task,
-        options.split,
-        rename=options.rename,
-        classes=options.classes,
-        val=options.val,
-        seed=options.seed,
-    )
+    if options.val is None:
+        found = load_split(origin, evaluated.task, options.split, rename=options.rename, classes=options.classes)
+    else:
+        read = partial(load_divided, origin, evaluated.task, rename=options.rename, classes=options.classes)
+        asked = (options.val, options.seed)
+        own = divide_as_in_training(read, evaluated.learned, asked, evaluated.task, evaluated.class_names)
+        print(own.line, file=sys.stderr)
+        found = choose_split(own.splits, options.split, origin)
     data = order_classes(sound(found, evaluated.task, options.on_broken, evaluated.intensity), evaluated.class_names)
     if data.class_names != evaluated.class_names:
         stop(

@@ -25,6 +25,7 @@ from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
 from training.data.annotations.dataset import Dataset
 from training.distributed import require_gpus
+from training.evaluation.own_split import Learned
 from training.evaluation.remote import RemoteModel
 from training.evaluation.validation import detect, eager_predictor
 
@@ -47,7 +48,7 @@ class Detector(Protocol):
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ...;
-    intensity is its rule for images of more than 8 bits."""
+    intensity is its rule for images of more than 8 bits, learned what it says of its training."""
 
     title: str
     task: Task
@@ -55,6 +56,7 @@ class Evaluated:
     defaults: ServingDefaults
     detect: Detector
     intensity: Intensity = AUTO
+    learned: Learned | None = None
 
 
 def open_model(model: str, engine: EvaluatedEngine | None, device: DeviceChoice, threads: int | None) -> Evaluated:
@@ -91,8 +93,9 @@ def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evalua
     predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), config.architecture, config.intensity)
     title = f"{path.name} after {loaded.iteration} iterations (eager)"
     detector = partial(detect, predictor)
-    task = config.architecture.task
-    return Evaluated(title, task, loaded.class_names, ServingDefaults(), detector, config.intensity)
+    task, trained_on = config.architecture.task, loaded.trained_on
+    learned = None if trained_on is None else Learned(trained_on.train, config.seed, config.val)
+    return Evaluated(title, task, loaded.class_names, ServingDefaults(), detector, config.intensity, learned)
 
 
 def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Evaluated:
@@ -101,8 +104,11 @@ def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: 
     predictor = _bundle_predictor(bundle, engine, device, threads)
     title = f"{manifest.name}/{manifest.version} ({engine})"
     detector, intensity = partial(detect, predictor), predictor.preprocessing.intensity
-    task = manifest.architecture.task
-    return Evaluated(title, task, manifest.class_names, manifest.defaults, detector, intensity)
+    task, origin = manifest.architecture.task, manifest.provenance
+    learned = None
+    if origin.fingerprint is not None and origin.seed is not None:
+        learned = Learned(origin.fingerprint, origin.seed)
+    return Evaluated(title, task, manifest.class_names, manifest.defaults, detector, intensity, learned)
 
 
 def _bundle_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:

@@ -163,25 +163,34 @@ def load_split(
     *,
     rename: Mapping[str, str],
     classes: Sequence[str],
-    val: float | None = None,
-    seed: int = 0,
 ) -> Dataset:
     """One split, not yet checked, with the classes of all of them; a single file of annotations is meant whatever its
-    name. val and seed are those of `load_splits`.
+    name.
 
     Classes are changed as `change_splits` says. Raises DatasetError as it does, and naming the splits that there are.
     """
     located = locate(origin, task=task)
-    found, chosen = located.read(), located.single or split
-    if val is not None:
-        only = located.single
-        found = with_held_out(found if only is None else {"train": found[only]}, val, seed)
-        chosen = split
-    if chosen not in found:
+    found = located.read()
+    return choose_split(_changed(found, rename=rename, classes=classes), located.single or split, origin)
+
+
+def load_divided(
+    origin: Origin, task: Task, val: float, seed: int, *, rename: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, Dataset]:
+    """All splits, not yet checked, of which "val" is held out; val, seed and the errors are those of `load_splits`."""
+    located = locate(origin, task=task)
+    found, only = located.read(), located.single
+    divided = with_held_out(found if only is None else {"train": found[only]}, val, seed)
+    return _changed(divided, rename=rename, classes=classes)
+
+
+def choose_split(found: Mapping[str, Dataset], split: str, origin: Origin) -> Dataset:
+    """One of the splits. Raises DatasetError naming those that there are."""
+    if split not in found:
         kind = {"train": "training", "val": "validation"}.get(split, split)
         there = " or ".join(f"--split {name}" for name in found)
         raise DatasetError(f"{origin} has no {kind} split; use {there}, or --val as in its training")
-    return _changed(found, rename=rename, classes=classes)[chosen]
+    return found[split]
 
 
 def _changed(splits: Mapping[str, Dataset], *, rename: Mapping[str, str], classes: Sequence[str]) -> dict[str, Dataset]:

@@ -24,14 +24,19 @@ from training.data.annotations.fields import BrokenRecord
 from training.data.formats.coco.frames import Orientation
 from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
-from training.data.formats.folder_names import divided_by_folders, noting_other_splits, without_other_splits
 from training.data.formats.id_masks import MaskObjects
 from training.data.formats.image_files import IMAGE_SUFFIXES
 from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
 from training.data.formats.object_png import load_object_png
 from training.data.formats.same_file import one_record_each
-from training.data.formats.splits import by_split, split_of
+from training.data.formats.splits import (
+    by_split,
+    divided_by_folders,
+    noting_other_splits,
+    split_of,
+    without_other_splits,
+)
 from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via_files
 from training.data.formats.voc import names_splits

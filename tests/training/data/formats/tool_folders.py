@@ -82,7 +82,7 @@ def labelme(folder: Path, *names: str, kind: str = "polygon", prefix: str = "", 
         }
         if embed:
             content = BytesIO()
-            Image.new("RGB", (WIDTH, HEIGHT)).save(content, "PNG")
+            Image.new("RGB", (WIDTH, HEIGHT), (0, 0, names.index(name))).save(content, "PNG")
             document["imageData"] = base64.b64encode(content.getvalue()).decode()
         write_json(folder / Path(name).with_suffix(".json"), document)
 

@@ -18,7 +18,8 @@ from training.data.annotations.repair import Repairs, mask_bounds, sound_parts
 def read_segmentation(value: Any, where: str, repairs: Repairs) -> Segmentation:
     """Polygons of 3 points or more, or an RLE, compressed if it was not; None for an absent or empty value.
 
-    A single polygon need not stand in a list of polygons, and RLEs may: those of one record are one mask. Parts that
+    A single polygon need not stand in a list of polygons, and RLEs may: those of one record are one mask. Points may be
+    pairs. Parts that
     are no outlines are left out where others are. Raises BrokenRecord where none is.
     """
     if isinstance(value, dict):
@@ -31,7 +32,22 @@ def read_segmentation(value: Any, where: str, repairs: Repairs) -> Segmentation:
         return _merged([_rle(part, where) for part in value], where)
     if not isinstance(value[0], list):
         value = [value]
+    elif len(value) >= 3 and all(_is_pair(part) for part in value):  # one outline; no part has a single point
+        value = [[number for pair in value for number in pair]]
+    else:
+        value = [_flat(part) for part in value]
     return sound_parts((_ring(part, where) for part in value), f"a polygon of {where}", repairs)
+
+
+def _flat(part: Any) -> Any:
+    """A part of points [x, y], as one of x and y in turn."""
+    if isinstance(part, list) and part and all(_is_pair(point) for point in part):
+        return [number for point in part for number in point]
+    return part
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) in (int, float) for number in value)
 
 
 def _ring(part: Any, where: str) -> NDArray[np.float64]:

@@ -160,3 +160,28 @@ def test_masks_that_span_the_image_are_no_other_form(tmp_path: Path) -> None:
     boxes = ((0, 0, 96, 80), (0, 40, 96, 10), (30, 0, 20, 80), (0, 0, 1, 1), (95, 79, 1, 1))
     records = [{"segmentation": rle(box, (WIDTH, HEIGHT), by_row=False)} for box in boxes]
     assert check(read(tmp_path, *records)) == []
+
+
+RING = np.reshape(polygon(35, 10, 21, 18), (-1, 2)).tolist()
+SECOND = np.reshape(polygon(5, 5, 9, 8), (-1, 2)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "pixels"),
+    [
+        pytest.param(RING, 21 * 18, id="pairs"),
+        pytest.param([RING], 21 * 18, id="a list of pairs in a list"),
+        pytest.param([RING, SECOND], 21 * 18 + 72, id="two parts of pairs"),
+        pytest.param([RING, np.ravel(SECOND).tolist()], 21 * 18 + 72, id="both ways"),
+        pytest.param([np.ravel(RING).tolist(), [3, 4]], 21 * 18, id="a stray point beside an outline"),
+    ],
+)
+def test_points_may_be_pairs(tmp_path: Path, segmentation: list[Any], pixels: int) -> None:
+    data = read(tmp_path, {"segmentation": segmentation})
+    assert check(data) == []
+    assert data.annotations[0].masks(HEIGHT, WIDTH).sum() == pixels
+
+
+@pytest.mark.parametrize("segmentation", [[[3, 4]], [[3, 4], [5, 6]], [[[3, 4, 5], [6, 7, 8], [9, 1, 2]]]])
+def test_what_is_no_outline_of_pairs_stays_broken(tmp_path: Path, segmentation: list[Any]) -> None:
+    assert [problem.kind for problem in read(tmp_path, {"segmentation": segmentation}).problems] == ["bad polygon"]

@@ -157,3 +157,21 @@ def test_a_key_of_a_yaml_that_names_no_images(tmp_path: Path, file: str, yaml: s
     (data,) = locate(Origin(tmp_path)).read().values()
     assert data.class_names == tools.NAMES
     assert note is None or any(note in line for line in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("0.png", "1.png"), None),
+        (("0.png",), None),  # 1.png has no objects
+        (("0.png", "1_label.png"), "1 label files belong to no image"),
+        (("0.png", "1_label.png", "2.png"), "2 label files belong to no image"),
+    ],
+)
+def test_label_files_of_no_image_are_counted(tmp_path: Path, labels: tuple[str, ...], said: str | None) -> None:
+    tools.pictures(tmp_path / "images")
+    tools.yolo(tmp_path / "labels", *labels)
+    (tmp_path / "classes.txt").write_text("red\ngreen\n")
+    (data,) = locate(Origin(tmp_path)).read().values()
+    assert any("belong to no image" in note for note in data.notes) is (said is not None)
+    assert said is None or any(note.startswith(said) and "1 images have none" in note for note in data.notes)

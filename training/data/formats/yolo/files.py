@@ -195,7 +195,7 @@ def _lists_images(file: Path) -> bool:
 
 def _has_labels(folder: Path) -> bool:
     """Whether one of the first images in a folder has a file of numbers, a class first."""
-    return any(_is_label(file) for image in islice(_images(folder), _LOOKED) for file in label_files(image))
+    return any(is_label(file) for image in islice(_images(folder), _LOOKED) for file in label_files(image))
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -204,7 +204,8 @@ def _images(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES))
 
 
-def _is_label(file: Path) -> bool:
+def is_label(file: Path) -> bool:
+    """Whether the first line of a file is one of YOLO's: a class and coordinates."""
     fields = glance(file).split("\n", 1)[0].split()
     try:
         return len(fields) >= 5 and float(fields[0]).is_integer() and all(abs(float(value)) < 2 for value in fields[1:])

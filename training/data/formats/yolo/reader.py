@@ -7,7 +7,7 @@ pose). An image without a text file has no objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from training.data.formats.assemble import Assembly, Found, Header, as_polygons,
 from training.data.formats.splits import SPLITS
 from training.data.formats.text_files import glance, read_text
 from training.data.formats.writing import Placed, Placement, outlines, place_images
-from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, label_files
+from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, is_label, label_files
 from training.data.formats.yolo.pose import LinesSeen, Pose, Values
 
 LAYOUT = (
@@ -63,6 +63,8 @@ def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
         places = " and ".join(str(place) for place in label_files(found[0]))
         message = f"none of the {len(found)} images has a label file: of {found[0].name}, looked for {places}"
         assembly.broken(BrokenRecord("missing file", message), source)
+    if all(place.is_dir() for place in files.sources[split]):  # beside what a list names lie the labels of other splits
+        assembly.notes += _unused(labels)
     names = class_names(files, _highest(filter(None, labels.values())) if files.names is None else 0)
     if files.names is None:
         assembly.notes.append(f"nothing in {folder} names the classes: they are {', '.join(names)}; write classes.txt")
@@ -78,6 +80,17 @@ def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:
     if not files.told:
         seen.require_outlines(assembly.name, files.origin)
     return assembly.finish(names, () if pose is None else pose.names)
+
+
+def _unused(labels: Mapping[Path, Path | None]) -> list[str]:
+    """What to say of label files that are nobody's: an image that they were meant for counts as background."""
+    used = {place for place in labels.values() if place is not None}
+    unused = [file for folder in {place.parent for place in used} for file in folder.glob("*.txt") if file not in used]
+    lonely = sorted(file for file in unused if is_label(file))
+    if not lonely:
+        return []
+    bare = sum(place is None for place in labels.values())
+    return [f"{len(lonely)} label files belong to no image, first: {lonely[0]}; {bare} images have none"]
 
 
 def save_yolo(data: Dataset, folder: Path, split: str, placement: Placement) -> Placed:

@@ -17,8 +17,9 @@ serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
 # Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together.
+# Three processes, for tests of servers wait more than they compute.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
 
 check: .venv/all.stamp
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ def test_commands_have_one_spelling(document: Path) -> None:
     assert not re.findall(others, document.read_text())
 
 
-@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda file: file.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
 def test_packages_are_installed_in_one_spelling(document: Path) -> None:
     """In the clone's environment, the brackets of extras in quotes."""
     assert not re.findall(OTHERWISE_INSTALLED, document.read_text())

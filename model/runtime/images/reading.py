@@ -26,7 +26,6 @@ from PIL import (
 )
 
 from model.console.installing import install
-from model.runtime.images import bmp, jpeg, jpeg2000, png
 from model.runtime.images.conversion import of_channel, picture_of
 from model.runtime.images.errors import (
     DamagedImage,
@@ -36,6 +35,7 @@ from model.runtime.images.errors import (
     UnsupportedFormat,
     UnsupportedVariant,
 )
+from model.runtime.images.formats import bmp, gif, jpeg, jpeg2000, png, webp
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
 from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
@@ -171,8 +171,11 @@ def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
 def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.ImageFile:
     if format == "WEBP":
         # The plugin's decoder allocates the canvas when it is opened.
-        limits.check_pixels(*_webp_size(data))
+        limits.check_pixels(*webp.size(data))
+        data = webp.with_alpha(data)
     with _saying(f"the {format} image's header cannot be read"):
+        if format == "GIF":  # the plugin has a limit of its own
+            limits.check_pixels(*gif.size(data))
         image = _plugin(format)(BytesIO(data))
         limits.check_pixels(*image.size)
         if format == "JPEG 2000":
@@ -207,6 +210,8 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     """The image of `data` with its pixels. Raises OSError where they are cut short, and whatever else Pillow raises."""
     if isinstance(image, BmpImagePlugin.BmpImageFile):
         return bmp.load(image, data)
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return gif.load(image)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         ended = jpeg.ended(data)
         if ended is None:
@@ -218,17 +223,6 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         raise OSError("image file is truncated: blocks are missing before its end marker")
     if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_rows(image, data):
         raise OSError("image file is truncated: its last rows are missing")
+    if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_colors(image, data):
+        raise ValueError("some of its pixels have a color that its palette does not have")
     return image
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Canvas (width, height) from a WebP's first chunk; (0, 0) when it has none. RFC 9649, sections 2.5 to 2.7."""
-    chunk, head = data[12:16], data[20:30]
-    if len(head) == 10 and chunk == b"VP8X":
-        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
-    if len(head) == 10 and chunk == b"VP8 ":
-        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    if len(head) >= 5 and chunk == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return 0, 0

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageFile
 
 from model.runtime.detections import RLE
-from model.runtime.images.bmp import HEADER_BYTES, keep_palette
 from model.runtime.images.errors import ImageError
+from model.runtime.images.formats.bmp import HEADER_BYTES, keep_palette
 from model.runtime.images.reading import probe
 from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Category, Dataset, DatasetError, Problem

@@ -1,4 +1,5 @@
-"""BMPs of kinds that Pillow alone reads otherwise than viewers: gray palettes of few colors, alpha that nobody set."""
+"""BMPs of kinds that Pillow alone reads otherwise than viewers: gray palettes of few colors, alpha that nobody set,
+packed rows with gaps."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import struct
 import pytest
 
 from model.runtime.images.decode import decode_image
-from model.runtime.images.errors import DamagedImage
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 
 RAW, RLE8, RLE4, BITFIELDS = range(4)
 INFO, V2, V3, V4, V5 = 40, 52, 56, 108, 124
@@ -95,6 +96,65 @@ def test_alpha_of_16_bits_stands_where_its_color_does(height: int, shown: list[l
     pixels = struct.pack("<HHHH", 0, 0, 0x8000, 0)  # each row padded to 4 bytes
     data = bmp(pixels, 1, 16, height=height, compression=BITFIELDS, header=V5, masks=OF_16_BITS)
     assert decode_image(data)[..., 0].tolist() == shown
+
+
+def packed(pixels: bytes, *, bits: int = 8, gap: int = 0) -> bytes:
+    """4 x 2 pixels of gray palette, run-length encoded; so many bytes lie between the palette and them."""
+    colors = grays(*range(2**bits))
+    data = bmp(b"\0" * gap + pixels, 4, bits, height=2, compression=RLE8 if bits == 8 else RLE4, palette=colors)
+    offset = len(data) - len(pixels)
+    return data[:10] + struct.pack("<I", offset) + data[14:]
+
+
+# (what it is, packed pixels, their bits, the rows that a viewer shows, the lower first as in the file)
+WITHOUT_GAPS: list[tuple[str, bytes, int, list[list[int]]]] = [
+    ("repeated", b"\4\1\0\0\4\2\0\1", 8, [[1] * 4, [2] * 4]),
+    ("as they are", b"\0\4\1\2\3\4\0\0\0\4\5\6\7\x08\0\1", 8, [[1, 2, 3, 4], [5, 6, 7, 8]]),
+    ("an odd number, padded", b"\0\3\1\2\3\0\1\4\0\0\1\5\0\3\6\7\x08\0\0\1", 8, [[1, 2, 3, 4], [5, 6, 7, 8]]),
+    ("each row has its end", b"\4\1\0\0\4\2\0\0\0\1", 8, [[1] * 4, [2] * 4]),
+    ("without an end", b"\4\1\0\0\4\2", 8, [[1] * 4, [2] * 4]),
+    ("something behind the end", b"\4\1\0\0\4\2\0\1\0\2\7\7", 8, [[1] * 4, [2] * 4]),
+    ("repeated beyond the edge", b"\x06\1\0\0\x06\2\0\1", 8, [[1] * 4, [2] * 4]),
+    ("4 bits", b"\4\x12\0\0\0\4\x34\x56\0\1", 4, [[1, 2, 1, 2], [3, 4, 5, 6]]),
+    ("4 bits, padded", b"\0\3\x12\x30\1\x40\0\0\0\4\x34\x56\0\1", 4, [[1, 2, 3, 4], [3, 4, 5, 6]]),
+]
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2], ids=["right behind the palette", "at an odd byte", "at an even byte"])
+@pytest.mark.parametrize(
+    ("pixels", "bits", "rows"), [row[1:] for row in WITHOUT_GAPS], ids=[r[0] for r in WITHOUT_GAPS]
+)
+def test_packed_rows_without_gaps_are_read(pixels: bytes, bits: int, rows: list[list[int]], gap: int) -> None:
+    assert decode_image(packed(pixels, bits=bits, gap=gap))[::-1, :, 0].tolist() == rows
+
+
+# (what it is, packed pixels, their bits, what the message says of them)
+WITH_GAPS: list[tuple[str, bytes, int, str]] = [
+    ("a jump to the right", b"\2\1\0\2\1\0\1\1\0\0\4\2\0\1", 8, "leave pixels out"),
+    ("a jump up", b"\2\1\0\2\0\1\2\1\0\1", 8, "leave pixels out"),
+    ("a jump over all", b"\0\2\4\1\0\1", 8, "leave pixels out"),
+    ("a short row", b"\2\1\0\0\4\2\0\1", 8, "leave pixels out"),
+    ("a short row that is the last", b"\4\1\0\0\2\2\0\1", 8, "leave pixels out"),
+    ("an empty row", b"\0\0\4\2\0\1", 8, "leave pixels out"),
+    ("an early end", b"\4\1\0\1", 8, "leave pixels out"),
+    ("nothing but an end", b"\0\1", 8, "leave pixels out"),
+    ("4 bits, a jump", b"\2\x11\0\2\2\0\0\0\4\x22\0\1", 4, "leave pixels out"),
+    ("4 bits, a short row", b"\0\3\x12\x30\0\0\4\x22\0\1", 4, "leave pixels out"),
+    ("into the next row", b"\0\x08\1\2\3\4\5\6\7\x08\0\1", 8, "beyond the picture's edge"),
+    ("4 bits, into the next row", b"\0\x06\x12\x34\x56\0\2\x77\0\1", 4, "beyond the picture's edge"),
+]
+
+
+@pytest.mark.parametrize(("pixels", "bits", "why"), [row[1:] for row in WITH_GAPS], ids=[row[0] for row in WITH_GAPS])
+def test_packed_rows_with_gaps_are_refused(pixels: bytes, bits: int, why: str) -> None:
+    with pytest.raises(UnsupportedVariant, match=f"packed rows .*{why}; save it without compression"):
+        decode_image(packed(pixels, bits=bits))
+
+
+@pytest.mark.parametrize("pixels", [b"", b"\4\1\0\0\2", b"\4\1\0\0\2\2", b"\4\1\0\0\0\4\1\2"])
+def test_packed_rows_that_are_cut_short_are_damage(pixels: bytes) -> None:
+    with pytest.raises(DamagedImage):
+        decode_image(packed(pixels))
 
 
 @pytest.mark.parametrize("size", [2, 13, 14, 17, 18, 29, 53, 54, 56])

@@ -48,6 +48,8 @@ def bombs() -> dict[str, bytes]:
         "GIF frame larger than its screen": b"GIF89a\1\0\1\0\x80\0\0"
         + bytes(6)
         + b",\0\0\0\0\xff\xff\xff\xff\0\2\1\0\0;",
+        "GIF frame that reaches beyond its screen": b"GIF89a\1\0\1\0\0\0\0"
+        + b"!\xf9\4\0\0\0\0\0,\xf0\xff\xf0\xff\1\0\1\0\0\2\1\0\0;",
         "BMP": patched(encode(small, "BMP"), 18, struct.pack("<ii", 60000, 60000)),
         "WebP, extended": b"RIFF" + struct.pack("<I", 4 + len(vp8x) + len(frame)) + b"WEBP" + vp8x + frame,
         "WebP, lossy": patched(encode(small, "WEBP", quality=80), 26, struct.pack("<HH", 16383, 9000)),
@@ -60,7 +62,7 @@ def bombs() -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", bombs())
 def test_bombs_are_refused_from_the_header(kind: str) -> None:
     for read in (probe, decode_image):
-        with pytest.raises(TooManyPixels, match="pixels"):
+        with pytest.raises(TooManyPixels, match=r"\d+ x \d+ = \d+ pixels and at most \d+ are accepted"):
             read(bombs()[kind])
 
 

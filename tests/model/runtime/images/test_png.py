@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.images.decode import decode_image
-from model.runtime.images.errors import DamagedImage
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 from model.runtime.images.reading import probe, read_picture
 from tests.model.runtime.images.pictures import encode, picture
 
@@ -129,6 +129,77 @@ def test_an_animation_s_first_picture_is_read() -> None:
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert b"acTL" in data
     np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
+
+
+HIDDEN = encode(picture(), "PNG", save_all=True, default_image=True, append_images=[picture().rotate(180)] * 2)
+"""The picture that programs without animations read is no frame of the animation."""
+
+
+def of_animation(data: bytes, name: bytes) -> bytes:
+    """The first chunk of that name."""
+    at = data.index(name) - 4
+    return data[at : at + 12 + struct.unpack_from(">I", data, at)[0]]
+
+
+COUNT, FRAME = of_animation(HIDDEN, b"acTL"), of_animation(HIDDEN, b"fcTL")
+OTHERS_SEE_MORE = {
+    "as written": HIDDEN,
+    "of one frame": HIDDEN.replace(COUNT, chunk(b"acTL", struct.pack(">II", 1, 0))),
+    "the frame's chunk is damaged": HIDDEN.replace(COUNT, COUNT + wrong_checksum(FRAME)),
+    "with a palette": png([b"\0\1"], 2, 8, PALETTE, chunk(b"PLTE", bytes(6)), COUNT),
+}
+
+
+@pytest.mark.parametrize("data", OTHERS_SEE_MORE.values(), ids=OTHERS_SEE_MORE)
+def test_an_animation_whose_first_frame_is_another_picture_is_refused(data: bytes) -> None:
+    for read in (probe, decode_image):
+        with pytest.raises(UnsupportedVariant, match=r"APNG.*as a plain PNG"):
+            read(data)
+
+
+ALL_SEE_THE_PICTURE = {
+    "no count of frames": HIDDEN.replace(COUNT, b""),
+    "a damaged count of frames": HIDDEN.replace(COUNT, wrong_checksum(COUNT)),
+    "the count comes behind the pixels": HIDDEN.replace(COUNT, b"").replace(FRAME, COUNT + FRAME, 1),
+    "it is the first frame": HIDDEN.replace(COUNT, COUNT + FRAME),
+    "the frame comes before the count": HIDDEN.replace(COUNT, FRAME + COUNT),
+}
+
+
+@pytest.mark.parametrize("data", ALL_SEE_THE_PICTURE.values(), ids=ALL_SEE_THE_PICTURE)
+def test_the_picture_of_what_is_no_such_animation_is_read(data: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(data), np.asarray(picture()))
+
+
+def colors(count: int) -> bytes:
+    return chunk(b"PLTE", bytes(range(1, 3 * count + 1)))
+
+
+# (what it is, file of 8 pixels in a row)
+BEYOND_THE_PALETTE: list[tuple[str, bytes]] = [
+    ("1 bit", png([b"\x01"], 8, 1, PALETTE, colors(1))),
+    ("2 bits", png([b"\x1b\0"], 8, 2, PALETTE, colors(3))),
+    ("4 bits", png([b"\x01\x23\x45\x68"], 8, 4, PALETTE, colors(8))),
+    ("8 bits", png([b"\0\1\2\3\4\5\6\7"], 8, 8, PALETTE, colors(7))),
+    ("8 bits, the last", png([b"\0\1\2\3\4\5\6\xff"], 8, 8, PALETTE, colors(80))),
+    ("an empty palette", png([bytes(8)], 8, 8, PALETTE, colors(0))),
+    ("with transparency", png([b"\0\1\2\3\4\5\6\7"], 8, 8, PALETTE, colors(7), chunk(b"tRNS", b"\x80" * 3))),
+    ("with an orientation of that name", png([b"\4" * 8], 8, 8, PALETTE, chunk(b"eXIf", b"PLTE" * 9), colors(4))),
+]
+
+
+@pytest.mark.parametrize("data", [row[1] for row in BEYOND_THE_PALETTE], ids=[row[0] for row in BEYOND_THE_PALETTE])
+def test_colors_that_the_palette_does_not_have_are_damage(data: bytes) -> None:
+    with pytest.raises(DamagedImage, match="a color that its palette does not have"):
+        decode_image(data)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(1, 1), (1, 2), (2, 3), (4, 8), (4, 16), (8, 5), (8, 80)])
+def test_a_palette_of_few_colors_is_enough_for_those_that_it_has(depth: int, count: int) -> None:
+    row = np.full(5, count - 1, np.uint8)  # what is left of the last byte is no pixel
+    bits = np.unpackbits(row[:, None], axis=1)[:, 8 - depth :].ravel()
+    packed = np.packbits(np.append(bits, np.ones(-bits.size % 8, np.uint8))).tobytes()
+    assert decode_image(png([packed], 5, depth, PALETTE, colors(count)))[0, :, 2].tolist() == [3 * count] * 5
 
 
 def test_of_transparent_colors_the_first_that_is_in_its_place_counts() -> None:

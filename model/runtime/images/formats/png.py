@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from typing import Final
 
@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
-from model.runtime.images.errors import DamagedImage
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 from model.runtime.images.picture import Picture
 
 _SIGNATURE_LENGTH: Final = 8
 _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _APPLES: Final = b"CgBI"
 _USED: Final = (b"tRNS", b"eXIf")
-"""Ancillary chunks that change how the picture looks. Texts, profiles, previews and animations do not."""
+"""Ancillary chunks that change how the picture looks. Texts, profiles and previews do not."""
+_ANIMATION: Final = (b"acTL", b"fcTL")
+"""That there are frames, and that a frame follows: section 11.3.7. They tell whether the picture is the first frame."""
 
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _DEPTHS: Final = {
@@ -46,7 +48,8 @@ def picture_chunks(data: bytes) -> bytes:
     critical chunks that it does not know. What comes after a chunk that is none or is cut short is left to it.
 
     Raises DamagedImage when a critical chunk (header, palette, pixels) has a wrong checksum, is unknown (without it the
-    pixels mean something else), or stands where the specification has none.
+    pixels mean something else), or stands where the specification has none, and UnsupportedVariant for an animation
+    whose first frame is another picture.
     """
     view = memoryview(data)
     kept: list[memoryview] = [view[:_SIGNATURE_LENGTH]]
@@ -61,7 +64,7 @@ def picture_chunks(data: bytes) -> bytes:
             raise DamagedImage("the PNG image is damaged: its header does not come first")
         critical = not name[0] & 0x20
         intact = True
-        if critical or name in _USED:
+        if critical or name in _USED or name in _ANIMATION:
             intact = zlib.crc32(view[position + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
             if critical and not intact:
                 raise DamagedImage(
@@ -81,7 +84,8 @@ def picture_chunks(data: bytes) -> bytes:
 
 
 def _check_critical(name: bytes, data: bytes, length: int, seen: Collection[bytes]) -> None:
-    """Raises DamagedImage for a critical chunk that no reader may pass over, or that makes the picture ambiguous.
+    """Raises DamagedImage for a critical chunk that no reader may pass over, or that makes the picture ambiguous, and
+    UnsupportedVariant for pixels that are no frame of the animation.
 
     `length` is that of what it holds, `seen` are the names of the chunks before.
     """
@@ -94,6 +98,11 @@ def _check_critical(name: bytes, data: bytes, length: int, seen: Collection[byte
         raise DamagedImage(
             f"the PNG image has a critical chunk {name.decode()} that is unknown here, without which its pixels cannot "
             f"be understood; save it as a plain PNG"
+        )
+    if name == b"IDAT" and b"acTL" in seen and b"fcTL" not in seen:
+        raise UnsupportedVariant(
+            "the PNG image cannot be read: it is an animation (APNG), whose first frame viewers show instead of the "
+            "picture that other programs read; send one of them as a plain PNG"
         )
     wrong = ""
     if name == b"IHDR":
@@ -115,11 +124,11 @@ def _check_critical(name: bytes, data: bytes, length: int, seen: Collection[byte
 
 
 def _is_heeded(name: bytes, data: bytes, seen: Collection[bytes]) -> bool:
-    """Whether a used ancillary chunk is the first of its name, and in its place: tRNS behind a palette that it is for,
-    before the pixels."""
+    """Whether an ancillary chunk is used, the first of its name, and in its place: tRNS behind a palette that it is
+    for, before the pixels."""
     if name == b"tRNS" and (b"IDAT" in seen or (data[25] == _PALETTE and b"PLTE" not in seen)):
         return False
-    return name not in seen
+    return name in _USED and name not in seen
 
 
 def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:
@@ -136,15 +145,30 @@ def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes)
     left = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
-    inflater, position = zlib.decompressobj(), _SIGNATURE_LENGTH
-    while position + 12 <= len(data) and left > 0:
-        length, name = struct.unpack_from(">I4s", data, position)
-        packed = data[position + 8 : position + 8 + length] if name == b"IDAT" else b""
+    inflater = zlib.decompressobj()
+    for packed in _contents(data, b"IDAT"):
         while packed and left > 0:
             left -= len(inflater.decompress(packed, _AT_ONCE))
             packed = inflater.unconsumed_tail
-        position += 12 + length
     return left > len(inflater.flush())
+
+
+def lacks_colors(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:
+    """Whether the loaded image of `data` has indices beyond its palette, which the decoder makes black."""
+    if data[25] != _PALETTE:
+        return False
+    colors = len(next(_contents(data, b"PLTE"))) // 3
+    return colors < 2 ** data[24] and int(np.asarray(image).max()) >= colors
+
+
+def _contents(data: bytes, wanted: bytes) -> Iterator[bytes]:
+    """What the chunks of that name hold."""
+    position = _SIGNATURE_LENGTH
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        if name == wanted:
+            yield data[position + 8 : position + 8 + length]
+        position += 12 + length
 
 
 def to_picture(image: PngImagePlugin.PngImageFile, data: bytes) -> Picture | None:

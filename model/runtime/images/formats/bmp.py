@@ -1,4 +1,4 @@
-"""BMP beyond Pillow: palettes that look like a scale of grays, alpha that nobody set.
+"""BMP beyond Pillow: palettes that look like a scale of grays, alpha that nobody set, packed rows with gaps.
 
 Alpha that is zero throughout was never meant: programs leave the fourth byte empty, and browsers and GIMP show such a
 picture opaque. Without a mask for alpha, whatever its header, a BMP has none.
@@ -7,23 +7,36 @@ picture opaque. Without a mask for alpha, whatever its header, a BMP has none.
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from typing import Final
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImagePalette
 
+from model.runtime.images.errors import UnsupportedVariant
+
 HEADER_BYTES: Final = 30
 """How much of a file tells how many bits its pixels have."""
-_BITFIELDS: Final = 3
+_RLE8, _RLE4, _BITFIELDS = 1, 2, 3
+_END_OF_ROW, _JUMP = 0, 2
+"""What follows a count of 0; 1 ends the picture, and larger numbers count pixels that are not repeated."""
 _HAS_ALPHA_MASK: Final = 56
 """Bytes of the first header that has a mask for alpha: BITMAPV3INFOHEADER."""
 _RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
 
 
 def load(image: BmpImagePlugin.BmpImageFile, data: bytes) -> Image.Image:
-    """The opened image of `data` with its pixels, in mode RGBA only where alpha counts."""
+    """The opened image of `data` with its pixels, in mode RGBA only where alpha counts.
+
+    Raises UnsupportedVariant for one with gaps, and whatever Pillow raises.
+    """
     keep_palette(image, data)
     offset, args = image.tile[0].offset, image.tile[0].args
+    if (compression := image.info["compression"]) in (_RLE8, _RLE4):
+        _check_rows(data, offset, image.size, 2 if compression == _RLE4 else 1)
+        if offset % 2:  # Pillow counts the words of two bytes, to which pixels are padded, from the file's begin
+            image.fp = BytesIO(b"\0" + data)
+            image.tile = [image.tile[0]._replace(offset=offset + 1)]
     image.load()
     header_size, bits = _layout(data)
     has_mask = header_size >= _HAS_ALPHA_MASK and struct.unpack_from("<I", data, 30)[0] == _BITFIELDS
@@ -55,6 +68,34 @@ def keep_palette(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
     args = image.tile[0].args
     assert isinstance(args, tuple)
     image.tile = [image.tile[0]._replace(args=(_RAW_MODES[bits], *args[1:]))]
+
+
+def _check_rows(data: bytes, offset: int, size: tuple[int, int], per_byte: int) -> None:
+    """Raises UnsupportedVariant where packed rows leave pixels out, which each viewer fills in a way of its own, or
+    where pixels go on beyond their row. Data that end early are left to Pillow.
+
+    size: (width, height). per_byte: pixels in a byte of those that are not repeated.
+    """
+    width, height = size
+    position, x, y = offset, 0, 0
+    wrong = "leave pixels out"
+    while (y < height - 1 or x < width) and position + 2 <= len(data):
+        count, code = data[position : position + 2]
+        position += 2
+        if count:  # one byte repeated; what is beyond the row is padding
+            x += count
+        elif code == _END_OF_ROW and x >= width:
+            x, y = 0, y + 1
+        elif code > _JUMP and x + code <= width:
+            x += code
+            stored = -(-code // per_byte)
+            position += stored + stored % 2
+        else:
+            if code > _JUMP:
+                wrong = "go on beyond the picture's edge"
+            raise UnsupportedVariant(
+                f"the BMP image cannot be read: its packed rows {wrong}; save it without compression"
+            )
 
 
 def _layout(data: bytes) -> tuple[int, int]:

@@ -1,0 +1,65 @@
+"""GIFs whose first frame is smaller than their screen, or larger: what it leaves uncovered is white."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.runtime.images.decode import decode_image
+from model.runtime.images.reading import probe
+from tests.model.runtime.images.pictures import encode, picture
+
+COLORED = picture(12, 10).quantize(16)
+GRAY = Image.fromarray(np.arange(120, dtype=np.uint8).reshape(12, 10))
+COMMENT = b"!\xfe\5,\xff\xff\xff\xff\0"
+"""Holds what a frame begins with."""
+
+
+def gif(frame: Image.Image, at: tuple[int, int], screen: tuple[int, int], *, before: bytes = b"") -> bytes:
+    """A frame at (left, top) of a screen (width, height)."""
+    data = bytearray(encode(frame, "GIF"))
+    data[6:10] = struct.pack("<HH", *screen)
+    start = 13 + (3 << (data[10] & 7) + 1)
+    assert data[start : start + 1] == b","
+    data[start + 1 : start + 5] = struct.pack("<HH", *at)
+    return bytes(data[:start] + before + data[start:])
+
+
+# (left and top of the frame, the screen, the size that is shown)
+PLACES = [
+    ((0, 0), (10, 12), (10, 12)),
+    ((4, 6), (40, 24), (40, 24)),
+    ((0, 0), (40, 24), (40, 24)),
+    ((30, 12), (40, 24), (40, 24)),
+    ((0, 0), (10, 24), (10, 24)),
+    ((0, 0), (5, 5), (10, 12)),
+    ((0, 0), (0, 0), (10, 12)),
+    ((3, 0), (5, 40), (13, 40)),
+    ((35, 20), (40, 24), (45, 32)),
+]
+
+
+@pytest.mark.parametrize("before", [b"", COMMENT, COMMENT + b"!\xf9\4\0\0\0\0\0"], ids=["frame", "comment", "delay"])
+@pytest.mark.parametrize("frame", [COLORED, GRAY], ids=["colors", "gray"])
+@pytest.mark.parametrize(("at", "screen", "size"), PLACES)
+def test_a_frame_lies_on_white(
+    at: tuple[int, int], screen: tuple[int, int], size: tuple[int, int], frame: Image.Image, before: bytes
+) -> None:
+    data = gif(frame, at, screen, before=before)
+    expected = Image.new("RGB", size, "white")
+    expected.paste(frame.convert("RGB"), at)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(expected))
+    assert (probe(data).width, probe(data).height) == size
+
+
+@pytest.mark.parametrize("frame", [COLORED, GRAY], ids=["colors", "gray"])
+def test_so_does_one_in_which_a_color_is_transparent(frame: Image.Image) -> None:
+    data = gif(frame, (4, 6), (40, 24), before=b"!\xf9\4\1\0\0\3\0")
+    expected = np.full((24, 40, 3), 255, np.uint8)
+    inside = np.asarray(frame.convert("RGB")).copy()
+    inside[np.asarray(frame) == 3] = 255
+    expected[6:18, 4:14] = inside
+    np.testing.assert_array_equal(decode_image(data), expected)

@@ -128,7 +128,8 @@ class RequireKey:
         await problem_response(refusal, scope)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Problem | None:
-        method, path, headers = scope["method"], get_route_path(scope), Headers(scope=scope)
+        # Behind a prefix alone there may be no slash, which is what the router then redirects to.
+        method, path, headers = scope["method"], get_route_path(scope) or "/", Headers(scope=scope)
         if method in ("GET", "HEAD") and (path in OPEN or path.startswith(PARTS)):
             return None
         if method == "OPTIONS" and "access-control-request-method" in headers:  # a browser's preflight carries no key

@@ -145,7 +145,7 @@ async def repository_index(request: Request) -> list[RepositoryEntry]:
 )
 async def load_model(request: Request, name: str) -> Response:
     """As `POST /models/NAME/reload`. `version` in the JSON of the body, or in its `parameters`, names one that was
-    unloaded; what else is in it, such as a configuration for Triton, is not read.
+    unloaded; anything else, such as Triton's `config` and files, is refused.
     """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
@@ -29,7 +31,15 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def index(request: Request) -> Response:
-    return await send_file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
+    prefix = request.scope["root_path"]
+    if not prefix:
+        return await send_file(_page, "index.html", "text/html", request, {"Content-Security-Policy": POLICY})
+    # A proxy that cuts the prefix off does not tell whether the visitor's address ends with a slash, and without it the
+    # page's links would lead out of the prefix.
+    text = await run_in_threadpool((PAGE / "index.html").read_text, encoding="utf-8")
+    text = text.replace("<head>", f'<head>\n    <base href="{escape(prefix)}/">', 1)
+    policy = POLICY.replace("base-uri 'none'", "base-uri 'self'")
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
 @router.get("/page/{name}")

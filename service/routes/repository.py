@@ -21,23 +21,29 @@ def _number(value: object) -> object:
 
 _Written = Annotated[int, Field(ge=1, le=MAX_VERSION)] | Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")]
 NamedVersion = Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION), BeforeValidator(_number, _Written)] | None
+_EXTRA: Final = "Extra inputs are not permitted"
+_NOT_TAKEN: Final = "it is not permitted; name a version, or nothing: what is loaded lies in the repository"
 _VERSION: Final = Field(None, description="A number, or one in a string. Default: all that the model has.")
 
 
 class LoadParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     version: NamedVersion = _VERSION
 
 
 class LoadBody(BaseModel):
-    """The body of `load`; what else is in it is for Triton."""
+    """The body of `load`. Unknown names are refused, as Triton's `config` and `file:...`, which would else be taken for
+    heeded.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     version: NamedVersion = _VERSION
     parameters: LoadParameters | None = None
 
 
 class UnloadParameters(LoadParameters):
-    model_config = ConfigDict(extra="forbid")
-
     unload_dependents: bool | None = Field(
         None, strict=True, description="Triton's; nothing here depends on another model."
     )
@@ -45,8 +51,6 @@ class UnloadParameters(LoadParameters):
 
 class UnloadBody(LoadBody):
     """The body of `unload`. Unknown names are refused: a misspelled version must not take down all of them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     parameters: UnloadParameters | None = None
 
@@ -79,4 +83,4 @@ def _version(body: bytes, model: type[LoadBody]) -> int | None:
 
 
 def _message(text: str) -> str:
-    return text.removeprefix("Value error, ").removeprefix("Input ").replace("Extra inputs are", "it is")
+    return text.removeprefix("Value error, ").removeprefix("Input ").replace(_EXTRA, _NOT_TAKEN)

@@ -29,10 +29,10 @@ def proxy(server: Server, prefix: str, *, strip: bool = True, header: str | None
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if not self.path.startswith(f"{prefix}/"):
+            if self.path != prefix and not self.path.startswith(f"{prefix}/"):
                 self.answer(404, [], b"another site")
                 return
-            path = self.path.removeprefix(prefix) if strip else self.path
+            path = (self.path.removeprefix(prefix) or "/") if strip else self.path
             kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
             if header is not None:
                 kept["X-Forwarded-Prefix"] = header
@@ -130,6 +130,19 @@ def test_the_docs_and_the_page_work_behind_a_prefix(
         visitor.see("cells.png")
         visitor.page.get_by_role("link", name="API docs").click()
         try_out(visitor)
+        visitor.context.close()
+
+
+@pytest.mark.parametrize("strip", [True, False], ids=["cut off", "left"])
+def test_the_prefix_itself_leads_to_the_page_also_without_a_slash(visit: Visit, guarded: Server, strip: bool) -> None:
+    with proxy(guarded, "/lab/a&b", strip=strip, header="/lab/a&b") as shown:
+        visitor = visit(shown, 401)
+        answer = visitor.page.goto(shown.url)
+        assert answer is not None
+        assert answer.status == 200
+        expect(visitor.page.locator("header.top img")).not_to_have_js_property("naturalWidth", 0)
+        expect(visitor.page.get_by_role("link", name="API docs")).to_have_js_property("href", f"{shown.url}/docs")
+        expect(visitor["#key"]).to_be_visible()
         visitor.context.close()
 
 

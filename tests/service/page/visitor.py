@@ -123,7 +123,7 @@ class Visitor:
     def _request(self, request: Request) -> None:
         if request.url.startswith(("blob:", "data:")):
             return
-        if not request.url.startswith(f"{self.server.url}/"):
+        if not f"{request.url}/".startswith(f"{self.server.url}/"):
             self.foul.append(f"request to another host: {request.url}")
         self.asked.append(f"{request.method} {request.url.removeprefix(self.server.url)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tritonclient.http as triton
@@ -70,7 +71,7 @@ def test_the_last_model_can_be_unloaded_and_comes_back(two_models: tuple[triton.
     with pytest.raises(InferenceServerException, match="No model is loaded") as caught:
         answering(client, "one")
     assert caught.value.status() == "503"
-    client.load_model("one", config="{}")  # a configuration for Triton is not read
+    client.load_model("one")
     assert client.is_server_ready()
     assert answering(client, "one") == "1"
 
@@ -179,6 +180,29 @@ def test_after_an_unload_the_newest_that_is_left_answers(
     assert served() == after
     server.client.post("/models/one/unpin")  # looks again
     assert served() == after
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param({"config": '{"max_batch_size": 4}'}, "parameters.config: it is not permitted", id="a config"),
+        pytest.param(
+            {"config": "{}", "files": {"file:1/model.onnx": b"abc"}}, "parameters.file:1/model.onnx", id="files"
+        ),
+    ],
+)
+def test_what_only_triton_loads_is_refused(
+    two_models: tuple[triton.InferenceServerClient, Path], options: dict[str, Any], said: str
+) -> None:
+    client, _ = two_models
+    with pytest.raises(InferenceServerException, match=said) as caught:
+        client.load_model("one", **options)
+    assert caught.value.status() == "422"
+
+
+def test_a_misspelled_version_is_not_loaded(two_server: Server) -> None:
+    for body in ({"Version": 1}, {"parameters": {"versions": 1}}):
+        assert two_server.client.post("/v2/repository/models/one/load", json=body).status_code == 422
 
 
 def test_a_version_is_unloaded_while_the_repository_cannot_be_read(

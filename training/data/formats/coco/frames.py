@@ -47,6 +47,12 @@ def to_stored(data: Dataset, orientation: Orientation) -> Dataset:
         frames |= dict.fromkeys(unclear, chosen)
     seen = [row for row, frame in frames.items() if frame == "seen"]
     notes = _notes(data, seen, frames, unclear, "the other images tell" if told else f"--orientation {orientation}")
+    against = [row for row, frame in frames.items() if row not in unclear and frame != orientation != "auto"]
+    if against:
+        notes.append(
+            f"--orientation {orientation} is not what their sizes say of {_count(against)} with EXIF orientation, and "
+            f"the sizes count, first: {data.images[against[0]].file}"
+        )
     if not seen and not problems:
         return replace(data, notes=(*data.notes, *notes))
     left_out = {problem.image_id for problem in problems}

@@ -121,6 +121,16 @@ def test_a_flag_tells_where_the_size_does_not(
     assert [record.file for record in unclear.images] == ["2.png"]
 
 
+@pytest.mark.parametrize("flag", ["seen", "stored"])
+def test_a_flag_that_sizes_contradict_is_told_so(tmp_path: Path, flag: Orientation) -> None:
+    data = _load(_write(tmp_path, [Picture(6, flag != "seen"), Picture(8, flag == "seen")]), flag)
+    _assert_on_the_objects(data)
+    assert (
+        f"--orientation {flag} is not what their sizes say of 1 image with EXIF orientation, and the sizes count, "
+        "first: 1.png" in data.notes
+    )
+
+
 @pytest.mark.parametrize("seen", [False, True])
 def test_the_other_images_tell(tmp_path: Path, seen: bool) -> None:
     data = _load(_write(tmp_path, [Picture(6, seen), Picture(3, seen), Picture(2, seen), Picture(1, seen)]))

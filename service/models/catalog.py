@@ -15,6 +15,9 @@ from model.runtime.engines.engine import Engine
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
 from service.scheduling.batcher import Lane
 
+Fingerprint = tuple[tuple[str, int, int], ...]
+"""Of files: name, bytes, nanoseconds of the last change."""
+
 RETRY_NOTHING_SERVED = 5
 """Seconds in `Retry-After`."""
 
@@ -25,7 +28,8 @@ class ServedModel:
 
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
-    if the manifest has any. `leases` counts the requests that use it.
+    if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
+    loaded from.
     """
 
     manifest: Manifest
@@ -36,6 +40,7 @@ class ServedModel:
     label_ids: Mapping[str, tuple[int, ...]]
     score_thresholds: NDArray[np.float32] | None = None
     leases: int = 0
+    fingerprint: Fingerprint = ()
 
     @classmethod
     def of(cls, manifest: Manifest, engines: Sequence[Engine], lane: Lane, max_queue_size: int) -> ServedModel:
@@ -84,8 +89,8 @@ class Catalog:
     what is retired is closed when its last lease ends.
 
     `pins` are the versions that answer in place of the newest, by name; `aliases` are other names of models, or of one
-    version. Reasons are by name and version: `refused` and
-    `retired` say why one is not served, `outlived` why one is whose folder is gone.
+    version. Reasons are by name and version: `refused` and `retired` say why one is not served, `outlived` why one is
+    whose folder is gone, `changed` that the files of one are no longer those that are served.
     """
 
     def __init__(self, default: str, served: Sequence[ServedModel] = ()) -> None:
@@ -94,6 +99,7 @@ class Catalog:
         self.refused: dict[tuple[str, int], str] = {}
         self.retired: dict[tuple[str, int], str] = {}
         self.outlived: dict[tuple[str, int], str] = {}
+        self.changed: dict[tuple[str, int], str] = {}
         self.pins: dict[str, int] = {}
         self.aliases: Mapping[str, tuple[str, int | None]] = {}
         self.dispose: Callable[[ServedModel], object] = ServedModel.close
@@ -171,10 +177,10 @@ class Catalog:
         return f"{wanted} ({why})" if why else wanted
 
     def check_newest(self, name: str) -> None:
-        """Raise a Problem if the newest version of the model that there is was refused."""
-        versions = self.versions(name)
-        if versions and versions[0].state == "refused":
-            raise Problem(MODEL_REFUSED, f"{name}/{versions[0].version} is refused: {versions[0].reason}")
+        """Raise a Problem if the newest version that there is was refused, or changed while it was served."""
+        newest = next(iter(self.versions(name)), None)
+        if newest is not None and (newest.state == "refused" or (name, newest.version) in self.changed):
+            raise Problem(MODEL_REFUSED, f"{name}/{newest.version} is refused: {newest.reason}")
 
     @contextmanager
     def lease(self, name: str | None = None, version: int | None = None) -> Iterator[ServedModel]:
@@ -189,8 +195,9 @@ class Catalog:
 
     def versions(self, name: str) -> list[VersionState]:
         """What is known of a model's versions, the newest first."""
+        remarks = self.changed | self.outlived
         states = [
-            VersionState(model.version, "served", self.outlived.get((name, model.version), ""))
+            VersionState(model.version, "served", remarks.get((name, model.version), ""))
             for model in self.served
             if model.name == name
         ]

@@ -15,7 +15,7 @@ from model.runtime.engines.loading import choose_devices, load_engine
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
 from service.models.background import in_background
-from service.models.catalog import Catalog, ServedModel
+from service.models.catalog import Catalog, Fingerprint, ServedModel
 from service.scheduling.batcher import Lane
 from service.settings.settings import InvalidSettingsError, Settings
 
@@ -53,7 +53,7 @@ class Loader:
             raise RepositoryError(f"{self._settings.models} is empty, and no longer the folder that it was")
         return found
 
-    def fingerprint(self, name: str, version: int) -> tuple[tuple[str, int, int], ...]:
+    def fingerprint(self, name: str, version: int) -> Fingerprint:
         """Changes when the version's files do; empty when they cannot be listed."""
         folder = self._settings.models / name / str(version)
         try:
@@ -64,6 +64,7 @@ class Loader:
     def load(self, name: str, version: int) -> ServedModel:
         """Check a version's files, start its engines and warm them up. Raises RefusedError."""
         engines: list[Engine] = []
+        fingerprint = self.fingerprint(name, version)  # before they are read
         try:
             bundle = self._repository.get(name, version)
             for device in self._devices:
@@ -80,7 +81,16 @@ class Loader:
         if size == "auto":
             size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
         lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version)
-        return ServedModel.of(bundle.manifest, engines, lane, limits.max_queue_size)
+        model = ServedModel.of(bundle.manifest, engines, lane, limits.max_queue_size)
+        model.fingerprint = fingerprint
+        return model
+
+    def still_holds(self, model: ServedModel) -> bool:
+        """Whether the version's files are, byte for byte, those that the model was loaded from. Reads all of them."""
+        try:
+            return self._repository.get(model.name, model.version).manifest == model.manifest
+        except (BundleError, RepositoryError, OSError):
+            return False
 
     def _warm_up(self, engine: Engine, manifest: Manifest) -> None:
         choice = self._settings.warm_up

@@ -11,21 +11,22 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from model.runtime.bundles.repository import RepositoryError
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, REPOSITORY_UNREADABLE, VERSION_PINNED, Problem
 from service.models.background import in_background
-from service.models.catalog import Catalog, ServedModel
+from service.models.catalog import Catalog, Fingerprint, ServedModel
 from service.models.loading import Loader, RefusedError
 from service.settings.settings import Settings
 
 Result = TypeVar("Result")
-Fingerprint = tuple[tuple[str, int, int], ...]
 
 UNLOADED = "it was unloaded; load or promote it to serve it again"
 OUTDATED = "it is older than the newest keep_versions; promote it to serve it again"
 REMOVED = "its folder was removed from the repository"
+CHANGED = "its files were changed after it was loaded, and it answers as it was loaded; publish a new version instead"
 MOST_GONE = 16
 """Versions of a model without a folder that are still listed."""
 RETRY_UNREADABLE = 5
@@ -48,6 +49,7 @@ class Reloader:
         self._warned: set[tuple[str, int]] = set()
         self._is_blind = False
         self._refused: dict[tuple[str, int], Fingerprint] = {}
+        self._changed: dict[tuple[str, int], Fingerprint] = {}
         catalog.dispose = lambda model: in_background(model.close)
         self.on_load: Callable[[str, bool], None] = lambda name, served: None
         """Told the name, and whether the version is served now."""
@@ -195,6 +197,7 @@ class Reloader:
                 kept.add(version)
             room -= bool(room and kept) and (is_set_aside or version in kept)
         self._tidy(name, versions, kept)
+        await self._look_for_changes(name)
         return bool(kept - before)
 
     def _tidy(self, name: str, versions: tuple[int, ...], kept: set[int]) -> None:
@@ -230,6 +233,25 @@ class Reloader:
         if key[1] not in versions:
             return REMOVED
         return UNLOADED if key in self._set_aside else OUTDATED
+
+    async def _look_for_changes(self, name: str) -> None:
+        """Tell of served versions whose files are other ones now. Those that were copied anew only look so: what looks
+        changed is read, once.
+        """
+        catalog = self._catalog
+        for model in [model for model in catalog.served if model.name == name]:
+            key = (name, model.version)
+            fingerprint = await self._in_thread(partial(self._loader.fingerprint, *key))
+            if fingerprint not in ((), model.fingerprint, self._changed.get(key)):
+                if await self._in_thread(partial(self._loader.still_holds, model)):
+                    model.fingerprint = fingerprint
+                else:
+                    self._changed[key] = fingerprint
+                    logger.error("%s: %s", model, CHANGED)
+            if fingerprint == model.fingerprint:
+                self._changed.pop(key, None)
+        self._changed = {key: seen for key, seen in self._changed.items() if catalog.serves(*key)}
+        catalog.changed = dict.fromkeys(self._changed, CHANGED)
 
     def _retire(self, model: ServedModel, why: str) -> None:
         self._catalog.retired[model.name, model.version] = why

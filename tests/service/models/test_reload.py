@@ -154,6 +154,66 @@ def test_polling_finds_new_versions_and_tries_a_broken_one_again_only_when_it_ha
     assert server.predict(QUICK).json()["labels"][0] in labels_of(2)
 
 
+def rename_a_label(folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("circle of 2", "another one"))
+
+
+def flip_a_bit(folder: Path) -> None:
+    network = folder / "model.onnx"
+    data = bytearray(network.read_bytes())
+    data[len(data) // 2] ^= 1
+    network.write_bytes(data)
+
+
+def put_another_in_its_place(folder: Path) -> None:
+    """A whole bundle whose files agree with its manifest."""
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("1"), folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+
+
+@pytest.mark.parametrize("change", [rename_a_label, flip_a_bit, put_another_in_its_place])
+def test_changed_files_of_a_served_version_are_told_and_change_nothing(
+    models: Models, start: Callable[..., Server], change: Callable[[Path], None]
+) -> None:
+    models.publish()
+    server = start(*NEVER)
+    assert reload(server)["version"] == 2
+    folder = models.path / "probe" / "2"
+    kept = shutil.copytree(folder, models.path.parent / "kept")
+    change(folder)
+    for _ in range(2):
+        refused = server.client.post("/models/probe/reload")
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:maskserve:problem:model-refused")
+        assert "probe/2 is refused: its files were changed after it was loaded" in refused.json()["detail"]
+    newest, older = server.client.get("/models/probe").json()["versions"]
+    assert (newest["version"], newest["state"]) == (2, "served")
+    assert "publish a new version" in newest["reason"]
+    assert older["reason"] == ""
+    assert server.predict(QUICK).json()["labels"][0] in labels_of(2)
+    assert sum("files were changed" in line for line in server.log if '"ERROR"' in line.upper()) == 1
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder, copy_function=shutil.copy)  # the files again, at another time
+    assert reload(server)["versions"][0] == {"version": 2, "state": "served", "reason": ""}
+
+
+def test_changed_files_are_found_by_polling_and_repaired_ones_are_loaded_again(
+    models: Models, start: Callable[..., Server]
+) -> None:
+    models.publish()
+    server = start("--poll-interval-ms", "20")
+    until(lambda: states(server) == {2: "served", 1: "served"})
+    flip_a_bit(models.path / "probe" / "1")
+    until(lambda: any("probe/1: its files were changed" in line for line in server.log))
+    assert reload(server)["version"] == 2, "the newest is as it was"
+    flip_a_bit(models.path / "probe" / "1")
+    for verb in ("unload", "load"):
+        server.client.post(f"/v2/repository/models/probe/{verb}", json={"version": 1}).raise_for_status()
+    assert [one["reason"] for one in server.client.get("/models/probe").json()["versions"]] == ["", ""]
+
+
 def test_what_has_begun_is_answered_by_the_version_that_it_began_with(
     models: Models, start: Callable[..., Server]
 ) -> None:

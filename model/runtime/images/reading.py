@@ -175,7 +175,8 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
         data = webp.with_alpha(data)
     with _saying(f"the {format} image's header cannot be read"):
         if format == "GIF":  # the plugin has a limit of its own
-            limits.check_pixels(*gif.size(data))
+            first = gif.first_frame(data)
+            limits.check_pixels(first.width, first.height)
         image = _plugin(format)(BytesIO(data))
         limits.check_pixels(*image.size)
         if format == "JPEG 2000":
@@ -211,7 +212,7 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if isinstance(image, BmpImagePlugin.BmpImageFile):
         return bmp.load(image, data)
     if isinstance(image, GifImagePlugin.GifImageFile):
-        return gif.load(image)
+        return gif.load(image, data)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         ended = jpeg.ended(data)
         if ended is None:

@@ -15,11 +15,12 @@ from PIL import BmpImagePlugin, Image, ImagePalette
 
 from model.runtime.images.errors import UnsupportedVariant
 
-HEADER_BYTES: Final = 30
-"""How much of a file tells how many bits its pixels have."""
+HEADER_BYTES: Final = 50
+"""How much of a file tells how many bits its pixels have, and colors its palette."""
 _RLE8, _RLE4, _BITFIELDS = 1, 2, 3
 _END_OF_ROW, _JUMP = 0, 2
 """What follows a count of 0; 1 ends the picture, and larger numbers count pixels that are not repeated."""
+_OS2_HEADER: Final = 12
 _HAS_ALPHA_MASK: Final = 56
 """Bytes of the first header that has a mask for alpha: BITMAPV3INFOHEADER."""
 _RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
@@ -59,10 +60,14 @@ def keep_palette(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
 
     `image` is not loaded yet; `data` is its file, or the first `HEADER_BYTES` of it.
     """
-    _, bits = _layout(data)
-    if bits not in _RAW_MODES or image.mode == "P" or (image.mode, bits) in (("1", 1), ("L", 8)):
+    header_size, bits = _layout(data)
+    if bits not in _RAW_MODES or image.mode == "P":
         return
-    grays = bytes([0, 255]) if image.mode == "1" else bytes(range(2**bits))
+    stated = struct.unpack_from("<I", data, 46)[0] if header_size > _OS2_HEADER else 0
+    colors = stated or 2**bits
+    if colors >= 2**bits and (image.mode, bits) in (("1", 1), ("L", 8)):
+        return
+    grays = bytes([0, 255] if image.mode == "1" else range(2**bits))[:colors]
     image._mode = "P"  # as Pillow's plugins themselves set it
     image.palette = ImagePalette.raw("RGB", np.repeat(np.frombuffer(grays, np.uint8), 3).tobytes())
     args = image.tile[0].args
@@ -101,5 +106,5 @@ def _check_rows(data: bytes, offset: int, size: tuple[int, int], per_byte: int) 
 def _layout(data: bytes) -> tuple[int, int]:
     """(bytes of the header behind the file's, bits of a pixel). OS/2's header of 12 bytes has the latter elsewhere."""
     (size,) = struct.unpack_from("<I", data, 14)
-    (bits,) = struct.unpack_from("<H", data, 24 if size == 12 else 28)
+    (bits,) = struct.unpack_from("<H", data, 24 if size == _OS2_HEADER else 28)
     return size, bits

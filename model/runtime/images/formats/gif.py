@@ -1,4 +1,4 @@
-"""GIF beyond Pillow: a first frame that is smaller than the screen, or larger.
+"""GIF beyond Pillow: a first frame that is smaller than the screen, or larger, and palettes.
 
 GIF89a: the screen in section 18, frames in 20, extensions from 23 on.
 """
@@ -6,19 +6,33 @@ GIF89a: the screen in section 18, frames in 20, extensions from 23 on.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from PIL import GifImagePlugin, Image
+
+from model.runtime.images.errors import UnsupportedVariant
 
 _HEADER_LENGTH: Final = 13
 _HAS_PALETTE: Final = 0x80
 _EXTENSION, _FRAME, _END = b"!", b",", b";"
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """(width, height) of the screen, as large as its first frame needs. Raises struct.error where it is cut short."""
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """Width and height of the screen, as large as the first frame needs, and the colors of that frame's palette."""
+
+    width: int
+    height: int
+    colors: int
+
+
+def first_frame(data: bytes) -> FirstFrame:
+    """What the headers say of it. Raises struct.error where they are cut short."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    position = _HEADER_LENGTH + (3 << (flags & 7) + 1 if flags & _HAS_PALETTE else 0)
+    colors = _colors(flags)
+    position = _HEADER_LENGTH + 3 * colors
     while (kind := data[position : position + 1]) not in (_FRAME, _END, b""):
         position += 1
         if kind == _EXTENSION:
@@ -26,16 +40,31 @@ def size(data: bytes) -> tuple[int, int]:
             while (length := data[position : position + 1]) not in (b"\0", b""):
                 position += 1 + length[0]
     if kind == _FRAME:
-        left, top, columns, rows = struct.unpack_from("<HHHH", data, position + 1)
+        left, top, columns, rows, flags = struct.unpack_from("<HHHHB", data, position + 1)
         width, height = max(width, left + columns), max(height, top + rows)
-    return width, height
+        colors = _colors(flags) or colors
+    return FirstFrame(width, height, colors)
 
 
-def load(image: GifImagePlugin.GifImageFile) -> Image.Image:
-    """The opened image with its pixels, white where its first frame does not reach: viewers show nothing there, and
-    Pillow a color of the palette, unless one is transparent."""
+def _colors(flags: int) -> int:
+    return 2 << (flags & 7) if flags & _HAS_PALETTE else 0
+
+
+def load(image: GifImagePlugin.GifImageFile, data: bytes) -> Image.Image:
+    """The opened image of `data` with its pixels, white where its first frame does not reach: viewers show nothing
+    there, and Pillow a color of the palette, unless one is transparent.
+
+    Raises UnsupportedVariant where it has no palette, and whatever Pillow raises.
+    """
+    colors = first_frame(data).colors
+    if not colors:
+        raise UnsupportedVariant(
+            "the GIF image cannot be read: it has no palette, and each viewer takes one of its own; send it as a PNG"
+        )
     reach = image.tile[0].extents
     image.load()
+    if image.mode == "L" and colors < 256:  # Pillow's shortcut for a palette of grays, which goes on beyond its end
+        image.putpalette(np.repeat(np.arange(colors, dtype=np.uint8), 3).tobytes())
     if reach is None or reach == (0, 0, *image.size) or "transparency" in image.info:
         return image
     page = Image.new("RGB", image.size, "white")

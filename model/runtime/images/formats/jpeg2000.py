@@ -6,6 +6,7 @@ the codestream's header (SIZ) in A.5.1, the boxes of a file in annex I.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from model.runtime.images.picture import Picture
 _START: Final = b"\xff\x4f\xff\x51"
 """Of a codestream, with the marker of its header."""
 _SIGNED: Final = 0x80
+_OPACITY: Final = 1
 _DEEPEST: Final = 16
 
 
@@ -31,6 +33,8 @@ def prepare(image: Image.Image, data: bytes) -> None:
         why = f"its values have {deepest} bits, and at most {_DEEPEST} can be read"
     elif image.mode in ("P", "PA") and _bits(components[0]) != 8:
         why = f"its palette is for values of {_bits(components[0])} bits, and only 8 can be read"
+    elif image.mode in ("LA", "RGBA", "PA") and not _ends_in_opacity(data, len(components)):
+        why = f"it does not say that the last of its {len(components)} components is opacity"
     if why:
         raise UnsupportedVariant(f"the JPEG 2000 image cannot be read: {why}; send it as a TIFF or PNG")
     if image.mode == "L" and deepest > 8:
@@ -54,7 +58,7 @@ def to_picture(image: Image.Image, data: bytes) -> Picture | None:
 
 def _components(data: bytes) -> list[int]:
     """Ssiz of each: bits less one, and `_SIGNED`. Raises ValueError or IndexError where there is no header."""
-    start = 0 if data.startswith(_START) else _codestream(data)
+    start = _codestream(data)
     if not data.startswith(_START, start):
         raise ValueError("it has no codestream")
     count = int.from_bytes(data[start + 40 : start + 42], "big")
@@ -63,12 +67,25 @@ def _components(data: bytes) -> list[int]:
     return [data[start + 42 + 3 * index] for index in range(count)]
 
 
+def _ends_in_opacity(data: bytes, components: int) -> bool:
+    """Whether the box of channel definitions says so, of colors that are not multiplied by it. A bare codestream has no
+    boxes."""
+    at = data.find(b"cdef", 0, _codestream(data))
+    if at < 0:
+        return False
+    count = int.from_bytes(data[at + 4 : at + 6], "big")
+    channels = struct.iter_unpack(">HHH", data[at + 6 : at + 6 + 6 * count])
+    return any((channel, kind) == (components - 1, _OPACITY) for channel, kind, _ in channels)
+
+
 def _bits(component: int) -> int:
     return (component & ~_SIGNED) + 1
 
 
 def _codestream(data: bytes) -> int:
-    """Where that of the first jp2c box begins; the data's end if there is none."""
+    """Where it begins: at once, or in the first jp2c box; the data's end if there is none."""
+    if data.startswith(_START):
+        return 0
     position = 0
     while position + 8 <= len(data):
         length, name, head = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8

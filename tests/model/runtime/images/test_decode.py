@@ -206,8 +206,9 @@ def test_jpeg_2000(mode: str) -> None:
     if mode.endswith("A"):
         image.putalpha(picture().getchannel(0))
     np.testing.assert_array_equal(decode_image(encode(image, "JPEG 2000")), decode_image(encode(image, "PNG")))
-    bare = encode(image, "JPEG 2000", no_jp2=True)
-    np.testing.assert_array_equal(decode_image(bare), decode_image(encode(image, "PNG")))
+    if not mode.endswith("A"):  # a bare codestream cannot say what its components are
+        bare = encode(image, "JPEG 2000", no_jp2=True)
+        np.testing.assert_array_equal(decode_image(bare), decode_image(encode(image, "PNG")))
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)

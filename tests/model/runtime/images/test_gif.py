@@ -1,4 +1,5 @@
-"""GIFs whose first frame is smaller than their screen, or larger: what it leaves uncovered is white."""
+"""GIFs whose first frame is smaller than their screen, or larger: what it leaves uncovered is white. Palettes that are
+too short."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from model.runtime.images.decode import decode_image
+from model.runtime.images.errors import UnsupportedVariant
 from model.runtime.images.reading import probe
 from tests.model.runtime.images.pictures import encode, picture
 
@@ -26,6 +28,43 @@ def gif(frame: Image.Image, at: tuple[int, int], screen: tuple[int, int], *, bef
     assert data[start : start + 1] == b","
     data[start + 1 : start + 5] = struct.pack("<HH", *at)
     return bytes(data[:start] + before + data[start:])
+
+
+def of_8_bits(indices: bytes, *, colors: bytes = b"", own: bytes = b"", transparent: int | None = None) -> bytes:
+    """Pixels of 8 bits in a row, a palette of 4 colors for all frames or for the first, or none."""
+    codes = [256, *indices, 257]  # 9 bits each: so few that no code grows
+    bits = sum(code << 9 * index for index, code in enumerate(codes))
+    packed = bits.to_bytes(-(-9 * len(codes) // 8), "little")
+    control = b"" if transparent is None else b"!\xf9\4\1\0\0" + bytes([transparent]) + b"\0"
+    screen = b"GIF89a" + struct.pack("<HHBBB", len(indices), 1, 0x81 if colors else 0, 0, 0) + colors
+    frame = b"," + struct.pack("<HHHHB", 0, 0, len(indices), 1, 0x81 if own else 0) + own
+    return screen + control + frame + b"\x08" + bytes([len(packed)]) + packed + b"\0;"
+
+
+RAMP = b"".join(bytes([value] * 3) for value in range(4))
+FOUR = b"".join(bytes([value] * 3) for value in (9, 8, 7, 6))
+# (what it is, file, the red values that a viewer shows)
+BEYOND: list[tuple[str, bytes, list[int]]] = [
+    ("a palette", of_8_bits(b"\0\3\4\xff", colors=FOUR), [9, 6, 0, 0]),
+    ("a scale of grays", of_8_bits(b"\0\3\4\xff", colors=RAMP), [0, 3, 0, 0]),
+    ("the frame's own palette", of_8_bits(b"\0\3\4\xff", own=FOUR), [9, 6, 0, 0]),
+    ("the frame's own scale of grays", of_8_bits(b"\0\3\4\xff", own=RAMP), [0, 3, 0, 0]),
+    ("the frame's own scale, before all others'", of_8_bits(b"\0\3\4\xff", colors=FOUR, own=RAMP), [0, 3, 0, 0]),
+    ("a palette, transparent there", of_8_bits(b"\0\3\4\xff", colors=FOUR, transparent=4), [9, 6, 255, 0]),
+    ("a scale, transparent there", of_8_bits(b"\0\3\4\xff", colors=RAMP, transparent=4), [0, 3, 255, 0]),
+    ("a scale, transparent inside", of_8_bits(b"\0\3\4\xff", colors=RAMP, transparent=3), [0, 255, 0, 0]),
+]
+
+
+@pytest.mark.parametrize(("data", "shown"), [row[1:] for row in BEYOND], ids=[row[0] for row in BEYOND])
+def test_beyond_the_palette_it_is_black(data: bytes, shown: list[int]) -> None:
+    """As browsers show it."""
+    assert decode_image(data)[0, :, 0].tolist() == shown
+
+
+def test_without_a_palette_nobody_knows_its_colors() -> None:
+    with pytest.raises(UnsupportedVariant, match=r"no palette.*send it as a PNG"):
+        decode_image(of_8_bits(b"\0\3\4\xff"))
 
 
 # (left and top of the frame, the screen, the size that is shown)

@@ -104,6 +104,15 @@ def with_palette(bits: int) -> bytes:
 
 
 COLORS = encode(picture(), "JPEG 2000")
+WITH_ALPHA = encode(picture().convert("RGBA"), "JPEG 2000")
+OPACITY_AT = WITH_ALPHA.index(b"cdef") + 6 + 3 * 6 + 2
+
+
+def of_kind(kind: int) -> bytes:
+    """The last channel is opacity (1), opacity that the colors are multiplied by (2), or unknown (65535)."""
+    return WITH_ALPHA[:OPACITY_AT] + struct.pack(">H", kind) + WITH_ALPHA[OPACITY_AT + 2 :]
+
+
 REFUSED = {
     "signed colors": (jpeg2000(ramp(8, "int8", channels=3), 8), "negative values"),
     "signed colors, deep": (jpeg2000(ramp(16, "int16", channels=3), 16), "negative values"),
@@ -111,6 +120,12 @@ REFUSED = {
     "more than 16 bits": (of_bits(jpeg2000(ramp(16, "uint16"), 16), 23), "24 bits"),
     "more than 16 bits, signed": (of_bits(jpeg2000(ramp(16, "uint16"), 16), 0x80 | 23), "24 bits"),
     "more than 16 bits in a color": (of_bits(COLORS, 7, 7, 17), "18 bits"),
+    "two channels": (jpeg2000(ramp(8, "uint8", channels=2), 8), "2 components is opacity"),
+    "two channels, bare": (jpeg2000(ramp(8, "uint8", channels=2), 8, "j2k"), "2 components is opacity"),
+    "four channels": (jpeg2000(ramp(8, "uint8", channels=4), 8), "4 components is opacity"),
+    "four channels, bare": (encode(picture().convert("RGBA"), "JPEG 2000", no_jp2=True), "4 components is opacity"),
+    "alpha that the colors are multiplied by": (of_kind(2), "4 components is opacity"),
+    "a fourth channel of no kind": (of_kind(65535), "4 components is opacity"),
     "a palette for 4 bits": (with_palette(4), "4 bits"),
 }
 
@@ -120,6 +135,10 @@ def test_what_would_become_other_pixels_is_refused_before_it_is_decoded(data: by
     for read in (probe, read_picture):
         with pytest.raises(UnsupportedVariant, match=rf"{why}.*send it as"):
             read(data)
+
+
+def test_a_last_channel_that_is_said_to_be_opacity_is() -> None:
+    np.testing.assert_array_equal(decode_image(of_kind(1)), np.asarray(picture()))
 
 
 def test_a_palette_for_8_bits_is_seen() -> None:

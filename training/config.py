@@ -156,6 +156,9 @@ class TrainConfig(_Group):
         description="what an object is in masks of one class: the pixels of one value, or each connected piece of "
         "them; auto: the values, and masks that show foreground alone are refused",
     )
+    class_attribute: str | None = Field(
+        None, description="the attribute of VIA's regions that names their class, where they have several"
+    )
     val: float | None = Field(
         None, gt=0, lt=1, description="share of the images to hold out where there is no validation split"
     )

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes |= {"annotations": tuple(options.annotations), "images": options.images}
                 changes |= {} if options.orientation == "auto" else {"orientation": options.orientation}
                 changes |= {} if options.mask_objects == "auto" else {"mask_objects": options.mask_objects}
+                changes |= {} if options.class_attribute is None else {"class_attribute": options.class_attribute}
                 changes |= {} if options.on_broken is None else {"on_broken": options.on_broken}
                 config = config.model_copy(update=changes)
                 described = options.data is not None or options.annotations

@@ -194,6 +194,7 @@ def _origin_flags(options: argparse.Namespace, splits: dict[str, Dataset]) -> tu
         words += ["--images", str(options.images)]
     for flag, value in (("--orientation", options.orientation), ("--mask_objects", options.mask_objects)):
         words += [flag, value] if value != "auto" else []
+    words += ["--class_attribute", options.class_attribute] if options.class_attribute is not None else []
     if options.val is not None:
         words += ["--val", f"{options.val:g}", *(["--seed", str(options.seed)] if options.seed else [])]
     elif "val" not in splits and len(splits.get("train", ())) > 1:

@@ -50,6 +50,7 @@ MAY_CHANGE: Final = frozenset(
         "on_broken",
         "orientation",
         "mask_objects",
+        "class_attribute",
         "val",
         "classes",
         "rename",

@@ -38,7 +38,7 @@ from training.data.formats.splits import (
     without_other_splits,
 )
 from training.data.formats.via.documents import read_images
-from training.data.formats.via.reader import is_via, load_via_files
+from training.data.formats.via.reader import is_via, load_via, load_via_files
 from training.data.formats.voc import names_splits
 from training.data.formats.yolo.files import FILE, find_yolo
 from training.data.formats.yolo.reader import load_yolo, yolo_splits
@@ -56,13 +56,14 @@ _LOOKED = 50
 class Origin:
     """folder holds a dataset of any format. annotations are files, whose images lie in `images`, in `folder`, or beside
     them. orientation says how COCO's annotations lie where the sizes of images do not tell, mask_objects what an object
-    is in masks of one class."""
+    is in masks of one class, class_attribute which attribute of VIA's regions names their class."""
 
     folder: Path | None = None
     annotations: tuple[Path, ...] = ()
     images: Path | None = None
     orientation: Orientation = "auto"
     mask_objects: MaskObjects = "auto"
+    class_attribute: str | None = None
 
     @classmethod
     def of(
@@ -72,11 +73,12 @@ class Origin:
         images: Path | None = None,
         orientation: Orientation = "auto",
         mask_objects: MaskObjects = "auto",
+        class_attribute: str | None = None,
     ) -> Origin:
         """What flags say; data may be a file too, as in --data data.yaml."""
         if data is not None and data.is_file() and not annotations:
-            return cls(None, (data,), images, orientation, mask_objects)
-        return cls(data, tuple(annotations), images, orientation, mask_objects)
+            return cls(None, (data,), images, orientation, mask_objects, class_attribute)
+        return cls(data, tuple(annotations), images, orientation, mask_objects, class_attribute)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.annotations)) or str(self.folder)
@@ -105,7 +107,7 @@ class Located:
 
 
 def add_origin_flags(parser: argparse.ArgumentParser) -> None:
-    """--annotations, --images, --orientation and --mask_objects, which `origin_of` reads."""
+    """--annotations, --images, --orientation, --mask_objects and --class_attribute, which `origin_of` reads."""
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -130,11 +132,18 @@ def add_origin_flags(parser: argparse.ArgumentParser) -> None:
         help="what an object is in masks of one class: the pixels of one value, or each connected piece of them; auto: "
         "the values, and masks that show foreground alone are refused",
     )
+    parser.add_argument(
+        "--class_attribute",
+        metavar="NAME",
+        help="the attribute of VIA's regions that names their class, where they have several",
+    )
 
 
 def origin_of(options: argparse.Namespace, folder: Path | None) -> Origin:
     """What the flags say."""
-    return Origin.of(folder, options.annotations, options.images, options.orientation, options.mask_objects)
+    return Origin.of(
+        folder, options.annotations, options.images, options.orientation, options.mask_objects, options.class_attribute
+    )
 
 
 def require_there(origin: Origin) -> None:
@@ -170,6 +179,8 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
         raise DatasetError(
             f"--mask_objects {origin.mask_objects} is about {' and '.join(_MASKS)}, and {origin} is {found.format}"
         )
+    if origin.class_attribute is not None and found.format != "via":
+        raise DatasetError(f"--class_attribute {origin.class_attribute} is about VIA, and {origin} is {found.format}")
     return replace(found, splits={split: partial(_merged, load) for split, load in found.splits.items()})
 
 
@@ -210,7 +221,11 @@ def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -
         return _told_apart(_located_coco(origin, chosen.name, files), folder, named=_coco_named(files))
     if not splits:
         raise DatasetError(_unknown(folder, f"the format {form}", (chosen,)))
-    load = partial(_MASKS[chosen.name], objects=origin.mask_objects) if chosen.name in _MASKS else chosen.load
+    load = chosen.load
+    if chosen.name in _MASKS:
+        load = partial(_MASKS[chosen.name], objects=origin.mask_objects)
+    elif chosen.name == "via":
+        load = partial(load_via, class_attribute=origin.class_attribute)
     found = Located(origin, chosen.name, {split: partial(load, folder, split) for split in splits})
     return _told_apart(found, folder, named=_names_splits(chosen.name, folder))
 
@@ -242,7 +257,10 @@ def _locate_files(origin: Origin) -> Located:
         return _told_apart(_located_coco(origin, "coco", coco), folder, named=named)
     if all(map(is_via, files.values())):
         root = origin.images or origin.folder
-        loads = {split: partial(load_via_files, [file], root or file.parent) for split, file in files.items()}
+        loads = {
+            split: partial(load_via_files, [file], root or file.parent, class_attribute=origin.class_attribute)
+            for split, file in files.items()
+        }
         return _told_apart(Located(origin, "via", loads), folder, named=named)
     wrong = next(file for file in files.values() if not is_coco(file) and not is_via(file))
     raise DatasetError(

@@ -82,7 +82,14 @@ def named(config: TrainConfig) -> Origin | None:
     """Where the data lie that the configuration names; None where it names none, and they are generated."""
     if config.data is None and not config.annotations:
         return None
-    return Origin.of(config.data, config.annotations, config.images, config.orientation, config.mask_objects)
+    return Origin.of(
+        config.data,
+        config.annotations,
+        config.images,
+        config.orientation,
+        config.mask_objects,
+        config.class_attribute,
+    )
 
 
 def generate(folder: Path, task: Task, seed: int) -> None:

@@ -48,6 +48,7 @@ from training.data.formats.via.reader import load_via
 from training.data.formats.voc import load_voc
 from training.data.formats.yolo.reader import load_yolo
 from training.data.loading.source import DataStop, load_training_data
+from training.data.shapes import write_shapes
 
 SHARED = Path(__file__).parents[5] / "shared" / "data"
 
@@ -342,8 +343,25 @@ def _complaint(form: Format, folder: Path) -> tuple[list[str] | None, str]:
 
 def test_a_class_attribute_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
     via(tmp_path, region({"color": "red", "species": "cat"}))
-    with pytest.raises(DatasetError, match="attributes color, species: call the one"):
+    with pytest.raises(DatasetError, match="attributes color, species: say with --class_attribute"):
         load_via(tmp_path, "train")
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_which_attribute_of_via_is_the_class_can_be_said(tmp_path: Path, by_file: bool) -> None:
+    via(tmp_path, region({"color": "red", "species": "cat", "type": "A"}), region({"species": "dog", "type": "A"}))
+    where = {"annotations": (tmp_path / "via_region_data.json",)} if by_file else {"folder": tmp_path}
+    assert locate(Origin(**where)).read()["train"].class_names == ("A",)
+    chosen = locate(Origin(**where, class_attribute="species")).read()["train"]
+    assert chosen.class_names == ("cat", "dog")
+    with pytest.raises(DatasetError, match=r"no attribute 'spices' .*; there is: color, species, type"):
+        locate(Origin(**where, class_attribute="spices")).read()
+
+
+def test_an_attribute_for_another_format_is_told_so(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "coco", train=1, val=1, seed=0)
+    with pytest.raises(DatasetError, match=r"--class_attribute species is about VIA, and .* is coco"):
+        locate(Origin(tmp_path / "coco", class_attribute="species"))
 
 
 @pytest.mark.parametrize(

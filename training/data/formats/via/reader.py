@@ -1,8 +1,8 @@
 """VGG Image Annotator (VIA 1, 2, 3): regions beside the images, as the exported JSON or CSV or the project has them.
 
 VIA runs in the browser, which shows pictures with their EXIF orientation applied. Polygons, polylines, rectangles,
-circles and ellipses are areas. The class is the region attribute named class, label, name, type or category, else the
-only one there is; "object" where regions have none. Our own addition is the attribute "crowd".
+circles and ellipses are areas. The class is the region attribute that is asked for, or named class, label, name, type
+or category, or the only one there is; "object" where regions have none. Our own addition is the attribute "crowd".
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def via_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _via_files))
 
 
-def load_via(folder: Path, split: str) -> Dataset:
+def load_via(folder: Path, split: str, class_attribute: str | None = None) -> Dataset:
     """Reads the VIA files of a split; classes are sorted by name.
 
     Raises DatasetError when the split is not there and where two files annotate an image differently; broken records
@@ -54,11 +54,16 @@ def load_via(folder: Path, split: str) -> Dataset:
     root = split_folders(folder, _via_files).get(split)
     if root is None:
         raise DatasetError(f"{folder} has no VIA split '{split}': looked for {LAYOUT}")
-    return load_via_files(_via_files(root), root, f"via_{split}")
+    return load_via_files(_via_files(root), root, f"via_{split}", class_attribute)
 
 
-def load_via_files(files: Sequence[Path], root: Path, name: str = "via_train") -> Dataset:
-    """Reads VIA files whose images lie in `root`. Raises DatasetError as `load_via` does."""
+def load_via_files(
+    files: Sequence[Path], root: Path, name: str = "via_train", class_attribute: str | None = None
+) -> Dataset:
+    """Reads VIA files whose images lie in `root`. class_attribute: the region attribute that is the class.
+
+    Raises DatasetError as `load_via` does.
+    """
     assembly = Assembly(name, root)
     sources: dict[str, tuple[Path, Record]] = {}
     attributes = {}
@@ -67,7 +72,7 @@ def load_via_files(files: Sequence[Path], root: Path, name: str = "via_train") -
             records = read_images(file) or []
         except BrokenRecord as broken:
             raise DatasetError(broken.message) from None
-        attributes[file] = _class_attribute(records)
+        attributes[file] = _class_attribute(records, class_attribute)
         for index, record in enumerate(records):
             try:
                 key = text(record, "filename", f"image {index} of {file}")
@@ -146,13 +151,18 @@ def _regions(record: Any) -> list[Any]:
     return regions if isinstance(regions, list) else []
 
 
-def _class_attribute(records: list[Any]) -> str | None:
+def _class_attribute(records: list[Any], wanted: str | None) -> str | None:
     """The region attribute that names the class in this file; None where regions have no attribute."""
     names: dict[str, None] = {}
     for record in records:
         for region in _regions(record):
             attributes = region.get("region_attributes") if isinstance(region, dict) else None
             names |= dict.fromkeys(attributes if isinstance(attributes, dict) else ())
+    if wanted is not None:
+        if wanted not in names:
+            there = ", ".join(sorted(names)) or "none"
+            raise DatasetError(f"VIA's regions have no attribute '{wanted}' (--class_attribute); there is: {there}")
+        return wanted
     known = {name.lower(): name for name in names}
     for name in CLASS_ATTRIBUTES:
         if name in known:
@@ -160,7 +170,8 @@ def _class_attribute(records: list[Any]) -> str | None:
     others = [name for name in names if name.lower() not in (CROWD, "iscrowd")]
     if len(others) > 1:
         raise DatasetError(
-            f"VIA's regions have the attributes {', '.join(sorted(others))}: call the one that is the class 'class'"
+            f"VIA's regions have the attributes {', '.join(sorted(others))}: say with "
+            f"--class_attribute NAME which one is the class"
         )
     return others[0] if others else None
 

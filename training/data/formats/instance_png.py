@@ -3,8 +3,8 @@ every connected piece, where a person says so.
 
 Folders: `PNGImages/` with `PedMasks/` (Penn-Fudan), or `images/` with `masks/`, with a folder for each split in them,
 around them, or none; or image and mask in one folder (Cellpose). The mask of `a.jpg` is `a.png` or `a_mask.png`, or
-what Cellpose saves: `a_masks.tif`, `a_cp_masks.png`. The class is what `classes.txt` says; "person" for Penn-Fudan,
-otherwise "object".
+what Cellpose saves: `a_masks.tif`, `a_cp_masks.png`; that of `a_img.png` may be `a_masks.png` too, as in Cellpose's own
+data. The class is what `classes.txt` says; "person" for Penn-Fudan, otherwise "object".
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ LAYOUTS = (("PNGImages", "PedMasks", "person"), ("images", "masks", "object"))
 LAYOUT = "images/ with masks/, PNGImages/ with PedMasks/: PNGs or TIFFs of instance ids; or NAME_cp_masks beside NAME"
 CLASS_FILE = "classes.txt"
 _MASKS: Final = ("_cp_masks", "_masks", "_mask")
+_IMAGES: Final = ("_img", "_image")
+"""What may stand in an image's name where its mask's has one of _MASKS."""
 _BYPRODUCTS: Final = ("_cp_output", "_flows", "_cp_flows", "_outlines", "_dP", "_cellprob")
 """What Cellpose saves beside masks."""
 
@@ -62,8 +64,7 @@ def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -
     for image in _image_files(folders):
         stem = image.relative_to(folders.images).with_suffix("").as_posix()
         try:
-            names = (stem, *(f"{stem}{ending}" for ending in _MASKS))
-            mask = next((masks.pop(name) for name in names if name in masks), None)
+            mask = next((masks.pop(name) for name in (stem, *_mask_names(stem)) if name in masks), None)
             header = read_header(image)
             ids = _ids(image, mask, header)
             background.add(ids)
@@ -130,7 +131,13 @@ def _has_folders(names: Iterable[str], folder: Path) -> bool:
 
 def _has_masks_beside(folder: Path) -> bool:
     stems = {path.stem for path in images_in(folder)} | {path.stem for path in folder.rglob("*_seg.npy")}
-    return any(f"{stem}{ending}" in stems for stem in stems for ending in (*_MASKS, "_seg"))
+    return any(name in stems for stem in stems for name in (*_mask_names(stem), f"{stem}_seg"))
+
+
+def _mask_names(stem: str) -> list[str]:
+    """What the mask of an image may be called before the suffix, the likeliest first."""
+    bases = (stem, *(stem.removesuffix(ending) for ending in _IMAGES if stem.endswith(ending)))
+    return [f"{base}{ending}" for base in bases for ending in _MASKS]
 
 
 def _image_files(folders: _Folders) -> list[Path]:

@@ -117,3 +117,27 @@ def test_what_cannot_be_located_is_said(tmp_path: Path, origin: Callable[[Path],
     write_json(tmp_path / "notes.json", {"notes": []})
     with pytest.raises(DatasetError, match=reason):
         locate(origin(tmp_path))
+
+
+@pytest.mark.parametrize("inner", ["set", "set/set"])
+@pytest.mark.parametrize(
+    "beside",
+    [(), ("set.zip",), ("README.md",), ("README", "LICENSE.txt"), ("set.tar.gz", "__MACOSX/._set", ".DS_Store")],
+)
+def test_the_folder_that_an_archive_unpacks_to_is_opened(tmp_path: Path, beside: tuple[str, ...], inner: str) -> None:
+    tools.labelme(tmp_path / inner, *tools.pictures(tmp_path / inner))
+    for name in beside:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("not data")
+    located = locate(Origin(tmp_path))
+    assert (located.format, {split: len(data) for split, data in located.read().items()}) == ("labelme", {"train": 2})
+    assert tmp_path / inner in located.read()["train"].images[0].path.parents
+
+
+@pytest.mark.parametrize("beside", ["notes.txt", "other/1.txt"])
+def test_a_folder_beside_something_else_is_named(tmp_path: Path, beside: str) -> None:
+    tools.coco(tmp_path / "set/labels.json", tools.pictures(tmp_path / "set/data"))
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).write_text("not data")
+    with pytest.raises(DatasetError, match=r"set holds one of the format coco: give that folder"):
+        locate(Origin(tmp_path))

@@ -97,8 +97,8 @@ def labelme_kind(kind: str) -> Callable[[Path], None]:
     return lambda folder: tools.labelme(folder, *tools.pictures(folder), kind=kind)
 
 
-def via_csv(folder: Path) -> None:
-    tools.via_csv(folder / "via_region_data.csv", tools.pictures(folder))
+def via_csv(first: str) -> Callable[[Path], None]:
+    return lambda folder: tools.via_csv(folder / "via_region_data.csv", tools.pictures(folder), first)
 
 
 def via_3(folder: Path) -> None:
@@ -166,6 +166,17 @@ def cellpose(ending: str) -> Callable[[Path], None]:
     return write
 
 
+def cellpose_pairs(image: str, mask: str) -> Callable[[Path], None]:
+    """As Cellpose's own data are called."""
+
+    def write(folder: Path) -> None:
+        for split in ("train", "test"):
+            for name in tools.pictures(folder / split, f"000{image}.png", f"001{image}.png"):
+                write_ids(folder / split / f"{name[:3]}{mask}", tools.ids() * 300)
+
+    return write
+
+
 def masks_beside(folder: Path) -> None:
     for name in tools.pictures(folder / "images"):
         write_ids(folder / "masks" / f"{Path(name).stem}_masks.tif", tools.ids() * 300)
@@ -198,7 +209,9 @@ ONE, TWO = ("train",), ("train", "val")
         pytest.param(labelme_kind("rectangle"), "labelme", ONE, id="X-AnyLabeling's rectangle of four points"),
         pytest.param(labelme_kind("rotation"), "labelme", ONE, id="X-AnyLabeling's rotation"),
         pytest.param(labelme_kind("oriented_rectangle"), "labelme", ONE, id="LabelMe's oriented rectangle"),
-        pytest.param(via_csv, "via", ONE, id="VIA's CSV"),
+        pytest.param(via_csv("filename"), "via", ONE, id="VIA 2's CSV"),
+        pytest.param(via_csv("#filename"), "via", ONE, id="VIA 1's CSV"),
+        pytest.param(via_csv("# filename "), "via", ONE, id="VIA 1's CSV, edited"),
         pytest.param(via_3, "via", ONE, id="VIA 3"),
         pytest.param(via_twice, "via", ONE, id="VIA's export and project of the same"),
         pytest.param(yolo_roboflow, "yolo", TWO, id="Roboflow YOLO"),
@@ -229,6 +242,10 @@ def test_a_tools_folder_is_read_as_it_lies(
         pytest.param(object_folders, "object_png", ONE, id="a folder of masks for each image"),
         pytest.param(cellpose("_masks.tif"), "instance_png", ("train", "test"), id="Cellpose _masks, 16 bits"),
         pytest.param(cellpose("_cp_masks.png"), "instance_png", ("train", "test"), id="Cellpose _cp_masks"),
+        pytest.param(cellpose_pairs("_img", "_masks.png"), "instance_png", ("train", "test"), id="Cellpose's own data"),
+        pytest.param(cellpose_pairs("_img", "_cp_masks.tif"), "instance_png", ("train", "test"), id="_img, _cp_masks"),
+        pytest.param(cellpose_pairs("_image", "_mask.png"), "instance_png", ("train", "test"), id="_image and _mask"),
+        pytest.param(cellpose_pairs("_img", "_img_masks.png"), "instance_png", ("train", "test"), id="_img_masks"),
         pytest.param(masks_beside, "instance_png", ONE, id="images/ and masks/ with Cellpose's names"),
     ],
 )

@@ -112,8 +112,9 @@ def via_images(names: Sequence[str], attribute: str = "class") -> dict[str, Any]
     return {f"{name}9": {"filename": name, "size": 9, "regions": regions, "file_attributes": {}} for name in names}
 
 
-def via_csv(file: Path, names: Sequence[str]) -> None:
-    columns = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+def via_csv(file: Path, names: Sequence[str], first: str = "filename") -> None:
+    """first: what the first column is called."""
+    columns = f"{first},file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
     with file.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(columns.split(","))

@@ -48,10 +48,11 @@ def read_images(file: Path) -> list[Record] | None:
 
 
 def _table(file: Path) -> list[Record] | None:
-    """VIA 1 and 2's CSV: a line for each region, and one for an image without."""
+    """VIA 1 and 2's CSV: a line for each region, and one for an image without. VIA 1 has #filename for filename."""
     try:
         table = csv.DictReader(StringIO(read_text(file), newline=""))
-        if not set(table.fieldnames or ()) >= _COLUMNS:
+        table.fieldnames = [name.strip().removeprefix("#").strip() for name in table.fieldnames or ()]
+        if not set(table.fieldnames) >= _COLUMNS:
             return None
         images: dict[str, Record] = {}
         for row in table:

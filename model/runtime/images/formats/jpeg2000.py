@@ -25,12 +25,14 @@ _DEEPEST: Final = 16
 def prepare(image: Image.Image, data: bytes) -> None:
     """Makes the opened image of `data` fit to be loaded. Raises UnsupportedVariant where it would be other pixels."""
     components = _components(data)
-    deepest = max(map(_bits, components))
+    shallowest, deepest = min(map(_bits, components)), max(map(_bits, components))
     why = ""
     if len(components) > 1 and any(component & _SIGNED for component in components):
         why = "its colors have negative values"
     elif deepest > _DEEPEST:
         why = f"its values have {deepest} bits, and at most {_DEEPEST} can be read"
+    elif len(components) > 1 and shallowest < 8:  # Pillow fills up with zeros: white would be gray
+        why = f"it has several components, one of {shallowest} bits, and at least 8 can be read"
     elif image.mode in ("P", "PA") and _bits(components[0]) != 8:
         why = f"its palette is for values of {_bits(components[0])} bits, and only 8 can be read"
     elif image.mode in ("LA", "RGBA", "PA") and not _ends_in_opacity(data, len(components)):

@@ -15,8 +15,8 @@ FILE = "file"
 """The name of the parts that hold images."""
 
 
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
-_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;]*)", re.IGNORECASE)
+_QUOTED = re.compile(r'(?<!\*=)"(?:\\.|[^"\\])*"')
+_EXTENDED_NAME = re.compile(r""";\s*filename\*\s*=\s*"?(utf-8|iso-8859-1)'[^']*'([^\s;"]*)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -130,9 +130,15 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [{"parameter": ".".join(map(str, e["loc"][1:])), "message": _message(e)} for e in error.errors()]
+    errors = [{"parameter": _parameter(e["loc"]), "message": _message(e)} for e in error.errors()]
     detail = "; ".join(f"{e['parameter']}: {e['message']}" for e in errors)
     return problem_response(Problem(INVALID_PARAMETER, detail, extra={"errors": errors}), request.scope)
+
+
+def _parameter(place: Sequence[str | int]) -> str:
+    """Without where it stands, and without pydantic's names for the kinds of value that it may have."""
+    _, *names = place
+    return ".".join(str(name) for name in names if isinstance(name, int) or "[" not in name)
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit, urlunsplit
@@ -10,8 +11,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&()*+;=:@-]+)*")
-"""A path, or nothing. What begins with two slashes would be another host."""
+PREFIX = re.compile(r"(/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&()*+;=:@-]+)*")
+"""A path, or nothing. What begins with two slashes would be another host, and dots would lead out of it."""
+
+logger = logging.getLogger(__name__)
 
 
 class BehindProxy:
@@ -29,6 +32,7 @@ class BehindProxy:
         self._forwarded = ProxyHeadersMiddleware(app, list(trusted))  # type: ignore[arg-type]  # ASGI as uvicorn types it
         self._root_path = root_path
         self._own = own
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answered(message: Message) -> None:
@@ -53,7 +57,12 @@ class BehindProxy:
         if sent is None or client is None or client[0] not in self._forwarded.trusted_hosts:
             return self._root_path
         prefix = sent.strip().rstrip("/")
-        return prefix if PREFIX.fullmatch(prefix) else self._root_path
+        if PREFIX.fullmatch(prefix):
+            return prefix
+        if not self._warned:
+            logger.warning("X-Forwarded-Prefix is passed over: %.100r is no path of plain characters", sent)
+            self._warned = True
+        return self._root_path
 
 
 def _without_origin(location: bytes) -> bytes:

@@ -51,8 +51,8 @@ class Reloader:
         self._refused: dict[tuple[str, int], Fingerprint] = {}
         self._changed: dict[tuple[str, int], Fingerprint] = {}
         catalog.dispose = lambda model: in_background(model.close)
-        self.on_load: Callable[[str, bool], None] = lambda name, served: None
-        """Told the name, and whether the version is served now."""
+        self.on_load: Callable[[str, int, bool], None] = lambda name, version, served: None
+        """Told the name, the version and whether it is served now."""
 
     async def run(self) -> None:
         """Look now, and then again and again, until cancelled."""
@@ -278,7 +278,7 @@ class Reloader:
             model = await self._in_thread(lambda: self._loader.load(name, version))
         except (RefusedError, OSError) as error:
             catalog.refused[key] = str(error)
-            self.on_load(name, False)
+            self.on_load(name, version, False)
             logger.error("%s/%d is refused: %s", name, version, error)
             return False
         finally:
@@ -287,7 +287,7 @@ class Reloader:
         catalog.refused.pop(key, None)
         catalog.retired.pop(key, None)
         catalog.add(model)
-        self.on_load(name, True)
+        self.on_load(name, version, True)
         logger.info("%s is served", model)
         return True
 

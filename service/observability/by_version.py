@@ -75,6 +75,10 @@ class ByVersion(Collector):
     def of(self, model: str, version: int) -> Deeds:
         return self._deeds.get((model, version)) or Deeds(last=0.0)
 
+    def begin(self, model: str, version: int) -> None:
+        """It is loaded: what another of this number did before is not its own."""
+        self._deeds.pop((model, version), None)
+
     def request(self, record: RequestRecord) -> None:
         """A request that is over and came as far as to a model."""
         if record.model is None or record.version is None:

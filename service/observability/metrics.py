@@ -187,7 +187,9 @@ class Metrics:
             self._batch_size.observe(size)
             self._batch_fill.observe(size / limit)
 
-    def load(self, model: str, served: bool) -> None:
+    def load(self, model: str, version: int, served: bool) -> None:
+        if served:
+            self.by_version.begin(model, version)
         self._loads.labels(model, "served" if served else "refused").inc()
 
     def scores(self, model: str, counts: Iterable[tuple[str, ScoreCounts]]) -> None:

@@ -50,7 +50,7 @@ class Visit:
 
     @property
     def accept_encoding(self) -> str:
-        return self.request.headers.get("accept-encoding", "")
+        return ", ".join(self.request.headers.getlist("accept-encoding"))
 
     async def receive(self) -> Upload:
         """Read the body. Raises Problem."""

@@ -29,6 +29,7 @@ from service.routes.inference_schemas import (
     output_tensors,
 )
 from service.routes.openapi import (
+    INDEX_BODY,
     INFER_BODY,
     INFER_RESPONSES,
     LOAD_BODY,
@@ -38,7 +39,7 @@ from service.routes.openapi import (
     UNLOAD_RESPONSES,
     problem_responses,
 )
-from service.routes.repository import parse_load, parse_unload
+from service.routes.repository import parse_index, parse_load, parse_unload
 from service.routes.schemas import Version
 from service.routes.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
 from service.scheduling.gate import Deadline
@@ -126,13 +127,22 @@ async def infer_version(request: Request, name: str, version: Version) -> Respon
     return await _infer(request, name, version)
 
 
-@router.post("/repository/index", summary="Every version that is known of", responses=problem_responses(401, 503))
+@router.post(
+    "/repository/index",
+    summary="Every version that is known of",
+    openapi_extra=INDEX_BODY,
+    responses=problem_responses(400, 401, 408, 413, 422, 503),
+)
 async def repository_index(request: Request) -> list[RepositoryEntry]:
-    catalog = lifecycle_of(request).catalog
+    """With `{"ready": true}` in the body, only those that are served."""
+    lifecycle = lifecycle_of(request)
+    catalog = lifecycle.catalog
+    asked = parse_index((await read_body(request, lifecycle.settings.max_body_bytes)).body())
     return [
         RepositoryEntry(name=name, version=str(one.version), state=STATES[one.state], reason=one.reason)
         for name in catalog.known_names
         for one in catalog.versions(name)
+        if one.state == "served" or not asked.ready
     ]
 
 

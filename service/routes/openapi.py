@@ -12,7 +12,7 @@ from model.runtime.analysis.file_types import FILE_TYPES
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
 from service.routes.files import TRUNCATED
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
-from service.routes.repository import LoadBody, UnloadBody
+from service.routes.repository import IndexBody, LoadBody, UnloadBody
 from service.routes.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
 
 DESCRIPTION = """
@@ -123,6 +123,7 @@ INFER_BODY: dict[str, Any] = {
 }
 
 LOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("LoadRequest")}}
+INDEX_BODY: dict[str, Any] = {"requestBody": {"content": _json("IndexRequest")}}
 UNLOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("UnloadRequest")}}
 
 _PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -234,6 +235,7 @@ _REFERRED_TO: dict[str, type[BaseModel]] = {
     "CocoResult": CocoResult,
     "InferRequest": InferRequestBody,
     "InferResponse": InferResponseBody,
+    "IndexRequest": IndexBody,
     "LoadRequest": LoadBody,
     "UnloadRequest": UnloadBody,
 }

@@ -153,7 +153,7 @@ def _content(file: File) -> bytes:
 
 def _wants_picture(request: Request) -> bool:
     """Whether the client prefers image/png to JSON."""
-    accept = request.headers.get("accept", "")
+    accept = ", ".join(request.headers.getlist("accept"))
     return preference(accept, PNG) > preference(accept, JSON)
 
 

@@ -30,6 +30,8 @@ FLAGS: Final = tuple(
     for name, field in Settings.model_fields.items()
     for flag in (("--", "--no-") if field.annotation is bool else ("--",))
 )
+TABLES: Final = {"versions": "{nuclei = 1}", "model_aliases": '{best = "nuclei:1"}'}
+"""How the file has them."""
 PER_MODEL: Final = '{"nuclei": {"max_batch_size": 4}}'
 
 
@@ -92,7 +94,7 @@ def _keys_in(name: str, file: Path | None) -> tuple[str, ...]:
 
 def _config_file(arguments: Sequence[str]) -> Path | None:
     """The file must be known before everything else is read."""
-    file = os.environ.get(PREFIX + CONFIG.upper())
+    file = own_variables().get(PREFIX + CONFIG.upper())
     for position, argument in enumerate(arguments, 1):  # the last one wins
         name, equals, value = argument.partition("=")
         if name == f"--{CONFIG}":
@@ -161,7 +163,7 @@ def _one_line(error: ValidationError) -> str:
         elif entry["type"] == "tuple_type":
             message = "should be a list"
         elif entry["type"] in ("dict_type", "model_type"):
-            message = f"should be as in {PER_MODEL}"
+            message = f"should be as in {TABLES.get(str(entry['loc'][0]), PER_MODEL)}"
         name = "--" + str(entry["loc"][0]).replace("_", "-") if entry["loc"] else ""
         if name and not name.endswith("-keys"):  # a key is never shown
             if entry["loc"][0] == "per_model":

@@ -26,10 +26,14 @@ _URL: Final = re.compile(r"(?:(?:tcp|udp|sctp)://\S*:\d+)?")
 
 
 def own_variables() -> dict[str, str]:
-    """The variables MASKSERVE_* that are meant for the server, or its client, by their whole names."""
+    """The variables MASKSERVE_* that are meant for the server, or its client, by their whole names.
+
+    In capitals: pydantic reads a setting from them however they are written.
+    """
+    named = ((variable.upper(), value) for variable, value in os.environ.items())
     return {
         variable: value
-        for variable, value in os.environ.items()
+        for variable, value in named
         if variable.startswith(PREFIX) and not _is_service_link(variable.removeprefix(PREFIX), value)
     }
 

@@ -107,6 +107,14 @@ def _check_prefix(value: str) -> str:
     return prefix
 
 
+def _no_empty_path(value: object) -> object:
+    if (
+        value == ""
+    ):  # such as a variable of a deployment that is not filled in; pathlib takes it for the folder we are in
+        raise ValueError("no path in it; leave the setting out, or give one")
+    return value
+
+
 def _check_proxy(value: str) -> str:
     if value != "*":
         ip_network(value)  # says itself what is wrong
@@ -121,6 +129,7 @@ def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
+PathTo = Annotated[Path, BeforeValidator(_no_empty_path)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
@@ -176,7 +185,7 @@ class Settings(BaseSettings):
 
     _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
 
-    config: Path | None = Field(None, description="TOML file of settings; the environment and flags win over it")
+    config: PathTo | None = Field(None, description="TOML file of settings; the environment and flags win over it")
 
     host: Annotated[str, AfterValidator(_check_host)] = Field(
         "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
@@ -204,7 +213,7 @@ class Settings(BaseSettings):
         "(often 60 s, some 600 s), which may else use one that just closed",
     )
 
-    models: Path = Field(EMBEDDED_MODELS, description="model repository: a folder NAME/VERSION/ of bundles")
+    models: PathTo = Field(EMBEDDED_MODELS, description="model repository: a folder NAME/VERSION/ of bundles")
     model: str | None = Field(
         None, min_length=1, description="model that answers when a request names none; needed if there are several"
     )
@@ -296,9 +305,9 @@ class Settings(BaseSettings):
     api_keys: Secrets = Field(
         (), description="keys of which a request must bring one, separated by commas; none: everybody may ask"
     )
-    api_keys_file: Path | None = Field(None, description="file of such keys, one a line")
+    api_keys_file: PathTo | None = Field(None, description="file of such keys, one a line")
     admin_keys: Secrets = Field((), description="keys for loading, unloading and reloading models")
-    admin_keys_file: Path | None = Field(None, description="file of such keys, one a line")
+    admin_keys_file: PathTo | None = Field(None, description="file of such keys, one a line")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe message logged")
     log_format: Literal["json", "text"] = Field("json", description="form of the log on stdout, a line a message")

@@ -99,6 +99,8 @@ def test_no_more_files_than_allowed() -> None:
         ("filename*=UTF-8''%FF.png", "\ufffd.png"),
         ("filename=\"plain.png\"; filename*=utf-7''+AO8-.png", "plain.png"),
         ('filename="plain.png"; filename*=broken', "plain.png"),
+        ("filename*=\"UTF-8''na%C3%AFve.png\"", "naïve.png"),
+        ('filename*="UTF-8\'\'na%C3%AFve.png"; filename="plain.png"', "naïve.png"),
         ("filename=\"a; filename*=utf-8''b.png\"", "a; filename*=utf-8''b.png"),
         ('filename="naïve.png"', "naïve.png"),
     ],

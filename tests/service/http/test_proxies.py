@@ -11,7 +11,7 @@ from starlette._utils import get_route_path
 from starlette.types import Message, Receive, Scope, Send
 
 from service.http.proxies import BehindProxy
-from tests.service.harness import Server
+from tests.service.harness import Server, until
 
 OWN = {"models", "v2", "docs"}
 TRUSTED = ("127.0.0.1", "10.0.0.0/8", "::1")
@@ -67,6 +67,10 @@ def seen(
         pytest.param("/a\\evil", "/predict", "", "/predict", id="a backslash"),
         pytest.param("/a?b", "/predict", "", "/predict", id="a query"),
         pytest.param("/%2f", "/predict", "", "/predict", id="encoded"),
+        pytest.param("/m%20k", "/predict", "", "/predict", id="an encoded space"),
+        pytest.param("/../x", "/predict", "", "/predict", id="out of the site"),
+        pytest.param("/a/.", "/predict", "", "/predict", id="a dot at the end"),
+        pytest.param("/.a/..b", "/predict", "/.a/..b", "/predict", id="names that begin with dots"),
     ],
 )
 def test_the_prefix_is_that_of_the_header(header: str, path: str, root_path: str, route: str) -> None:
@@ -93,6 +97,15 @@ def test_only_trusted_proxies_are_believed(client: str | None, trusted: tuple[st
     assert scope["root_path"] == ("/evil" if believed else "/own")
     assert scope["scheme"] == ("https" if believed else "http")
     assert (scope["client"] is not None and scope["client"][0] == "203.0.113.9") is believed
+
+
+def test_a_prefix_that_is_passed_over_is_told_once(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    for _ in range(2):
+        assert location(server, "/predict/", X_Forwarded_Prefix="/m%20k") == "/predict"
+    until(lambda: any("/m%20k" in line for line in server.log))
+    assert server.client.get("/healthz").status_code == 200
+    assert sum("X-Forwarded-Prefix is passed over" in line for line in server.log) == 1
 
 
 @pytest.mark.parametrize("path", ["/predict", "/seg/predict"])

@@ -211,3 +211,9 @@ def test_requests_may_be_compressed(server: Server) -> None:
     image = encode(picture(1))
     packed = server.client.post("/predict", content=gzip.compress(image), headers={**PNG, "Content-Encoding": "gzip"})
     assert without_timing(packed.json()) == without_timing(server.predict(image).json())
+
+
+def test_accept_may_stand_in_several_lines(server: Server) -> None:
+    lines = [("Content-Type", "image/png"), ("Accept", "application/json;q=0.5"), ("Accept", "image/png")]
+    answer = server.client.post("/predict", content=encode(picture(1)), headers=lines)
+    assert answer.headers["content-type"] == "image/png"

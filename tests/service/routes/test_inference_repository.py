@@ -200,6 +200,39 @@ def test_what_only_triton_loads_is_refused(
     assert caught.value.status() == "422"
 
 
+def test_the_index_lists_what_is_ready_if_nothing_else_is_wanted(
+    two_models: tuple[triton.InferenceServerClient, Path], two_server: Server
+) -> None:
+    client, _ = two_models
+    client.unload_model("two")
+
+    def listed(body: bytes) -> list[str]:
+        return [one["name"] for one in two_server.client.post("/v2/repository/index", content=body).json()]
+
+    assert listed(b'{"ready": true}') == ["one"]
+    for body in (b"", b"{}", b'{"ready": false}'):
+        assert listed(body) == ["one", "two"]
+    assert two_server.client.post("/v2/repository/index", content=b'{"ready": 1}').status_code == 422
+
+
+def test_statistics_begin_anew_with_what_is_loaded_again(
+    two_models: tuple[triton.InferenceServerClient, Path],
+) -> None:
+    client, _ = two_models
+
+    def count(name: str) -> int:
+        (statistics,) = client.get_inference_statistics(name)["model_stats"]
+        number: int = statistics["inference_count"]
+        return number
+
+    for name in ("one", "two"):
+        answering(client, name)
+        assert count(name) == 1
+    client.unload_model("two")
+    client.load_model("two")
+    assert (count("one"), count("two")) == (1, 0)
+
+
 def test_a_misspelled_version_is_not_loaded(two_server: Server) -> None:
     for body in ({"Version": 1}, {"parameters": {"versions": 1}}):
         assert two_server.client.post("/v2/repository/models/one/load", json=body).status_code == 422

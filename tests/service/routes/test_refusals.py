@@ -228,3 +228,9 @@ def test_an_engine_failure_is_a_500_without_its_stack_trace(server: Server) -> N
     found = problem(server.predict(encode(picture(fail=True))), 500, "internal-error")
     assert "onnx" not in str(found).lower()
     until(lambda: any("Traceback" in line for line in server.log))  # the log has what the client must not see
+
+
+@pytest.mark.parametrize("parameters", [{"format": "CSV"}, {"tile": "big"}, {"masks": "png"}, {"timeout_ms": "soon"}])
+def test_a_wrong_parameter_has_the_name_that_was_asked_by(server: Server, parameters: dict[str, str]) -> None:
+    found = problem(server.predict(PNG, **parameters), 422, "invalid-parameter")
+    assert {error["parameter"] for error in found["errors"]} == {*parameters}

@@ -108,6 +108,7 @@ def test_what_holds_is_shown_with_its_origin(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "s.toml").write_text("port = 1\ntimeout_ms = 2000\nmax_batch_size = 3")
     monkeypatch.setenv("MASKSERVE_PORT", "4")
     monkeypatch.setenv("MASKSERVE_TIMEOUT_MS", "5000")
+    monkeypatch.setenv("maskserve_max_uploads", "3")
     arguments = [f"--config={tmp_path / 's.toml'}", "--port", "6", "--no-access-log"]
     lines = effective(read_settings(arguments), arguments).splitlines()
     for shown in (
@@ -115,6 +116,7 @@ def test_what_holds_is_shown_with_its_origin(monkeypatch: pytest.MonkeyPatch, tm
         "access_log = false # flag",
         f'# config = "{tmp_path / "s.toml"}" # flag',
         "timeout_ms = 5000 # environment",
+        "max_uploads = 3 # environment",
         "max_batch_size = 3 # file",
         'host = "127.0.0.1" # default',
         "# model is not set # default",

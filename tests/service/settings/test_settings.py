@@ -237,6 +237,10 @@ def test_a_wrong_value_is_shown_in_one_line_and_not_longer_than_it_helps() -> No
         pytest.param("MASKSERVE_PORT", "x", "--port x: should be a valid integer", id="wrong value"),
         pytest.param("MASKSERVE_TIMEOUT_MS", "", "--timeout-ms : should be a valid number", id="empty"),
         pytest.param("MASKSERVE_PROT", "1", "did you mean MASKSERVE_PORT?", id="misspelled"),
+        pytest.param("maskserve_prot", "1", "did you mean MASKSERVE_PORT?", id="misspelled in small letters"),
+        pytest.param("MASKSERVE_MODELS", "", "--models : no path in it", id="no folder"),
+        pytest.param("MASKSERVE_API_KEYS_FILE", "", "--api-keys-file : no path in it", id="no file of keys"),
+        pytest.param("maskserve_config", "", "--config: no file is named", id="no file, in small letters"),
         pytest.param("MASKSERVE_ZZZ", "1", "unknown setting MASKSERVE_ZZZ in the environment; see --help", id="alien"),
         pytest.param("MASKSERVE_CONFIG", "", "--config: no file is named", id="no file"),
         pytest.param("MASKSERVE_PER_MODEL", '{"a"', "--per-model: no JSON object", id="half a JSON"),
@@ -276,6 +280,8 @@ def test_a_wrong_variable_is_one_clear_line(
         pytest.param(
             "[per_model.nuclei]\nmax-batch-size = 1", "did you mean max_batch_size?", id="a model's in kebab case"
         ),
+        pytest.param('versions = ["a:1"]', "should be as in {nuclei = 1}", id="a list for versions"),
+        pytest.param("model_aliases = 1", 'should be as in {best = "nuclei:1"}', id="a number for aliases"),
         pytest.param("prot = 1", "unknown setting prot in ", id="misspelled"),
         pytest.param("prot = 1", "; did you mean port?", id="misspelled, with the right name"),
         pytest.param("zzz = 1", "; see --help", id="like nothing known"),

@@ -35,6 +35,10 @@ LINGER_SECONDS = 1.0
 
 STILL_THERE_SECONDS = 0.1
 """How often a client that has closed its side of the connection is asked whether it still listens."""
+_NO_REQUEST = (
+    "What came is not an HTTP/1.1 request with one Host and no transfer coding but chunked, or not a whole one; see "
+    "RFC 9112."
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -128,7 +132,7 @@ class _Protocol(HttpToolsProtocol):
                 self._refuse(Problem(HEADERS_TOO_LARGE, detail))
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem(BAD_HTTP, "What came is not an HTTP/1.1 request, or not a whole one; see RFC 9112."))
+        self._refuse(Problem(BAD_HTTP, _NO_REQUEST))
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -174,10 +178,20 @@ class _Protocol(HttpToolsProtocol):
         self._has_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._has_offer:
             return
+        self._check_head()
         super().on_headers_complete()
         self._in_head = self._head_begun = False
         self._head_bytes = 0
         self._stop_timer()
+
+    def _check_head(self) -> None:
+        """What RFC 9112 has a server refuse and the parser takes. Raises ValueError, for the parser to stop."""
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if codings not in ([], [b"chunked"]):  # 6.1; the body would be taken for what it holds
+            raise ValueError("a transfer coding other than chunked")
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # 3.2
+            raise ValueError("no Host, or several")
 
     def on_message_complete(self) -> None:
         if self._has_offer:  # not yet: see `_feed`

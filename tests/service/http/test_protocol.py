@@ -235,12 +235,13 @@ def test_requests_in_one_packet_are_all_answered() -> None:
     "sent",
     [
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
-        pytest.param(b"BREW / HTTP/1.1\r\n\r\n", id="unknown method"),
-        pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", id="header without colon"),
-        pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", id="path that is not ASCII"),
-        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", id="negative length"),
+        pytest.param(b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", id="unknown method"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", id="header without colon"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", id="path that is not ASCII"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", id="negative length"),
         pytest.param(
-            b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", id="two lengths of one body"
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            id="two lengths of one body",
         ),
     ],
 )
@@ -346,3 +347,35 @@ def test_the_servers_end_is_closed_too_when_the_client_keeps_its_own_open() -> N
         assert_refused(connection, HEADER_TIMEOUT)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             send_for_ever(connection)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no Host"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", id="two"),
+        pytest.param(b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", id="no Host, with an offer"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", id="gzip"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            id="gzip, in a line of its own",
+        ),
+    ],
+)
+def test_a_head_that_rfc_9112_has_refused(untouched: tuple[str, int], sent: bytes) -> None:
+    with connect(untouched) as connection:
+        connection.sendall(sent)
+        assert_problem(read_answer(connection), BAD_HTTP)
+        assert connection.recv(1) == b""
+
+
+def test_http_1_0_needs_no_host_and_codings_may_be_in_capitals() -> None:
+    app = Recorder()
+    with serving(app) as address:
+        for sent in (
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        ):
+            with connect(address) as connection:
+                connection.sendall(sent)
+                assert read_answer(connection).status == 200

@@ -23,7 +23,7 @@ from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
 from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import images_in
-from training.data.formats.splits import split_folders
+from training.data.formats.splits import noting_unused, outside, split_folders, split_of
 from training.data.formats.text_files import read_lines
 from training.data.formats.writing import Placed, Placement, paint, place_images
 
@@ -47,6 +47,24 @@ class _Folders(NamedTuple):
 def instance_png_splits(folder: Path) -> tuple[str, ...]:
     """The splits of such a folder, "train" where it is not split; none if it is not one."""
     return tuple(_find(folder))
+
+
+def instance_png_left_out(folder: Path) -> list[str]:
+    """What to say of images that are in no split: beside the folders of splits, or in one without its masks."""
+    found = _find(folder)
+    names = {masks for _, masks, _ in LAYOUTS}
+    others = outside(images_in(folder), (place for one in found.values() for place in (one.images, one.masks)))
+    images = [path for path in others if _is_image(path) and names.isdisjoint(path.relative_to(folder).parts)]
+    notes = []
+    for name, masks, _ in LAYOUTS:
+        for place in sorted((folder / name).glob("*/")):
+            inside = [path for path in images if path.is_relative_to(place)]
+            missing = folder / masks / place.name
+            if inside and split_of(place.name) and not missing.is_dir():
+                shown = f"{inside[0].relative_to(folder).as_posix()}; {masks}/{place.name} is not there"
+                notes.append(f"{len(inside)} images have no folder of masks and are left out, first: {shown}")
+                images = [path for path in images if path not in inside]
+    return [*notes, *noting_unused(folder, "images", images)]
 
 
 def load_instance_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
@@ -143,7 +161,12 @@ def _mask_names(stem: str) -> list[str]:
 def _image_files(folders: _Folders) -> list[Path]:
     if folders.images != folders.masks:
         return images_in(folders.images)
-    return [path for path in images_in(folders.images) if not path.stem.endswith((*_MASKS, *_BYPRODUCTS))]
+    return [path for path in images_in(folders.images) if _is_image(path)]
+
+
+def _is_image(path: Path) -> bool:
+    """By its name, where masks may lie beside images."""
+    return not path.stem.endswith((*_MASKS, *_BYPRODUCTS))
 
 
 def _mask_files(folders: _Folders) -> dict[str, Path]:

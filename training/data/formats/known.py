@@ -19,13 +19,14 @@ from training.data.formats.yolo import reader as yolo
 @dataclass(frozen=True, slots=True)
 class Format:
     """One format. layout is how it lies, for messages; splits says which splits a folder has in it, none where it is
-    another format; load reads one of them; save adds one to a folder."""
+    another format; load reads one of them; save adds one to a folder; left_out says what of a folder is in no split."""
 
     name: str
     layout: str
     splits: Callable[[Path], tuple[str, ...]]
     load: Callable[[Path, str], Dataset]
     save: Callable[[Dataset, Path, str, Placement], Placed] | None = None
+    left_out: Callable[[Path], list[str]] = lambda _: []
 
 
 FORMATS = (
@@ -33,16 +34,30 @@ FORMATS = (
     Format("coco_keypoints", layouts.KEYPOINTS, layouts.keypoint_splits, layouts.load_keypoint_split, save_coco),
     Format("cityscapes", cityscapes.LAYOUT, cityscapes.cityscapes_splits, cityscapes.load_cityscapes),
     Format("voc", voc.LAYOUT, voc.voc_splits, voc.load_voc, voc.save_voc),
-    Format("object_png", object_png.LAYOUT, object_png.object_png_splits, object_png.load_object_png),
-    Format("yolo", yolo.LAYOUT, yolo.yolo_splits, yolo.load_yolo, yolo.save_yolo),
+    Format(
+        "object_png",
+        object_png.LAYOUT,
+        object_png.object_png_splits,
+        object_png.load_object_png,
+        left_out=object_png.object_png_left_out,
+    ),
+    Format("yolo", yolo.LAYOUT, yolo.yolo_splits, yolo.load_yolo, yolo.save_yolo, yolo.yolo_left_out),
     Format(
         "instance_png",
         instance_png.LAYOUT,
         instance_png.instance_png_splits,
         instance_png.load_instance_png,
         instance_png.save_instance_png,
+        instance_png.instance_png_left_out,
     ),
-    Format("labelme", labelme.LAYOUT, labelme.labelme_splits, labelme.load_labelme, labelme.save_labelme),
+    Format(
+        "labelme",
+        labelme.LAYOUT,
+        labelme.labelme_splits,
+        labelme.load_labelme,
+        labelme.save_labelme,
+        labelme.labelme_left_out,
+    ),
     Format("via", via.LAYOUT, via.via_splits, via.load_via, via.save_via),
 )
 """In the order in which a folder is asked for them."""

@@ -41,7 +41,7 @@ from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via, load_via_files
 from training.data.formats.voc import names_splits
 from training.data.formats.yolo.files import FILE, find_yolo
-from training.data.formats.yolo.reader import load_yolo, yolo_splits
+from training.data.formats.yolo.reader import load_yolo, yolo_left_out, yolo_splits
 
 _COCO = ("coco", "coco_keypoints")
 _MASKS = {"instance_png": load_instance_png, "object_png": load_object_png}
@@ -86,11 +86,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A dataset that was found: its format's name, and its splits by name, each of which is read when it is called."""
+    """A dataset that was found: its format's name, and its splits by name, each of which is read when it is called.
+    left_out says what is in none of them; it is among the notes of the first one too."""
 
     origin: Origin
     format: str
     splits: Mapping[str, Callable[[], Dataset]]
+    left_out: tuple[str, ...] = ()
 
     def read(self) -> dict[str, Dataset]:
         """All splits. Raises DatasetError."""
@@ -181,11 +183,16 @@ def locate(origin: Origin, form: str = "auto", task: Task | None = None) -> Loca
         )
     if origin.class_attribute is not None and found.format != "via":
         raise DatasetError(f"--class_attribute {origin.class_attribute} is about VIA, and {origin} is {found.format}")
-    return replace(found, splits={split: partial(_merged, load) for split, load in found.splits.items()})
+    first = next(iter(found.splits))
+    loads = {
+        split: partial(_merged, load, found.left_out if split == first else ()) for split, load in found.splits.items()
+    }
+    return replace(found, splits=loads)
 
 
-def _merged(load: Callable[[], Dataset]) -> Dataset:
-    return one_record_each(load())
+def _merged(load: Callable[[], Dataset], notes: tuple[str, ...]) -> Dataset:
+    data = one_record_each(load())
+    return replace(data, notes=(*data.notes, *notes)) if notes else data
 
 
 def _told_apart(found: Located, folder: Path, *, named: bool) -> Located:
@@ -226,7 +233,8 @@ def _locate_folder(origin: Origin, folder: Path, form: str, task: Task | None) -
         load = partial(_MASKS[chosen.name], objects=origin.mask_objects)
     elif chosen.name == "via":
         load = partial(load_via, class_attribute=origin.class_attribute)
-    found = Located(origin, chosen.name, {split: partial(load, folder, split) for split in splits})
+    loads = {split: partial(load, folder, split) for split in splits}
+    found = Located(origin, chosen.name, loads, tuple(chosen.left_out(folder)))
     return _told_apart(found, folder, named=_names_splits(chosen.name, folder))
 
 
@@ -247,7 +255,8 @@ def _locate_files(origin: Origin) -> Located:
         splits = yolo_splits(folder, first)
         if not splits:
             raise DatasetError(f"{first} is no YOLO dataset's {FILE}: it needs 'names', and 'train' with its images")
-        yolo = Located(origin, "yolo", {split: partial(load_yolo, folder, split, first) for split in splits})
+        loads = {split: partial(load_yolo, folder, split, first) for split in splits}
+        yolo = Located(origin, "yolo", loads, tuple(yolo_left_out(folder, first)))
         return _told_apart(yolo, folder, named=True)
     files = by_split((file.stem, file) for file in origin.annotations)
     folder = origin.images or origin.folder or first.parent

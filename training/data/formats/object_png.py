@@ -20,9 +20,9 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
 from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
-from training.data.formats.image_files import IMAGE_SUFFIXES
+from training.data.formats.image_files import IMAGE_SUFFIXES, images_in
 from training.data.formats.instance_png import read_class
-from training.data.formats.splits import split_folders
+from training.data.formats.splits import noting_unused, outside, split_folders
 
 SOLE = 0.6
 """Share of an object's pixels that must be of one value; smooth edges have others."""
@@ -41,6 +41,13 @@ def object_png_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _holds))
 
 
+def object_png_left_out(folder: Path) -> list[str]:
+    """What to say of images that are in no split: beside the folders of splits, or in one without masks."""
+    others = outside(images_in(folder), split_folders(folder, _holds).values())
+    images = [path for path in others if "masks" not in path.relative_to(folder).parts]
+    return noting_unused(folder, "images", images)
+
+
 def load_object_png(folder: Path, split: str, objects: MaskObjects = "auto") -> Dataset:
     """Reads a split: every mask is decoded once and kept as RLE.
 
@@ -52,6 +59,7 @@ def load_object_png(folder: Path, split: str, objects: MaskObjects = "auto") -> 
         raise DatasetError(f"{folder} has no split '{split}' with a PNG for each object: looked for {LAYOUT}")
     name = read_class(folder, "object")
     assembly = Assembly(f"{folder.name}_{split}", root)
+    assembly.notes += _incomplete(root)
     seen, background = ObjectsSeen(), BackgroundSeen()
     for image in _images(root):
         try:
@@ -92,6 +100,21 @@ def _masks(image: _Image, header: Header, assembly: Assembly) -> Iterator[NDArra
 
 def _holds(folder: Path) -> bool:
     return next(_images(folder), None) is not None
+
+
+def _incomplete(folder: Path) -> list[str]:
+    """What to say of folders ID/ that are no image with its masks."""
+    if (folder / "images").is_dir():
+        return []
+    places = [path for path in sorted(folder.glob("*/")) if (path / "images").is_dir() or (path / "masks").is_dir()]
+    bare = [place.name for place in places if not (place / "masks").is_dir()]
+    unclear = [place.name for place in places if place.name not in bare and len(_files(place / "images")) != 1]
+    notes = [f"{len(bare)} folders have no masks/ and are left out, first: {bare[0]}"] if bare else []
+    if unclear:
+        count = len(_files(folder / unclear[0] / "images"))
+        first = f"{unclear[0]}, with {count}"
+        notes.append(f"{len(unclear)} folders have no image or several in images/ and are left out, first: {first}")
+    return notes
 
 
 def _images(folder: Path) -> Iterator[_Image]:

@@ -81,6 +81,19 @@ def split_folders(folder: Path, holds: Callable[[Path], object], parents: Iterab
     return {"train": folder} if holds(folder) else {}
 
 
+def outside(files: Iterable[Path], folders: Iterable[Path]) -> list[Path]:
+    """The files that lie in none of the folders."""
+    places = [Path(os.path.abspath(folder)) for folder in folders]
+    return [file for file in files if not any(Path(os.path.abspath(file)).is_relative_to(place) for place in places)]
+
+
+def noting_unused(folder: Path, what: str, files: Sequence[Path]) -> list[str]:
+    """What to say of files in a dataset's folder that are in none of its splits."""
+    if not files:
+        return []
+    return [f"{len(files)} {what} are in no split and are left out, first: {files[0].relative_to(folder).as_posix()}"]
+
+
 def up_to(folder: Path, inner: Path) -> list[Path]:
     """The folders from `folder` to `inner` in it: where a dataset's list of classes may lie."""
     between = [path for path in (inner, *inner.parents) if path.is_relative_to(folder)]

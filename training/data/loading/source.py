@@ -177,8 +177,9 @@ def load_split(
     Classes are changed as `change_splits` says. Raises DatasetError as it does, and naming the splits that there are.
     """
     located = locate(origin, task=task)
-    found = located.read()
-    return choose_split(_changed(found, rename=rename, classes=classes), located.single or split, origin)
+    found = _changed(located.read(), rename=rename, classes=classes)
+    chosen = choose_split(found, located.single or split, origin)
+    return replace(chosen, notes=tuple(dict.fromkeys((*chosen.notes, *located.left_out))))
 
 
 def load_divided(

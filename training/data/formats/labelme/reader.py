@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from itertools import permutations
 from pathlib import Path, PurePosixPath
@@ -37,9 +38,9 @@ from training.data.formats.assemble import (
     rectangle,
     union,
 )
-from training.data.formats.image_files import files_below
+from training.data.formats.image_files import files_below, images_in
 from training.data.formats.labelme.images import locate_images
-from training.data.formats.splits import split_folders, up_to
+from training.data.formats.splits import noting_unused, outside, split_folders, up_to
 from training.data.formats.text_files import has_keys, read_json, read_lines
 from training.data.formats.writing import Placed, Placement, outlines, place_images
 
@@ -62,8 +63,16 @@ def labelme_splits(folder: Path) -> tuple[str, ...]:
     return tuple(split_folders(folder, _is_labelme, _PARENTS))
 
 
+def labelme_left_out(folder: Path) -> list[str]:
+    """What to say of annotations that are in no split: those beside the folders of splits."""
+    roots = split_folders(folder, _is_labelme, _PARENTS).values()
+    files = [file for file in outside(files_below(folder, (".json",)), roots) if _has_shapes(file)]
+    return noting_unused(folder, "of LabelMe's JSON files", files)
+
+
 def load_labelme(folder: Path, split: str) -> Dataset:
-    """Reads a split, with the folders in it. Images without a JSON count as not annotated yet and are left out.
+    """Reads a split, with the folders in it. Images without a JSON count as not annotated yet and are left out, which
+    is noted.
 
     Raises DatasetError when the split is not there; broken records are left out and named in `problems`.
     """
@@ -75,7 +84,7 @@ def load_labelme(folder: Path, split: str) -> Dataset:
     assembly = Assembly(f"labelme_{split}", root)
     files = _leave_out_others(files_below(root, (".json",)), assembly)
     images, notes = locate_images(files, root, root if root.parent == folder else folder)
-    assembly.notes += notes
+    assembly.notes += [*notes, *_unannotated(folder, root, images.values())]
     for file in files:
         try:
             document = read_json(file)
@@ -150,6 +159,18 @@ def _is_labelme(folder: Path) -> bool:
 def _has_shapes(file: Path) -> bool:
     """By its keys: with the image inside, a file is large, and most of it is not read for that."""
     return has_keys(file, _KEYS)
+
+
+def _unannotated(folder: Path, root: Path, found: Iterable[Path | BrokenRecord]) -> list[str]:
+    """What to say of images among those of a split that no JSON of the dataset names or is called as."""
+    used = {Path(os.path.abspath(path)) for path in found if isinstance(path, Path)}
+    places = {path.parent for path in used if path.is_relative_to(os.path.abspath(folder))}
+    near = {*images_in(root), *(path for place in places for path in images_in(place) if path.parent == place)}
+    stems = {file.stem for file in files_below(folder, (".json",))}
+    bare = sorted({path for image in near if (path := Path(os.path.abspath(image))).stem not in stems} - used)
+    if not bare:
+        return []
+    return [f"{len(bare)} images have no JSON: they count as not annotated and are left out, first: {bare[0].name}"]
 
 
 def _leave_out_others(files: list[Path], assembly: Assembly) -> list[Path]:

@@ -18,7 +18,8 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, Kind
 from training.data.annotations.orientation import points_to_stored, points_to_upright
 from training.data.formats.assemble import Assembly, Found, Header, as_polygons, read_header, rectangle
-from training.data.formats.splits import SPLITS
+from training.data.formats.image_files import images_in
+from training.data.formats.splits import SPLITS, noting_unused, outside
 from training.data.formats.text_files import glance, read_text
 from training.data.formats.writing import Placed, Placement, outlines, place_images
 from training.data.formats.yolo.files import FILE, class_names, find_yolo, images_of, is_label, label_files
@@ -37,6 +38,17 @@ def yolo_splits(folder: Path, file: Path | None = None) -> tuple[str, ...]:
     if found is None:
         return ()
     return tuple(dict.fromkeys(split for split in (*SPLITS, *found.sources) if split in found.sources))
+
+
+def yolo_left_out(folder: Path, file: Path | None = None) -> list[str]:
+    """What to say of images with lines that are in no split; nothing where lists choose the images."""
+    files = find_yolo(folder, file)
+    sources = [] if files is None else [source for places in files.sources.values() for source in places]
+    if not sources or outside(sources, [folder]) or not all(source.is_dir() for source in sources):
+        return []
+    others = outside(images_in(folder), sources)
+    labeled = [image for image in others if any(is_label(place) for place in label_files(image))]
+    return noting_unused(folder, "images with label files", labeled)
 
 
 def load_yolo(folder: Path, split: str, file: Path | None = None) -> Dataset:

@@ -63,7 +63,7 @@ def instance_png_left_out(folder: Path) -> list[str]:
             if inside and split_of(place.name) and not missing.is_dir():
                 shown = f"{inside[0].relative_to(folder).as_posix()}; {masks}/{place.name} is not there"
                 notes.append(f"{len(inside)} images have no folder of masks and are left out, first: {shown}")
-                images = [path for path in images if path not in inside]
+                images = outside(images, [place])
     return [*notes, *noting_unused(folder, "images", images)]
 
 

@@ -27,7 +27,7 @@ def test_engines_agree(finished_run: Path, shapes: Path, tmp_path: Path, capsys:
 def test_other_classes_are_refused_unless_renamed(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_shapes(tmp_path / "data", train=1, val=1, seed=0)
+    write_shapes(tmp_path / "data", train=1, val=6, seed=0)
     file = tmp_path / "data" / "annotations" / "instances_val.json"
     document = json.loads(file.read_text())
     document["categories"][0]["name"] = "blob"

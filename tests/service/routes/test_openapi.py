@@ -103,15 +103,17 @@ class Run:
 def satisfy(case: Case) -> Case:
     """Change a request that its schema allows so that the server can answer it, where no schema can say what is right.
 
-    That is: labels are those of the model, low and high go with the intensity, a label image is made of masks, there
-    are as many images as `shape` says, an output is asked for once and is one that there is, the header says how long
-    the JSON is, and images are images.
+    That is: a version is named once, labels are those of the model, low and high go with the intensity, a label image
+    is made of masks, there are as many images as `shape` says, an output is asked for once and is one that there is,
+    the header says how long the JSON is, and images are images.
     """
     operation = case.operation.label
     if operation.endswith("/unload"):
         case.path_parameters["name"] = SPARE  # the other one is needed
     if case.meta is None or case.meta.generation.mode.is_negative:
         return case
+    if operation.endswith(("/load", "/unload")) and isinstance(case.body, dict) and case.body.get("parameters"):
+        case.body.pop("version", None)
     if case.query.get("labels"):
         case.query["labels"] = list(LABELS[: len(case.query["labels"])])
     fit_window(case.query)

@@ -134,8 +134,12 @@ def test_calibration_takes_training_images_one_at_a_time(shapes: Path, wanted: i
     ("flags", "message"),
     [
         pytest.param(["--int8"], "give --data, a dataset with a validation split", id="no data"),
-        pytest.param(["--int8", "--calibration_images=0"], "--calibration_images 0", id="no calibration"),
-        pytest.param(["--proposals=3", "--most_ap_lost=-1"], "--most_ap_lost -1", id="negative loss"),
+        pytest.param(["--int8", "--calibration_images=0"], "--calibration_images: 0 is too few", id="no calibration"),
+        pytest.param(
+            ["--proposals=3", "--most_ap_lost=-1"],
+            "--most_ap_lost: '-1' is no number that is meant",
+            id="negative loss",
+        ),
         pytest.param(["--proposals=50", "--data"], "trained with 50 an image; give fewer", id="as many proposals"),
         pytest.param(["--min_size=2000", "--data"], "--min_size 2000", id="larger"),
     ],

@@ -26,7 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("service.__main__", "answer over HTTP", "serve"),
-    "predict": Command("service.client.command", "ask a running server about files and folders"),
+    "predict": Command("service.client.command.main", "ask a running server about files and folders"),
     "train": Command("training.train", "train a network and publish it as a bundle", "train"),
     "evaluate": Command("training.evaluate", "COCO figures of a bundle, a checkpoint or a server", "train"),
     "export": Command("training.export", "a checkpoint, or torchvision's weights, to a bundle", "train"),

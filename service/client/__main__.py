@@ -9,7 +9,7 @@ maskserve predict --help                                          # every option
 import sys
 
 from model.console.running import interruptible
-from service.client.command import main
+from service.client.command.main import main
 
 if __name__ == "__main__":
     sys.exit(interruptible(main))

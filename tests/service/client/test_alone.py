@@ -43,9 +43,9 @@ ANSWER_IS_READ = """
 import orjson
 from pathlib import Path
 from service.client import Client, Prediction
-from service.client.command import main
-from service.client.overlays import write_overlay
-from service.client.progress import Display
+from service.client.command.main import main
+from service.client.command.overlays import write_overlay
+from service.client.command.progress import Display
 import pydantic
 from model.runtime.bundles.manifest import Manifest
 

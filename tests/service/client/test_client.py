@@ -313,5 +313,7 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
 
 def test_importing_loads_nothing_slow() -> None:
     heavy = ("fastapi", "numba", "onnxruntime", "PIL", "pydantic", "torch", "uvicorn")
-    done = run_python(f"import sys, service.client.command; print([name for name in {heavy} if name in sys.modules])")
+    done = run_python(
+        f"import sys, service.client.command.main; print([name for name in {heavy} if name in sys.modules])"
+    )
     assert done.stdout == "[]\n", done.stderr

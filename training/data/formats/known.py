@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.annotations.dataset import Dataset, DatasetError
-from training.data.formats import cityscapes, instance_png, object_png, voc
 from training.data.formats.coco import layouts
 from training.data.formats.coco.writer import save_coco
 from training.data.formats.labelme import reader as labelme
+from training.data.formats.masks import cityscapes, instance_png, object_png, voc
 from training.data.formats.via import reader as via
 from training.data.formats.writing import Placed, Placement
 from training.data.formats.yolo import reader as yolo

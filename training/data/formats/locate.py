@@ -24,11 +24,12 @@ from training.data.annotations.fields import BrokenRecord
 from training.data.formats.coco.frames import Orientation
 from training.data.formats.coco.layouts import Split, coco_files, files_of, instance_files, is_coco, located
 from training.data.formats.coco.reader import load_coco
-from training.data.formats.id_masks import MaskObjects
 from training.data.formats.image_files import IMAGE_SUFFIXES
-from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, Format, detect_format, find_format
-from training.data.formats.object_png import load_object_png
+from training.data.formats.masks.id_masks import MaskObjects
+from training.data.formats.masks.instance_png import load_instance_png
+from training.data.formats.masks.object_png import load_object_png
+from training.data.formats.masks.voc import names_splits
 from training.data.formats.same_file import one_record_each
 from training.data.formats.splits import (
     by_split,
@@ -39,7 +40,6 @@ from training.data.formats.splits import (
 )
 from training.data.formats.via.documents import read_images
 from training.data.formats.via.reader import is_via, load_via, load_via_files
-from training.data.formats.voc import names_splits
 from training.data.formats.yolo.files import FILE, find_yolo
 from training.data.formats.yolo.reader import load_yolo, yolo_left_out, yolo_splits
 

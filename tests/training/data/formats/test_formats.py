@@ -39,13 +39,13 @@ from training.config import TrainConfig
 from training.data.annotations.dataset import DatasetError
 from training.data.checking.broken import check, report
 from training.data.formats.assemble import Assembly, Found, encode_indices
-from training.data.formats.cityscapes import load_cityscapes
-from training.data.formats.instance_png import load_instance_png
 from training.data.formats.known import FORMATS, WRITABLE, Format, detect_format, find_format
 from training.data.formats.labelme.reader import load_labelme
 from training.data.formats.locate import Origin, locate
+from training.data.formats.masks.cityscapes import load_cityscapes
+from training.data.formats.masks.instance_png import load_instance_png
+from training.data.formats.masks.voc import load_voc
 from training.data.formats.via.reader import load_via
-from training.data.formats.voc import load_voc
 from training.data.formats.yolo.reader import load_yolo
 from training.data.loading.source import DataStop, load_training_data
 from training.data.shapes import write_shapes

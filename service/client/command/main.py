@@ -18,14 +18,14 @@ from typing import BinaryIO, get_args
 from model.console.arguments import Parser, did_you_mean, number, whole
 from model.console.outputs import overwritten, why_unwritable
 from model.runtime.analysis.file_types import FILE_TYPES
-from service.client.bulk import MISUSED, Bulk, Job, Tally
 from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
-from service.client.coco_ids import CocoIds, ImageId, read_ids
+from service.client.command.bulk import MISUSED, Bulk, Job, Tally
+from service.client.command.coco_ids import CocoIds, ImageId, read_ids
+from service.client.command.formats import DATASET, FRAMES, FormatName, Output, dataset_tail
+from service.client.command.inputs import UsageError, find_images, places
+from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem
-from service.client.formats import DATASET, FRAMES, FormatName, Output, dataset_tail
-from service.client.inputs import UsageError, find_images, places
-from service.client.progress import Display
 
 URL_VARIABLE, KEY_VARIABLE = "MASKSERVE_CLIENT_URL", "MASKSERVE_CLIENT_KEY"
 TIMEOUT = 300.0

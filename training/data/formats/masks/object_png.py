@@ -19,9 +19,9 @@ from model.runtime.detections import RLE
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
-from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import IMAGE_SUFFIXES, images_in
-from training.data.formats.instance_png import read_class
+from training.data.formats.masks.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
+from training.data.formats.masks.instance_png import read_class
 from training.data.formats.splits import noting_unused, outside, split_folders
 
 SOLE = 0.6

@@ -21,8 +21,8 @@ from PIL import Image
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, Header, encode_indices, read_header
-from training.data.formats.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.image_files import images_in
+from training.data.formats.masks.id_masks import BackgroundSeen, MaskObjects, ObjectsSeen, number_pieces, read_indices
 from training.data.formats.splits import noting_unused, outside, split_folders, split_of
 from training.data.formats.text_files import read_lines
 from training.data.formats.writing import Placed, Placement, paint, place_images

@@ -12,9 +12,8 @@ import orjson
 
 from service.client.calls import Answer, PredictOptions
 from service.client.client import AsyncClient
-from service.client.coco_ids import ImageId
-from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
-from service.client.formats import (
+from service.client.command.coco_ids import ImageId
+from service.client.command.formats import (
     FormatName,
     Output,
     coco_entries,
@@ -24,11 +23,12 @@ from service.client.formats import (
     problem_line,
     write_file,
 )
-from service.client.inputs import Input
-from service.client.ordered import in_order
-from service.client.overlays import write_overlay
+from service.client.command.inputs import Input
+from service.client.command.ordered import in_order
+from service.client.command.overlays import write_overlay
+from service.client.command.progress import Display
+from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
 from service.client.prediction import Prediction
-from service.client.progress import Display
 
 REFUSED = (401, 403)
 """The key is not good enough, for any image."""

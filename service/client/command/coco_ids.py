@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.client.inputs import Input, UsageError
+from service.client.command.inputs import Input, UsageError
 
 ImageId = int | str
 

@@ -18,7 +18,7 @@ import orjson
 
 from model.console.outputs import write_whole
 from model.runtime.analysis.file_types import CSV_COLUMNS, FileFormat, intensity_columns
-from service.client.coco_ids import ImageId
+from service.client.command.coco_ids import ImageId
 from service.client.errors import ClientError
 from service.client.prediction import Prediction
 

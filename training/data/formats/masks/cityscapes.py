@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord, get, points, text
 from training.data.formats.assemble import Assembly, Found, encode_indices, read_header
-from training.data.formats.id_masks import read_indices
+from training.data.formats.masks.id_masks import read_indices
 from training.data.formats.splits import by_split
 from training.data.formats.text_files import read_json
 

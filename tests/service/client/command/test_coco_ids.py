@@ -10,9 +10,9 @@ import orjson
 import pytest
 from pycocotools.coco import COCO
 
-from service.client.coco_ids import read_ids
-from service.client.command import ExitCode, main
-from service.client.inputs import Input, UsageError, find_images
+from service.client.command.coco_ids import read_ids
+from service.client.command.inputs import Input, UsageError, find_images
+from service.client.command.main import ExitCode, main
 from tests.service.client.loopback import NOTHING_FOUND, Reply, loopback
 from tests.service.harness import LABELS, Server
 

@@ -10,9 +10,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
+from scipy import ndimage
 
 from model.runtime.detections import RLE
-from model.runtime.kernels.compiled import kernel
 from model.runtime.kernels.polygons import to_polygons
 from model.runtime.kernels.rle import decode_part
 from training.data.annotations.dataset import DatasetError
@@ -149,7 +149,22 @@ def count_pieces(rle: RLE) -> int:
 def number_pieces(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 [H, W]: a number, from 1, for each connected piece of equal pixels, 0 where `values` is 0. Pixels that
     touch at a corner are connected."""
-    return _number(np.ascontiguousarray(values))
+    ranks = values
+    if values.min() < 0 or values.max() > values.size:  # a place in a list is kept for each number up to the largest
+        ranks = np.where(values == 0, 0, np.unique(values, return_inverse=True)[1].reshape(values.shape) + 1)
+    numbers = np.zeros(values.shape, np.int64)
+    count = 0
+    for rank, where in enumerate(ndimage.find_objects(ranks), 1):
+        if where is not None:
+            pieces, many = ndimage.label(ranks[where] == rank, np.ones((3, 3)))
+            numbers[where] += np.where(pieces > 0, pieces + count, 0)
+            count += many
+    # In the order of their first pixels, row by row.
+    places = np.flatnonzero(numbers)
+    _, first = np.unique(numbers.flat[places], return_index=True)
+    order = np.zeros(count + 1, np.int64)
+    order[1 + np.argsort(first)] = np.arange(1, count + 1)
+    return order[numbers]
 
 
 def _values(image: ImageFile.ImageFile, path: Path) -> NDArray[np.int64]:
@@ -174,52 +189,3 @@ def _values(image: ImageFile.ImageFile, path: Path) -> NDArray[np.int64]:
         if image.mode == "LA" or (channels[..., :3] == gray[..., None]).all():
             return gray
     raise BrokenRecord("bad mask", f"{path} has colors (mode {image.mode}), not ids: save it as a gray or palette PNG")
-
-
-@kernel
-def _root(parents: NDArray[np.int64], i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = parents[i]
-    return i
-
-
-@kernel
-def _join(parents: NDArray[np.int64], i: int, j: int) -> None:
-    a, b = _root(parents, i), _root(parents, j)
-    parents[max(a, b)] = min(a, b)
-
-
-@kernel
-def _number(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each pixel joins those before it that have its value; then the roots are numbered in their order.
-
-    The pixel above touches all the others, and the one on the left the one above that: they are joined already.
-    """
-    height, width = values.shape
-    flat = values.ravel()
-    parents = np.arange(height * width)
-    for y in range(height):
-        for x in range(width):
-            i = y * width + x
-            if flat[i] == 0:
-                continue
-            if y > 0 and flat[i - width] == flat[i]:
-                parents[i] = _root(parents, i - width)
-                continue
-            if x > 0 and flat[i - 1] == flat[i]:
-                _join(parents, i, i - 1)
-            elif y > 0 and x > 0 and flat[i - width - 1] == flat[i]:
-                _join(parents, i, i - width - 1)
-            if y > 0 and x + 1 < width and flat[i - width + 1] == flat[i]:
-                _join(parents, i, i - width + 1)
-    numbers = np.zeros(height * width, np.int64)
-    count = 0
-    for i in range(height * width):
-        if flat[i] != 0:
-            if parents[i] == i:
-                count += 1
-                numbers[i] = count
-            else:
-                numbers[i] = numbers[_root(parents, i)]
-    return numbers.reshape(height, width)

@@ -19,10 +19,10 @@ from PIL import Image
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.formats.assemble import Assembly, Found, encode_indices, read_header
-from training.data.formats.id_masks import read_indices
 from training.data.formats.image_files import images_in
-from training.data.formats.labelmap import FILE as LABELMAP
-from training.data.formats.labelmap import read_colors, read_labelmap
+from training.data.formats.masks.id_masks import read_indices
+from training.data.formats.masks.labelmap import FILE as LABELMAP
+from training.data.formats.masks.labelmap import read_colors, read_labelmap
 from training.data.formats.splits import by_split
 from training.data.formats.text_files import read_lines
 from training.data.formats.writing import Placed, Placement, paint, place_images

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.client.ordered import AHEAD, in_order
+from service.client.command.ordered import AHEAD, in_order
 
 JOBS = 3
 

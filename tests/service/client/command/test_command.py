@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from service.client.command import ExitCode, main
+from service.client.command.main import ExitCode, main
 from tests.service.client.loopback import Reply, loopback
 from tests.service.client.shell import command, lines, without
 from tests.service.harness import LABELS, ROOT, Server, encode, picture

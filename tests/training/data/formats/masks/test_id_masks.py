@@ -16,8 +16,8 @@ from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.fields import BrokenRecord
 from training.data.check import main
 from training.data.formats.assemble import Header
-from training.data.formats.id_masks import MaskObjects, number_pieces, read_indices
 from training.data.formats.locate import Origin, locate
+from training.data.formats.masks.id_masks import MaskObjects, number_pieces, read_indices
 from training.data.loading.source import load_training_data
 
 HEADER = Header(WIDTH, HEIGHT, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.client.command import ExitCode, main
+from service.client.command.main import ExitCode, main
 from tests.service.client.loopback import Reply, loopback, problem
 from tests.service.client.shell import command, lines
 from tests.service.harness import Server

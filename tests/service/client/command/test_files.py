@@ -17,7 +17,7 @@ from PIL import Image
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.images.picture import PixelSize
 from service.client import AsyncClient, Client, ServerProblem
-from service.client.command import ExitCode, main
+from service.client.command.main import ExitCode, main
 from tests.service.harness import Server, encode, picture
 
 OF_EACH_IMAGE = ("geojson", "imagej", "labels")

@@ -1,0 +1,1 @@
+"""Formats whose objects are pixels of one value: Cityscapes, VOC, CVAT's masks, PNGs of instances and of objects."""

@@ -8,7 +8,7 @@ BIN := .venv/bin
 comma := ,
 # The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
 CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
-COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks; masks.warm_up(); keypoints.warm_up()"
+COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
 
 .PHONY: serve test check platforms train-shapes clean
 

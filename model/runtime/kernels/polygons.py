@@ -20,7 +20,7 @@ _LEFT, _RIGHT = 0, 1
 
 
 @kernel
-def _columns(
+def columns(
     runs: NDArray[np.int64], height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Foreground intervals top..bottom of each pixel column; column x's are `first[x]:first[x + 1]`."""
@@ -91,7 +91,7 @@ def _rings(
     runs: NDArray[np.int64], height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Corners (x, y) of all rings end to end, where each ring begins, and the part that it belongs to."""
-    tops, bottoms, first = _columns(runs, height, width)
+    tops, bottoms, first = columns(runs, height, width)
     parts = _parts(tops, bottoms, first)
     room = 4 * len(tops)
     edge_x = np.empty(room, np.int64)

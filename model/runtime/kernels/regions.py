@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
 from model.runtime.kernels.compiled import kernel
+from model.runtime.kernels.polygons import columns as columns_of
 from model.runtime.kernels.rle import decode_part, unpack
 
 _DIAGONAL = sqrt(2.0)
@@ -46,31 +47,11 @@ class Region:
 EMPTY = Region(0, 0, 0, 0, 0, *[float("nan")] * 5)
 
 
-@kernel
-def _intervals(runs: NDArray[np.int64], height: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The foreground as column, first row and row behind the last, by column; two in a column may touch."""
-    room = 0
-    position = 0
-    for i in range(len(runs)):
-        if i % 2 == 1 and runs[i] > 0:
-            room += (position + runs[i] - 1) // height - position // height + 1
-        position += runs[i]
-    columns = np.empty(room, np.int64)
-    tops = np.empty(room, np.int64)
-    bottoms = np.empty(room, np.int64)
-    used = 0
-    position = 0
-    for i in range(len(runs)):
-        stop = position + runs[i]
-        while i % 2 == 1 and position < stop:
-            column = position // height
-            columns[used] = column
-            tops[used] = position - column * height
-            bottoms[used] = min(stop - column * height, height)
-            position = column * height + bottoms[used]
-            used += 1
-        position = stop
-    return columns, tops, bottoms
+def _intervals(rle: RLE) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The foreground as column, first row and row behind the last, by column. ValueError on malformed counts."""
+    height, width = rle.size
+    tops, bottoms, first = columns_of(unpack(rle), height, width)
+    return np.repeat(np.arange(width), np.diff(first)), tops, bottoms
 
 
 @kernel
@@ -224,12 +205,12 @@ def _chain(heights: NDArray[np.int64], missing: int, sign: int) -> NDArray[np.in
 
 def measure_region(rle: RLE) -> Region:
     """The shape of one mask; `EMPTY` when it has no pixel. ValueError on malformed counts."""
-    columns, tops, bottoms = _intervals(unpack(rle), rle.size[0])
-    if not len(columns):
+    xs, tops, bottoms = _intervals(rle)
+    if not len(xs):
         return EMPTY
-    box = _box(columns, tops, bottoms)
+    box = _box(xs, tops, bottoms)
     left, top, width, height, area = box
-    x, y, xx, yy, xy = _moments(columns, tops, bottoms, left, top)
+    x, y, xx, yy, xy = _moments(xs, tops, bottoms, left, top)
     middle, spread = (xx + yy) / 2, sqrt(((xx - yy) / 2) ** 2 + xy**2)
     longest, shortest = middle + spread, max(middle - spread, 0.0)
     return Region(
@@ -240,16 +221,16 @@ def measure_region(rle: RLE) -> Region:
         area,
         left + x,
         top + y,
-        _perimeter(columns, tops, bottoms, box),
+        _perimeter(xs, tops, bottoms, box),
         sqrt(1 - shortest / longest) if longest > 0 else 0.0,
-        area / _hull_area(columns, tops, bottoms, box),
+        area / _hull_area(xs, tops, bottoms, box),
     )
 
 
 def box_of(rle: RLE) -> tuple[int, int, int, int]:
     """left, top, width and height in pixels of what is foreground; all 0 when nothing is. ValueError as above."""
-    columns, tops, bottoms = _intervals(unpack(rle), rle.size[0])
-    return _box(columns, tops, bottoms)[:4] if len(columns) else (0, 0, 0, 0)
+    xs, tops, bottoms = _intervals(rle)
+    return _box(xs, tops, bottoms)[:4] if len(xs) else (0, 0, 0, 0)
 
 
 def warm_up() -> None:

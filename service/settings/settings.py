@@ -3,141 +3,38 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from model.runtime.engines.devices import list_devices
-from service.http.proxies import PREFIX as PREFIX_PATH
 from service.settings.environment import PREFIX, OwnVariables
+from service.settings.values import (
+    Aliases,
+    Auto,
+    Device,
+    Host,
+    Origins,
+    PathTo,
+    PositiveInt,
+    Prefix,
+    Proxies,
+    Secrets,
+    Versions,
+    no_bool_for_a_number,
+)
 
 EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
 MOST_BATCH_IMAGES: Final = 16
-
-Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-def _split(value: object) -> object:
-    """ "a, b" as the environment and flags give several values; lists as the file does."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _split_keys(value: object) -> object:
-    parts = _split(value)
-    if isinstance(value, str) and not parts:  # such as a variable of a deployment that is not filled in
-        raise ValueError("no key in it; leave the setting out to serve without keys")
-    return parts
-
-
-def _split_versions(value: object) -> object:
-    """ "nuclei:1, shapes:3" as the environment and flags give them; a table as the file does."""
-    parts = _split(value)
-    if not isinstance(value, str) or not isinstance(parts, list):
-        return value
-    versions: dict[str, str] = {}
-    for part in parts:
-        name, colon, number = part.partition(":")
-        if not (name and colon and number.isdecimal()) or name in versions:
-            raise ValueError("should be as in nuclei:1,shapes:3, with one version of each model")
-        versions[name] = number
-    return versions
-
-
-def _split_aliases(value: object) -> object:
-    """ "best=nuclei:1, cells=nuclei" as the environment and flags give them; a table as the file does."""
-    parts = _split(value)
-    if not isinstance(value, str) or not isinstance(parts, list):
-        return value
-    aliases: dict[str, str] = {}
-    for part in parts:
-        alias, equals, target = part.partition("=")
-        if not (alias and equals) or alias in aliases:
-            raise ValueError("should be as in best=nuclei:1,cells=nuclei, with each alias once")
-        aliases[alias] = target
-    return aliases
-
-
-def _check_aliases(aliases: dict[str, str]) -> dict[str, str]:
-    for alias, target in aliases.items():
-        if not (_ALIAS.fullmatch(alias) and _TARGET.fullmatch(target)):
-            raise ValueError(f"{alias}={target}: should be a name as models have it, then NAME or NAME:VERSION")
-    return aliases
-
-
-def _check_device(value: str) -> str:
-    list_devices(value)
-    return value
-
-
-def _check_host(value: str) -> str:
-    try:
-        value.encode("idna")
-    except UnicodeError:
-        raise ValueError("is no name of a host") from None
-    return value
-
-
-def _check_origin(value: str) -> str:
-    if value not in ("*", "null") and not _ORIGIN.fullmatch(value):
-        raise ValueError("no browser sends such an origin; give SCHEME://HOST or SCHEME://HOST:PORT, or * or null")
-    return value
-
-
-def _check_prefix(value: str) -> str:
-    prefix = value.rstrip("/")
-    if not PREFIX_PATH.fullmatch(prefix):
-        raise ValueError("is no path; give one such as /segmentation")
-    return prefix
-
-
-def _no_empty_path(value: object) -> object:
-    if (
-        value == ""
-    ):  # such as a variable of a deployment that is not filled in; pathlib takes it for the folder we are in
-        raise ValueError("no path in it; leave the setting out, or give one")
-    return value
-
-
-def _check_proxy(value: str) -> str:
-    if value != "*":
-        ip_network(value)  # says itself what is wrong
-    return value
-
-
-def _no_bool_for_a_number(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, bool) and info.field_name != "access_log":  # Python takes it for a number
-        raise ValueError("should not be true or false")
-    return value
-
-
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
-
-PathTo = Annotated[Path, BeforeValidator(_no_empty_path)]
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
-Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(_split)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
-
-_ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_TARGET: Final = re.compile(_ALIAS.pattern + "(:[1-9][0-9]{0,8})?")
-Versions = Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_split_versions)]
-Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_aliases), AfterValidator(_check_aliases)]
 
 
 class InvalidSettingsError(Exception):
@@ -149,7 +46,7 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
+    _no_bools = field_validator("*", mode="before")(no_bool_for_a_number)
 
     max_batch_size: PositiveInt | Auto | None = None
     max_queue_delay_ms: float | None = Field(None, ge=0, le=60_000)
@@ -183,13 +80,11 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    _no_bools = field_validator("*", mode="before")(_no_bool_for_a_number)
+    _no_bools = field_validator("*", mode="before")(no_bool_for_a_number)
 
     config: PathTo | None = Field(None, description="TOML file of settings; the environment and flags win over it")
 
-    host: Annotated[str, AfterValidator(_check_host)] = Field(
-        "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
-    )
+    host: Host = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     cors_origins: Origins = Field(
         (),
@@ -197,7 +92,7 @@ class Settings(BaseSettings):
         "any, null that of files and sandboxed frames. None: no CORS headers are sent",
     )
 
-    root_path: Annotated[str, AfterValidator(_check_prefix)] = Field(
+    root_path: Prefix = Field(
         "",
         description="path under which a proxy in front shows this server, such as /segmentation, whether it cuts that "
         "off or not. A trusted proxy may send it instead, as X-Forwarded-Prefix",
@@ -242,7 +137,7 @@ class Settings(BaseSettings):
         "anew for each shape, and one on a CPU, which does not",
     )
     engine: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the network")
-    device: Annotated[str, AfterValidator(_check_device)] = Field(
+    device: Device = Field(
         "auto",
         description="where: cpu, cuda, cuda:N, or several separated by commas, which share one queue (cuda:0,cuda:1). "
         "Auto is every GPU there is, else the CPU",

@@ -75,3 +75,18 @@ def test_nothing_that_is_read_is_overwritten(
     assert "is read: choose another name" in line or "are one file" in line
     assert {file: file.read_bytes() for file in files} == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_report_replaces_an_earlier_one_and_no_page_of_others(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shapes(tmp_path / "data", train=1, val=2, seed=0)
+    bundle = Repository(finished_run / "models").latest("shapes").path
+    arguments = [f"--model={bundle}", f"--data={tmp_path / 'data'}", f"--report={tmp_path / 'data'}"]
+    page = tmp_path / "data" / "index.html"
+    assert main(arguments) == main(arguments) == 0
+    page.write_text("<p>the data's own page</p>")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"--report would overwrite {page}" in capsys.readouterr().err
+    assert page.read_text() == "<p>the data's own page</p>"

@@ -13,6 +13,7 @@ from pathlib import Path
 from model.console.outputs import write_whole
 from model.runtime.detections import Detections
 from training.data.annotations.dataset import Dataset
+from training.data.checking.overwriting import COMMENT
 from training.evaluation.curve import curve_svg
 from training.evaluation.evaluation import Metrics
 from training.evaluation.instances import Instances
@@ -94,6 +95,7 @@ def _page(report: Report) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="{COMMENT}">
 <title>{title}: evaluation</title>
 <style>{_STYLE}</style>
 </head>

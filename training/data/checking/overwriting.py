@@ -19,7 +19,7 @@ from training.data.annotations.dataset import Dataset
 from training.data.formats.locate import Origin
 
 COMMENT: Final = "made by maskserve"
-"""What a picture says in its metadata that a command has written."""
+"""What a picture or a page says in its metadata that a command has written."""
 _RESULTS: Final = ({"advice", "statistics"}, {"instances", "operating_point"})
 """Keys of the JSON files that commands write."""
 
@@ -60,7 +60,7 @@ def _is_result(path: Path) -> bool:
     """Whether a command wrote the file, and no dataset has it."""
     try:
         if path.suffix == ".html":
-            return True
+            return COMMENT.encode() in path.read_bytes()
         if path.suffix.lower() in (".png", ".jpg"):
             with Image.open(path) as picture:
                 said = picture.info.get("comment", "")

@@ -286,3 +286,36 @@ def test_rows_that_are_missing_from_whole_pixels_are_damage(
     header = chunk(b"IHDR", whole[16:29])
     with pytest.raises(DamagedImage, match="cannot be decoded"):
         read_picture(short[:8] + header + short[33:])
+
+
+def interlaced(values: NDArray[np.uint8], depth: int, missing: int = 0) -> bytes:
+    """A gray PNG of the seven passes of Adam7 (PNG, section 8.2), of which the last `missing` rows were not written."""
+    height, width = values.shape
+    rows = []
+    for x, y, dx, dy in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        for row in values[y::dy, x::dx]:
+            bits = np.unpackbits(row[:, None], axis=1)[:, 8 - depth :]
+            rows += [b"\0" + np.packbits(bits).tobytes()] if row.size else []
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, GRAY, 0, 0, 1))
+    pixels = zlib.compress(b"".join(rows[: len(rows) - missing]))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 3), (7, 9), (8, 8), (17, 12)], ids=str)
+def test_interlaced_pixels_are_read_and_missing_ones_are_damage(size: tuple[int, int], depth: int) -> None:
+    values = np.random.default_rng(depth).integers(0, 2**depth, size, np.uint8)
+    shown = decode_image(interlaced(values, depth))[..., 0]
+    np.testing.assert_array_equal(shown, values.astype(int) * 255 // (2**depth - 1))
+    for missing in (1, 2):
+        if size != (1, 1):
+            with pytest.raises(DamagedImage, match="cannot be decoded"):
+                read_picture(interlaced(values, depth, missing))

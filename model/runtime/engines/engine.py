@@ -14,6 +14,9 @@ EngineKind = Literal["onnx", "torchscript"]
 DeviceChoice = str
 """Where an engine runs: "auto", "cpu", "cuda" or "cuda:N"; see `devices`."""
 
+FloatPrecision = Literal["f32", "bf16"]
+"""What a network computes in, wherever its file does not say INT8: float32, or bfloat16 with float32 sums."""
+
 MODEL_FILES: dict[EngineKind, str] = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
 """The bundle's file that each engine runs."""
 

@@ -14,24 +14,34 @@ from model.runtime.engines.engine import (
     Engine,
     EngineError,
     EngineKind,
+    FloatPrecision,
     Unavailable,
     no_device,
 )
 
 
 def load_engine(
-    bundle: Bundle, kind: EngineKind = "onnx", device: DeviceChoice = "auto", threads: int | None = None
+    bundle: Bundle,
+    kind: EngineKind = "onnx",
+    device: DeviceChoice = "auto",
+    threads: int | None = None,
+    precision: FloatPrecision = "f32",
+    model_file: str | None = None,
 ) -> Engine:
     """Start the engine for a bundle.
 
     `device`: "auto" takes a GPU when there is one that works. `threads`: CPU threads of one inference; None takes every
-    physical core that this process may use.
+    physical core that this process may use. `model_file`: which of the bundle's files runs, such as "model.int8.onnx";
+    None is the engine's own (`MODEL_FILES`).
 
     Raises:
-        Unavailable: the bundle lacks the engine's file, or the device or the engine's library is not there.
+        Unavailable: the bundle lacks the file, the engine cannot compute in this precision, or the device or the
+            engine's library is not there.
         EngineError: there is no such engine or device, or the file cannot be loaded.
     """
-    file = _model_file(bundle, kind)
+    file = _model_file(bundle, kind, model_file)
+    if precision != "f32":
+        raise Unavailable(f"the {kind} engine computes in f32, not in {precision}; choose precision f32")
     try:
         check_device(device)
     except ValueError as error:
@@ -84,10 +94,10 @@ def _torchscript() -> ModuleType:
     return torchscript
 
 
-def _model_file(bundle: Bundle, kind: EngineKind) -> Path:
+def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> Path:
     if kind not in MODEL_FILES:
         raise EngineError(f"there is no engine {kind!r}; choose one of {', '.join(MODEL_FILES)}")
-    name = MODEL_FILES[kind]
+    name = name or MODEL_FILES[kind]
     if name not in bundle.manifest.files:
         raise Unavailable(
             f"bundle {bundle.path} has no {name}, which the {kind} engine runs; "

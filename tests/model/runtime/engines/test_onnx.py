@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from model.architecture import Task
-from model.runtime.bundles.bundle import Bundle
-from model.runtime.engines.engine import EngineError, OutOfMemory
+from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
+from model.runtime.engines.engine import EngineError, OutOfMemory, Unavailable
 from model.runtime.engines.loading import load_engine
 from model.runtime.engines.onnx import OnnxEngine
+from tests.model.runtime.conftest import tiny_network
 from tests.service.harness import SIDE, build_probe, picture
 
 Publish = Callable[[Task], Bundle]
@@ -100,6 +101,21 @@ def test_missing_file_of_another_engine(publish: Publish) -> None:
         load_engine(publish("masks"), "torchscript", "cpu")
     with pytest.raises(EngineError, match="there is no engine 'tensorrt'; choose one of onnx, torchscript"):
         load_engine(publish("boxes"), "tensorrt")  # type: ignore[arg-type]
+
+
+def test_which_of_the_bundles_files_runs(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:
+    (staging / "model.int8.onnx").write_bytes(tiny_network("boxes"))
+    bundle = publish_bundle(staging, draft, tmp_path / "repository", "tiny")
+    assert load_engine(bundle, device="cpu", threads=1).run(*batch(255)).masks is not None
+    with pytest.raises(EngineError, match=r"model\.int8\.onnx has .* outputs boxes, scores, labels, image_index; "):
+        load_engine(bundle, device="cpu", threads=1, model_file="model.int8.onnx")
+    with pytest.raises(Unavailable, match=r"has no model\.int4\.onnx, which the onnx engine runs"):
+        load_engine(bundle, device="cpu", threads=1, model_file="model.int4.onnx")
+
+
+def test_no_precision_but_its_own(publish: Publish) -> None:
+    with pytest.raises(Unavailable, match="the onnx engine computes in f32, not in bf16; choose precision f32"):
+        load_engine(publish("masks"), device="cpu", threads=1, precision="bf16")
 
 
 def test_a_batch_that_exceeds_the_memory_is_told_from_other_failures_and_the_engine_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
 
 class ImageError(Exception):
     """An image that cannot be used; the message can be shown to whoever sent it."""
@@ -37,3 +43,20 @@ class UnsupportedVariant(ImageError):
 
 class NoSuchPlane(ImageError):
     """A page, channel, z or t was asked for that the file does not have."""
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Turns whatever a parser raises on hostile bytes into an ImageError."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
+        raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
+    except Exception as error:  # Pillow's plugins and tifffile raise whatever they stumble over
+        said = str(error)
+        # Words for whoever wrote the parser; Pillow wraps them.
+        if not said or isinstance(error.__cause__ or error, LookupError | struct.error):
+            said = "it is cut short, or its parts contradict each other"
+        raise DamagedImage(f"{what}: {said}") from error

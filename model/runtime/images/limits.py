@@ -13,17 +13,32 @@ FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF",
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is accepted. `max_pixels` counts width x height; decoding takes 10 to 18 bytes of memory for each."""
+    """What is accepted. `max_pixels` counts width x height of what is decoded at once; decoding takes 10 to 18 bytes of
+    memory for each. `max_picture_pixels` is the limit of a picture that is read part by part, as `open_picture` can;
+    None where none is.
+    """
 
     max_pixels: int = 64_000_000
+    max_picture_pixels: int | None = None
     formats: tuple[ImageFormat, ...] = FORMATS
 
     def check_pixels(self, width: int, height: int) -> None:
         """Raises TooManyPixels when a picture, or a part of it that is decoded whole, has more than accepted."""
         if width * height > self.max_pixels:
+            most, tiled = self.max_picture_pixels, ""
+            if most is not None and width * height <= most:
+                tiled = f", or as a tiled TIFF, which is read part by part and may have {most} (max_picture_pixels)"
             raise TooManyPixels(
                 f"the image has {width} x {height} = {width * height} pixels and at most {self.max_pixels} are "
-                f"accepted; send it smaller"
+                f"accepted (max_pixels); send it smaller{tiled}"
+            )
+
+    def check_picture(self, width: int, height: int) -> None:
+        """Raises TooManyPixels when a picture that is read part by part has more than accepted."""
+        if self.max_picture_pixels is not None and width * height > self.max_picture_pixels:
+            raise TooManyPixels(
+                f"the image has {width} x {height} = {width * height} pixels and at most {self.max_picture_pixels} are "
+                f"accepted (max_picture_pixels); send it smaller"
             )
 
 

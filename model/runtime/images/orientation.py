@@ -21,6 +21,10 @@ UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_FLIPPED_ROWS: Final = (3, 4, 6, 7)
+_FLIPPED_COLUMNS: Final = (2, 3, 7, 8)
+"""Orientations whose rows are stored from the bottom, and whose columns from the right."""
+
 _Values = TypeVar("_Values", bound=np.generic)
 
 
@@ -41,6 +45,21 @@ def exif_orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def stored_part(
+    part: tuple[int, int, int, int], stored: tuple[int, int], orientation: int
+) -> tuple[int, int, int, int]:
+    """Where a part of the upright picture lies in the stored one of size `stored` (height, width); (top, left, height,
+    width) both."""
+    top, left, height, width = part
+    if orientation >= 5:
+        top, left, height, width = left, top, width, height
+    if orientation in _FLIPPED_ROWS:
+        top = stored[0] - top - height
+    if orientation in _FLIPPED_COLUMNS:
+        left = stored[1] - left - width
+    return top, left, height, width
+
+
 def turned(picture: Picture, orientation: int) -> Picture:
     """The picture upright. An orientation that is none of 2..8 leaves it as it is."""
     if orientation not in UPRIGHT:
@@ -54,9 +73,9 @@ def turned(picture: Picture, orientation: int) -> Picture:
 
 
 def _turned(values: NDArray[_Values], orientation: int) -> NDArray[_Values]:
-    if orientation in (2, 3, 7, 8):
+    if orientation in _FLIPPED_COLUMNS:
         values = values[:, ::-1]
-    if orientation in (3, 4, 6, 7):
+    if orientation in _FLIPPED_ROWS:
         values = values[::-1]
     if orientation >= 5:
         values = values.swapaxes(0, 1)

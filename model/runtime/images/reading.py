@@ -7,9 +7,6 @@ The pixels are counted from the header before anything is allocated for them. No
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,21 +24,22 @@ from PIL import (
 
 from model.console.installing import install
 from model.runtime.images.conversion import of_channel, picture_of
+from model.runtime.images.data import Data
 from model.runtime.images.errors import (
-    DamagedImage,
     ImageError,
     NotAnImage,
-    TooManyPixels,
     UnsupportedFormat,
     UnsupportedVariant,
+    saying,
 )
 from model.runtime.images.formats import bmp, gif, jpeg, jpeg2000, png, webp
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
 from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
+from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.signatures import sniff_format
-from model.runtime.images.tiff.reading import read_tiff, tiff_size
+from model.runtime.images.tiff.reading import open_tiff, read_tiff, tiff_size
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -77,7 +75,7 @@ def probe(
     """
     data, format = _accepted(data, limits)
     if format == "TIFF":
-        with _saying("the TIFF image's header cannot be read"):
+        with saying("the TIFF image's header cannot be read"):
             return ImageHeader(format, *tiff_size(data, limits, choice))
     image = _open(data, format, limits)
     width, height = image.size
@@ -118,10 +116,24 @@ def read_picture(
         NoSuchPlane: what `choice` asks for is not in the file.
     """
     data, format = _accepted(data, limits)
-    with _saying(f"the {format} image cannot be decoded"):
+    with saying(f"the {format} image cannot be decoded"):
         if format == "TIFF":
             return read_tiff(data, limits, choice)
         return of_channel(_read_by_pillow(data, format, limits, upright), choice)
+
+
+def open_picture(
+    data: Data, limits: ImageLimits = DEFAULT_LIMITS, *, choice: PlaneChoice = FIRST_PLANE
+) -> Picture | PictureByRegion:
+    """As `read_picture`, upright; but a TIFF's plane that is too large to be decoded at once can be read part by part,
+    if it is stored so and has no more than `limits.max_picture_pixels`.
+
+    Raises ImageError as `read_picture`.
+    """
+    if sniff_format(bytes(data[:1024])) != "TIFF" or "TIFF" not in limits.formats:
+        return read_picture(bytes(data), limits, choice=choice)
+    with saying("the TIFF image cannot be decoded"):
+        return open_tiff(data, limits, choice)
 
 
 def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool) -> Picture:
@@ -136,23 +148,6 @@ def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, uprig
     if picture is not None:
         return turned(picture, orientation)
     return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
-
-
-@contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """Turns whatever a parser raises on hostile bytes into an ImageError."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:  # a plugin's own check of Pillow's own limit
-        raise TooManyPixels(f"the image has more pixels than can be decoded: {error}") from error
-    except Exception as error:  # Pillow's plugins and tifffile raise whatever they stumble over
-        said = str(error)
-        # Words for whoever wrote the parser; Pillow wraps them.
-        if not said or isinstance(error.__cause__ or error, LookupError | struct.error):
-            said = "it is cut short, or its parts contradict each other"
-        raise DamagedImage(f"{what}: {said}") from error
 
 
 def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
@@ -173,7 +168,7 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
         # The plugin's decoder allocates the canvas when it is opened.
         limits.check_pixels(*webp.size(data))
         data = webp.with_alpha(data)
-    with _saying(f"the {format} image's header cannot be read"):
+    with saying(f"the {format} image's header cannot be read"):
         if format == "GIF":  # the plugin has a limit of its own
             first = gif.first_frame(data)
             limits.check_pixels(first.width, first.height)

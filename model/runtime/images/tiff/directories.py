@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from model.runtime.images.data import Data
 from model.runtime.images.errors import DamagedImage
 
 MAX_DIRECTORIES: Final = 20_000
@@ -27,7 +28,7 @@ class Directory:
     full: bool
 
 
-def full_directories(data: bytes) -> list[Directory]:
+def full_directories(data: Data) -> list[Directory]:
     """The directories that are pictures, in the file's order; where all in the chain are reduced, those below them.
 
     If there is no other, the reduced ones. Raises DamagedImage when the chain is broken, circular or endless.
@@ -47,7 +48,7 @@ def full_directories(data: bytes) -> list[Directory]:
     return full or chain
 
 
-def _walk(data: bytes, order: str, big: bool, starts: list[int], *, follow: bool) -> tuple[list[Directory], list[int]]:
+def _walk(data: Data, order: str, big: bool, starts: list[int], *, follow: bool) -> tuple[list[Directory], list[int]]:
     """Directories in order, and the offsets of those below them."""
     count_format, entry_size, offset_format = ("Q", 20, "Q") if big else ("H", 12, "I")
     entry_format = order + ("HHQQ" if big else "HHII")
@@ -91,7 +92,7 @@ def _left_aligned(value: int, width: int, order: str, big: bool) -> int:
     return value >> 8 * ((8 if big else 4) - size) if order == ">" else value & ((1 << 8 * size) - 1)
 
 
-def _values(data: bytes, order: str, count: int, width: int, value: int, position: int, big: bool) -> list[int]:
+def _values(data: Data, order: str, count: int, width: int, value: int, position: int, big: bool) -> list[int]:
     """Offsets of sub-directories: 4 or 8 bytes each, in the entry if they fit there."""
     size = 8 if width in (16, 18) else 4
     if count > MAX_DIRECTORIES:

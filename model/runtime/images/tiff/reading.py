@@ -1,7 +1,8 @@
 """From a TIFF's bytes to the picture of the plane that is asked for.
 
-What Pillow reads rightly, 8-bit pixels with all samples together, is left to it, given the directory of the plane.
-Everything deeper or otherwise laid out is read by `segments`.
+What Pillow reads rightly is left to it (`by_pillow`), given the directory of the plane; everything deeper or otherwise
+laid out is read by `segments`. A plane that is too large to be decoded at once (`sizes`) is read part by part: Pillow
+is then given the strips or tiles of a part as a file of their own (`excerpt`).
 """
 
 from __future__ import annotations
@@ -9,40 +10,41 @@ from __future__ import annotations
 import logging
 import math
 import re
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import TiffImagePlugin
 
-from model.runtime.images.conversion import of_channel, picture_of
-from model.runtime.images.errors import DamagedImage, ImageError, NoSuchPlane, TooManyPixels, UnsupportedVariant
+from model.runtime.images.conversion import of_channel
+from model.runtime.images.data import Data, as_file, let_go
+from model.runtime.images.errors import DamagedImage, ImageError, NoSuchPlane, UnsupportedVariant, saying
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.orientation import turned
-from model.runtime.images.picture import Picture
+from model.runtime.images.picture import Picture, PixelSize
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
+from model.runtime.images.regions import Part, PictureByRegion
+from model.runtime.images.tiff.by_pillow import by_pillow, is_for_pillow
 from model.runtime.images.tiff.directories import full_directories
+from model.runtime.images.tiff.excerpt import decoding_tags, excerpt
 from model.runtime.images.tiff.pixel_size import stated_pixel_size
-from model.runtime.images.tiff.segments import read_samples
+from model.runtime.images.tiff.segments import read_samples, segment_size
+from model.runtime.images.tiff.sizes import (
+    block_size,
+    check_by_region,
+    check_header,
+    check_whole,
+    is_decoded_whole,
+    rows_at_once,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA: Final = (1, 2)
-_PACK_BITS: Final = 32773
 """ExtraSamples: associated and unassociated alpha."""
 _AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
-_COMPRESSIONS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
-"""Those that Pillow's libtiff is built with: none, CCITT's three, LZW, JPEG by two numbers, then `BYTE_CODECS`."""
-_MAX_SEGMENTS: Final = 200_000
-_BYTES_PER_PIXEL: Final = 16
-"""Of samples that are unpacked, for each pixel that is accepted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,58 +63,129 @@ class Plane:
     """The sample that is asked for; None for all that make a color, or the first."""
 
 
-def read_tiff(data: bytes, limits: ImageLimits, choice: PlaneChoice) -> Picture:
+def read_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture:
     """The picture, always upright. Raises ImageError as `read_picture`."""
-    with _opened(data, limits, choice) as (tiff, plane):
-        declared = _declared(tiff, plane.page)
-        if plane.directory is not None and _is_for_pillow(plane.page, data):
-            picture = of_channel(_by_pillow(data, plane.directory, limits), PlaneChoice(channel=plane.sample))
-        else:
-            picture = turned(_by_segments(data, plane), _orientation(plane.page))
-        bits = _significant_bits(tiff) if picture.values.dtype.kind == "u" else None
-        pixel_size = stated_pixel_size(tiff, plane.page)
-        if pixel_size is not None and _orientation(plane.page) >= 5:
-            pixel_size = replace(pixel_size, x=pixel_size.y, y=pixel_size.x)
-    picture = replace(picture, plane=plane.axes + picture.plane, pixel_size=pixel_size)
+    tiff, plane = _opened(data, limits, choice)
+    return _whole(data, tiff, plane, limits)
+
+
+def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture | PictureByRegion:
+    """The picture, decoded unless it is too large for that and can be read part by part.
+
+    Raises ImageError as `read_picture`.
+    """
+    tiff, plane = _opened(data, limits, choice, by_region=True)
+    if is_decoded_whole(plane.page, limits):
+        return _whole(data, tiff, plane, limits)
+    return _by_region(data, tiff, plane)
+
+
+def tiff_size(data: Data, limits: ImageLimits, choice: PlaneChoice) -> tuple[int, int]:
+    """(width, height) as seen, in pixels, without decoding. Raises ImageError as far as the header shows it."""
+    _, plane = _opened(data, limits, choice)
+    width, height = plane.page.imagewidth, plane.page.imagelength
+    return (height, width) if _orientation(plane.page) >= 5 else (width, height)
+
+
+def _whole(data: Data, tiff: TiffFile, plane: Plane, limits: ImageLimits) -> Picture:
+    page = plane.page
+    if plane.directory is not None and is_for_pillow(page, data):
+        picture = of_channel(by_pillow(bytes(data), plane.directory, limits), PlaneChoice(channel=plane.sample))
+    else:
+        everything = Part(0, 0, page.imagelength, page.imagewidth)
+        picture = turned(_by_segments(data, plane, everything), _orientation(page))
+    return replace(_described(picture, tiff, plane), pixel_size=_pixel_size(tiff, page))
+
+
+def _by_region(data: Data, tiff: TiffFile, plane: Plane) -> PictureByRegion:
+    page = plane.page
+    tags = None
+    if plane.directory is not None and is_for_pillow(page, data):
+        tags = decoding_tags(data, plane.directory)
+
+    def decode(part: Part) -> Picture:
+        with saying("the TIFF image cannot be decoded"):
+            if tags is None:
+                picture = _by_segments(data, plane, part)
+            else:
+                rows = None if page.is_tiled else page.rowsperstrip
+                alone = excerpt(data, tags, _segments_of(plane, part), part, rows)
+                picture = of_channel(
+                    by_pillow(alone, None, ImageLimits(part.height * part.width)), PlaneChoice(channel=plane.sample)
+                )
+        let_go(data)
+        return _described(picture, tiff, plane)
+
+    return PictureByRegion(
+        (page.imagelength, page.imagewidth),
+        block_size(page),
+        decode,
+        orientation=_orientation(page),
+        pixel_size=_pixel_size(tiff, page),
+    )
+
+
+def _segments_of(plane: Plane, part: Part) -> list[tuple[int, int]]:
+    """(offset, count) of the strips or tiles, with all samples together, that a part which begins with one lies in."""
+    height, width = segment_size(plane.page)
+    columns = -(-plane.page.imagewidth // width)
+    found = []
+    for row in range(part.top // height, -(-(part.top + part.height) // height)):
+        for column in range(part.left // width, -(-(part.left + part.width) // width)):
+            index = row * columns + column
+            if index >= min(len(plane.offsets), len(plane.counts)):
+                raise DamagedImage(f"the TIFF image is damaged: strip or tile {index} is missing")
+            found.append((plane.offsets[index], plane.counts[index]))
+    return found
+
+
+def _described(picture: Picture, tiff: TiffFile, plane: Plane) -> Picture:
+    """With what the file says of its values and of the plane."""
+    picture = replace(picture, plane=plane.axes + picture.plane)
     if picture.values.dtype == np.uint8:
         return picture
+    bits = _significant_bits(tiff) if picture.values.dtype.kind == "u" else None
     return replace(
         picture,
-        declared_range=declared,
+        declared_range=_declared(tiff, plane.page),
         significant_bits=picture.significant_bits or bits,
     )
 
 
-def tiff_size(data: bytes, limits: ImageLimits, choice: PlaneChoice) -> tuple[int, int]:
-    """(width, height) as seen, in pixels, without decoding. Raises ImageError as far as the header shows it."""
-    with _opened(data, limits, choice) as (_, plane):
-        width, height = plane.page.imagewidth, plane.page.imagelength
-        return (height, width) if _orientation(plane.page) >= 5 else (width, height)
+def _pixel_size(tiff: TiffFile, page: TiffPage) -> PixelSize | None:
+    """Of the picture as seen."""
+    pixel_size = stated_pixel_size(tiff, page)
+    if pixel_size is not None and _orientation(page) >= 5:
+        pixel_size = replace(pixel_size, x=pixel_size.y, y=pixel_size.x)
+    return pixel_size
 
 
-@contextmanager
-def _opened(data: bytes, limits: ImageLimits, choice: PlaneChoice) -> Iterator[tuple[TiffFile, Plane]]:
-    """The file, opened by tifffile, and its chosen plane, which is not too large."""
+def _opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
+    """The file, opened by tifffile, and its chosen plane, which is not too large. There is nothing to close."""
     from tifffile import TiffFile  # takes a tenth of a second, which a server without TIFFs need not spend
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it complains of is found by other means
     full_directories(data)  # bounds what tifffile will walk
     try:
         # Other files that an OME-TIFF may name are none of an upload's.
-        file = TiffFile(BytesIO(data), _multifile=False)
+        file = TiffFile(as_file(data), _multifile=False)
         plane = _chosen(file, data, choice)
-        _check(plane.page, limits)
+        check_header(plane.page)
+        if not by_region or is_decoded_whole(plane.page, limits):
+            check_whole(plane.page, limits)
+        else:
+            plane = _in_rows(plane)
+            check_by_region(plane.page, limits, is_turned=_orientation(plane.page) >= 5)
     except (ImageError, MemoryError):
         raise
     except ValueError as error:
         raise DamagedImage(f"the TIFF image's header cannot be read: {error}") from error
     except Exception as error:  # tifffile raises whatever it stumbles over
         raise DamagedImage("the TIFF image's header cannot be read: its tags contradict each other") from error
-    with file:
-        yield file, plane
+    return file, plane
 
 
-def _chosen(tiff: TiffFile, data: bytes, choice: PlaneChoice) -> Plane:
+def _chosen(tiff: TiffFile, data: Data, choice: PlaneChoice) -> Plane:
     from tifffile import TiffPage
 
     series = _stack(tiff, data)
@@ -140,7 +213,7 @@ def _no_axes(choice: PlaneChoice, *names: str) -> None:
             raise NoSuchPlane(f"the image has no {name} {getattr(choice, name)}: its file states no axis {name}")
 
 
-def _stack(tiff: TiffFile, data: bytes) -> TiffPageSeries | None:
+def _stack(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
     """The first series of a file that states its axes; None where one directory is one plane.
 
     The axes of other kinds of file are guesses.
@@ -193,29 +266,24 @@ def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
     raise DamagedImage(f"the TIFF image is damaged: plane {flat} of {planes} is not in the file")
 
 
-def _check(page: TiffPage, limits: ImageLimits) -> None:
-    """Raises TooManyPixels, DamagedImage or UnsupportedVariant by what the header says of the picture's size."""
-    width, height, samples = page.imagewidth, page.imagelength, page.samplesperpixel
-    tile = (page.tilewidth, page.tilelength) if page.is_tiled else (width, page.rowsperstrip)
-    if not all(isinstance(size, int) and size > 0 for size in (width, height, samples, *tile)):
-        raise DamagedImage(
-            f"the TIFF image's header cannot be read: it states {samples} samples for each of {width} x {height} "
-            f"pixels, in strips or tiles of {tile[0]} x {tile[1]}"
-        )
-    limits.check_pixels(width, height)
-    limits.check_pixels(*tile)  # a strip or tile is decoded whole
-    if page.imagedepth != 1 or (page.is_tiled and page.tiledepth != 1):
-        raise UnsupportedVariant("the TIFF image cannot be read: it is a volume of voxels, not of planes")
-    item = page.dtype.itemsize if page.dtype is not None else 1
-    for area in (width * height, tile[0] * tile[1]):
-        if area * samples * item > limits.max_pixels * _BYTES_PER_PIXEL:
-            raise TooManyPixels(
-                f"the image has {samples} samples of {item} bytes for each of {width} x {height} pixels, which takes "
-                f"more memory than is accepted; send it smaller"
-            )
-    segments = -(-width // tile[0]) * -(-height // tile[1]) * (samples if page.planarconfig == 2 else 1)
-    if segments > _MAX_SEGMENTS:
-        raise DamagedImage(f"the TIFF image has {segments} strips or tiles, and at most {_MAX_SEGMENTS} are read")
+def _in_rows(plane: Plane) -> Plane:
+    """A plane in large strips that are not compressed, as ImageJ writes one, is the same in smaller ones."""
+    page = plane.page
+    height, row_bits = page.imagelength, page.imagewidth * page.bitspersample
+    if page.is_tiled or page.compression != 1 or not isinstance(row_bits, int) or page.rowsperstrip < height:
+        return plane
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    if len(plane.offsets) != planes or len(plane.counts) != planes:
+        return plane
+    row_bytes = (row_bits * (page.samplesperpixel // planes) + 7) // 8
+    rows = rows_at_once(page)
+    page.rowsperstrip = rows
+    strips = [
+        (offset + top * row_bytes, max(0, min(count - top * row_bytes, rows * row_bytes)))
+        for offset, count in zip(plane.offsets, plane.counts, strict=True)
+        for top in range(0, height, rows)
+    ]
+    return replace(plane, offsets=tuple(at for at, _ in strips), counts=tuple(count for _, count in strips))
 
 
 def _orientation(page: TiffPage) -> int:
@@ -242,39 +310,8 @@ def _significant_bits(tiff: TiffFile) -> int | None:
     return int(found[1]) if found else None
 
 
-def _is_for_pillow(page: TiffPage, data: bytes) -> bool:
-    if page.planarconfig != 1 or page.sampleformat != 1 or data[:4] == b"MM\0+":
-        return False
-    if page.compression not in _COMPRESSIONS:
-        return False
-    samples, extra = page.samplesperpixel, tuple(page.extrasamples or ())
-    if page.bitspersample in (1, 2, 4):
-        return samples == 1 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
-    if page.bitspersample != 8:
-        return False
-    if page.predictor != 1 and page.compression == _PACK_BITS:  # libtiff passes over a predictor there
-        return False
-    alpha = len(extra) == 1 and extra[0] in _ALPHA
-    colors = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
-    expected = colors.get(page.photometric, 0)
-    return samples == expected or (alpha and page.photometric in (_BLACK_IS_ZERO, _RGB) and samples == expected + 1)
-
-
-def _by_pillow(data: bytes, directory: int, limits: ImageLimits) -> Picture:
-    """The upright picture of the directory at that offset, which becomes the file's first."""
-    big = data[2:4] == b"+\0"
-    order = "<" if data[:2] == b"II" else ">"
-    head = data[:8] + struct.pack("<Q", directory) if big else data[:4] + struct.pack(order + "I", directory)
-    if not data.startswith(head):
-        data = head + data[len(head) :]
-    image = TiffImagePlugin.TiffImageFile(BytesIO(data))
-    limits.check_pixels(*image.size)
-    image.info.pop("xmp", None)  # Pillow turns by the tag, and where there is none by what XMP says, as no viewer does
-    image.load()
-    return picture_of(image)
-
-
-def _by_segments(data: bytes, plane: Plane) -> Picture:
+def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
+    """A part that begins where a strip or tile begins, as it is stored."""
     page = plane.page
     bits, dtype = page.bitspersample, page.dtype
     if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -309,12 +346,12 @@ def _by_segments(data: bytes, plane: Plane) -> Picture:
         raise DamagedImage(f"the TIFF image is damaged: RGB of {channels} samples")
     else:
         wanted = slice(0, 3 if page.photometric == _RGB else 1)
-    values = read_samples(data, page, plane.offsets, plane.counts, dtype, wanted)
+    values = read_samples(data, page, plane.offsets, plane.counts, dtype, wanted, part)
     if page.photometric == _WHITE_IS_ZERO:
         values = _inverted(values, bits)
     transparent = None
     if alpha is not None:
-        opacity = read_samples(data, page, plane.offsets, plane.counts, dtype, slice(alpha, alpha + 1))
+        opacity = read_samples(data, page, plane.offsets, plane.counts, dtype, slice(alpha, alpha + 1), part)
         values, transparent = _over_white(values, opacity, bits, associated=extra[alpha - samples] == 1)
     if dtype.kind == "u" and bits < 8:
         values = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from model.console.installing import install
+from model.runtime.images.data import Data
 from model.runtime.images.errors import DamagedImage, UnsupportedVariant
+from model.runtime.images.regions import Part
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -27,40 +29,53 @@ BYTE_CODECS: Final = (5, 8, 32773, 32946, 34925, 50000)
 """Compressions of any bytes: LZW, deflate by two numbers, PackBits, LZMA, Zstandard."""
 
 
-def read_samples(
-    data: bytes, page: TiffPage, offsets: tuple[int, ...], counts: tuple[int, ...], dtype: np.dtype[Any], wanted: slice
-) -> NDArray[Any]:
-    """[H, W, S] of the samples `wanted` of each pixel, as `dtype`; planes one after the other become channels.
+def segment_size(page: TiffPage) -> tuple[int, int]:
+    """(height, width) of a strip or tile, in pixels; the last strip may be shorter."""
+    return (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
 
-    Raises DamagedImage where a segment is missing, lies behind the file's end or does not unpack to its size, and
-    UnsupportedVariant for a compression that cannot be unpacked here.
+
+def read_samples(
+    data: Data,
+    page: TiffPage,
+    offsets: tuple[int, ...],
+    counts: tuple[int, ...],
+    dtype: np.dtype[Any],
+    wanted: slice,
+    part: Part,
+) -> NDArray[Any]:
+    """[H, W, S] of the samples `wanted` of each pixel of `part`, as `dtype`; planes one after another become channels.
+    The part begins where a segment begins.
+
+    Raises DamagedImage where a segment is missing, lies behind the file's end
+    or does not unpack to its size, and UnsupportedVariant for a compression that cannot be unpacked here.
     """
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
     planar = page.planarconfig == 2
-    tile_height, tile_width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+    tile_height, tile_width = segment_size(page)
     rows, columns = -(-height // tile_height), -(-width // tile_width)
+    first_row, first_column = part.top // tile_height, part.left // tile_width
     inside = 1 if planar else samples
-    out = np.empty((height, width, len(range(samples)[wanted])), dtype)
+    out = np.empty((part.height, part.width, len(range(samples)[wanted])), dtype)
     for plane, channel in enumerate(range(samples)[wanted] if planar else [0]):
-        for row in range(rows):
-            for column in range(columns):
+        for row in range(first_row, first_row - (-part.height // tile_height)):
+            for column in range(first_column, first_column - (-part.width // tile_width)):
                 index = (channel * rows + row) * columns + column
-                top, left = row * tile_height, column * tile_width
                 # The last strip is as short as the picture, the last tile whole.
-                length = tile_height if page.is_tiled else min(tile_height, height - top)
+                length = tile_height if page.is_tiled else min(tile_height, height - row * tile_height)
                 shape = (length, tile_width, inside)
                 segment = _segment(data, page, offsets, counts, index, shape, dtype)
+                top, left = row * tile_height - part.top, column * tile_width - part.left
                 into = out[top : top + tile_height, left : left + tile_width]
-                part = segment[: into.shape[0], : into.shape[1]]
+                values = segment[: into.shape[0], : into.shape[1]]
                 if planar:
-                    into[..., plane] = part[..., 0]
+                    into[..., plane] = values[..., 0]
                 else:
-                    into[:] = part[..., wanted]
+                    into[:] = values[..., wanted]
     return out
 
 
 def _segment(
-    data: bytes,
+    data: Data,
     page: TiffPage,
     offsets: tuple[int, ...],
     counts: tuple[int, ...],
@@ -74,7 +89,7 @@ def _segment(
         raise DamagedImage(f"the TIFF image is damaged: {name} is missing")
     if offsets[index] + counts[index] > len(data):
         raise DamagedImage(f"the TIFF image is cut short: {name} ends behind the end of the file")
-    packed = data[offsets[index] : offsets[index] + counts[index]]
+    packed = bytes(data[offsets[index] : offsets[index] + counts[index]])
     length, width, samples = shape
     bits = page.bitspersample
     row_bytes = (width * samples * bits + 7) // 8

@@ -15,7 +15,7 @@ from service.client.errors import (
     UnreachableError,
     UnreadableFileError,
 )
-from service.client.prediction import AppliedIntensity, Prediction
+from service.client.prediction import AppliedIntensity, Prediction, TakenChannel
 
 __all__ = [
     "Answer",
@@ -28,6 +28,7 @@ __all__ = [
     "PredictOptions",
     "Prediction",
     "ServerProblem",
+    "TakenChannel",
     "TimedOutError",
     "UnreachableError",
     "UnreadableFileError",

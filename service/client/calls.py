@@ -36,6 +36,7 @@ class PredictOptions(TypedDict, total=False):
     score_threshold: detections score more than this, 0 to 1. max_detections: at most this many, the best.
     labels: only these, by name. intensity, low, high: how values become 8 bits; without `intensity`, low and high are
     values of the file. page, or z, t and channel: which plane of a TIFF, from 0; channel: of an RGB image, too.
+    channels: which of the file's channels each input of the network is, from 0, None for black.
     masks: how the server sends them, which `Prediction` hides; "none" saves time.
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
     pixel_size_um: micrometers from one pixel to the next, whatever the file says.
@@ -54,6 +55,7 @@ class PredictOptions(TypedDict, total=False):
     z: int | None
     t: int | None
     channel: int | None
+    channels: Sequence[int | None] | None
     model: str | None
     version: int | None
     priority: Literal["interactive", "bulk"] | None
@@ -97,6 +99,8 @@ def predict_call(image: bytes, options: PredictOptions, format: FileFormat | Non
     if isinstance(options.get("labels"), str):
         raise TypeError("labels is a string; give a sequence of names")
     params = {name: value for name, value in options.items() if value is not None}
+    if (channels := options.get("channels")) is not None:
+        params["channels"] = ",".join("" if index is None else str(index) for index in channels)
     headers, answer = {"Content-Type": IMAGE}, JSON
     if format is not None:
         params["format"], answer = format, FILE_TYPES[format].media_type

@@ -33,6 +33,15 @@ class AppliedIntensity:
         return cls(said["mode"], said["low"], said["high"], said.get("not_finite", 0))
 
 
+@dataclass(frozen=True, slots=True)
+class TakenChannel:
+    """One of a file's `of` channels, from 0, that an input of the network was, and how its values became 8 bits."""
+
+    index: int
+    of: int
+    intensity: AppliedIntensity | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """The detections in one image, columns side by side in falling score.
@@ -43,7 +52,10 @@ class Prediction:
         asked for.
     keypoints: float32 [N, K, 3] as (x, y, the heatmap's logit), or None when the model has none.
     width, height: of the image as seen, in pixels. timing_ms: milliseconds by stage.
-    intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are.
+    intensity: how its values became 8 bits; None when it had 8 bits and they were taken as they are, or when each
+        channel has its own.
+    channels: which of the file's channels each input of the network was, None for black; empty when the image was taken
+        as gray or RGB.
     plane: which of the file's planes was seen, from 0, by the axis page, z, t or channel; empty when it has only one.
     truncated: whether a limit cut detections off, or may have.
     pixel_size: micrometers from one pixel to the next, and who states it; None where nobody does.
@@ -55,6 +67,7 @@ class Prediction:
     width: int
     height: int
     intensity: AppliedIntensity | None
+    channels: tuple[TakenChannel | None, ...]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: tuple[str, ...]
@@ -71,7 +84,7 @@ class Prediction:
     def from_json(cls, answer: dict[str, Any]) -> Self:
         """From the JSON of `POST /predict`, which keeps a place in it."""
         width, height = answer["image"]["width"], answer["image"]["height"]
-        masks, keypoints, intensity = answer.get("masks"), answer.get("keypoints"), answer["image"].get("intensity")
+        masks, keypoints = answer.get("masks"), answer.get("keypoints")
         pixel_size = answer["image"].get("pixel_size_um")
         count = len(answer["scores"])
         return cls(
@@ -79,7 +92,8 @@ class Prediction:
             version=answer["model"]["version"],
             width=width,
             height=height,
-            intensity=None if intensity is None else AppliedIntensity.from_json(intensity),
+            intensity=_intensity(answer["image"]),
+            channels=tuple(map(_channel, answer["image"].get("channels", ()))),
             boxes=np.array(answer["boxes"], np.float32).reshape(count, 4),
             scores=np.array(answer["scores"], np.float32),
             labels=tuple(answer["labels"]),
@@ -169,6 +183,15 @@ class Prediction:
         if self.masks is None:
             raise ValueError("the answer has no masks: the model has none, or it was asked with masks='none'")
         return self.masks
+
+
+def _intensity(said: dict[str, Any]) -> AppliedIntensity | None:
+    """Of an image, or of one of its channels."""
+    return AppliedIntensity.from_json(said["intensity"]) if "intensity" in said else None
+
+
+def _channel(said: dict[str, Any] | None) -> TakenChannel | None:
+    return None if said is None else TakenChannel(said["index"], said["of"], _intensity(said))
 
 
 def _keypoints(points: list[Any]) -> NDArray[np.float32]:

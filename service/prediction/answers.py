@@ -16,7 +16,8 @@ from model.runtime.analysis.findings import Findings
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.intensity import Applied
 from model.runtime.images.picture import PixelSize
-from model.runtime.images.planes import PlaneAxis
+from model.runtime.images.pixels import Done, shown
+from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
 from service.models.catalog import ServedModel
@@ -40,11 +41,11 @@ class Seen:
 class Detected:
     """One image's answer before it is rendered.
 
-    `size` is (height, width) of the image as seen; `image` is uint8 [H, W, 3], or None unless it was asked for, and so
-    are `values`, the image as its file holds it, [H, W] or [H, W, 3].
+    `size` is (height, width) of the image as seen; `image` is uint8 [H, W, C], or None unless it was asked for, and so
+    are `values`, the image as its file holds it, see `Picture`.
     `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
-    `plane` says which of the file's planes the image is, for each axis along which it has several. `pixel_size` is None
-    where nobody states it.
+    `plane` says which of the file's planes the image is, for each axis along which it has several, `channels` which of
+    its channels, where they were taken one by one. `pixel_size` is None where nobody states it.
     """
 
     model: ServedModel
@@ -53,8 +54,9 @@ class Detected:
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
     values: NDArray[Any] | None = None
-    intensity: Applied | None = None
+    intensity: Done = None
     plane: tuple[PlaneAxis, ...] = ()
+    channels: Channels | None = None
     pixel_size: PixelSize | None = None
 
     @property
@@ -69,7 +71,10 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     image: dict[str, Any] = {"width": width, "height": height}
     if detected.seen.tiles is not None:
         image["tiles"] = detected.seen.tiles
-    image |= _intensity(detected.intensity)
+    if detected.channels is not None:
+        image["channels"] = _channels(detected.channels, detected.intensity)
+    else:
+        image |= _intensity(detected.intensity)
     if detected.plane:
         image["plane"] = {axis.name: {"index": axis.index, "of": axis.size} for axis in detected.plane}
     if (pixel := detected.pixel_size) is not None:
@@ -124,13 +129,14 @@ def findings(detected: Detected) -> Findings:
         detected.pixel_size,
         detected.plane,
         detected.seen.truncated,
+        () if detected.channels is None else detected.channels.used,
     )
 
 
 def picture(detected: Detected) -> bytes:
     """The image as a PNG with the detections drawn on it. It must have been asked for."""
     assert detected.image is not None, "decode with keep_image"
-    return to_png(draw_overlay(detected.image, detected.detections, detected.model.label_names[1:]))
+    return to_png(draw_overlay(shown(detected.image), detected.detections, detected.model.label_names[1:]))
 
 
 def to_json(answer: Any) -> bytes:
@@ -138,8 +144,17 @@ def to_json(answer: Any) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _intensity(applied: Applied | None) -> dict[str, Any]:
-    if applied is None:
+def _channels(channels: Channels, done: Done) -> list[dict[str, Any] | None]:
+    """Which of the file's channels each input of the network is, and what was done to its values; None is black."""
+    applied = done if isinstance(done, tuple) else (None,) * len(channels.taken)
+    return [
+        None if index is None else {"index": index, "of": channels.size, **_intensity(one)}
+        for index, one in zip(channels.taken, applied, strict=True)
+    ]
+
+
+def _intensity(applied: Done) -> dict[str, Any]:
+    if not isinstance(applied, Applied):
         return {}
     said: dict[str, Any] = {"mode": applied.mode, "low": applied.low, "high": applied.high}
     if applied.not_finite:

@@ -24,6 +24,10 @@ AnswerFormat = Literal["maskserve", "coco"]
 MAX_TIMEOUT_MS = 3_600_000
 MAX_VERSION = 2**31
 MAX_PLANE = 2**31
+MOST_CHANNELS = 16
+"""That a network takes."""
+MOST_DIGITS = 9
+"""Of a channel's number."""
 
 
 MOST_IN_TILES = 100_000
@@ -113,6 +117,14 @@ class PredictParameters(BaseModel):
         le=MAX_PLANE,
         description="Which channel of a stack, from 0; of an RGB image, 0 is red, 1 green and 2 blue. Seen as gray.",
     )
+    channels: list[str] = Field(
+        [],
+        description="Which of the file's channels, from 0, each input of the network is, separated by commas or "
+        "repeated, an empty one for black: `2,0,` of a stack for a network of red, green and blue, `2,1,0` for BGR. "
+        "Each becomes 8 bits by itself. Default: gray and RGB as they are; for a network with other than 1 or 3 "
+        "channels, all of the file's, which must be as many.",
+        examples=[["2,1,0"]],
+    )
     tile: str = Field(
         "auto",
         pattern=r"^(auto|off|[1-9][0-9]{2,3})$",
@@ -141,8 +153,17 @@ class PredictParameters(BaseModel):
             self.masks,
             self._intensity(model),
             Tiling(int(self.tile) if self.tile.isdecimal() else self.tile, self.overlap),
-            PlaneChoice(self.page, self.z, self.t, self.channel),
+            self._plane(),
         )
+
+    def _plane(self) -> PlaneChoice:
+        try:
+            channels = _channels(self.channels)
+            return PlaneChoice(self.page, self.z, self.t, self.channel, channels)
+        except ValueError as contradiction:
+            parameter = "channels" if self.channels else "channel"
+            errors = [{"parameter": parameter, "message": str(contradiction)}]
+            raise Problem(INVALID_PARAMETER, f"{parameter}: {contradiction}.", extra={"errors": errors}) from None
 
     def _intensity(self, model: ServedModel) -> Intensity:
         if self.intensity is None and self.low is None and self.high is None:
@@ -170,6 +191,17 @@ class PredictParameters(BaseModel):
                 extra={"unknown_labels": unknown, "known_labels": known},
             )
         return frozenset(label_id for name in names for label_id in model.label_ids[name])
+
+
+def _channels(values: list[str]) -> tuple[int | None, ...]:
+    """Of numbers separated by commas or repeated; None for an empty one. Raises ValueError for anything else."""
+    names = [name.strip() for value in values for name in value.split(",", MOST_CHANNELS)]
+    if len(names) > MOST_CHANNELS:
+        raise ValueError(f"no model takes more than {MOST_CHANNELS}: name fewer")
+    for name in names:
+        if name and not (name.isascii() and name.isdecimal() and len(name) <= MOST_DIGITS):
+            raise ValueError(f"{name[:20]!r} is no channel: give numbers from 0 with commas between them, as in 2,0,1")
+    return tuple(int(name) if name else None for name in names)
 
 
 class PredictionQuery(PredictParameters):

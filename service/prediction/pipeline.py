@@ -24,10 +24,10 @@ from model.runtime.images.errors import (
     UnsupportedFormat,
     UnsupportedVariant,
 )
-from model.runtime.images.intensity import Applied, to_rgb
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import PixelSize
-from model.runtime.images.planes import PlaneAxis
+from model.runtime.images.pixels import Done, to_pixels
+from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.images.reading import read_picture
 from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
 from model.runtime.tiling import Tile
@@ -83,15 +83,16 @@ class Job:
 class Decoded:
     """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` and `values` are there
     where they are needed further on; `intensity` is what made 8 bits of its values, `plane` which of a file's planes it
-    is."""
+    is, `channels` which of its channels, where they were taken one by one."""
 
     size: tuple[int, int]
     whole: Prepared | None
     tiles: list[Tile]
     image: NDArray[np.uint8] | None
     values: NDArray[Any] | None
-    intensity: Applied | None
+    intensity: Done
     plane: tuple[PlaneAxis, ...]
+    channels: Channels | None
     pixel_size: PixelSize | None
 
 
@@ -224,7 +225,7 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         if said := advice(data):
             raise NotAnImage(f"{error}. {said}") from error
         raise
-    image, applied = to_rgb(picture, job.options.intensity)
+    image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
     size = (image.shape[0], image.shape[1])
     preprocessing = job.model.manifest.preprocessing
     tiles = job.options.tiling.plan(preprocessing, size)
@@ -237,6 +238,7 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         picture.values if job.keep_values else None,
         applied,
         picture.plane,
+        picture.channels,
         job.options.pixel_size or picture.pixel_size,
     )
 
@@ -300,6 +302,7 @@ def render_timed(
             picture.values,
             picture.intensity,
             picture.plane,
+            picture.channels,
             picture.pixel_size,
         )
     )

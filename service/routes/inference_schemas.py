@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
-from service.prediction.parameters import PredictParameters
+from service.prediction.parameters import MOST_CHANNELS, PredictParameters
 from service.scheduling.priority import Priority
 
 _T = TypeVar("_T")
@@ -116,6 +116,15 @@ class InferParameters(PredictParameters):
         if sum(map(len, labels)) > MAX_LABELS_LENGTH or len(labels) > MAX_LABELS_LENGTH:
             raise PydanticCustomError("labels", "should have at most {most} characters", {"most": MAX_LABELS_LENGTH})
         return labels
+
+    @field_validator("channels", mode="before", json_schema_input_type=list[int | None] | str)
+    @classmethod
+    def _from_numbers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list) and all(name is None or type(name) is int for name in value[:MOST_CHANNELS]):
+            return ["" if name is None else str(name) for name in value[: MOST_CHANNELS + 1]]
+        raise PydanticCustomError("channels", "should be numbers separated by commas, or a list of numbers and null")
 
     @field_validator("priority", mode="before", json_schema_input_type=Priority | Annotated[int, Field(ge=0)])
     @classmethod

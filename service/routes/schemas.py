@@ -110,6 +110,12 @@ class PlaneIndex(BaseModel):
     of: int = Field(description="how many there are")
 
 
+class TakenChannel(PlaneIndex):
+    """One of the file's channels."""
+
+    intensity: AppliedIntensity | None = Field(None, description="as the image's, of this channel alone")
+
+
 class StatedPixelSize(BaseModel):
     """Micrometers from one pixel to the next."""
 
@@ -126,7 +132,13 @@ class ImageSize(BaseModel):
     width: int
     height: int
     intensity: AppliedIntensity | None = Field(
-        None, description="Missing when the image had 8 bits and they were taken as they are."
+        None,
+        description="Missing when the image had 8 bits and they were taken as they are; of channels each has its own.",
+    )
+    channels: list[TakenChannel | None] | None = Field(
+        None,
+        description="Which of the file's channels each input of the network was, null for black. Missing where the "
+        "image was taken as gray or RGB.",
     )
     plane: dict[AxisName, PlaneIndex] | None = Field(
         None, description="Which of the file's planes was seen, by axis; missing where it has only one."

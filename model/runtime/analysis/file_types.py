@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -34,7 +34,7 @@ CSV_COLUMNS: Final = (
 """Before the intensities of each channel."""
 
 
-def intensity_columns(channels: int) -> Iterator[str]:
-    """Names of the columns for the image's channels, counted from 0."""
-    for channel in range(channels):
+def intensity_columns(channels: Iterable[int]) -> Iterator[str]:
+    """Names of the columns for channels of the image, which are counted from 0."""
+    for channel in channels:
         yield from (f"intensity_{what}_{channel}" for what in ("mean", "min", "max"))

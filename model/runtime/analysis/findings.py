@@ -26,6 +26,7 @@ class Findings:
     values: the image as decoded, [H, W] or [H, W, C] of any integer or float type, of which intensities are measured;
         None where they are not asked for.
     plane: which of its file's planes the image is, for each axis along which that has several.
+    used: numbers of the file's channels that `values` holds; empty where it holds all of them, or a gray plane.
     """
 
     detections: Detections
@@ -35,13 +36,14 @@ class Findings:
     pixel_size: PixelSize | None = None
     plane: tuple[PlaneAxis, ...] = ()
     truncated: bool = False
+    used: tuple[int, ...] = ()
 
     @property
-    def channels(self) -> int:
-        """Of the image whose intensities are measured; 0 without one."""
+    def channels(self) -> tuple[int, ...]:
+        """Numbers, from 0, of the channels whose intensities are measured; none without an image."""
         if self.values is None:
-            return 0
-        return 1 if self.values.ndim == 2 else int(self.values.shape[2])
+            return ()
+        return self.used or tuple(range(1 if self.values.ndim == 2 else int(self.values.shape[2])))
 
     def name_of(self, row: int) -> str:
         return self.class_names[int(self.detections.labels[row]) - 1]

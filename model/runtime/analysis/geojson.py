@@ -89,7 +89,7 @@ def _measurements(one: Measurement) -> dict[str, float]:
     }
     if one.area_um2 is not None and one.diameter_um is not None:
         named |= {"Area \u00b5m^2": one.area_um2, "Diameter \u00b5m": one.diameter_um}
-    for channel, values in enumerate(one.intensities):
+    for values in one.intensities:
         for what, value in (("mean", values.mean), ("min", values.least), ("max", values.largest)):
-            named[f"Channel {channel}: {what}"] = value
+            named[f"Channel {values.channel}: {what}"] = value
     return named

@@ -5,7 +5,7 @@ The numbers agree with scikit-image's `regionprops` on the same masks and the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any, Final
@@ -24,8 +24,9 @@ AT_ONCE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Intensities:
-    """Of one channel under a mask, in the file's own values; NaN where one of them is."""
+    """Of one channel, by its number in the file, under a mask, in the file's own values; NaN where one of them is."""
 
+    channel: int
     mean: float
     least: float
     largest: float
@@ -61,16 +62,19 @@ def _measured(mask: RLE, findings: Findings) -> Measurement:
         diameter_um = sqrt(4 * area_um2 / pi)
     intensities: tuple[Intensities, ...] = ()
     if findings.values is not None and region.area:
-        intensities = _intensities(mask, region, findings.values)
+        intensities = _intensities(mask, region, findings.values, findings.channels)
     return Measurement(region, sqrt(4 * region.area / pi), area_um2, diameter_um, intensities)
 
 
-def _intensities(mask: RLE, region: Region, values: NDArray[Any]) -> tuple[Intensities, ...]:
+def _intensities(mask: RLE, region: Region, values: NDArray[Any], channels: Sequence[int]) -> tuple[Intensities, ...]:
     with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum, floats may have too much
         pieces = [_summed(pixels) for pixels in _pixels(mask, region, values)]
         sums, least, largest = zip(*pieces, strict=True)
-        columns = zip(np.sum(sums, 0), np.min(least, 0), np.max(largest, 0), strict=True)
-    return tuple(Intensities(float(total / region.area), float(low), float(high)) for total, low, high in columns)
+        columns = zip(channels, np.sum(sums, 0), np.min(least, 0), np.max(largest, 0), strict=True)
+    return tuple(
+        Intensities(channel, float(total / region.area), float(low), float(high))
+        for channel, total, low, high in columns
+    )
 
 
 def _summed(pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]:

@@ -14,8 +14,10 @@ from model.runtime.analysis.measurements import Measurement
 _ROWS = 1000  # in a piece
 
 
-def csv_table(findings: Findings, measurements: Sequence[Measurement] | None, channels: int) -> Iterator[bytes]:
-    """UTF-8, in pieces, with columns for the intensities of so many channels.
+def csv_table(
+    findings: Findings, measurements: Sequence[Measurement] | None, channels: Sequence[int]
+) -> Iterator[bytes]:
+    """UTF-8, in pieces, with columns for the intensities of these channels.
 
     What is unknown is empty: everything but the area, which is the box's, where there are no masks; the shape of a mask
     without a pixel; micrometers where the pixels' size is unknown.

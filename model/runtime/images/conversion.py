@@ -43,13 +43,15 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def of_channel(picture: Picture, choice: PlaneChoice) -> Picture:
-    """The one channel that is asked for, as gray; the picture itself where none is.
+    """The one channel that is asked for, as gray, or those that are taken one by one; the picture itself where none is.
 
     Raises NoSuchPlane for a channel that it does not have, and for a page, z or t: it is the only plane of its file.
     """
     for name, asked in (("page", choice.page), ("z", choice.z), ("t", choice.t)):
         if asked:
             raise NoSuchPlane(f"the image has no {name} {asked}: only a TIFF's pages and axes can be chosen")
+    if choice.by_channel:
+        return by_channel(picture, choice)
     channels = picture.values.shape[2] if picture.values.ndim == 3 else 1
     if choice.channel is None:
         return picture
@@ -59,3 +61,12 @@ def of_channel(picture: Picture, choice: PlaneChoice) -> Picture:
         return picture
     values = np.ascontiguousarray(picture.values[..., choice.channel])
     return replace(picture, values=values, plane=(PlaneAxis("channel", choice.channel, channels),))
+
+
+def by_channel(picture: Picture, choice: PlaneChoice) -> Picture:
+    """The channels that are taken of a picture with all of its file's: [H, W], or [H, W, C]. Raises NoSuchPlane."""
+    values = picture.values if picture.values.ndim == 3 else picture.values[..., None]
+    channels = choice.of(values.shape[2])
+    if len(channels.used) < values.shape[2]:
+        values = values[..., list(channels.used)]
+    return replace(picture, values=values, channels=channels)

@@ -1,6 +1,6 @@
 """From an uploaded file to pixels: uint8 RGB as a person sees the picture, or an error that says what is wrong with it.
 
-`reading` makes a picture of the bytes, `intensity` 8 bits of its values.
+`reading` makes a picture of the bytes, `pixels` 8 bits of its values.
 
 How pictures become RGB:
 - EXIF orientation is applied; animations and multi-page files give their first picture.
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.images.errors import ImageError
-from model.runtime.images.intensity import AUTO, Intensity, to_rgb
+from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageLimits
+from model.runtime.images.pixels import to_pixels
 from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.reading import read_picture
 
@@ -31,11 +32,12 @@ def decode_image(
     intensity: Intensity = AUTO,
     choice: PlaneChoice = FIRST_PLANE,
 ) -> NDArray[np.uint8]:
-    """The picture as seen: uint8 [H, W, 3] RGB. May be read-only. Releases the GIL while decoding.
+    """The picture as seen: uint8 [H, W, 3] RGB, or [H, W, C] of the C inputs that `choice` asks for. May be read-only.
+    Releases the GIL while decoding.
 
     `upright`, `choice` and the errors: as `read_picture`. `intensity`, and its errors: as `to_uint8`.
     """
-    return to_rgb(read_picture(data, limits, upright=upright, choice=choice), intensity)[0]
+    return to_pixels(read_picture(data, limits, upright=upright, choice=choice), intensity, choice.inputs)[0]
 
 
 def load_image(

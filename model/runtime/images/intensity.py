@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from model.runtime.images.errors import UnknownRange
-from model.runtime.images.picture import Picture
 from model.runtime.images.tones import Summary, scale, summarize
 
 Mode = Literal["auto", "full-range", "min-max", "percentile"]
@@ -103,18 +102,6 @@ class Applied:
 
 AUTO: Final = Intensity()
 NOTHING: Final = Declared()
-
-
-def to_rgb(picture: Picture, intensity: Intensity = AUTO) -> tuple[NDArray[np.uint8], Applied | None]:
-    """uint8 [H, W, 3] RGB, and what was done to the values, as `to_uint8`; what is transparent is white.
-
-    May be read-only and may share the picture's memory.
-    """
-    declared = Declared(picture.declared_range, picture.significant_bits)
-    image, applied = to_uint8(picture.values, intensity, declared)
-    if picture.transparent is not None:
-        image[picture.transparent] = 255
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2), applied
 
 
 def to_uint8(

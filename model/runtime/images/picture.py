@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime.images.planes import PlaneAxis
+from model.runtime.images.planes import Channels, PlaneAxis
 
 PixelSizeSource = Literal["request", "ome", "imagej", "tiff"]
 
@@ -28,7 +28,8 @@ class Picture:
     """One picture as its file holds it, upright, where more is brighter.
 
     `values` is [H, W] gray or [H, W, 3] RGB in the file's own dtype: uint8, uint16, int32, float32, .... Palettes,
-    CMYK, YCbCr, L*a*b* and alpha are uint8 RGB already. In the machine's byte order; may be read-only.
+    CMYK, YCbCr, L*a*b* and alpha are uint8 RGB already. In the machine's byte order; may be read-only. Where `channels`
+    says that the file's channels were taken one by one, it is [H, W, U] of those that are used, rising.
     `significant_bits` is how many of an unsigned dtype's bits the file says that it uses, counted from the lowest: 12
     for values from 0 to 4095 in uint16. None when it says nothing.
     `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none.
@@ -43,3 +44,4 @@ class Picture:
     transparent: NDArray[np.bool_] | None = None
     plane: tuple[PlaneAxis, ...] = ()
     pixel_size: PixelSize | None = None
+    channels: Channels | None = None

@@ -39,6 +39,7 @@ from model.runtime.images.picture import Picture
 from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.signatures import sniff_format
+from model.runtime.images.tiff.channels import read_channels
 from model.runtime.images.tiff.reading import open_tiff, read_tiff, tiff_size
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
@@ -102,7 +103,7 @@ def probe_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, upright: boo
 def read_picture(
     data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, choice: PlaneChoice = FIRST_PLANE
 ) -> Picture:
-    """The picture with all of its bits: the chosen plane of a TIFF, the first picture of another file.
+    """The picture with all of its bits: the chosen plane or channels of a TIFF, the first picture of another file.
 
     Releases the GIL while decoding. `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but a
     TIFF is always turned, as libraries do that read it).
@@ -118,7 +119,7 @@ def read_picture(
     data, format = _accepted(data, limits)
     with saying(f"the {format} image cannot be decoded"):
         if format == "TIFF":
-            return read_tiff(data, limits, choice)
+            return read_channels(data, limits, choice) if choice.by_channel else read_tiff(data, limits, choice)
         return of_channel(_read_by_pillow(data, format, limits, upright), choice)
 
 

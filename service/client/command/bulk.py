@@ -18,6 +18,7 @@ from service.client.command.formats import (
     Output,
     coco_entries,
     coco_image,
+    csv_columns,
     csv_rows,
     json_line,
     problem_line,
@@ -129,7 +130,7 @@ class Bulk:
     def _finish_file(self, job: Job, file: Answer) -> Done:
         rendered = b""
         if job.file is None:
-            rendered = csv_rows(job.image.name, file.content)
+            rendered = csv_rows(job.image.name, file.content, csv_columns(self.options.get("channels")))
         else:
             write_file(file.content, job.file)
         return Done(job, rendered, truncated=file.truncated)

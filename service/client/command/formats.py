@@ -8,7 +8,7 @@ was in it.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -24,8 +24,12 @@ from service.client.prediction import Prediction
 
 FormatName = Literal["jsonl", "coco", FileFormat]
 
-COLUMNS: Final = ("file", *CSV_COLUMNS, *intensity_columns(3))
-"""Of one table for all images: of a gray one, the intensities of two channels are empty."""
+
+def csv_columns(channels: Iterable[int | None] | None) -> list[str]:
+    """Of one table for all images: of a gray one, the intensities of two channels are empty. channels: those that are
+    asked for beside red, green and blue."""
+    numbers = {0, 1, 2}.union(index for index in channels or () if index is not None)
+    return ["file", *CSV_COLUMNS, *intensity_columns(sorted(numbers))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,6 @@ class Frame:
 FRAMES: Final[Mapping[str, Frame]] = {
     "jsonl": Frame(),
     "coco": Frame(b"[\n", b",\n", b"\n]\n"),
-    "csv": Frame(",".join(COLUMNS).encode() + b"\n"),
 }
 DATASET: Final = Frame(b'{"images": [\n', b",\n")
 
@@ -129,14 +132,19 @@ def coco_image(file: str, image_id: ImageId, prediction: Prediction | None = Non
     return orjson.dumps(entry)
 
 
-def csv_rows(file: str, table: bytes) -> bytes:
+def csv_frame(columns: Sequence[str]) -> Frame:
+    return Frame(",".join(columns).encode() + b"\n")
+
+
+def csv_rows(file: str, table: bytes, columns: Sequence[str]) -> bytes:
     """The rows of the server's table, each with the file's name. Raises UnwrittenError for columns that are not known
-    here: a newer server's."""
+    here: a newer server's, or those of more channels than were asked for."""
     rows = csv.DictReader(StringIO(table.decode(), newline=""))
-    if unknown := sorted(set(rows.fieldnames or ()) - set(COLUMNS)):
-        raise UnwrittenError(f"{file}: this client's table has no columns {', '.join(unknown)}")
+    if unknown := [name for name in rows.fieldnames or () if name not in columns]:
+        advice = "; name the channels with --channels" if unknown[0].startswith("intensity_") else ""
+        raise UnwrittenError(f"{file}: this client's table has no columns {', '.join(unknown)}{advice}")
     text = StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writerows({"file": file, **row} for row in rows)
     return text.getvalue().encode()
 

@@ -22,7 +22,15 @@ from service.client.calls import IntensityMode, MaskForm, PredictOptions
 from service.client.client import URL, AsyncClient
 from service.client.command.bulk import MISUSED, Bulk, Job, Tally
 from service.client.command.coco_ids import CocoIds, ImageId, read_ids
-from service.client.command.formats import DATASET, FRAMES, FormatName, Output, dataset_tail
+from service.client.command.formats import (
+    DATASET,
+    FRAMES,
+    FormatName,
+    Output,
+    csv_columns,
+    csv_frame,
+    dataset_tail,
+)
 from service.client.command.inputs import UsageError, find_images, places
 from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem
@@ -165,7 +173,8 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | No
         if ids is not None and asked.version is None:  # of another version than the newest the answers tell
             ids.require_labels(asked.labels or list(known.values()))
         bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
-        output = None if _folder(asked) is not None else Output(partial(_opened, asked.output), FRAMES[asked.format])
+        frame = csv_frame(csv_columns(asked.channels)) if asked.format == "csv" else FRAMES.get(asked.format)
+        output = None if frame is None else Output(partial(_opened, asked.output), frame)
         dataset = None if asked.coco_images is None else Output(partial(_opened, asked.coco_images), DATASET)
         tail = dataset_tail(known if categories is None else {one: name for name, one in categories.items()})
         with Display(len(jobs), bar=bar) as display:
@@ -224,6 +233,7 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "z": asked.z,
         "t": asked.t,
         "channel": asked.channel,
+        "channels": asked.channels,
         "pixel_size_um": asked.pixel_size_um,
         "tile": asked.tile,
         "overlap": asked.overlap,
@@ -242,6 +252,13 @@ def _tile(text: str) -> str:
     if text not in ("auto", "off") and not re.fullmatch("[1-9][0-9]{2,3}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no side of a tile; give auto, off, or pixels from 100 to 9999")
     return text
+
+
+def _channels(text: str) -> tuple[int | None, ...]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch("[0-9]{0,9}", name) for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} are no channels; give numbers from 0, as in 2,0,1")
+    return tuple(int(name) if name else None for name in names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -292,6 +309,12 @@ def _parser() -> argparse.ArgumentParser:
     wishes("--z", type=int, metavar="N", help="which focal plane of an OME-TIFF or ImageJ stack, from 0")
     wishes("--t", type=int, metavar="N", help="which point of time of such a stack, from 0")
     wishes("--channel", type=int, metavar="N", help="which channel of a stack, or of an RGB image, from 0")
+    wishes(
+        "--channels",
+        type=_channels,
+        metavar="N,N,N",
+        help="which of the file's channels, from 0, are the model's red, green and blue, an empty one for black",
+    )
     wishes(
         "--pixel-size-um",
         type=float,

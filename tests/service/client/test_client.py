@@ -22,6 +22,7 @@ from service.client import (
     MaskForm,
     Prediction,
     ServerProblem,
+    TakenChannel,
     UnreachableError,
     UnreadableFileError,
 )
@@ -154,6 +155,21 @@ def test_a_plane_can_be_chosen_and_is_said(server: Server) -> None:
         assert np.array_equal(second.scores, alone.scores)
         with pytest.raises(ServerProblem, match="no page 3"):
             client.predict(file.getvalue(), page=3)
+
+
+def test_channels_can_be_chosen_and_are_said(server: Server) -> None:
+    image = picture(2)
+    with Client(server.url) as client:
+        found = client.predict(encode(image), channels=(2, None, 0), intensity="full-range")
+        window = AppliedIntensity("full-range", 0, 255)
+        assert found.channels == (TakenChannel(2, 3, window), None, TakenChannel(0, 3, window))
+        assert found.intensity is None
+        swapped = np.stack([image[..., 2], np.zeros_like(image[..., 0]), image[..., 0]], axis=2)
+        alone = client.predict(encode(swapped))
+        assert alone.channels == ()
+        assert np.array_equal(found.scores, alone.scores)
+        with pytest.raises(ServerProblem, match="takes 3 channels, not 2"):
+            client.predict(encode(image), channels=[0, 1])
 
 
 def test_a_pillow_images_coordinates_are_its_own_whatever_its_exif_says(server: Server) -> None:

@@ -142,6 +142,9 @@ def fit_window(wishes: dict[str, Any]) -> None:
     for name in ("page", "z", "t", "channel"):
         if wishes.get(name) is not None:
             wishes[name] = 0
+    if wishes.get("channels"):
+        wishes.pop("channel", None)
+        wishes["channels"] = ["0,,0"]
     for name, value in (("low", 5), ("high", 90)):
         if wishes.get(name) is not None:
             wishes[name] = value
@@ -159,6 +162,9 @@ def infer_request(body: Any) -> dict[str, Any]:
     if parameters.get("labels") is not None:
         parameters["labels"] = list(LABELS[: len(parameters["labels"])])
     fit_window(parameters)
+    if parameters.get("channels") is not None:
+        parameters.pop("channel", None)
+        parameters["channels"] = "0,,0"
     without = {"KEYPOINTS", "MASKS"} if parameters.get("masks") == "none" else {"KEYPOINTS"}
     outputs = {output["name"]: output for output in body.get("outputs") or () if output["name"] not in without}
     return {**body, "outputs": list(outputs.values())}

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict
 
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
-from model.runtime.images.intensity import AUTO, Applied, Intensity, to_rgb
+from model.runtime.images.intensity import AUTO, Applied, Intensity
+from model.runtime.images.pixels import to_pixels
 from model.runtime.images.reading import read_picture
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
@@ -153,7 +154,7 @@ def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Pro
     try:
         data = record.path.read_bytes()
         picture = read_picture(data, LIMITS, upright=False)
-        pixels, applied = to_rgb(picture, intensity)
+        pixels, done = to_pixels(picture, intensity)
     except (OSError, ImageError) as error:
         return _undecoded(record, error)
     mode, orientation = _header(data)
@@ -165,6 +166,7 @@ def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Pro
     thumbnail = np.asarray(gray.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
     bits = np.packbits(np.diff(grid, axis=1) > STEP)
     values = picture.values.dtype.name
+    applied = done if isinstance(done, Applied) else None
     return Fingerprint(
         record.file, (width, height), mode, orientation, digest.digest(), bits, thumbnail, values, applied
     )

@@ -61,12 +61,15 @@ class Plane:
     directory: int | None
     sample: int | None
     """The sample that is asked for; None for all that make a color, or the first."""
+    all_samples: bool = False
+    """Whether all are asked for, but for an opacity."""
 
 
-def read_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture:
-    """The picture, always upright. Raises ImageError as `read_picture`."""
-    tiff, plane = _opened(data, limits, choice)
-    return _whole(data, tiff, plane, limits)
+def read_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice, *, all_samples: bool = False) -> Picture:
+    """The picture, always upright. all_samples: with all channels of its pixels, [H, W, C], whether they are colors or
+    not. Raises ImageError as `read_picture`."""
+    tiff, plane = opened(data, limits, choice)
+    return _whole(data, tiff, replace(plane, all_samples=all_samples), limits)
 
 
 def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture | PictureByRegion:
@@ -74,7 +77,7 @@ def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture |
 
     Raises ImageError as `read_picture`.
     """
-    tiff, plane = _opened(data, limits, choice, by_region=True)
+    tiff, plane = opened(data, limits, choice, by_region=True)
     if is_decoded_whole(plane.page, limits):
         return _whole(data, tiff, plane, limits)
     return _by_region(data, tiff, plane)
@@ -82,7 +85,7 @@ def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture |
 
 def tiff_size(data: Data, limits: ImageLimits, choice: PlaneChoice) -> tuple[int, int]:
     """(width, height) as seen, in pixels, without decoding. Raises ImageError as far as the header shows it."""
-    _, plane = _opened(data, limits, choice)
+    _, plane = opened(data, limits, choice)
     width, height = plane.page.imagewidth, plane.page.imagelength
     return (height, width) if _orientation(plane.page) >= 5 else (width, height)
 
@@ -160,7 +163,7 @@ def _pixel_size(tiff: TiffFile, page: TiffPage) -> PixelSize | None:
     return pixel_size
 
 
-def _opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
+def opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
     """The file, opened by tifffile, and its chosen plane, which is not too large. There is nothing to close."""
     from tifffile import TiffFile  # takes a tenth of a second, which a server without TIFFs need not spend
 
@@ -336,7 +339,9 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
     alpha = _alpha(samples, extra, 3 if page.photometric == _RGB else 1)
     channels = samples if alpha is None else samples - 1
     axes: list[PlaneAxis] = []
-    if plane.sample is not None or (page.photometric != _RGB and channels > 1):
+    if plane.all_samples:
+        wanted = slice(0, channels)
+    elif plane.sample is not None or (page.photometric != _RGB and channels > 1):
         sample = _within("channel", plane.sample, channels)
         wanted = slice(sample, sample + 1)
         if channels > 1:
@@ -357,7 +362,7 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
         values = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     narrow = bits if dtype.kind == "u" and 8 < bits < 8 * dtype.itemsize else None
     return Picture(
-        values if values.shape[2] == 3 else values[..., 0],
+        values[..., 0] if values.shape[2] == 1 else values,
         significant_bits=narrow,
         transparent=transparent,
         plane=tuple(axes),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 _MAX_SEGMENTS: Final = 200_000
-_BYTES_PER_PIXEL: Final = 16
+BYTES_PER_PIXEL: Final = 16
 """Of samples that are unpacked, for each pixel that is accepted."""
 _OLD_JPEG: Final = 6
 BLOCK: Final = 256
@@ -38,7 +38,7 @@ def check_header(page: TiffPage) -> None:
 def is_decoded_whole(page: TiffPage, limits: ImageLimits) -> bool:
     """Whether the plane is small enough for that, or nothing else is accepted."""
     area = page.imagewidth * page.imagelength
-    small = area <= limits.max_pixels and _bytes(page, area) <= limits.max_pixels * _BYTES_PER_PIXEL
+    small = area <= limits.max_pixels and _bytes(page, area) <= limits.max_pixels * BYTES_PER_PIXEL
     return small or limits.max_picture_pixels is None
 
 
@@ -97,7 +97,7 @@ def _bytes(page: TiffPage, area: int) -> int:
 
 
 def _check_bytes(page: TiffPage, limits: ImageLimits, area: int) -> None:
-    if _bytes(page, area) > limits.max_pixels * _BYTES_PER_PIXEL:
+    if _bytes(page, area) > limits.max_pixels * BYTES_PER_PIXEL:
         raise TooManyPixels(
             f"the image has {page.samplesperpixel} samples of {_bytes(page, 1) // page.samplesperpixel} bytes for each "
             f"of {page.imagewidth} x {page.imagelength} pixels, which takes more memory than is accepted; "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from service.client.command.main import ExitCode, main
@@ -59,6 +61,26 @@ def test_overlays_show_the_plane_that_was_seen(server: Server, tmp_path: Path) -
     assert main([str(tmp_path / "third.png"), *arguments]) == 0
     pictures = [np.asarray(Image.open(drawn / f"{name}.png")) for name in ("pages", "third")]
     assert np.array_equal(*pictures)
+
+
+def test_overlays_show_the_channels_that_were_seen(server: Server, tmp_path: Path) -> None:
+    values = np.stack([picture(seed)[..., 0].astype(np.uint16) << 2 * seed for seed in range(4)])
+    tifffile.imwrite(tmp_path / "stack.tif", values, imagej=True, metadata={"axes": "CYX"})
+    drawn, table = tmp_path / "drawn", tmp_path / "table.csv"
+    arguments = [str(tmp_path / "stack.tif"), "--url", server.url, "--overlay", str(drawn), "--output", str(table)]
+    assert main([*arguments, "--channels", "3,,1", "--format", "csv"]) == ExitCode.ANSWERED
+    expected = server.client.post(
+        "/predict",
+        content=(tmp_path / "stack.tif").read_bytes(),
+        params={"channels": "3,,1"},
+        headers={"Accept": "image/png"},
+    )
+    theirs = np.asarray(Image.open(BytesIO(expected.content)))
+    assert np.array_equal(np.asarray(Image.open(drawn / "stack.png")), theirs)
+    (header, row, *_) = list(csv.reader(StringIO(table.read_text())))
+    named = dict(zip(header, row, strict=True))
+    assert (named["intensity_mean_0"], named["intensity_mean_2"]) == ("", "")
+    assert float(named["intensity_max_3"]) > 255 > float(named["intensity_mean_1"]) / 16 > 0
 
 
 def test_overlays_of_one_name_do_not_overwrite_each_other_and_are_no_input_of_the_next_run(

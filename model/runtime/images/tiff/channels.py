@@ -1,0 +1,69 @@
+"""A TIFF's channels, taken one by one: samples of each pixel, planes along the axis C, or pages without any axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from model.runtime.images.conversion import by_channel
+from model.runtime.images.data import Data
+from model.runtime.images.errors import TooManyPixels, UnsupportedVariant
+from model.runtime.images.limits import ImageLimits
+from model.runtime.images.picture import Picture
+from model.runtime.images.planes import PlaneAxis, PlaneChoice
+from model.runtime.images.tiff.reading import opened, read_tiff
+from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL
+
+
+def read_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture:
+    """The picture of the channels that `choice` takes, always upright. Raises ImageError as `read_picture`."""
+    alone = PlaneChoice(choice.page, choice.z, choice.t)
+    _, plane = opened(data, limits, alone)
+    page, along = plane.page, _axis_of_channels(plane.axes, plane.page.samplesperpixel, choice)
+    size = page.imagewidth * page.imagelength * (page.dtype.itemsize if page.dtype is not None else 1)
+    if along is None:
+        return by_channel(read_tiff(data, limits, alone, all_samples=True), choice)
+    channels = choice.of(along.size)
+    if size * len(channels.used) > limits.max_pixels * BYTES_PER_PIXEL:
+        raise TooManyPixels(
+            f"{len(channels.used)} channels of {page.imagewidth} x {page.imagelength} pixels take more memory than is "
+            f"accepted; send the image smaller"
+        )
+    pictures = [read_tiff(data, limits, _of_axis(alone, along, index)) for index in channels.used]
+    first = pictures[0]
+    if any(picture.values.ndim != 2 for picture in pictures):
+        raise UnsupportedVariant(
+            "the TIFF image cannot be read by channels: some are pictures in colors; ask for one, with page or channel"
+        )
+    if len({(picture.values.shape, picture.values.dtype) for picture in pictures}) > 1:
+        raise UnsupportedVariant(
+            "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
+        )
+    ranges = {picture.declared_range for picture in pictures}
+    hidden = [picture.transparent for picture in pictures if picture.transparent is not None]
+    return replace(
+        first,
+        values=np.stack([picture.values for picture in pictures], axis=2),
+        declared_range=first.declared_range if len(ranges) == 1 else None,
+        transparent=np.logical_or.reduce(hidden) if hidden else None,
+        plane=tuple(axis for axis in first.plane if axis.name != along.name),
+        channels=channels,
+    )
+
+
+def _axis_of_channels(axes: tuple[PlaneAxis, ...], samples: int, choice: PlaneChoice) -> PlaneAxis | None:
+    """Along which the planes are channels; None where they are the samples of one plane.
+
+    Pages of a file that states no axes are what most programs make of an array [C, H, W].
+    """
+    for axis in axes:
+        if axis.name == "channel":
+            return axis
+    if choice.page is None and samples == 1 and [axis.name for axis in axes] == ["page"]:
+        return axes[0]
+    return None
+
+
+def _of_axis(choice: PlaneChoice, along: PlaneAxis, index: int) -> PlaneChoice:
+    return replace(choice, page=index) if along.name == "page" else replace(choice, channel=index)

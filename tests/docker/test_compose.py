@@ -15,6 +15,7 @@ from service.server import FLUSH_SECONDS
 from service.settings.environment import PREFIX
 from service.settings.settings import Settings
 from tests.docker.dockerfile import last_list, read_stages, variables
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
 FILES = ("docker-compose.yml", "docker/compose.gpu.yml", "docker/compose.index.yml")
@@ -52,7 +53,7 @@ def test_compose_itself_finds_the_files_valid(also: str | None) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 

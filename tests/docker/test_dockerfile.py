@@ -12,6 +12,7 @@ from service import VERSION
 from service.settings.environment import PREFIX
 from service.settings.settings import Settings
 from tests.docker.dockerfile import DOCKERFILE, TARGETS, last, last_list, lineage, read_stages, variables
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT, Server
 
 
@@ -99,7 +100,7 @@ def test_the_health_check_tells_ready_from_not(target: str, server: Server) -> N
 
     def healthy(port: str) -> bool:
         environment = {**os.environ, "MASKSERVE_PORT": port}
-        return subprocess.run(command, env=environment, capture_output=True, timeout=10).returncode == 0
+        return subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE).returncode == 0
 
     assert healthy(server.url.rsplit(":", 1)[1])
     assert not healthy("1")

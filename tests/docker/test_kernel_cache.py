@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
 KERNEL = """
@@ -46,7 +47,7 @@ def run(application: Path, kind: str, cache: Path, locator: str = "kernel_cache.
         "NUMBA_CACHE_LOCATOR_CLASSES": locator,
     }
     command = [sys.executable, str(application / "kernel.py"), kind]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     found, compiled = done.stdout.split("} {")
     return found, compiled

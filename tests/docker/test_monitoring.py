@@ -17,6 +17,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT, Server, encode, picture, until
 
 MONITORING = ROOT / "docker" / "monitoring"
@@ -128,7 +129,7 @@ def test_the_dashboards_panels_lie_side_by_side() -> None:
     ids=" ".join,
 )
 def test_promtool_finds_nothing_wrong(command: list[str]) -> None:
-    done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -139,7 +140,7 @@ class Prometheus:
     url: str
 
     def get(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=PATIENCE)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
@@ -170,7 +171,7 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     def scraped_and_evaluated() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
         try:
-            if httpx.get(f"{prometheus.url}/-/ready").status_code != 200:
+            if httpx.get(f"{prometheus.url}/-/ready", timeout=PATIENCE).status_code != 200:
                 return False
         except httpx.TransportError:
             return False
@@ -178,7 +179,7 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         return bool(prometheus.query("count_over_time(maskserve:detections_per_image:mean1h[1h]) > 2"))
 
     try:
-        until(scraped_and_evaluated, 60)
+        until(scraped_and_evaluated)
         yield prometheus
     finally:
         process.terminate()

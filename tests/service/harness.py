@@ -35,11 +35,10 @@ from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
 from service.settings.environment import PREFIX
+from tests.patience import PATIENCE
 from tests.service.holding import FOLDER, HOLD, MARK
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 120.0
-"""Seconds; a first start compiles the mask kernels."""
 
 LABELS = ("circle", "ring, broken", "square")
 HUNGRY_MARK = 7
@@ -236,7 +235,7 @@ def picture(
     return image
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something that must become true."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -268,7 +267,7 @@ class Server:
     """Its lines on stdout so far, JSON each."""
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     @classmethod
     def start(cls, repository: Path, *flags: str, **environment: str) -> Server:
@@ -289,7 +288,7 @@ class Server:
 
         threading.Thread(target=read, args=(process.stderr, errors.append, lines.put), daemon=True).start()
         threading.Thread(target=read, args=(process.stdout, log.append), daemon=True).start()
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 line = lines.get(timeout=0.1)
@@ -329,7 +328,7 @@ class Server:
     def connect(self) -> socket.socket:
         """A bare connection, for clients that httpx does not play."""
         host, port = self.url.removeprefix("http://").split(":")
-        return socket.create_connection((host, int(port)), timeout=20)
+        return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
         self.process.send_signal(number)

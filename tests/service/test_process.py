@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, launch, picture, publish_probe, until
+from tests.patience import PATIENCE
+from tests.service.harness import ROOT, Server, encode, head, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
 
@@ -26,7 +27,7 @@ QUICK = encode(picture(1))
 def ends(*flags: str, **environment: str) -> tuple[int, str]:
     """Exit code and stderr of a server that cannot start."""
     process = launch(*flags, **environment)
-    _, errors = process.communicate(timeout=START_TIMEOUT)
+    _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors
 
 
@@ -41,14 +42,16 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_server
             accepted += [pool.submit(server.predict, QUICK) for _ in range(3)]
             until_in_flight(server, 4)
             server.process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(server.url + "/readyz").status_code != 200)
-            ready = httpx.get(server.url + "/readyz")
-            refused = httpx.post(server.url + "/predict", content=QUICK, headers={"Content-Type": "image/png"})
+            until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code != 200)
+            ready = httpx.get(server.url + "/readyz", timeout=PATIENCE)
+            refused = httpx.post(
+                server.url + "/predict", content=QUICK, headers={"Content-Type": "image/png"}, timeout=PATIENCE
+            )
             for answer in (ready, refused):
                 assert answer.status_code == 503
                 assert answer.json()["type"] == "urn:maskserve:problem:draining"
                 assert int(answer.headers["retry-after"]) >= 1
-            assert httpx.get(server.url + "/healthz").status_code == 200
+            assert httpx.get(server.url + "/healthz", timeout=PATIENCE).status_code == 200
         assert [one.result().status_code for one in accepted] == [200] * 4
     assert server.process.wait(20) == 0
 
@@ -60,7 +63,7 @@ def test_sigterm_in_the_middle_of_load_loses_nothing_that_was_accepted(start_ser
     def client(number: int) -> Counter[int]:
         """Ask until refused because of the end; how often which status came."""
         seen: Counter[int] = Counter()
-        with httpx.Client(base_url=server.url, timeout=30) as connection:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as connection:
             while True:
                 image = encode(picture(number, slow=21))
                 try:
@@ -93,14 +96,14 @@ def test_for_a_while_after_sigterm_it_still_answers_but_is_not_ready(start_serve
     waiting = server.connect()  # opened before, used after
     assert "connection" not in server.client.get("/readyz").headers
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: httpx.get(server.url + "/readyz").status_code == 503)
+    until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code == 503)
     for path in ("/readyz", "/v2/health/ready", "/v2/models/probe/ready"):
-        answer = httpx.get(server.url + path)
+        answer = httpx.get(server.url + path, timeout=PATIENCE)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:maskserve:problem:draining")
         assert answer.headers["connection"] == "close"
     answer = server.predict(QUICK)
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    assert httpx.get(server.url + "/healthz").status_code == 200
+    assert httpx.get(server.url + "/healthz", timeout=PATIENCE).status_code == 200
     with waiting:
         waiting.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
         everything = b"".join(iter(lambda: waiting.recv(65536), b""))
@@ -150,7 +153,7 @@ def test_a_second_signal_ends_at_once(start_server: Callable[..., Server]) -> No
     server = start_server()
     with server.busy() as dropped:
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(server.url + "/readyz").status_code != 200)
+        until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code != 200)
         assert server.stop() == 0  # the drain's own time is half a minute
         assert dropped[0].result().status_code == 503
 
@@ -163,22 +166,22 @@ def test_before_it_is_ready_it_is_alive_and_says_so(repository: Path) -> None:
     process = launch("--models", str(repository), "--port", str(port))
     try:
         seen = set()
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while 200 not in seen:
             assert time.monotonic() < deadline
             try:
-                answer = httpx.get(url + "/readyz")
+                answer = httpx.get(url + "/readyz", timeout=PATIENCE)
             except httpx.TransportError:  # the socket listens before anybody accepts
                 continue
             if answer.status_code == 503:
                 assert answer.headers["retry-after"] == "1"
                 assert answer.json()["type"] == "urn:maskserve:problem:starting"
-                assert httpx.get(url + "/healthz").status_code == 200
+                assert httpx.get(url + "/healthz", timeout=PATIENCE).status_code == 200
             seen.add(answer.status_code)
         assert seen <= {200, 503}
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 
@@ -187,7 +190,7 @@ def test_a_signal_while_starting_is_no_error(repository: Path, delay: float) -> 
     process = launch("--models", str(repository))
     time.sleep(delay)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode in (0, -signal.SIGTERM)  # the interpreter itself may not have started yet
     assert "Traceback" not in errors
 
@@ -253,5 +256,5 @@ def test_importing_and_building_the_application_never_imports_torch(repository: 
         "print('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(repository)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "False\n", done.stderr

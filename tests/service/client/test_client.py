@@ -26,6 +26,7 @@ from service.client import (
     UnreachableError,
     UnreadableFileError,
 )
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT, Server, encode, picture
 
 KEY = "0123456789abcdef0123"
@@ -324,7 +325,7 @@ def test_supervision_gets_boxes_masks_and_names(server: Server, threshold: float
 
 
 def run_python(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_importing_loads_nothing_slow() -> None:

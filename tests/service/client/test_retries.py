@@ -27,6 +27,7 @@ from service.client import (
 )
 from service.client.attempts import FIRST_WAIT, JITTER, LONGEST_WAIT, Attempts
 from service.client.calls import checked
+from tests.patience import PATIENCE
 from tests.service.client.loopback import NOTHING_FOUND, Reply, loopback, problem
 from tests.service.harness import Server, encode, picture, until
 
@@ -101,7 +102,7 @@ def test_a_wait_that_would_be_too_long_is_not_begun(is_async: bool) -> None:
     with loopback([problem(429, "queue-full", Retry_After="60")]) as server:
         began = time.monotonic()
         with pytest.raises(ServerProblem) as caught:
-            predict(server.url, is_async, timeout=20)
+            predict(server.url, is_async, timeout=PATIENCE)
         assert caught.value.retry_after == 60
         assert time.monotonic() - began < 20
 
@@ -220,7 +221,7 @@ def test_a_real_servers_full_queue_is_waited_out(start_server: Callable[..., Ser
     refused = 'maskserve_requests_total{route="/predict",status="429"}'
 
     async def ask() -> list[Prediction]:
-        async with AsyncClient(server.url, timeout=60, retries=30) as client:
+        async with AsyncClient(server.url, timeout=PATIENCE, retries=30) as client:
             return await asyncio.gather(*(client.predict(QUICK) for _ in range(3)))
 
     with ThreadPoolExecutor(1) as pool:

@@ -11,6 +11,7 @@ import pytest
 
 from service.http.headers import SECURITY
 from service.http.keys import OPEN
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, head, picture, until
 from tests.service.http.impatience import PNG, answer_until_the_end, problem_type
 
@@ -52,7 +53,7 @@ def bearer(key: str) -> dict[str, str]:
 def raw_status(server: Server, method: str, target: str, headers: dict[str, str]) -> int:
     """Of a request whose target is sent as it is."""
     host, port = server.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
     try:
         connection.request(method, target, headers=headers)
         return connection.getresponse().status
@@ -220,7 +221,7 @@ def test_without_an_admin_key_nobody_administers(repository: Path) -> None:
 def test_without_any_key_whoever_reaches_the_machine_may_predict_but_not_administer(repository: Path) -> None:
     server = Server.start(repository, "--host", "0.0.0.0")
     try:
-        client = httpx.Client(base_url=server.url.replace("0.0.0.0", "127.0.0.1"))
+        client = httpx.Client(base_url=server.url.replace("0.0.0.0", "127.0.0.1"), timeout=PATIENCE)
         answer = client.post("/models/probe/reload")
         assert (answer.status_code, problem_type(answer)) == (403, "administration-off")
         assert client.post("/predict", content=PNG, headers={"Content-Type": "image/png"}).status_code == 200

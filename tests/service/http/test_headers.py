@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 
 from service.http.headers import SECURITY, SecurityHeaders, request_id
-from tests.service.http.test_protocol import PATIENCE, serving
+from tests.patience import PATIENCE
+from tests.service.http.test_protocol import serving
 
 MADE = re.compile(r"[0-9a-f]{32}")
 

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.service.harness import ROOT, START_TIMEOUT, Server, encode, head, picture, until
+from tests.patience import PATIENCE
+from tests.service.harness import ROOT, Server, encode, head, picture, until
 from tests.service.http.impatience import MAX_BODY, MAX_UPLOADS, PNG, answer_until_the_end, problem_type
 
 MULTIPART = 'Content-Type: multipart/form-data; boundary="b"'
@@ -209,7 +210,7 @@ def test_their_parsers_are_never_even_imported(tmp_path: Path) -> None:
         "print(refused, *sorted(m for m in sys.modules if m.startswith('PIL.') and m.endswith('ImagePlugin')))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     refused, *plugins = done.stdout.split()
     assert int(refused) == len(FORMATS), done.stderr
     assert set(plugins) == ALLOWED_PLUGINS

@@ -15,7 +15,8 @@ from fastapi import FastAPI, Request
 from service.http.keys import Access, Keys, RequireKey, is_administration, read_keys
 from service.http.problems import ADMINISTRATION_OFF, FORBIDDEN, MEDIA_TYPE, UNAUTHORIZED, ProblemKind
 from service.http.proxies import BehindProxy
-from tests.service.http.test_protocol import PATIENCE, connect, read_answer, serving
+from tests.patience import PATIENCE
+from tests.service.http.test_protocol import connect, read_answer, serving
 
 API = "ordinary-key-0123456789"
 ADMIN = "admin-key-0123456789"

@@ -21,9 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, MEDIA_TYPE, ProblemKind
 from service.http.protocol import MAX_HEAD_BYTES, protocol_class
+from tests.patience import PATIENCE
 
-PATIENCE = 10.0
-"""Seconds after which something that should happen never will."""
 SHORT = 0.15
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 KIB = 1024

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, picture
-from tests.service.http.test_protocol import GET, PATIENCE, Recorder, connect, read_answer, serving
+from tests.service.http.test_protocol import GET, Recorder, connect, read_answer, serving
 
 SETTINGS = b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + SETTINGS
@@ -146,5 +147,5 @@ def test_javas_client_gets_its_answers(server: Server, tmp_path: Path) -> None:
     (tmp_path / "Client.java").write_text(CLIENT, "utf-8")
     (tmp_path / "image.png").write_bytes(encode(picture()))
     command = [java, tmp_path / "Client.java", f"{server.url}/predict", tmp_path / "image.png"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout, done.stderr) == ("200\n200\n", "")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from service.settings.settings import Settings
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
@@ -170,7 +171,7 @@ def test_without_the_pin_the_newest_answers_that_is_not_unloaded_however_many_ar
 def test_a_pin_to_what_is_not_there_stops_the_start(repository: Path, versions: str, said: str) -> None:
     process = launch("--models", str(repository), "--versions", versions)
     try:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -183,7 +184,7 @@ def test_a_pin_to_what_is_not_there_stops_the_start(repository: Path, versions: 
 def test_a_pin_to_a_broken_version_stops_the_start(repository: Path) -> None:
     (repository / "probe" / "1" / "model.onnx").write_bytes(b"")
     process = launch("--models", str(repository), "--versions", "probe:1")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "model.onnx" in errors
 

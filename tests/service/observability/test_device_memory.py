@@ -9,6 +9,7 @@ import pytest
 
 from model.runtime.engines.devices import count_gpus
 from service.observability.device_memory import read_memory
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
 
@@ -23,7 +24,7 @@ def test_without_a_gpu_no_driver_is_loaded() -> None:
         "from service.observability.device_memory import read_memory\n"
         "print(read_memory(['cpu']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     loaded = [line for line in done.stdout.splitlines() if line.startswith("loads") and line != "loads None"]
     assert done.stdout.endswith("{}\n"), done.stderr
     assert not [line for line in loaded if "cuda" in line or "nvidia" in line]

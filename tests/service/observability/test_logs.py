@@ -12,6 +12,7 @@ import pytest
 
 from service.observability.logs import log_request
 from service.observability.record import RequestRecord
+from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
 SETUP = """
@@ -33,7 +34,7 @@ NASTY = "a\nb\rc\x85d\u2028e\x1b[2Jf\u202eg\ud800h\x00i"
 def lines(code: str, form: str = "json", level: str = "info") -> list[str]:
     """What a process that runs `code` writes to stdout; its stderr must stay empty."""
     command = [sys.executable, "-c", SETUP.format(level=level, form=form) + code]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True)
     assert ended.stderr == b""
     text = ended.stdout.decode()
     assert not text or text.endswith("\n")
@@ -248,6 +249,6 @@ assert taken.seek(0, 2) == 0
 print('alive', file=sys.stderr)
 """
     command = ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, "-c", SETUP.format(level="info", form="json") + code]
-    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, timeout=PATIENCE)
     assert ended.stderr == b"alive\n"
     assert ended.returncode == 0

@@ -306,7 +306,7 @@ def test_with_a_collector_that_is_down_requests_work_and_the_end_is_quick(reposi
         server = start_traced(repository, f"http://127.0.0.1:{collector.getsockname()[1]}")
         try:
             assert {server.predict(QUICK).status_code for _ in range(5)} == {200}
-            assert server.stop(timeout=10) == 0  # the exporter's own patience is half a minute
+            assert server.stop(timeout=25) == 0  # the exporter's own patience is half a minute
         finally:
             server.close()
     assert not any("Traceback" in line for line in [*server.log, *server.errors])

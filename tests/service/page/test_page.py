@@ -19,6 +19,7 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, picture, publish_probe, until
 from tests.service.page.conftest import KEY
 from tests.service.page.looking import (
@@ -222,7 +223,7 @@ def test_the_code_gives_the_answer_that_is_shown(visit: Visit, guarded: Server, 
         env={**os.environ, "API_KEY": KEY},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     ).stdout
     count = len(json.loads(output)["scores"]) if language == "curl" else int(output.split()[0])
@@ -256,7 +257,7 @@ def test_ten_images_of_which_one_is_broken(visit: Visit, server: Server) -> None
     images = {name: encode(picture(number)) for number, name in enumerate(names)}
     images[names[4]] = images[names[4]][:300]
     visitor.choose(*images.items())
-    expect(visitor["#progress-text"]).to_have_text("9 of 10 done, 1 failed", timeout=20_000)
+    expect(visitor["#progress-text"]).to_have_text("9 of 10 done, 1 failed", timeout=1000 * PATIENCE)
     rows = visitor["#queue [role=option]"]
     for row, name in enumerate(names):
         expected = (
@@ -280,7 +281,7 @@ def test_a_busy_server_is_asked_again_and_one_that_is_gone_is_told_of(
     with server.busy():
         visitor.choose(*((f"late {number}.png", encode(picture(number))) for number in range(3)))
         until(lambda: server.metrics().get('maskserve_requests_total{route="/predict",status="429"}', 0) > 0)
-    expect(visitor["#progress-text"]).to_have_text("3 of 3 done", timeout=60_000)
+    expect(visitor["#progress-text"]).to_have_text("3 of 3 done", timeout=1000 * PATIENCE)
 
     server.stop()
     visitor.choose(("late.png", IMAGE))

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import BrowserContext, ConsoleMessage, FilePayload, Locator, Request, expect
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server
 
-expect.set_options(timeout=20_000)  # milliseconds; a busy machine is slow, not wrong
+expect.set_options(timeout=1000 * PATIENCE)  # milliseconds; a busy machine is slow, not wrong
 
 
 @dataclass

@@ -25,6 +25,7 @@ from skimage.measure import regionprops
 from model.runtime.detections import RLE
 from model.runtime.kernels.rle import decode
 from service.routes import files
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, picture, until
 
 PICTURE = picture(3, (64, 96))
@@ -163,7 +164,7 @@ def streaming(server: Server) -> Iterator[HTTPResponse]:
     """An answer of which nothing but the head has been read."""
     data = encode(np.full((3000, 3000, 3), (0, 250, 255), np.uint8))
     query = "format=geojson&tile=100&overlap=0&score_threshold=0.05"
-    with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=60)) as connection:
+    with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)) as connection:
         connection.request("POST", f"/predict?{query}", data, {"Content-Type": "image/png"})
         with connection.getresponse() as response:
             assert response.getheader("content-length") is None

@@ -12,6 +12,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from service import VERSION
+from tests.patience import PATIENCE
 from tests.service.harness import LABELS, Server, encode, picture, until
 from tests.service.routes.triton_client import (
     BLACK,
@@ -209,7 +210,7 @@ def test_many_requests_at_once_get_their_own_answers(client: triton.InferenceSer
         client.async_infer("probe", [image_input(image)], request_id=f"{n}") for n, image in enumerate(IMAGES * 3)
     ]
     for n, (image, one) in enumerate(zip(IMAGES * 3, waiting, strict=True)):
-        result = one.get_result(timeout=60)
+        result = one.get_result(timeout=PATIENCE)
         assert result.get_response()["id"] == f"{n}"
         check_same(result, [server.predict(image).json()])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, launch, picture, publish_probe
 from tests.service.routes.triton_client import PNG, connect, image_input
 
@@ -123,7 +124,7 @@ def test_a_version_with_an_alias_is_not_unloaded_and_an_alias_is_none_to_adminis
 )
 def test_an_alias_of_what_is_not_there_stops_the_start(repository: Path, aliases: str, said: str) -> None:
     process: subprocess.Popen[str] = launch("--models", str(repository), "--model-aliases", aliases)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors.count("\n")) == (2, 1)
     assert "--model-aliases" in errors
     assert said in errors

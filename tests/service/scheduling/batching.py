@@ -8,8 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-PATIENCE = 10.0
-"""Seconds after which a wait counts as a hang."""
+from tests.patience import PATIENCE
 
 
 class Engine:

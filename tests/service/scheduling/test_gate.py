@@ -21,12 +21,11 @@ from service.http.problems import (
 )
 from service.scheduling.gate import HEADROOM, MAX_RETRY, Gate, Phase, Place
 from service.scheduling.priority import Priority
-
-LONG = 10.0
+from tests.patience import PATIENCE
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), LONG))
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
 
 
 PLACE = Place("model", Priority.INTERACTIVE, 8)
@@ -39,7 +38,9 @@ def ready(seconds_per_image: float = 0.0, max_uploads: int = 8) -> Gate:
     return gate
 
 
-async def stay(gate: Gate, place: Place = PLACE, seconds: float = LONG, timeout: float = LONG, images: int = 1) -> None:
+async def stay(
+    gate: Gate, place: Place = PLACE, seconds: float = PATIENCE, timeout: float = PATIENCE, images: int = 1
+) -> None:
     async with gate.admit(place, timeout, images):
         await asyncio.sleep(seconds)
 
@@ -67,7 +68,7 @@ async def empty(tasks: list[asyncio.Task[None]]) -> None:
 def test_nothing_comes_in_unless_ready(phase: Phase, kind: ProblemKind) -> None:
     gate = Gate(8)
     gate.phase = phase
-    for check in (lambda: gate.check(PLACE, LONG), gate.check_phase):
+    for check in (lambda: gate.check(PLACE, PATIENCE), gate.check_phase):
         with pytest.raises(Problem) as caught:
             check()
         assert caught.value.kind == kind
@@ -99,7 +100,7 @@ def test_every_model_and_priority_has_places_of_its_own() -> None:
         for other in (Place("a", Priority.INTERACTIVE, 2), Place("b", Priority.BULK, 2)):
             await stay(gate, other, seconds=0)
         with pytest.raises(Problem, match="2 bulk images wait for a and at most 2 may"):
-            gate.check(Place("a", Priority.BULK, 2), LONG)
+            gate.check(Place("a", Priority.BULK, 2), PATIENCE)
         await empty(tasks)
 
     run(scenario)
@@ -178,13 +179,13 @@ def test_no_more_uploads_than_allowed_and_none_that_takes_too_long() -> None:
 
         async def upload(timeout: float) -> None:
             async with gate.upload(timeout):
-                await asyncio.sleep(LONG)
+                await asyncio.sleep(PATIENCE)
 
-        first = asyncio.create_task(upload(LONG))
+        first = asyncio.create_task(upload(PATIENCE))
         await asyncio.sleep(0)
         assert gate.uploads == 1
         with pytest.raises(Problem) as caught:
-            await upload(LONG)
+            await upload(PATIENCE)
         assert caught.value.kind == TOO_MANY_UPLOADS
         await empty([first])
         with pytest.raises(Problem) as caught:
@@ -210,7 +211,7 @@ def test_a_timeout_of_the_work_itself_is_not_the_deadline() -> None:
     async def scenario() -> None:
         gate = ready()
         with pytest.raises(TimeoutError):
-            async with gate.admit(PLACE, LONG):
+            async with gate.admit(PLACE, PATIENCE):
                 raise TimeoutError
 
     run(scenario)
@@ -220,7 +221,7 @@ def test_a_timeout_of_the_work_itself_is_not_the_deadline() -> None:
     ("extension", "draining", "kind"),
     [
         pytest.param(0.01, False, DEADLINE_PASSED, id="not by enough"),
-        pytest.param(LONG, True, DRAINING, id="draining is not put off"),
+        pytest.param(PATIENCE, True, DRAINING, id="draining is not put off"),
     ],
 )
 def test_an_extended_deadline_still_ends(extension: float, draining: bool, kind: ProblemKind) -> None:
@@ -228,12 +229,12 @@ def test_an_extended_deadline_still_ends(extension: float, draining: bool, kind:
         async with gate.admit(PLACE, 0.02) as deadline:
             if draining:
                 gate.give_up()
-                task = asyncio.create_task(gate.drain(LONG))
+                task = asyncio.create_task(gate.drain(PATIENCE))
                 while gate.phase is not Phase.DRAINING:
                     await asyncio.sleep(0)
                 await asyncio.sleep(0)
             deadline.extend(extension)
-            await asyncio.sleep(LONG)
+            await asyncio.sleep(PATIENCE)
         await task
 
     async def scenario() -> None:
@@ -248,8 +249,8 @@ def test_a_deadline_can_be_extended() -> None:
     async def scenario() -> None:
         async with ready().admit(PLACE, 0.02) as deadline:
             before = deadline.at
-            deadline.extend(LONG)
-            assert deadline.at == before + LONG
+            deadline.extend(PATIENCE)
+            assert deadline.at == before + PATIENCE
             await asyncio.sleep(0.05)
 
     run(scenario)
@@ -260,7 +261,7 @@ def test_draining_waits_for_what_is_in_and_refuses_the_rest() -> None:
         gate = ready()
         accepted = asyncio.create_task(stay(gate, seconds=0.05))
         await asyncio.sleep(0)
-        draining = asyncio.create_task(gate.drain(LONG))
+        draining = asyncio.create_task(gate.drain(PATIENCE))
         await asyncio.sleep(0)
         with pytest.raises(Problem) as caught:
             await stay(gate)
@@ -276,8 +277,8 @@ def test_draining_waits_for_what_is_in_and_refuses_the_rest() -> None:
 def test_draining_waits_for_what_is_being_sent_but_not_for_ever() -> None:
     async def scenario() -> None:
         gate = ready()
-        async with gate.admit(PLACE, LONG):
-            draining = asyncio.create_task(gate.drain(LONG))
+        async with gate.admit(PLACE, PATIENCE):
+            draining = asyncio.create_task(gate.drain(PATIENCE))
             await asyncio.sleep(0)
         with gate.sending():  # begins where the admission ends
             assert gate.in_flight == 0, "it takes no place"
@@ -297,12 +298,12 @@ def test_draining_cuts_off_uploads_at_once() -> None:
         gate = ready()
 
         async def upload() -> None:
-            async with gate.upload(LONG):
-                await asyncio.sleep(LONG)
+            async with gate.upload(PATIENCE):
+                await asyncio.sleep(PATIENCE)
 
         uploading = asyncio.create_task(upload())
         await asyncio.sleep(0)
-        assert await gate.drain(LONG)
+        assert await gate.drain(PATIENCE)
         with pytest.raises(Problem) as caught:
             await uploading
         assert caught.value.kind == DRAINING
@@ -331,7 +332,7 @@ def test_draining_can_be_told_to_give_up() -> None:
         gate.give_up()  # nothing drains yet: no effect
         slow = asyncio.create_task(stay(gate))
         await asyncio.sleep(0)
-        draining = asyncio.create_task(gate.drain(LONG))
+        draining = asyncio.create_task(gate.drain(PATIENCE))
         await asyncio.sleep(0)
         gate.give_up()
         gate.give_up()
@@ -347,17 +348,17 @@ def test_one_who_leaves_still_takes_requests_but_is_not_ready() -> None:
     async def scenario() -> None:
         gate = ready()
         gate.check_ready()
-        leaving = asyncio.create_task(gate.leave(LONG))
+        leaving = asyncio.create_task(gate.leave(PATIENCE))
         await asyncio.sleep(0)
         assert gate.is_leaving
-        gate.check(PLACE, LONG)
+        gate.check(PLACE, PATIENCE)
         with pytest.raises(Problem) as caught:
             gate.check_ready()
         assert caught.value.kind is DRAINING
         tasks = await fill(gate, 1)
         gate.give_up()
         await leaving
-        assert await gate.drain(LONG) is False, "nor does it wait for what is in"
+        assert await gate.drain(PATIENCE) is False, "nor does it wait for what is in"
         await asyncio.wait(tasks)
 
     run(scenario)
@@ -367,6 +368,6 @@ def test_leaving_ends_by_itself() -> None:
     async def scenario() -> None:
         gate = ready()
         await gate.leave(0.01)
-        assert await gate.drain(LONG) is True
+        assert await gate.drain(PATIENCE) is True
 
     run(scenario)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, picture, until
 
 IMAGE = encode(picture(slow=64))
@@ -27,7 +28,7 @@ class Outcome:
 async def _overload(url: str, interval: float) -> list[Outcome]:
     """A request every `interval` seconds, whatever becomes of those before."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE) as client:
 
         async def ask() -> Outcome:
             answer = await client.post("/predict", content=IMAGE, headers={"Content-Type": "image/png"})

@@ -15,9 +15,8 @@ import pytest
 
 from service.scheduling.pool import Pool
 from service.scheduling.priority import INTERACTIVE_TURNS, Priority
+from tests.patience import PATIENCE
 
-PATIENCE = 10.0
-"""Seconds after which something that should happen never will."""
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
 
 

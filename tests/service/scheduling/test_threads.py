@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from service.scheduling.threads import Outcome, Threads
-
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 
 async def ask(threads: Threads, work: Callable[[], object]) -> Outcome[object]:
@@ -123,5 +122,7 @@ asyncio.run(main())
 
 
 def test_the_process_ends_by_itself_after_what_is_running_though_nobody_closed() -> None:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")

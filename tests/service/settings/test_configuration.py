@@ -17,7 +17,8 @@ from model.runtime.engines.devices import count_gpus
 from service.settings.configuration import effective, manual, read_settings
 from service.settings.environment import PREFIX
 from service.settings.settings import GROUPS, Settings
-from tests.service.harness import ROOT, START_TIMEOUT, publish_probe
+from tests.patience import PATIENCE
+from tests.service.harness import ROOT, publish_probe
 
 KEY, ADMIN_KEY = "key-of-the-flag-0123", "key-of-the-administration-0123"
 NOT_IN_A_FILE = {"config", "api_keys", "admin_keys"}
@@ -39,7 +40,7 @@ def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=START_TIMEOUT,
+        timeout=PATIENCE,
     )
 
 
@@ -99,7 +100,7 @@ def test_the_manual_is_printed_whatever_else_is_wrong() -> None:
 )
 def test_a_manual_that_nobody_can_read_is_no_accident(redirection: str) -> None:
     command = f'"{sys.executable}" -m service --help {redirection}'
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (manual().split("\n")[0] + "\n" if "head" in redirection else "")
 

@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from service.client.command.main import ExitCode, main
+from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback
 from tests.service.client.shell import command, lines, without
 from tests.service.harness import LABELS, ROOT, Server, encode, picture
@@ -43,7 +44,7 @@ def test_of_200_images_with_5_damaged_195_are_answered_and_5_are_named(server: S
         (folder / name).write_bytes(data)
 
     running = command(folder, "--url", server.url, "--jobs", "8")
-    out, errors = running.communicate(timeout=120)
+    out, errors = running.communicate(timeout=PATIENCE)
 
     assert running.returncode == ExitCode.SOME_FAILED
     results = [json.loads(line) for line in out.splitlines()]
@@ -324,7 +325,7 @@ def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, im
     assert b"1 failed" in shown
     assert f"{images / 'd.png'}: The upload is not an image".encode() in shown
     plain = command(images, "--url", server.url)
-    assert b"4/4" not in plain.communicate(timeout=60)[1]
+    assert b"4/4" not in plain.communicate(timeout=PATIENCE)[1]
 
 
 def test_the_manual_shows_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

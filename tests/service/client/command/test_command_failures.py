@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.client.command.main import ExitCode, main
+from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback, problem
 from tests.service.client.shell import command, lines
 from tests.service.harness import Server
@@ -104,7 +105,7 @@ def test_a_server_that_goes_away_ends_the_run_and_what_is_finished_is_written(tm
         running = command(tmp_path, "--url", server.url, "--output", output, *arguments)
         while len(server.times) < 4:
             time.sleep(0.01)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == ExitCode.NO_SERVER
     assert b"The server cannot be reached" in errors
     assert json.loads(output.read_bytes()) == []  # whole
@@ -129,7 +130,7 @@ def test_interrupted_it_writes_what_is_finished_and_ends_with_130(images: Path, 
         while len(server.times) < 3:
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == ExitCode.INTERRUPTED
     assert [line["file"] for line in lines(output)] == [str(images / "a.png"), str(images / "b.JPG")]
     assert errors.decode().splitlines() == ["maskserve: interrupted", "maskserve: 2 of 3 images answered, 0 failed"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from model.runtime.bundles.repository import EMBEDDED
+from tests.patience import PATIENCE
 from tests.service.harness import Server, publish_probe
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
 
     def open_page(server: Server, *refusals: int, **settings: Any) -> Visitor:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(1000 * PATIENCE)
         visitors.append(Visitor(context, server, frozenset(refusals)))
         return visitors[-1]
 

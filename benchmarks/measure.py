@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from model.runtime.engines.processor import processor_name
+
 MAX_OTHER_LOAD = 0.05
 """Share of all cores that other processes may use during a valid run."""
 
@@ -201,7 +203,7 @@ def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -211,14 +213,6 @@ def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _gpus() -> list[str]:

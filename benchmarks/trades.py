@@ -179,7 +179,7 @@ def _load(path: Path) -> tuple[Detector, ArchitectureConfig]:
 def _trades(architecture: ArchitectureConfig, options: argparse.Namespace) -> dict[str, TradeOptions]:
     proposals = options.proposals or architecture.rpn_post_nms_top_n_test // 2
     min_size = options.min_size or architecture.min_size * 3 // 4
-    quantized = TradeOptions(int8=True, calibration_images=options.calibration_images)
+    quantized = TradeOptions("alone", calibration_images=options.calibration_images)
     return {
         AS_TRAINED: TradeOptions(),
         f"proposals {proposals}": TradeOptions(proposals=proposals),

@@ -39,7 +39,7 @@ from training.loop.run_log import read_metrics
 
 UNTRAINED: Final = frozenset(
     {
-        *("name", "license", "output", "repository", "publish", "publish_if", "export_half"),
+        *("name", "license", "output", "repository", "publish", "publish_if", "export_half", "export_int8"),
         *("resume", "loggers", "log_every", "checkpoint_every", "validation.samples", "workers"),
         *("data", "seed"),  # which ablate gives to every run itself
     }

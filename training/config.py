@@ -206,6 +206,9 @@ class TrainConfig(_Group):
         "always", description="better: only with a higher AP on the validation split than the version that is served"
     )
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
+    export_int8: bool = Field(
+        False, description="publish the network in INT8 too, beside model.onnx; needs a validation split"
+    )
     intensity: Intensity = Field(default_factory=Intensity)
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

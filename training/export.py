@@ -1,7 +1,8 @@
 """Checkpoint to bundle: export, compare with the trained network, publish.
 
 maskserve export --checkpoint runs/nuclei/checkpoints/best.pt --output models
-maskserve export --checkpoint runs/nuclei/checkpoints/best.pt --data DIR --output models --int8
+maskserve export --checkpoint runs/nuclei/checkpoints/best.pt --data DIR --output models --int8 beside
+maskserve export --bundle models/nuclei/1 --data DIR --output models --int8 beside
 maskserve export --torchvision maskrcnn_resnet50_fpn_v2:COCO_V1 --output models
 """
 
@@ -10,26 +11,34 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from model.console.arguments import Parser, number, whole
 from model.console.running import interruptible
 from model.network.published import published_model
-from model.runtime.bundles.bundle import BundleError
+from model.network.weights import load_network
+from model.runtime.bundles.bundle import Bundle, BundleError, open_bundle
 from model.runtime.bundles.manifest import ModelName, Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import require_writable, stop
-from training.config import NAME_RULE
+from training.config import NAME_RULE, TrainConfig
+from training.data.annotations.classes import order_classes
 from training.data.annotations.dataset import DatasetError
 from training.data.formats.locate import add_origin_flags
-from training.data.loading.samples import UnreadableImage
-from training.data.loading.source import DataStop, load_training_data
+from training.data.loading.samples import UnreadableImage, readable_images
+from training.data.loading.source import DataStop, TrainingData, load_training_data, named
 from training.progress import Display
-from training.publishing.gate import generated_images
-from training.publishing.publish import Export, ExportOptions, GateError, publish, publish_run
-from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, TradeOptions
+from training.publishing.checks import GateError
+from training.publishing.exported import Export, ExportOptions
+from training.publishing.gate import GATE_IMAGES, generated_images
+from training.publishing.precisions import publish_beside
+from training.publishing.publish import publish, publish_run
+from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, Int8, TradeOptions
+from training.starting.identity import dataset_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,20 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.half, "torchscript" not in options.without, "weights" not in options.without, trades
         )
         with Display() as display:
-            if options.torchvision is None:
+            if options.checkpoint is not None:
                 checkpoint = load_checkpoint(options.checkpoint)
-                config = checkpoint.train_config()
-                changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
-                changes |= {"annotations": tuple(options.annotations), "images": options.images}
-                changes |= {} if options.orientation == "auto" else {"orientation": options.orientation}
-                changes |= {} if options.mask_objects == "auto" else {"mask_objects": options.mask_objects}
-                changes |= {} if options.class_attribute is None else {"class_attribute": options.class_attribute}
-                changes |= {} if options.on_broken is None else {"on_broken": options.on_broken}
-                config = config.model_copy(update=changes)
-                described = options.data is not None or options.annotations
-                data = load_training_data(config) if described else None
-                bundle = publish_run(config, data, checkpoint, display, files)
-            elif trades:
+                config = _with_data(checkpoint.train_config(), options)
+                bundle = publish_run(config, _data(config), checkpoint, display, files)
+            elif options.bundle is not None:
+                bundle = _again(options, files, display)
+            elif trades.is_measured:
                 stop(
                     "--torchvision: a trade is measured on the data of a training; export a checkpoint, with its --data"
                 )
@@ -72,6 +74,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"published {bundle.path}", file=sys.stderr)
     return 0
+
+
+def _with_data(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
+    """The configuration of a training, of other data, for another place."""
+    changes = {"repository": options.output, "name": options.name or config.name, "data": options.data}
+    changes |= {"annotations": tuple(options.annotations), "images": options.images}
+    changes |= {} if options.orientation == "auto" else {"orientation": options.orientation}
+    changes |= {} if options.mask_objects == "auto" else {"mask_objects": options.mask_objects}
+    changes |= {} if options.class_attribute is None else {"class_attribute": options.class_attribute}
+    changes |= {} if options.on_broken is None else {"on_broken": options.on_broken}
+    return config.model_copy(update=changes)
+
+
+def _data(config: TrainConfig) -> TrainingData | None:
+    return None if named(config) is None else load_training_data(config)
+
+
+def _again(options: argparse.Namespace, files: ExportOptions, display: Display) -> Bundle:
+    """A bundle's files once more, with its network in INT8 beside them."""
+    wishes = files.trades
+    if wishes.int8 != "beside" or wishes or options.without:
+        raise ValueError("a bundle's files stay as they are: with --bundle give --int8 beside, and no other trade")
+    source = open_bundle(options.bundle)
+    known = source.manifest
+    intensity = known.preprocessing.intensity
+    config = TrainConfig(name=known.name, architecture=known.architecture, intensity=intensity)
+    config = _with_data(config, options)
+    data = _data(config)
+    if data is None or data.val is None:
+        raise ValueError("INT8 is calibrated and measured on data: give --data, a dataset with a validation split")
+    train, val = (order_classes(split, known.class_names) for split in (data.train, data.val))
+    if train.class_names != known.class_names:
+        raise ValueError(
+            f"{source.path} knows {', '.join(known.class_names)}, the data {', '.join(train.class_names)}: the classes "
+            f"must be the same"
+        )
+    export = Export(
+        model=load_network(source),
+        architecture=known.architecture,
+        class_names=known.class_names,
+        provenance=known.provenance,
+        images=list(islice(readable_images(val.images, intensity, config.on_broken), GATE_IMAGES)),
+        intensity=intensity,
+        keypoint_names=known.keypoint_names,
+        train=train,
+        val=val,
+        data_name=dataset_name(config),
+        max_detections=known.architecture.detections_per_image,
+        options=files,
+    )
+    return publish_beside(source, export, options.output, config.name, display)
 
 
 def _published(source: str, options: ExportOptions) -> Export:
@@ -105,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="maskserve export", description="Export, compare with the trained network, publish a bundle.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a training run's checkpoint")
+    source.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a bundle NAME/VERSION, to publish again with --int8 beside"
+    )
     source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")
     parser.add_argument("--name", type=_name, help="model name; default: the run's or torchvision's")
@@ -126,7 +182,14 @@ def _parser() -> argparse.ArgumentParser:
     trades = parser.add_argument_group(
         "accuracy for speed", "the same weights; needs --data with a validation split, on which the loss is measured"
     )
-    trades.add_argument("--int8", action="store_true", help="convolutions and linear layers of model.onnx in INT8")
+    trades.add_argument(
+        "--int8",
+        nargs="?",
+        const="alone",
+        choices=get_args(Int8),
+        help="convolutions and linear layers in INT8: alone, in model.onnx (the default), or beside it, in "
+        "model.int8.onnx, for whoever serves to choose",
+    )
     trades.add_argument(
         "--calibration_images",
         type=whole(1),

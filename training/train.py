@@ -58,9 +58,10 @@ from training.loop.state import State, seed_everything, snapshot, start, step_im
 from training.loop.step import TrainingError, take_step
 from training.loop.trackers import start_trackers
 from training.loop.validation_losses import validation_losses
+from training.publishing.checks import GateError
 from training.publishing.comparison import NotBetter, incomparable, served_version
 from training.publishing.provenance import published_bundle
-from training.publishing.publish import GateError, publish_run
+from training.publishing.publish import publish_run
 from training.starting.resume import checkpoint_to_resume, set_aside
 
 LOADER = "DataLoader worker"
@@ -110,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if config.publish and config.publish_if == "better":
             require_comparable(config, data)
+        if config.publish and config.export_int8 and data.val is None:
+            raise ValueError("--export_int8 measures what INT8 loses on a validation split: give one, or --val 0.2")
         trackers = start_trackers(config, config.run_folder, state.iteration)
         earlier = set_aside(config.run_folder) if begins else None
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:

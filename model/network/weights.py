@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from model.network.build import Detector, build_model
-from model.runtime.bundles.bundle import Bundle, DamagedFile
+from model.runtime.bundles.bundle import Bundle, DamagedFile, MissingFile
 from model.runtime.bundles.manifest import NETWORK_FILE
 
 WEIGHTS_FILE = "weights.pth"
@@ -22,9 +22,15 @@ def load_network(bundle: Bundle) -> Detector:
     """The bundle's network in torchvision's own class, in eval mode.
 
     From `weights.pth`, or where the bundle has none from `model.onnx`, whose initializers carry the state_dict's names.
-    Raises DamagedFile when they are not the manifest's architecture's.
+    Raises DamagedFile when they are not the manifest's architecture's, MissingFile when the bundle has them in INT8
+    alone.
     """
     model = build_model(bundle.manifest.architecture)
+    if WEIGHTS_FILE not in bundle.manifest.files and "f32" not in bundle.manifest.network_precisions:
+        raise MissingFile(
+            f"{bundle.path} has its weights in INT8 alone, from which those of the training cannot be read back: export "
+            f"it again with {WEIGHTS_FILE}, or with --int8 beside"
+        )
     if WEIGHTS_FILE in bundle.manifest.files:
         state = torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True)
     else:

@@ -25,7 +25,8 @@ from training.data.loading.samples import load_stored
 from training.data.loading.source import TrainingData, load_training_data
 from training.loop.run_log import RunLog, read_metrics
 from training.progress import Display
-from training.publishing.publish import ExportOptions, publish_run
+from training.publishing.exported import ExportOptions
+from training.publishing.publish import publish_run
 from training.train import fit, main, require_comparable, setup, start
 
 

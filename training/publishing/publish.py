@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from model.architecture import ArchitectureConfig, Task, has_keypoints
+from model.architecture import has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
@@ -20,82 +18,33 @@ from model.network.exporting.export import export_onnx, export_torchscript, is_h
 from model.network.exporting.quantize import quantize_int8
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
-from model.runtime.bundles.manifest import Evaluation, ExportCheck, ManifestDraft, Provenance, ServingDefaults
+from model.runtime.bundles.manifest import (
+    Evaluation,
+    ExportCheck,
+    ManifestDraft,
+    Precision,
+    PrecisionEvaluation,
+    ServingDefaults,
+)
 from model.runtime.engines.engine import MODEL_FILES, Engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
-from model.runtime.images.intensity import AUTO, Intensity
-from model.runtime.predict import Predictor
-from model.runtime.preprocess import Preprocessing
 from training.checkpoint import Checkpoint
 from training.config import PublishIf, TrainConfig
-from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import readable_images
 from training.data.loading.source import TrainingData
 from training.evaluation.matching import MATCHED_BY, match_detections
 from training.evaluation.operating_point import best_thresholds
-from training.evaluation.validation import SCORE_THRESHOLD, Outcome, main_kind, validate
+from training.evaluation.validation import SCORE_THRESHOLD, Outcome
 from training.progress import Display
+from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.comparison import Candidate, compare_with_served
-from training.publishing.gate import (
-    AP_TOLERANCE,
-    BATCH_SIZES,
-    GATE_IMAGES,
-    TOLERANCE,
-    Difference,
-    Tolerance,
-    ap_differences,
-    compare_engines,
-    export_check,
-    generated_images,
-)
+from training.publishing.exported import Export, ExportOptions
+from training.publishing.gate import GATE_IMAGES, ap_differences, export_check, generated_images
+from training.publishing.precisions import add_int8
 from training.publishing.provenance import provenance
-from training.publishing.trades import TradeOptions, calibration_batches, points_lost, rebuilt, traded_architecture
+from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
 from training.starting.identity import dataset_name
-
-
-class GateError(Exception):
-    """The exported files do not answer as the trained network does, or lose too much AP; the message says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too.
-
-    An INT8 bundle has no TorchScript: it would be another network than `model.onnx`.
-    """
-
-    half: bool = False
-    torchscript: bool = True
-    weights: bool = True
-    trades: TradeOptions = field(default_factory=TradeOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A trained network on its way into a bundle. `val` and `images` are what the gate compares on, the images as
-    `intensity` made them.
-
-    `train` is what INT8 is calibrated on; a trade needs it and `val`. data_name is what people call this data.
-    """
-
-    model: Detector
-    architecture: ArchitectureConfig
-    class_names: tuple[str, ...]
-    provenance: Provenance
-    images: Sequence[NDArray[np.uint8]]
-    intensity: Intensity = AUTO
-    keypoint_names: tuple[str, ...] = ()
-    train: Dataset | None = None
-    val: Dataset | None = None
-    data_name: str = ""
-    max_detections: int = 100
-    options: ExportOptions = ExportOptions()
-    publish_if: PublishIf | None = None
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing.from_architecture(self.architecture, self.intensity)
 
 
 def publish_run(
@@ -130,7 +79,7 @@ def publish_run(
         val=None if data is None else data.val,
         data_name=dataset_name(config),
         max_detections=config.validation.max_detections,
-        options=options or ExportOptions(half=config.export_half),
+        options=options or _options(config),
         publish_if=publish_if,
     )
     return publish(export, config.model_repository, config.name, display)
@@ -145,17 +94,17 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
     """
     trades, say = export.options.trades, display.say
     traded = _traded(export)
-    steps = 4 + 2 * traded.options.torchscript
+    steps = 4 + 2 * traded.options.torchscript + (trades.int8 == "beside")
     with (
         tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder,
         display.bar("publishing", steps) as done,
     ):
         staging = Path(folder)
-        trained_outcome = _measure(EagerEngine(export.model), export, "trained network", display)
+        trained_outcome = measure(EagerEngine(export.model), export, "trained network", display)
         done(1)
         _write_files(traded, staging, say)
         reference = EagerEngine(traded.model)
-        if trades.int8:
+        if trades.int8 == "alone":
             _quantize(traded, reference, staging, display)
         done(2)
         task = export.architecture.task
@@ -166,21 +115,27 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
         thresholds: dict[str, float] = {}
         evaluations: list[Evaluation] = []
         for number, engine in enumerate(engines):
-            difference = _compare(reference, engine, engine.name, traded, display)
+            difference = compare(reference, engine, engine.name, traded, display)
             done(3 + 2 * number)
-            outcome = _measure(engine, traded, engine.name, display)
+            outcome = measure(engine, traded, engine.name, display)
             done(4 + 2 * number)
             deltas = {}
             if outcome is not None and trained_outcome is not None:
                 deltas = ap_differences(trained_outcome.metrics.headline(), outcome.metrics.headline())
-                evaluations.append(_evaluation(traded, outcome, engine.name))
+                evaluations.append(evaluation(traded, outcome, engine.name))
                 thresholds = thresholds or _best_thresholds(traded, outcome)  # the first engine's, which is served
-            if not trades.int8:
+            if trades.int8 != "alone":
                 require(engine.name, difference, {} if trades else deltas)
             if trades:
                 require_affordable(engine.name, deltas, task, trades.most_ap_lost, say)
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
+        precisions: dict[Precision, PrecisionEvaluation] = {}
+        if trades.int8 == "beside":
+            assert trained_outcome is not None
+            trained = trained_outcome.metrics.headline()
+            precisions = add_int8(traded, staging, evaluations[0], trained, display)
+            done(steps)
         if export.publish_if is not None:
             figures = evaluations[0].metrics if evaluations else {}
             candidate = Candidate(task, export.class_names, export.val, export.max_detections, figures)
@@ -197,35 +152,14 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
             evaluation=tuple(evaluations),
             export_check=checks["onnx"],
             trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,
+            precisions=precisions,
         )
         return publish_bundle(staging, draft, repository, name, describe_onnx)
 
 
-def require(
-    engine: str, difference: Difference, ap_deltas: Mapping[str, float], tolerance: Tolerance = TOLERANCE
-) -> None:
-    """Raises GateError, saying what differed, unless the differences are within `tolerance` and 0.1 point of AP."""
-    wrong = difference.exceeds(tolerance)
-    wrong += [
-        f"{name} changes by {100 * delta:+.2f} points (allowed {100 * AP_TOLERANCE:g})"
-        for name, delta in ap_deltas.items()
-        if abs(delta) > AP_TOLERANCE
-    ]
-    if wrong:
-        raise GateError(f"the {engine} export is not the trained network, nothing was published: {'; '.join(wrong)}")
-
-
-def require_affordable(
-    engine: str, ap_deltas: Mapping[str, float], task: Task, most_ap_lost: float, say: Callable[[str], object]
-) -> None:
-    """Raises GateError, saying what was lost, where a trade costs more than `most_ap_lost` points of the task's AP."""
-    lost, metric = points_lost(ap_deltas, task), f"{main_kind(task)}/AP"
-    say(f"{engine} against the network as trained: {metric} {-lost:+.2f} points")
-    if lost > most_ap_lost:
-        raise GateError(
-            f"the {engine} export loses {lost:.2f} points of {metric} to the network as trained, --most_ap_lost allows "
-            f"{most_ap_lost:g}: nothing was published"
-        )
+def _options(config: TrainConfig) -> ExportOptions:
+    """What a run's configuration wishes."""
+    return ExportOptions(config.export_half, trades=TradeOptions("beside" if config.export_int8 else None))
 
 
 def round_to_half(model: Detector) -> None:
@@ -238,15 +172,15 @@ def round_to_half(model: Detector) -> None:
 def _traded(export: Export) -> Export:
     """What is exported: the same weights, in the network that the trades leave. Without trades, `export` itself."""
     options, trades = export.options, export.options.trades
-    if not trades:
-        return export
-    if export.train is None or export.val is None:
+    if trades.is_measured and (export.train is None or export.val is None):
         raise ValueError(
             "an export that trades accuracy is compared with the trained network by AP: give --data, a dataset with a "
             "validation split"
         )
+    if not trades:
+        return export
     architecture = traded_architecture(export.architecture, trades)
-    options = replace(options, torchscript=options.torchscript and not trades.int8)
+    options = replace(options, torchscript=options.torchscript and trades.int8 != "alone")
     return replace(export, model=rebuilt(export.model, architecture), architecture=architecture, options=options)
 
 
@@ -256,7 +190,9 @@ def _write_files(export: Export, staging: Path, say: Callable[[str], object]) ->
         round_to_half(export.model)
     say("exporting ONNX")
     # Quantizing folds the batch norms into the weights, and stores what it leaves in fp32 as fp16 by itself.
-    export_onnx(export.model, staging / MODEL_FILES["onnx"], half_storage=options.half and not options.trades.int8)
+    export_onnx(
+        export.model, staging / MODEL_FILES["onnx"], half_storage=options.half and options.trades.int8 != "alone"
+    )
     if options.torchscript:
         say("exporting TorchScript")
         export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
@@ -269,7 +205,7 @@ def _quantize(export: Export, reference: Engine, staging: Path, display: Display
     assert export.train is not None
     file = staging / MODEL_FILES["onnx"]
     engine = OnnxEngine(file, export.architecture.task, "cpu", None)
-    require("onnx", _compare(reference, engine, "onnx in fp32", export, display), {})
+    require("onnx", compare(reference, engine, "onnx in fp32", export, display), {})
     engine.close()
     wanted = export.options.trades.calibration_images
     display.say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")
@@ -277,38 +213,8 @@ def _quantize(export: Export, reference: Engine, staging: Path, display: Display
     quantize_int8(file, file, batches, half_storage=export.options.half)
 
 
-def _compare(reference: Engine, engine: Engine, what: str, export: Export, display: Display) -> Difference:
-    with display.bar(f"comparing {what}", len(BATCH_SIZES)) as done:
-        difference = compare_engines(reference, engine, export.images, export.preprocessing, done)
-    display.say(f"{what} against eager: {difference}")
-    return difference
-
-
-def _measure(engine: Engine, export: Export, what: str, display: Display) -> Outcome | None:
-    if export.val is None:
-        return None
-    predictor, task = Predictor(engine, export.preprocessing), export.architecture.task
-    with display.bar(f"AP: {what}", len(export.val)) as done:
-        outcome = validate(predictor, export.val, task, max_detections=export.max_detections, progress=done)
-    figures = {name: value for name, value in outcome.metrics.headline().items() if name.endswith(("/AP", "/AP50"))}
-    display.say(f"{what} on {export.val.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return outcome
-
-
 def _best_thresholds(export: Export, outcome: Outcome) -> dict[str, float]:
     """For each class the threshold that maximizes F1 on the validation split; what was never found has none."""
     assert export.val is not None
     matches = match_detections(export.val, outcome.detections, MATCHED_BY[export.architecture.task])
     return best_thresholds(matches, export.class_names, SCORE_THRESHOLD)
-
-
-def _evaluation(export: Export, outcome: Outcome, engine: str) -> Evaluation:
-    assert export.val is not None
-    return Evaluation(
-        dataset=f"{export.data_name}: {export.val.name}" if export.data_name else export.val.name,
-        images=len(export.val),
-        command=f"maskserve evaluate --model BUNDLE --data DIR --engine {engine} "
-        f"--max_detections {export.max_detections}",
-        engine=engine,
-        metrics=outcome.metrics.headline(),
-    )

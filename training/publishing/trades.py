@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored
 from training.evaluation.validation import main_kind
 
+Int8 = Literal["alone", "beside"]
+"""Where a bundle has INT8: as its `model.onnx`, or as a second file that the server may choose."""
+
 CALIBRATION_IMAGES = 64
 MOST_AP_LOST = 0.5
 """Points of the task's AP (0..100) that a trade may cost."""
@@ -26,9 +30,12 @@ MOST_AP_LOST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TradeOptions:
-    """What to give up. None leaves proposals and input size as trained; most_ap_lost in points of the task's AP."""
+    """What to give up. None leaves proposals and input size as trained; most_ap_lost in points of the task's AP.
 
-    int8: bool = False
+    INT8 beside `model.onnx` gives up nothing by itself: whoever serves the bundle chooses.
+    """
+
+    int8: Int8 | None = None
     calibration_images: int = CALIBRATION_IMAGES
     proposals: int | None = None
     min_size: int | None = None
@@ -41,14 +48,20 @@ class TradeOptions:
             raise ValueError(f"--most_ap_lost {self.most_ap_lost:g}: give points of AP, 0 or more")
 
     def __bool__(self) -> bool:
-        """Whether anything is given up."""
-        return self.int8 or self.proposals is not None or self.min_size is not None
+        """Whether anything of `model.onnx` is given up."""
+        return self.int8 == "alone" or self.proposals is not None or self.min_size is not None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there must be data: to calibrate INT8 on, or to measure on what is lost."""
+        return bool(self) or self.int8 is not None
 
     def record(self, ap_deltas: Mapping[str, float], training_images: int) -> Trades:
         """What the manifest says of it; of fewer training images than wished for, all calibrate."""
+        alone = self.int8 == "alone"
         return Trades(
-            int8=self.int8,
-            calibration_images=min(self.calibration_images, training_images) if self.int8 else None,
+            int8=alone,
+            calibration_images=min(self.calibration_images, training_images) if alone else None,
             proposals=self.proposals,
             min_size=self.min_size,
             ap_deltas=dict(ap_deltas),

@@ -46,6 +46,7 @@ MAY_CHANGE: Final = frozenset(
         "publish",
         "publish_if",
         "export_half",
+        "export_int8",
         # These change the data, and what they make of it is compared.
         "on_broken",
         "orientation",

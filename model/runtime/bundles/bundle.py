@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.runtime.bundles.manifest import (
     FORMAT,
-    NETWORK_FILE,
+    NETWORK_FILES,
     Evaluation,
     ExportCheck,
     FileRecord,
@@ -146,8 +146,8 @@ def publish_bundle(
     rename: a crash at any point leaves a hidden folder, which nothing serves, or the whole bundle. Publishers may run
     at the same time, in any process; each gets a version of its own. `staging` stays as it is.
 
-    `describe` may write what the manifest says into the copy of `model.onnx`, before its hash is taken. The `files` of
-    that manifest are therefore those before.
+    `describe` may write what the manifest says into the copies of `NETWORK_FILES`, before their hashes are taken. The
+    `files` of that manifest are therefore those before.
 
     Raises:
         PublishError: `name` is no model name, or `staging` holds a folder, no `model.onnx` or nothing.
@@ -168,8 +168,9 @@ def publish_bundle(
             version = max(published_versions(versions), default=0) + 1
             manifest = _complete(draft, name, version, records)
             if describe is not None:
-                describe(hidden / NETWORK_FILE, manifest)
-                records[NETWORK_FILE] = _record(hidden / NETWORK_FILE)
+                for network in (name for name in NETWORK_FILES if name in records):
+                    describe(hidden / network, manifest)
+                    records[network] = _record(hidden / network)
                 manifest = _complete(draft, name, version, records, manifest.created)
             _write(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
             _sync_folder(hidden)

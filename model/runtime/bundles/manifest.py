@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
@@ -17,6 +17,14 @@ FORMAT: Final = 1
 
 NETWORK_FILE: Final = "model.onnx"
 """The file that every bundle has."""
+
+INT8_FILE: Final = "model.int8.onnx"
+"""The same network with layers that compute in INT8, where a bundle has it beside `NETWORK_FILE`."""
+
+NETWORK_FILES: Final = (NETWORK_FILE, INT8_FILE)
+
+Precision = Literal["f32", "bf16", "int8"]
+"""What a network's layers compute in. bf16 needs no file of its own: an engine rounds as it computes `NETWORK_FILE`."""
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
@@ -75,6 +83,16 @@ class ExportCheck(_Record):
     ap_deltas: Mapping[str, FiniteFloat] = Field(default_factory=dict, description="metric -> exported minus trained")
 
 
+class PrecisionEvaluation(Evaluation):
+    """COCO figures of the network in one precision, all of a bundle's on the same images."""
+
+    file: FileName = Field(description="what was computed")
+    library: str = Field(description="what computed it, with its version")
+    processor: str
+    calibration_images: int | None = Field(None, ge=1, description="training images that INT8's scales come from")
+    export_check: ExportCheck | None = Field(None, description="None: the manifest's own is that of model.onnx")
+
+
 class Trades(_Record):
     """What an export gave up for speed, and what that cost in COCO AP on the validation split."""
 
@@ -104,6 +122,9 @@ class ManifestDraft(_Record):
     evaluation: tuple[Evaluation, ...] = ()
     export_check: ExportCheck | None = None
     trades: Trades | None = Field(None, description="None: nothing was given up")
+    precisions: Mapping[Precision, PrecisionEvaluation] = Field(
+        default_factory=dict, description="precision -> its figures; empty: none was compared with another"
+    )
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -113,6 +134,8 @@ class ManifestDraft(_Record):
                 f"class_names has {len(self.class_names)} names, but the architecture has {classes} classes besides "
                 f"the background; give one name for each"
             )
+        if self.precisions and "f32" not in self.precisions:
+            raise ValueError("precisions has no f32, with which the others are compared")
         unknown = sorted(self.defaults.score_thresholds.keys() - set(self.class_names))
         if unknown:
             raise ValueError(
@@ -147,7 +170,18 @@ class Manifest(ManifestDraft):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @model_validator(mode="after")
-    def _has_network(self) -> Self:
+    def _has_networks(self) -> Self:
         if NETWORK_FILE not in self.files:
             raise ValueError(f"files has no {NETWORK_FILE}, which every bundle needs")
+        if INT8_FILE in self.files and "int8" not in self.precisions:
+            raise ValueError(f"files has {INT8_FILE}, but precisions does not say how well it does: export it again")
+        if "int8" in self.precisions and INT8_FILE not in self.files:
+            raise ValueError(f"precisions has int8, but files has no {INT8_FILE}")
         return self
+
+    @property
+    def network_precisions(self) -> tuple[Precision, ...]:
+        """What its files compute in: "int8" alone where `NETWORK_FILE` itself was quantized. bf16 is the engine's."""
+        if self.trades is not None and self.trades.int8:
+            return ("int8",)
+        return ("f32", "int8") if INT8_FILE in self.files else ("f32",)

@@ -8,8 +8,8 @@ import pytest
 
 from model.runtime.detections import RawDetections
 from model.runtime.preprocess import Preprocessing, prepare
+from training.publishing.checks import GateError, require
 from training.publishing.gate import Difference, compare, one_canvas
-from training.publishing.publish import GateError, require
 
 
 def raw() -> RawDetections:

@@ -23,7 +23,7 @@ from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
 from training.data.loading.samples import load_stored
 from training.export import main as export
-from training.publishing.publish import GateError, require_affordable
+from training.publishing.checks import GateError, require_affordable
 from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
 
 TRAINED = ArchitectureConfig(min_size=800, max_size=1333, rpn_post_nms_top_n_test=1000)
@@ -102,12 +102,12 @@ def test_fewer_proposals_change_nothing_else() -> None:
 
 
 def test_int8_leaves_the_architecture() -> None:
-    assert traded_architecture(TRAINED, TradeOptions(int8=True)) == TRAINED
+    assert traded_architecture(TRAINED, TradeOptions(int8="alone")) == TRAINED
 
 
 def test_nothing_wished_for_is_no_trade() -> None:
     assert not TradeOptions(calibration_images=8, most_ap_lost=2.0)
-    assert all((TradeOptions(int8=True), TradeOptions(proposals=1), TradeOptions(min_size=1)))
+    assert all((TradeOptions(int8="alone"), TradeOptions(proposals=1), TradeOptions(min_size=1)))
 
 
 def test_a_rebuilt_network_has_the_same_weights(finished_run: Path) -> None:

@@ -1,0 +1,38 @@
+"""What this machine's processor is, and which instructions it has beyond float32's."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
+
+INT8_FEATURES: Final = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
+"""Dot products of bytes; without one of these INT8 is no faster than float32, or slower."""
+
+BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16"})
+"""Dot products of bfloat16."""
+
+
+@cache
+def processor_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """Linux's names for the instructions that every processor of this machine has; empty where nobody tells them."""
+    lines = [value for name, value in _fields(cpuinfo) if name == "flags"]
+    return frozenset.intersection(*(frozenset(line.split()) for line in lines)) if lines else frozenset()
+
+
+def processor_name(cpuinfo: Path = _CPUINFO) -> str:
+    """Such as "AMD EPYC 9R14"; the kind of processor where nobody tells more."""
+    names = (value for name, value in _fields(cpuinfo) if name == "model name")
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _fields(cpuinfo: Path) -> list[tuple[str, str]]:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:  # not on Linux
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [(name.strip(), value.strip()) for name, _, value in pairs]

@@ -104,7 +104,10 @@ def _check(settings: Settings, arguments: Sequence[str]) -> int:
     asyncio.run(Reloader(catalog, settings).reload())
     for name in catalog.known_names:
         for one in (one for one in catalog.versions(name) if one.state != "retired"):
-            _print(f"# {name}/{one.version}: {'can be served' if one.state == 'served' else one.reason}")
+            told = one.reason
+            if one.state == "served":
+                told = f"can be served, in {catalog.find(name, one.version).precision}"
+            _print(f"# {name}/{one.version}: {told}")
     if not catalog.refused:
         return 0
     refused = ", ".join(f"{name}/{version}" for name, version in sorted(catalog.refused))

@@ -25,7 +25,7 @@ from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.routes import docs, inference, models, operations, page, predict, triton
-from service.routes.files import TRUNCATED
+from service.routes.files import PRECISION, TRUNCATED
 from service.routes.openapi import describe
 from service.settings.settings import Settings
 
@@ -34,6 +34,7 @@ ROUTERS = (predict.router, triton.router, inference.router, models.router, opera
 EXPOSED = (
     "Content-Disposition",
     "Inference-Header-Content-Length",
+    PRECISION,
     TRUNCATED,
     "Retry-After",
     "X-Request-ID",

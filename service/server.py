@@ -113,8 +113,9 @@ class _Server(uvicorn.Server):
         names = ", ".join(map(str, catalog.served))
         engine = catalog.served[0].engines[0]
         devices = ",".join(catalog.served[0].devices)
+        precision = ",".join(dict.fromkeys(model.precision for model in catalog.served))
         seconds = time.perf_counter() - self._started_at
-        return f"maskserve: {names} ready at {self._url} ({engine.name}, {devices}, {seconds:.1f} s)"
+        return f"maskserve: {names} ready at {self._url} ({engine.name}, {precision}, {devices}, {seconds:.1f} s)"
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

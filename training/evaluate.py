@@ -21,6 +21,7 @@ from model.console.arguments import Parser, number, whole
 from model.console.outputs import write_whole
 from model.console.running import interruptible
 from model.runtime.bundles.bundle import BundleError
+from model.runtime.bundles.manifest import PrecisionChoice
 from model.runtime.engines.engine import EngineError, EngineKind
 from training.checkpoint import CheckpointError
 from training.command_line import require_writable, stop, unbroken_console
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable("--json", options.json, folder=False)
     require_writable("--report", options.report)
     try:
-        evaluated = open_model(options.model, options.engine, options.device, options.threads)
+        evaluated = open_model(options.model, options.engine, options.device, options.threads, options.precision)
         origin = origin_of(options, options.data)
         data = _chosen(options, origin, evaluated)
     except (BundleError, CheckpointError, DataStop, DatasetError, EngineError, RemoteError, ValueError) as error:
@@ -157,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*get_args(EngineKind), "eager"),
         default=None,
         help="what runs a bundle's network; default: onnx",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(PrecisionChoice),
+        default=None,
+        help="what a bundle's network computes in, as the server's setting of this name; default: f32",
     )
     parser.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=whole(1), default=None, help="CPU threads; default: all cores")

@@ -28,8 +28,8 @@ def load_network(bundle: Bundle) -> Detector:
     model = build_model(bundle.manifest.architecture)
     if WEIGHTS_FILE not in bundle.manifest.files and "f32" not in bundle.manifest.network_precisions:
         raise MissingFile(
-            f"{bundle.path} has its weights in INT8 alone, from which those of the training cannot be read back: export "
-            f"it again with {WEIGHTS_FILE}, or with --int8 beside"
+            f"{bundle.path} has its weights in INT8 alone, from which those of the training cannot be read back; "
+            f"export the model again with {WEIGHTS_FILE}, or with --int8 beside"
         )
     if WEIGHTS_FILE in bundle.manifest.files:
         state = torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True)

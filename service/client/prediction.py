@@ -46,6 +46,7 @@ class TakenChannel:
 class Prediction:
     """The detections in one image, columns side by side in falling score.
 
+    precision: what the network computed in, "f32", "bf16" or "int8"; None from servers that do not say.
     boxes: float32 [N, 4], (x1, y1, x2, y2) in pixels of the image as seen, its EXIF orientation applied.
     scores: float32 [N]. label_ids: int64 [N], from 1; labels: their names.
     masks: N masks of the image's size, whatever form they were sent in; None when the model has none, or none were
@@ -64,6 +65,7 @@ class Prediction:
 
     model: str
     version: int
+    precision: str | None
     width: int
     height: int
     intensity: AppliedIntensity | None
@@ -90,6 +92,7 @@ class Prediction:
         return cls(
             model=answer["model"]["name"],
             version=answer["model"]["version"],
+            precision=answer["model"].get("precision"),
             width=width,
             height=height,
             intensity=_intensity(answer["image"]),

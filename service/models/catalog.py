@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.runtime.bundles.manifest import Manifest
+from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.engines.engine import Engine
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
 from service.scheduling.batcher import Lane
@@ -24,7 +24,7 @@ RETRY_NOTHING_SERVED = 5
 
 @dataclass(slots=True, eq=False)
 class ServedModel:
-    """One version of one model with an engine on each device, and its limits in the batcher.
+    """One version of one model with an engine on each device, all in one precision, and its limits in the batcher.
 
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
@@ -34,6 +34,7 @@ class ServedModel:
 
     manifest: Manifest
     engines: tuple[Engine, ...]
+    precision: Precision
     lane: Lane
     max_queue_size: int
     label_names: tuple[str, ...]
@@ -43,14 +44,16 @@ class ServedModel:
     fingerprint: Fingerprint = ()
 
     @classmethod
-    def of(cls, manifest: Manifest, engines: Sequence[Engine], lane: Lane, max_queue_size: int) -> ServedModel:
+    def of(
+        cls, manifest: Manifest, engines: Sequence[Engine], precision: Precision, lane: Lane, max_queue_size: int
+    ) -> ServedModel:
         names = ("", *manifest.class_names)
         ids: dict[str, tuple[int, ...]] = {}
         for label_id, name in enumerate(manifest.class_names, start=1):
             ids[name] = (*ids.get(name, ()), label_id)
         own, common = manifest.defaults.score_thresholds, manifest.defaults.score_threshold
         thresholds = np.array([own.get(name, common) for name in names], np.float32) if own else None
-        return cls(manifest, tuple(engines), lane, max_queue_size, names, ids, thresholds)
+        return cls(manifest, tuple(engines), precision, lane, max_queue_size, names, ids, thresholds)
 
     @property
     def name(self) -> str:

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from model.runtime.bundles.bundle import BundleError
-from model.runtime.bundles.manifest import Manifest
+from model.runtime.bundles.bundle import Bundle, BundleError
+from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.engine import Engine, EngineError, Unavailable
-from model.runtime.engines.loading import choose_devices, load_engine
+from model.runtime.engines.loading import choose_devices, computes_on_cpu
+from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
 from service.models.background import in_background
@@ -67,8 +68,9 @@ class Loader:
         fingerprint = self.fingerprint(name, version)  # before they are read
         try:
             bundle = self._repository.get(name, version)
+            precision = self._precision(bundle)
             for device in self._devices:
-                engines.append(load_engine(bundle, self._settings.engine, device, self._threads()))
+                engines.append(load_in(precision, bundle, self._settings.engine, device, self._threads()))
                 self._warm_up(engines[-1], bundle.manifest)
         except (BundleError, RepositoryError, EngineError, OSError) as error:
             _close(engines)
@@ -81,7 +83,7 @@ class Loader:
         if size == "auto":
             size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
         lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version)
-        model = ServedModel.of(bundle.manifest, engines, lane, limits.max_queue_size)
+        model = ServedModel.of(bundle.manifest, engines, precision, lane, limits.max_queue_size)
         model.fingerprint = fingerprint
         return model
 
@@ -96,6 +98,12 @@ class Loader:
         choice = self._settings.warm_up
         every = choice == "every-bucket" or (choice == "auto" and engine.device != "cpu")
         warm_up(engine, manifest.preprocessing, every_bucket=every)
+
+    def _precision(self, bundle: Bundle) -> Precision:
+        """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
+        kind = self._settings.engine
+        on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
+        return choose_precision(self._settings.precision, bundle, kind, on_cpu=on_cpu)
 
     def _threads(self) -> int | None:
         if self._settings.engine_threads != "auto":

@@ -45,6 +45,7 @@ class ServedInfo:
     name: str
     version: int
     engine: str
+    precision: str
     devices: tuple[str, ...]
     newest: bool
     pinned: bool
@@ -287,7 +288,7 @@ def _models(served: Iterable[ServedInfo]) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "maskserve_model_info",
         "1 for every version that is served; newest tells the one that answers when none is named, pinned or not.",
-        labels=("name", "version", "engine", "device", "newest"),
+        labels=("name", "version", "engine", "precision", "device", "newest"),
     )
     pinned = GaugeMetricFamily(
         "maskserve_model_pinned",
@@ -301,7 +302,8 @@ def _models(served: Iterable[ServedInfo]) -> Iterator[Metric]:
     )
     for one in served:
         name, version = one.name, str(one.version)
-        info.add_metric((name, version, one.engine, ",".join(one.devices), str(one.newest).lower()), 1)
+        runs = (one.engine, one.precision, ",".join(one.devices))
+        info.add_metric((name, version, *runs, str(one.newest).lower()), 1)
         pinned.add_metric((name, version), one.pinned)
         limit.add_metric((name, version), one.batch_limit)
     yield from (info, pinned, limit)

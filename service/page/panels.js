@@ -133,18 +133,19 @@ export function renderTiming(timing, total) {
 
 /**
  * @param {object} model  of GET /models
- * @param {{name: string, version: number} | null} answered  by the answer that is shown
+ * @param {{name: string, version: number, precision: string} | null} answered  by the answer that is shown
  */
 export function renderModel(model, answered) {
   const { provenance, evaluation } = model;
   const facts = [
     ["Name", answered?.name ?? model.name],
     ["Version", String(answered?.version ?? model.version)],
-    ["Runs on", `${model.engine}, ${model.devices.join(", ")}`],
+    ["Runs on", `${model.engine}, ${answered?.precision ?? model.precision}, ${model.devices.join(", ")}`],
   ];
   if (answered === null || answered.version === model.version) {
     facts.push(["Trained on", provenance.dataset], ["License", provenance.license]);
-    const average = evaluation[0]?.metrics["mask/AP"] ?? evaluation[0]?.metrics["box/AP"];
+    const measured = { ...evaluation[0]?.metrics, ...model.precisions[model.precision] };
+    const average = measured["mask/AP"] ?? measured["box/AP"];
     if (average !== undefined) facts.push(["AP, measured", average.toFixed(3)]);
   }
   fillFacts(byId("about-list"), facts);

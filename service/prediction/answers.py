@@ -80,7 +80,7 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     if (pixel := detected.pixel_size) is not None:
         image["pixel_size_um"] = {"x": pixel.x, "y": pixel.y, "source": pixel.source}
     answer: dict[str, Any] = {
-        "model": {"name": model.name, "version": model.version},
+        "model": {"name": model.name, "version": model.version, "precision": model.precision},
         "image": image,
         "boxes": detections.boxes,
         "labels": [model.label_names[label] for label in detections.labels],

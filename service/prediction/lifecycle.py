@@ -116,6 +116,7 @@ class Lifecycle:
                     model.name,
                     model.version,
                     model.engines[0].name,
+                    model.precision,
                     model.devices,
                     model in answering,
                     catalog.pins.get(model.name) == model.version,

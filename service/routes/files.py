@@ -23,6 +23,8 @@ PIECE = 1 << 18
 """Bytes that are made and sent at a time; what is longer is streamed."""
 TRUNCATED = "Maskserve-Truncated"
 """The header that says for a file what `truncated` says in JSON."""
+PRECISION = "Maskserve-Precision"
+"""The header that says for every prediction what `model.precision` says in JSON."""
 UNNAMED = "detections"
 """The file's name where the image has none."""
 
@@ -56,6 +58,7 @@ def file_response(visitor: Visit, body: FileBody, image_name: str) -> Response:
     headers = {
         "Content-Disposition": _disposition(image_name, kind.suffix),
         "Vary": "Accept, Accept-Encoding",
+        PRECISION: visitor.model.precision,
         TRUNCATED: str(body.truncated).lower(),
     }
     accepted = "" if kind.packed else visitor.accept_encoding

@@ -271,6 +271,6 @@ def _render(
     ]
     if all(one.keypoints is not None for one in found):
         tensors.append(Tensor("KEYPOINTS", "FP32", np.concatenate([one.keypoints for one in found])))
-    body, length = render_infer_response(asked, model.name, str(model.version), tensors)
+    body, length = render_infer_response(asked, model.name, str(model.version), model.precision, tensors)
     body, encoding = compress(body, accept_encoding)
     return body, length, encoding

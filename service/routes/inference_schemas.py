@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
+from model.runtime.bundles.manifest import Precision
 from service.prediction.parameters import MOST_CHANNELS, PredictParameters
 from service.scheduling.priority import Priority
 
@@ -212,10 +213,15 @@ class OutputTensor(BaseModel):
     parameters: BinarySize | None = None
 
 
+class ComputedIn(BaseModel):
+    precision: Precision = Field(description="what the network computed in")
+
+
 class InferResponseBody(BaseModel):
     """The JSON of the answer, for /docs; `tensors` writes it."""
 
     model_name: str
     model_version: str
     id: str | None = Field(None, description="the request's, if it had one")
+    parameters: ComputedIn
     outputs: list[OutputTensor]

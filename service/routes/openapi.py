@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from model.runtime.analysis.file_types import FILE_TYPES
+from model.runtime.bundles.manifest import Precision
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
-from service.routes.files import TRUNCATED
+from service.routes.files import PRECISION, TRUNCATED
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
 from service.routes.repository import IndexBody, LoadBody, UnloadBody
 from service.routes.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
@@ -144,11 +145,18 @@ _GEOJSON: dict[str, Any] = {
         "features": {"type": "array", "items": {"type": "object", "required": ["type", "geometry", "properties"]}},
     },
 }
+_PRECISION: dict[str, Any] = {
+    PRECISION: {
+        "description": "what the network computed in, also where the body has no `model.precision`",
+        "schema": {"type": "string", "enum": list(get_args(Precision))},
+    }
+}
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "The detections; with `format=coco` a list of COCO results, with other formats a file; as "
         "image/png, if the client accepts that, the picture with the detections drawn on it",
-        "headers": {
+        "headers": _PRECISION
+        | {
             TRUNCATED: {
                 "description": "of a file: what `truncated` says of the detections in JSON",
                 "schema": {"type": "string", "enum": ["true", "false"]},
@@ -181,6 +189,7 @@ BATCH_RESPONSES: Responses = {
     200: {
         "model": BatchPrediction,
         "description": "An answer for each image, in order",
+        "headers": _PRECISION,
         "content": {
             "application/json": {
                 "example": {
@@ -209,6 +218,7 @@ INFER_RESPONSES: Responses = {
                 "example": {
                     "model_name": "nuclei",
                     "model_version": "1",
+                    "parameters": {"precision": "f32"},
                     "outputs": [
                         {"name": "BOXES", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 4.0, 3.0]},
                         {"name": "SCORES", "datatype": "FP32", "shape": [1], "data": [0.98]},

@@ -18,12 +18,13 @@ from service.http.gzipped import compress
 from service.http.multipart import File
 from service.http.problems import Problem, internal_error, problem_response
 from service.http.waiting import while_connected
+from service.models.catalog import ServedModel
 from service.prediction.answers import Detected, coco_results, picture, prediction, to_json
 from service.prediction.intake import Visit, visit
 from service.prediction.parameters import BatchQuery, Options, PredictQuery
 from service.prediction.pipeline import Job
 from service.routes.direct import DirectRoute
-from service.routes.files import FileBody, begin_file, file_response
+from service.routes.files import PRECISION, FileBody, begin_file, file_response
 from service.routes.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
 from service.scheduling.gate import Deadline
 
@@ -82,7 +83,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
         if isinstance(rendered, FileBody):
             return file_response(visitor, rendered, image_name)
         body, encoding = rendered
-    return _response(body, PNG if wants_picture else JSON, encoding)
+    return _response(body, PNG if wants_picture else JSON, encoding, visitor.model)
 
 
 @router.post(
@@ -107,7 +108,7 @@ async def predict_batch(request: Request, query: Annotated[BatchQuery, Query()])
             (body, encoding), _ = await visitor.pipeline.postprocess_pool.run(
                 lambda: compress(to_json({"answers": answers}), visitor.accept_encoding), visitor.priority
             )
-    return _response(body, JSON, encoding)
+    return _response(body, JSON, encoding, visitor.model)
 
 
 async def _predict_files(
@@ -157,8 +158,8 @@ def _wants_picture(request: Request) -> bool:
     return preference(accept, PNG) > preference(accept, JSON)
 
 
-def _response(body: bytes, media_type: str, encoding: str | None) -> Response:
-    headers = {"Vary": "Accept, Accept-Encoding"}
+def _response(body: bytes, media_type: str, encoding: str | None, model: ServedModel) -> Response:
+    headers = {"Vary": "Accept, Accept-Encoding", PRECISION: model.precision}
     if encoding is not None:
         headers["Content-Encoding"] = encoding
     return Response(body, media_type=media_type, headers=headers)

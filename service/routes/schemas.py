@@ -9,7 +9,7 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
-from model.runtime.bundles.manifest import Evaluation, Provenance, ServingDefaults
+from model.runtime.bundles.manifest import Evaluation, Precision, Provenance, ServingDefaults
 from model.runtime.images.intensity import AppliedMode
 from model.runtime.images.picture import PixelSizeSource
 from model.runtime.preprocess import Preprocessing
@@ -45,6 +45,10 @@ class ModelDetails(BaseModel):
     versions: list[VersionDetails] = Field(description="newest first")
     task: Task
     engine: str = Field(description="what runs the network: onnx or torchscript")
+    precision: Precision = Field(description="what its network computes in")
+    precisions: dict[Precision, dict[str, float]] = Field(
+        description="what it can compute in -> its AP in it, all on the same images; empty where nobody compared them"
+    )
     devices: list[str] = Field(description="where: cpu, cuda or cuda:N; they share one queue")
     max_batch_size: int = Field(description="most images in a batch; halved when one did not fit into memory")
     max_queue_size: int = Field(description="most images of one priority accepted and not yet answered")
@@ -65,6 +69,12 @@ class ModelDetails(BaseModel):
             versions=VersionDetails.of(versions),
             task=manifest.architecture.task,
             engine=model.engines[0].name,
+            precision=model.precision,
+            precisions={precision: {} for precision in manifest.network_precisions}
+            | {
+                precision: {name: value for name, value in measured.metrics.items() if name.endswith("/AP")}
+                for precision, measured in manifest.precisions.items()
+            },
             devices=list(model.devices),
             max_batch_size=model.lane.max_batch_size,
             max_queue_size=model.max_queue_size,
@@ -89,6 +99,7 @@ class ModelList(BaseModel):
 class ModelReference(BaseModel):
     name: str
     version: int
+    precision: Precision = Field(description="what its network computed in")
 
 
 class AppliedIntensity(BaseModel):
@@ -178,7 +189,7 @@ class Prediction(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "model": {"name": "nuclei", "version": 1},
+                "model": {"name": "nuclei", "version": 1, "precision": "f32"},
                 "image": {"width": 8, "height": 4},
                 "boxes": [[1.0, 1.0, 4.0, 3.0]],
                 "labels": ["nucleus"],

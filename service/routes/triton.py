@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from model.runtime.engines.devices import gpu_index
 from model.runtime.engines.engine import MODEL_FILES
+from model.runtime.engines.precision import file_of
 from service.models.catalog import ServedModel
 from service.observability.by_version import Deeds, Total
 from service.prediction.lifecycle import lifecycle_of
@@ -50,6 +51,10 @@ class VersionPolicy(BaseModel):
     latest: LatestVersions
 
 
+class Parameter(BaseModel):
+    string_value: str
+
+
 class ModelConfig(BaseModel):
     """`GET /v2/models/NAME/config`."""
 
@@ -64,6 +69,7 @@ class ModelConfig(BaseModel):
     output: tuple[ConfigTensor, ...]
     instance_group: list[InstanceGroup]
     default_model_filename: str
+    parameters: dict[str, Parameter]
 
 
 class Duration(BaseModel):
@@ -195,7 +201,9 @@ def _config(request: Request, name: str, version: int | None) -> ModelConfig:
         input=(ConfigTensor.of(IMAGE),),
         output=tuple(map(ConfigTensor.of, output_tensors(model.manifest.architecture))),
         instance_group=[_group(f"{name}_{index}", device) for index, device in enumerate(model.devices)],
-        default_model_filename=next(file for kind, file in MODEL_FILES.items() if kind == engine),
+        default_model_filename=file_of(model.manifest, model.precision)
+        or next(file for kind, file in MODEL_FILES.items() if kind == engine),
+        parameters={"precision": Parameter(string_value=model.precision)},
     )
 
 

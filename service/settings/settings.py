@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from model.runtime.bundles.manifest import PrecisionChoice
 from service.settings.environment import PREFIX, OwnVariables
 from service.settings.values import (
     Aliases,
@@ -141,6 +142,11 @@ class Settings(BaseSettings):
         "auto",
         description="where: cpu, cuda, cuda:N, or several separated by commas, which share one queue (cuda:0,cuda:1). "
         "Auto is every GPU there is, else the CPU",
+    )
+    precision: PrecisionChoice = Field(
+        "f32",
+        description="what networks compute in. f32 answers the same on every machine; auto is the fastest that this "
+        "processor has instructions for and that lost at most 0.2 points of AP when the model was published",
     )
     engine_threads: PositiveInt | Auto = Field(
         "auto", description="CPU threads of one inference; auto is every physical core, shared by the CPU devices"
@@ -275,6 +281,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
             "warm_up",
             "engine",
             "device",
+            "precision",
             "engine_threads",
         ),
         "per_model",

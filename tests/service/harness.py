@@ -32,9 +32,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.architecture import ArchitectureConfig
 from model.runtime.bundles.bundle import Bundle, publish_bundle
-from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
+from model.runtime.bundles.manifest import INT8_FILE, ManifestDraft, Provenance, ServingDefaults
 from model.runtime.preprocess import Preprocessing
 from service.settings.environment import PREFIX
+from tests.measured import measured
 from tests.patience import PATIENCE
 from tests.service.holding import FOLDER, HOLD, MARK
 
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("circle", "ring, broken", "square")
 HUNGRY_MARK = 7
 """Without it the noise that warms a model up would be hungry."""
+INT8_SHARE = 0.9
 SIDE = 64
 """Side in pixels of an image that the probe takes without resampling."""
 
@@ -66,15 +68,16 @@ def candidate_masks() -> NDArray[np.float32]:
     return np.stack(rings).astype(np.float32)
 
 
-def build_probe(path: Path) -> None:
+def build_probe(path: Path, share: float = 1.0) -> None:
     """Write a small ONNX graph with a network's inputs and outputs that can be steered through the image.
 
-    An image's scores are the candidates' times (0.5 + 0.5 x its mean brightness). Three pixels of the top row steer it:
-    pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250 makes it fail,
-    and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes of memory.
+    An image's scores are the candidates' times `share` times (0.5 + 0.5 x its mean brightness). Three pixels of the top
+    row steer it: pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250
+    makes it fail, and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes
+    of memory.
     """
     constants = {
-        "base": np.array([c[0] for c in CANDIDATES], np.float32),
+        "base": np.array([share * c[0] for c in CANDIDATES], np.float32),
         "label": np.array([c[1] for c in CANDIDATES], np.int64),
         "box": np.array([c[2] for c in CANDIDATES], np.float32),
         "mask": candidate_masks(),
@@ -196,16 +199,25 @@ def publish_probe(
     name: str = "probe",
     labels: tuple[str, str, str] = LABELS,
     score_thresholds: Mapping[str, float] = MappingProxyType({}),
+    int8_ap: float | None = None,
 ) -> Bundle:
-    """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3 but for those given."""
+    """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3 but for those given.
+
+    With int8_ap, beside one whose mask AP is 0.5, there is one in the place of INT8 that scores INT8_SHARE as much.
+    """
     staging.mkdir(exist_ok=True)
     build_probe(staging / "model.onnx")
+    precisions = {}
+    if int8_ap is not None:
+        build_probe(staging / INT8_FILE, INT8_SHARE)
+        precisions = measured(f32=0.5, int8=int8_ap)
     draft = ManifestDraft(
         architecture=ArchitectureConfig(num_classes=len(LABELS) + 1, min_size=SIDE, max_size=2 * SIDE),
         class_names=labels,
         preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE),
         provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
         defaults=ServingDefaults(score_threshold=0.3, score_thresholds=score_thresholds),
+        precisions=precisions,
     )
     return publish_bundle(staging, draft, repository, name)
 

@@ -138,7 +138,9 @@ def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[
     *said, ready_line = server.errors  # an ordinary life needs no other
     assert said[0] == "maskserve: loading probe/1\n"
     assert said[1:] in ([], ["maskserve: preparing kernels; where none are kept they are compiled, once\n"])
-    assert re.fullmatch(r"maskserve: probe/1 ready at http://127\.0\.0\.1:\d+ \(onnx, cpu, \d+\.\d s\)\n", ready_line)
+    assert re.fullmatch(
+        r"maskserve: probe/1 ready at http://127\.0\.0\.1:\d+ \(onnx, f32, cpu, \d+\.\d s\)\n", ready_line
+    )
 
 
 def test_draining_ends_even_if_the_engine_does_not(start_server: Callable[..., Server]) -> None:
@@ -242,8 +244,8 @@ def test_several_models_need_a_default_and_are_all_served(tmp_path: Path, start_
     assert code == 2
     assert "say which of one, two" in errors
     server = start_server("--models", str(models), "--model", "two")
-    assert server.predict(QUICK).json()["model"] == {"name": "two", "version": 1}
-    assert server.predict(QUICK, model="one").json()["model"] == {"name": "one", "version": 1}
+    assert server.predict(QUICK).json()["model"] == {"name": "two", "version": 1, "precision": "f32"}
+    assert server.predict(QUICK, model="one").json()["model"] == {"name": "one", "version": 1, "precision": "f32"}
     assert [model["name"] for model in server.client.get("/models").json()["models"]] == ["one", "two"]
 
 

@@ -15,11 +15,13 @@ from model.console.arguments import nearest_path
 from model.network.build import build_model
 from model.network.engine import EagerEngine
 from model.network.weights import load_network
-from model.runtime.bundles.bundle import Bundle, open_bundle
-from model.runtime.bundles.manifest import ServingDefaults
+from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.manifest import PrecisionChoice, ServingDefaults
 from model.runtime.detections import Detections
 from model.runtime.engines.devices import check_device, gpu_index
 from model.runtime.engines.engine import DeviceChoice, EngineKind
+from model.runtime.engines.loading import computes_on_cpu
+from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
@@ -59,23 +61,36 @@ class Evaluated:
     learned: Learned | None = None
 
 
-def open_model(model: str, engine: EvaluatedEngine | None, device: DeviceChoice, threads: int | None) -> Evaluated:
-    """A server's address, a checkpoint's file or a bundle's folder. engine None is ONNX Runtime for a bundle.
+def open_model(
+    model: str,
+    engine: EvaluatedEngine | None,
+    device: DeviceChoice,
+    threads: int | None,
+    precision: PrecisionChoice | None = None,
+) -> Evaluated:
+    """A server's address, a checkpoint's file or a bundle's folder. For a bundle, engine None is ONNX Runtime and
+    precision None f32.
 
-    Raises BundleError, EngineError, CheckpointError or RemoteError, and ValueError for an engine that this kind of
-    model has not.
+    Raises BundleError, EngineError, CheckpointError or RemoteError, and ValueError for an engine or a precision that
+    this kind of model has not.
     """
     if model.startswith(("http://", "https://")):
-        if engine is not None or device != "auto" or threads is not None:
-            raise ValueError("a running server has its own engine: leave out --engine, --device and --threads")
+        if engine is not None or precision is not None or device != "auto" or threads is not None:
+            raise ValueError(
+                "a running server has its own engine: leave out --engine, --precision, --device and --threads"
+            )
         return _served(model)
     if Path(model).is_file():
         if engine not in (None, "eager"):
             raise ValueError(f"a checkpoint runs in torch: leave out --engine {engine}, or export it to a bundle first")
+        if precision not in (None, "f32"):
+            raise ValueError(f"a checkpoint computes in f32: leave out --precision {precision}, or export it first")
         return _checkpoint(Path(model), device, threads)
     if not Path(model).exists():
         raise ValueError(f"--model: {model} is no file and no folder{nearest_path(Path(model))}")
-    return _bundle(Path(model), engine or "onnx", device, threads)
+    if engine == "eager" and precision not in (None, "f32"):
+        raise ValueError(f"torch's own modules compute in f32: leave out --precision {precision}, or --engine eager")
+    return _bundle(Path(model), engine or "onnx", device, threads, precision or "f32")
 
 
 def _served(url: str) -> Evaluated:
@@ -98,25 +113,25 @@ def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evalua
     return Evaluated(title, task, loaded.class_names, ServingDefaults(), detector, config.intensity, learned)
 
 
-def _bundle(path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Evaluated:
+def _bundle(
+    path: Path, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None, wanted: PrecisionChoice
+) -> Evaluated:
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    predictor = _bundle_predictor(bundle, engine, device, threads)
     title = f"{manifest.name}/{manifest.version} ({engine})"
+    if engine == "eager":  # torchvision's own modules with the bundle's weights
+        network = load_network(bundle).to(_torch_device(device, threads))
+        predictor = Predictor(EagerEngine(network), manifest.preprocessing)
+    else:
+        precision = choose_precision(wanted, bundle, engine, on_cpu=computes_on_cpu(device, engine))
+        predictor = Predictor(load_in(precision, bundle, engine, device, threads), manifest.preprocessing)
+        title = f"{manifest.name}/{manifest.version} ({engine}, {precision})"
     detector, intensity = partial(detect, predictor), predictor.preprocessing.intensity
     task, origin = manifest.architecture.task, manifest.provenance
     learned = None
     if origin.fingerprint is not None and origin.seed is not None:
         learned = Learned(origin.fingerprint, origin.seed)
     return Evaluated(title, task, manifest.class_names, manifest.defaults, detector, intensity, learned)
-
-
-def _bundle_predictor(bundle: Bundle, engine: EvaluatedEngine, device: DeviceChoice, threads: int | None) -> Predictor:
-    """ "eager" is torchvision's own modules with the bundle's weights."""
-    if engine != "eager":
-        return Predictor.of_bundle(bundle, engine, device, threads)
-    model = load_network(bundle).to(_torch_device(device, threads))
-    return Predictor(EagerEngine(model), bundle.manifest.preprocessing)
 
 
 def _torch_device(device: DeviceChoice, threads: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What every file of a bundle goes through: it is compared with the network, its AP is measured, and it may be refused."""
+"""What every file of a bundle goes through: it is compared with the network, its AP is measured, it may be refused."""
 
 from __future__ import annotations
 

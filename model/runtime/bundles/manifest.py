@@ -26,6 +26,8 @@ NETWORK_FILES: Final = (NETWORK_FILE, INT8_FILE)
 Precision = Literal["f32", "bf16", "int8"]
 """What a network's layers compute in. bf16 needs no file of its own: an engine rounds as it computes `NETWORK_FILE`."""
 
+PrecisionChoice = Literal[Precision, "auto"]
+
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
@@ -123,7 +125,9 @@ class ManifestDraft(_Record):
     export_check: ExportCheck | None = None
     trades: Trades | None = Field(None, description="None: nothing was given up")
     precisions: Mapping[Precision, PrecisionEvaluation] = Field(
-        default_factory=dict, description="precision -> its figures; empty: none was compared with another"
+        default_factory=dict,
+        exclude_if=lambda figures: not figures,  # releases of before it read what has none, and hash it to the same
+        description="precision -> its figures; empty: none was compared with another",
     )
 
     @model_validator(mode="after")

@@ -75,6 +75,11 @@ def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
     return devices
 
 
+def computes_on_cpu(device: DeviceChoice, kind: EngineKind = "onnx") -> bool:
+    """Whether an engine of this kind will run on the CPU: it is told to, or "auto" finds no GPU that works."""
+    return device == "cpu" or (device == "auto" and _why_no_gpu(device, kind) is not None)
+
+
 def _why_no_gpu(device: str, kind: EngineKind) -> str | None:
     if kind == "onnx":
         from model.runtime.engines.cuda import why_no_gpu

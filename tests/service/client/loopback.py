@@ -14,7 +14,7 @@ import orjson
 MODELS = orjson.dumps({"default": "probe", "models": [{"name": "probe", "version": 1, "labels": {"1": "circle"}}]})
 NOTHING_FOUND = orjson.dumps(
     {
-        "model": {"name": "probe", "version": 1},
+        "model": {"name": "probe", "version": 1, "precision": "f32"},
         "image": {"width": 8, "height": 4},
         **{column: [] for column in ("boxes", "labels", "label_ids", "scores", "masks")},
         "timing_ms": {},

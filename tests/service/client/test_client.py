@@ -101,7 +101,7 @@ def test_nothing_found_is_empty_columns(server: Server) -> None:
 
 def test_keypoints_become_an_array() -> None:
     answer = {
-        "model": {"name": "people", "version": 3},
+        "model": {"name": "people", "version": 3, "precision": "f32"},
         "image": {"width": 8, "height": 4},
         "boxes": [[1, 1, 4, 3]],
         "labels": ["person"],

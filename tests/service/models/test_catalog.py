@@ -45,7 +45,7 @@ def served(name: str, version: int, *engines: Engine) -> ServedModel:
         created=datetime(2026, 1, 1, tzinfo=UTC),
         files={"model.onnx": FileRecord(sha256="0" * 64, bytes=1)},
     )
-    return ServedModel.of(manifest, engines, Lane(name, 1), 64)
+    return ServedModel.of(manifest, engines, "f32", Lane(name, 1), 64)
 
 
 def test_the_newest_version_answers_and_others_by_number() -> None:

@@ -81,7 +81,12 @@ def test_version_2_is_promoted_and_version_1_pinned_back_under_load_without_a_fa
     metrics = server.metrics()
     assert metrics['maskserve_model_pinned{name="probe",version="1"}'] == 1
     assert metrics['maskserve_model_pinned{name="probe",version="2"}'] == 0
-    assert metrics['maskserve_model_info{device="cpu",engine="onnx",name="probe",newest="true",version="1"}'] == 1
+    assert (
+        metrics[
+            'maskserve_model_info{device="cpu",engine="onnx",name="probe",newest="true",precision="f32",version="1"}'
+        ]
+        == 1
+    )
     assert not [name for name in metrics if name.startswith("maskserve_dropped_total")]
 
 

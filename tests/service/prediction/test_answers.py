@@ -32,7 +32,7 @@ def served(task: Task, names: tuple[str, ...] = ("cell", "N/A", "N/A")) -> Serve
         created=datetime(2026, 1, 1, tzinfo=UTC),
         files={"model.onnx": FileRecord(sha256="0" * 64, bytes=1)},
     )
-    return ServedModel.of(manifest, [], Lane("m", 1), 64)
+    return ServedModel.of(manifest, [], "f32", Lane("m", 1), 64)
 
 
 def detected(task: Task, detections: Detections) -> Detected:
@@ -44,7 +44,7 @@ def detected(task: Task, detections: Detections) -> Detected:
 def answer(task: Task, detections: Detections, masks: MaskFormat = "rle") -> dict[str, Any]:
     value: dict[str, Any] = orjson.loads(to_json(prediction(detected(task, detections), masks)))
     assert value.pop("timing_ms") == {"decode": 1.5, "queue": 0.0, "inference": 0.0, "postprocess": 0.0}
-    assert value.pop("model") == {"name": "m", "version": 7}
+    assert value.pop("model") == {"name": "m", "version": 7, "precision": "f32"}
     assert value.pop("image") == {"width": 6, "height": 4}
     return value
 

@@ -75,7 +75,10 @@ def test_metrics_add_up_with_the_answers(server: Server) -> None:
     assert after["maskserve_requests_in_flight"] == after["maskserve_queue_oldest_seconds"] == 0
     for priority in ("interactive", "bulk"):
         assert after[f'maskserve_queue_depth{{model="probe",priority="{priority}"}}'] == 0
-    assert after['maskserve_model_info{device="cpu",engine="onnx",name="probe",newest="true",version="1"}'] == 1
+    assert (
+        after['maskserve_model_info{device="cpu",engine="onnx",name="probe",newest="true",precision="f32",version="1"}']
+        == 1
+    )
     assert grown['maskserve_engine_busy_seconds_total{device="cpu"}'] > 0
     assert grown["maskserve_batch_fill_count"] == 5
     assert after["process_resident_memory_bytes"] > 0

@@ -35,7 +35,7 @@ def test_the_answer_is_the_contracts(server: Server) -> None:
     found = answer(server.predict(encode(picture(size=(70, 100)))))
     columns = ["boxes", "labels", "label_ids", "scores", "masks"]
     assert list(found) == ["model", "image", *columns, "truncated", "timing_ms"]
-    assert found["model"] == {"name": "probe", "version": 1}
+    assert found["model"] == {"name": "probe", "version": 1, "precision": "f32"}
     assert found["image"] == {"width": 100, "height": 70}
     count = len(found["scores"])
     assert count >= 3

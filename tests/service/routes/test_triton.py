@@ -85,9 +85,13 @@ def test_statistics_count_what_happened(client: triton.InferenceServerClient, se
 
 
 def test_an_alias_is_a_name_of_a_model_or_of_a_version(client: triton.InferenceServerClient, server: Server) -> None:
-    assert server.predict(PNG, model="best").json()["model"] == {"name": "probe", "version": 2}
-    assert server.predict(PNG, model="best", version=1).json()["model"] == {"name": "probe", "version": 1}
-    assert server.predict(PNG, model="old").json()["model"] == {"name": "probe", "version": 1}
+    assert server.predict(PNG, model="best").json()["model"] == {"name": "probe", "version": 2, "precision": "f32"}
+    assert server.predict(PNG, model="best", version=1).json()["model"] == {
+        "name": "probe",
+        "version": 1,
+        "precision": "f32",
+    }
+    assert server.predict(PNG, model="old").json()["model"] == {"name": "probe", "version": 1, "precision": "f32"}
     conflict = server.predict(PNG, model="old", version=2)
     assert (conflict.status_code, "ask probe for version 2" in conflict.json()["detail"]) == (404, True)
     assert client.infer("old", [image_input(PNG)]).get_response()["model_version"] == "1"

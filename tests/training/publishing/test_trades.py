@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from model.architecture import ArchitectureConfig
 from model.network.weights import load_network
-from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.bundle import Bundle, MissingFile
 from model.runtime.bundles.manifest import Manifest, Trades
 from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
@@ -64,6 +64,12 @@ def test_an_int8_bundle_is_served_and_keeps_its_weights(int8: Bundle, finished_r
     trained = load_checkpoint(finished_run / "checkpoints" / "best.pt").published_state
     name = "roi_heads.box_head.fc7.bias"
     assert torch.equal(load_network(int8).state_dict()[name], trained[name])
+
+
+def test_without_its_weights_an_int8_bundle_cannot_be_read_back(int8: Bundle) -> None:
+    files = {name: record for name, record in int8.manifest.files.items() if name != "weights.pth"}
+    with pytest.raises(MissingFile, match=r"weights in INT8 alone.*; export the model again with weights\.pth"):
+        load_network(Bundle(int8.path, int8.manifest.model_copy(update={"files": files})))
 
 
 def test_too_great_a_loss_publishes_nothing(

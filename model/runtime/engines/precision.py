@@ -1,0 +1,105 @@
+"""Which precision a bundle's network computes in: what is asked for, or the fastest that is known to lose nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+from typing import Final
+
+from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
+from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind, FloatPrecision, Unavailable
+from model.runtime.engines.loading import load_engine
+from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
+
+MOST_AP_LOST: Final = 0.002
+"""COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points."""
+
+COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {"onnx": ("f32", "int8"), "torchscript": ("f32",)}
+"""What each engine computes in, given the file for it."""
+
+_FASTEST_FIRST: Final[tuple[tuple[Precision, frozenset[str]], ...]] = (
+    ("int8", INT8_FEATURES),
+    ("bf16", BF16_FEATURES),
+)
+"""With the instructions of which the processor needs one."""
+
+logger = logging.getLogger(__name__)
+
+
+def choose_precision(
+    wanted: PrecisionChoice,
+    bundle: Bundle,
+    kind: EngineKind = "onnx",
+    *,
+    on_cpu: bool = True,
+    features: Set[str] | None = None,
+) -> Precision:
+    """What the bundle's network is to compute in.
+
+    "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that lost at
+    most `MOST_AP_LOST` when the bundle was published; on a GPU it takes f32. A bundle whose `model.onnx` itself was
+    quantized computes in INT8 whatever is wanted, but bf16. features: the processor's; None asks it.
+
+    Raises Unavailable: the engine or the bundle has not what is asked for.
+    """
+    features = processor_features() if features is None else features
+    manifest = bundle.manifest
+    if "f32" not in manifest.network_precisions and wanted != "bf16":
+        return "int8"
+    if wanted == "auto":
+        return next(
+            (
+                fast
+                for fast, instructions in _FASTEST_FIRST
+                if on_cpu and fast in COMPUTED_BY[kind] and features & instructions and is_proven(manifest, fast)
+            ),
+            "f32",
+        )
+    if wanted not in COMPUTED_BY[kind]:
+        able = [engine for engine, precisions in COMPUTED_BY.items() if wanted in precisions]
+        raise Unavailable(
+            f"precision {wanted} was asked for, in which the {kind} engine does not compute; choose engine "
+            f"{' or '.join(able)}, or precision f32 or auto"
+        )
+    if wanted == "int8" and INT8_FILE not in manifest.files:
+        raise Unavailable(
+            f"precision int8 was asked for, but bundle {bundle.path} has no {INT8_FILE}; publish one with: maskserve "
+            f"export --bundle {bundle.path} --data DIR --output MODELS --int8 beside, or choose precision f32 or auto"
+        )
+    if wanted == "bf16" and "f32" not in manifest.network_precisions:
+        raise Unavailable(f"precision bf16 was asked for, but bundle {bundle.path} is in INT8; choose int8 or auto")
+    if wanted == "int8" and on_cpu and not features & INT8_FEATURES:
+        logger.warning(
+            "%s/%d computes in INT8 on a processor without dot products of bytes: it is slower than in f32, and what "
+            "is added up may overflow, so that it can lose more AP than was measured",
+            manifest.name,
+            manifest.version,
+        )
+    return wanted
+
+
+def is_proven(manifest: Manifest, precision: Precision) -> bool:
+    """Whether the network was measured in this precision and loses at most `MOST_AP_LOST`."""
+    if precision not in manifest.precisions:
+        return False
+    exact, other = manifest.precisions["f32"].metrics, manifest.precisions[precision].metrics
+    lost = [exact[name] - other.get(name, 0.0) for name in exact if name.endswith("/AP") and exact[name] >= 0]
+    return bool(lost) and max(lost) <= MOST_AP_LOST
+
+
+def file_of(manifest: Manifest, precision: Precision) -> str | None:
+    """The bundle's file that holds the network in this precision; None: the engine's own, as in f32."""
+    return INT8_FILE if precision == "int8" and INT8_FILE in manifest.files else None
+
+
+def load_in(
+    precision: Precision,
+    bundle: Bundle,
+    kind: EngineKind = "onnx",
+    device: DeviceChoice = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """`load_engine` for a precision that `choose_precision` has chosen; raises as it does."""
+    rounded: FloatPrecision = "bf16" if precision == "bf16" else "f32"
+    return load_engine(bundle, kind, device, threads, rounded, file_of(bundle.manifest, precision))

@@ -1,0 +1,121 @@
+"""Which precision is chosen: by what is asked for, what the bundle proves, the engine and the processor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
+from model.runtime.bundles.manifest import INT8_FILE, Precision, PrecisionChoice, Trades
+from model.runtime.engines.engine import EngineKind, Unavailable
+from model.runtime.engines.precision import choose_precision, load_in
+from tests.measured import measured
+
+VNNI = frozenset({"avx2", "avx512_vnni"})
+OLD = frozenset({"avx2"})
+
+Make = Callable[..., Bundle]
+
+
+@pytest.fixture
+def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
+    """Publishes a bundle with the figures given; with INT8 in a file of its own, which finds half as bright objects."""
+
+    def of(*, alone: bool = False, **ap: float) -> Bundle:
+        if "int8" in ap:
+            network = onnx.load(staging / "model.onnx")
+            full_light = next(one for one in network.graph.initializer if one.name == "full_light")
+            full_light.CopyFrom(onnx.numpy_helper.from_array(np.array(255 * 6, np.float32), "full_light"))
+            onnx.save(network, staging / INT8_FILE)
+        trades = Trades(int8=True, ap_deltas={"mask/AP": 0.0}) if alone else None
+        known = draft.model_copy(update={"precisions": measured(**ap), "trades": trades})
+        return publish_bundle(staging, known, tmp_path / "repository", "tiny")
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ap", "features", "kind", "on_cpu", "chosen"),
+    [
+        pytest.param("f32", {"f32": 0.5, "int8": 0.5}, VNNI, "onnx", True, "f32", id="what is asked for"),
+        pytest.param("int8", {"f32": 0.5, "int8": 0.3}, VNNI, "onnx", True, "int8", id="asked for, whatever it loses"),
+        pytest.param("int8", {"f32": 0.5, "int8": 0.5}, OLD, "onnx", True, "int8", id="asked for, on any processor"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.4981}, VNNI, "onnx", True, "int8", id="loses 0.19 points"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.4979}, VNNI, "onnx", True, "f32", id="loses 0.21 points"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.52}, VNNI, "onnx", True, "int8", id="gains"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, OLD, "onnx", True, "f32", id="no instructions"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, frozenset(), "onnx", True, "f32", id="unknown processor"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, {"avx_vnni"}, "onnx", True, "int8", id="a client's processor"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, {"amx_int8"}, "onnx", True, "int8", id="AMX"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "onnx", False, "f32", id="a GPU"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "torchscript", True, "f32", id="an engine of f32 alone"),
+        pytest.param("auto", {}, VNNI, "onnx", True, "f32", id="no INT8"),
+        pytest.param(
+            "auto", {"f32": -1.0, "int8": -1.0}, VNNI, "onnx", True, "f32", id="AP that could not be measured"
+        ),
+    ],
+)
+def test_choice(
+    make: Make,
+    wanted: PrecisionChoice,
+    ap: dict[str, float],
+    features: frozenset[str],
+    kind: EngineKind,
+    on_cpu: bool,
+    chosen: Precision,
+) -> None:
+    assert choose_precision(wanted, make(**ap), kind, on_cpu=on_cpu, features=features) == chosen
+
+
+@pytest.mark.parametrize("wanted", ["f32", "int8", "auto"])
+def test_a_network_that_was_quantized_itself_computes_in_int8(make: Make, wanted: PrecisionChoice) -> None:
+    bundle = make(alone=True)
+    assert choose_precision(wanted, bundle, features=VNNI) == "int8"
+    load_in("int8", bundle, device="cpu", threads=1).close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "alone", "message"),
+    [
+        pytest.param(
+            "int8", "onnx", False, f"has no {INT8_FILE}; publish one with: maskserve export --bundle", id="no INT8"
+        ),
+        pytest.param(
+            "int8", "torchscript", False, "the torchscript engine does not compute; choose engine onnx", id="engine"
+        ),
+        pytest.param("bf16", "torchscript", False, "the torchscript engine does not compute", id="bf16 in torch"),
+    ],
+)
+def test_what_cannot_be_had_is_told_with_what_can(
+    make: Make, wanted: PrecisionChoice, kind: EngineKind, alone: bool, message: str
+) -> None:
+    with pytest.raises(Unavailable, match=message) as raised:
+        choose_precision(wanted, make(alone=alone), kind, features=VNNI)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("precision f32 or auto")
+
+
+def test_int8_without_its_instructions_is_warned_of(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = make(f32=0.5, int8=0.5)
+    with caplog.at_level(logging.WARNING):
+        choose_precision("int8", bundle, features=VNNI)
+        choose_precision("int8", bundle, on_cpu=False, features=OLD)
+        assert not caplog.records
+        choose_precision("int8", bundle, features=OLD)
+    assert "tiny/1 computes in INT8 on a processor without dot products of bytes" in caplog.text
+
+
+def test_the_file_of_the_precision_runs(make: Make) -> None:
+    bundle, image = make(f32=0.5, int8=0.5), np.full((1, 64, 64, 3), 255, np.uint8)
+    scores = {}
+    for precision in ("f32", "int8"):
+        engine = load_in(precision, bundle, device="cpu", threads=1)
+        found = engine.run(image, np.array([[64, 64]]), np.zeros(1, np.float32))
+        scores[precision] = found.scores.tolist()
+        engine.close()
+    assert scores == {"f32": [1.0], "int8": [0.5]}

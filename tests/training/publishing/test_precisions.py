@@ -1,0 +1,106 @@
+"""INT8 beside model.onnx: published with what both do, from a checkpoint or a bundle, which else stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from model.network.weights import load_network
+from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.manifest import INT8_FILE
+from model.runtime.bundles.repository import Repository
+from training.evaluation.evaluated import open_model
+from training.export import main as export
+from training.train import main as train
+
+BESIDE = ("--int8=beside", "--calibration_images=4")
+
+
+@pytest.fixture(scope="module")
+def source(finished_run: Path) -> Bundle:
+    return Repository(finished_run / "models").latest("shapes")
+
+
+@pytest.fixture(scope="module")
+def again(source: Bundle, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny run's bundle, published once more with INT8."""
+    models = tmp_path_factory.mktemp("again")
+    assert export([f"--bundle={source.path}", f"--data={shapes}", f"--output={models}", *BESIDE]) == 0
+    return Repository(models).latest("shapes")
+
+
+def test_a_bundle_stays_as_it_is(source: Bundle, again: Bundle) -> None:
+    before, after = source.manifest, again.manifest
+    assert set(after.files) == {*before.files, INT8_FILE}
+    others = set(before.files) - {"model.onnx"}  # which says of itself that it is another version
+    assert all(after.files[name] == before.files[name] for name in others)
+    assert onnx.load(again.file("model.onnx")).graph == onnx.load(source.file("model.onnx")).graph
+    changed = {name for name in type(before).model_fields if getattr(before, name) != getattr(after, name)}
+    assert changed == {"precisions", "created", "files"}
+
+
+def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> None:
+    f32, int8 = again.manifest.precisions["f32"], again.manifest.precisions["int8"]
+    assert (f32.images, int8.images, int8.calibration_images) == (4, 4, 4)
+    assert (f32.file, int8.file) == ("model.onnx", INT8_FILE)
+    assert f32.metrics.keys() == int8.metrics.keys() >= {"box/AP", "mask/AP"}
+    assert int8.command.endswith("--engine onnx --precision int8 --max_detections 20")
+    assert int8.library.startswith("onnxruntime ")
+    assert int8.export_check is not None
+    assert int8.export_check.max_score_error > 1e-4, "an INT8 network never answers so exactly"
+
+
+def test_each_precision_can_be_evaluated(again: Bundle) -> None:
+    titles = [open_model(str(again.path), None, "cpu", 1, precision).title for precision in ("f32", "int8", None)]
+    assert titles == ["shapes/1 (onnx, f32)", "shapes/1 (onnx, int8)", "shapes/1 (onnx, f32)"]
+    with pytest.raises(ValueError, match="torch's own modules compute in f32"):
+        open_model(str(again.path), "eager", "cpu", 1, "int8")
+
+
+def test_a_checkpoint_gives_both_at_once(finished_run: Path, shapes: Path, tmp_path: Path) -> None:
+    flags = [f"--data={shapes}", f"--output={tmp_path}", *BESIDE, "--half", "--without", "torchscript", "weights"]
+    assert export([f"--checkpoint={finished_run / 'checkpoints' / 'best.pt'}", *flags]) == 0
+    bundle = Repository(tmp_path).latest("shapes")
+    assert set(bundle.manifest.files) == {"model.onnx", INT8_FILE}
+    assert bundle.manifest.trades is None
+    assert bundle.manifest.network_precisions == ("f32", "int8")
+    types = {one.data_type for one in onnx.load(bundle.file(INT8_FILE)).graph.initializer if len(one.dims) == 4}
+    assert onnx.TensorProto.INT8 in types
+    weight = load_network(bundle).state_dict()["roi_heads.box_head.fc7.weight"].numpy()
+    np.testing.assert_array_equal(weight, weight.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(["--data"], "with --bundle give --int8 beside, and no other trade", id="nothing wished for"),
+        pytest.param(["--data", "--int8"], "with --bundle give --int8 beside", id="INT8 alone"),
+        pytest.param(["--data", *BESIDE, "--proposals=3"], "and no other trade", id="fewer proposals"),
+        pytest.param(["--data", *BESIDE, "--without", "weights"], "files stay as they are", id="without a file"),
+        pytest.param([*BESIDE], "give --data, a dataset with a validation split", id="no data"),
+    ],
+)
+def test_a_wrong_wish_is_explained_at_once(
+    source: Bundle, shapes: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [flag if flag != "--data" else f"--data={shapes}" for flag in flags]
+    with pytest.raises(SystemExit) as stopped:
+        export([f"--bundle={source.path}", f"--output={tmp_path / 'models'}", *given])
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_training_that_could_not_measure_it_does_not_begin(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data, ignore=shutil.ignore_patterns("*val*"))
+    with pytest.raises(SystemExit) as stopped:
+        train(["--recipe=shapes", f"--data={data}", f"--output={tmp_path / 'run'}", "--export_int8=true"])
+    assert stopped.value.code == 2
+    assert "--export_int8 measures what INT8 loses on a validation split" in " ".join(capsys.readouterr().err.split())

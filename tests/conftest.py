@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import once
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says at the end which tests were skipped and what would bring them; pytest's own last line only counts them."""
@@ -20,42 +22,44 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with one model, `tiny`: random weights, three classes, and detections at threshold 0."""
-    import torch
 
-    from model.architecture import ArchitectureConfig
-    from model.network.build import build_model
-    from model.network.exporting.export import export_onnx
-    from model.runtime.bundles.bundle import publish_bundle
-    from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
-    from model.runtime.preprocess import Preprocessing
+    def publish(repository: Path) -> None:
+        import torch
 
-    config = ArchitectureConfig(
-        backbone="resnet18",
-        num_classes=4,
-        fpn_channels=32,
-        anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
-        box_head_channels=64,
-        mask_head_convs=(32, 32),
-        mask_predictor_channels=32,
-        rpn_pre_nms_top_n_test=100,
-        rpn_post_nms_top_n_test=50,
-        detections_per_image=20,
-        min_size=64,
-        max_size=128,
-    )
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    network = build_model(config).eval()
-    torch.random.set_rng_state(generator_state)
-    staging = tmp_path_factory.mktemp("tiny-staging")
-    export_onnx(network, staging / "model.onnx")
-    draft = ManifestDraft(
-        architecture=config,
-        class_names=("circle", "square", "star"),
-        preprocessing=Preprocessing.from_architecture(config),
-        provenance=Provenance(dataset="none: random weights", license="Apache-2.0"),
-        defaults=ServingDefaults(score_threshold=0.0, max_detections=20),
-    )
-    repository = tmp_path_factory.mktemp("tiny-models")
-    publish_bundle(staging, draft, repository, "tiny")
-    return repository
+        from model.architecture import ArchitectureConfig
+        from model.network.build import build_model
+        from model.network.exporting.export import export_onnx
+        from model.runtime.bundles.bundle import publish_bundle
+        from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
+        from model.runtime.preprocess import Preprocessing
+
+        config = ArchitectureConfig(
+            backbone="resnet18",
+            num_classes=4,
+            fpn_channels=32,
+            anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
+            box_head_channels=64,
+            mask_head_convs=(32, 32),
+            mask_predictor_channels=32,
+            rpn_pre_nms_top_n_test=100,
+            rpn_post_nms_top_n_test=50,
+            detections_per_image=20,
+            min_size=64,
+            max_size=128,
+        )
+        generator_state = torch.random.get_rng_state()
+        torch.manual_seed(0)
+        network = build_model(config).eval()
+        torch.random.set_rng_state(generator_state)
+        staging = tmp_path_factory.mktemp("tiny-staging")
+        export_onnx(network, staging / "model.onnx")
+        draft = ManifestDraft(
+            architecture=config,
+            class_names=("circle", "square", "star"),
+            preprocessing=Preprocessing.from_architecture(config),
+            provenance=Provenance(dataset="none: random weights", license="Apache-2.0"),
+            defaults=ServingDefaults(score_threshold=0.0, max_detections=20),
+        )
+        publish_bundle(staging, draft, repository, "tiny")
+
+    return once(tmp_path_factory, "tiny-models", publish)

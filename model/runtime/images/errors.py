@@ -6,8 +6,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image
-
 
 class ImageError(Exception):
     """An image that cannot be used; the message can be shown to whoever sent it."""
@@ -48,6 +46,8 @@ class NoSuchPlane(ImageError):
 @contextmanager
 def saying(what: str) -> Iterator[None]:
     """Turns whatever a parser raises on hostile bytes into an ImageError."""
+    from PIL import Image  # here, for the client names these errors and starts without Pillow
+
     try:
         yield
     except (ImageError, MemoryError):

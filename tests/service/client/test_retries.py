@@ -99,12 +99,12 @@ def test_a_deadline_that_passed_is_tried_once_more_unless_the_caller_set_it(
 
 @either_client
 def test_a_wait_that_would_be_too_long_is_not_begun(is_async: bool) -> None:
-    with loopback([problem(429, "queue-full", Retry_After="60")]) as server:
+    with loopback([problem(429, "queue-full", Retry_After="1000")]) as server:
         began = time.monotonic()
         with pytest.raises(ServerProblem) as caught:
             predict(server.url, is_async, timeout=PATIENCE)
-        assert caught.value.retry_after == 60
-        assert time.monotonic() - began < 20
+        assert caught.value.retry_after == 1000
+        assert time.monotonic() - began < PATIENCE
 
 
 @either_client

@@ -18,6 +18,7 @@ from model.runtime.images.intensity import Applied
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.pixels import Done, shown
 from model.runtime.images.planes import Channels, PlaneAxis
+from model.runtime.images.regions import PictureByRegion
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
 from service.models.catalog import ServedModel
@@ -42,7 +43,7 @@ class Detected:
     """One image's answer before it is rendered.
 
     `size` is (height, width) of the image as seen; `image` is uint8 [H, W, C], or None unless it was asked for, and so
-    are `values`, the image as its file holds it, see `Picture`.
+    are `values`, the image as its file holds it, see `Picture`, or to be read part by part.
     `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
     `plane` says which of the file's planes the image is, for each axis along which it has several, `channels` which of
     its channels, where they were taken one by one. `pixel_size` is None where nobody states it.
@@ -53,7 +54,7 @@ class Detected:
     seen: Seen
     record: ImageRecord
     image: NDArray[np.uint8] | None = None
-    values: NDArray[Any] | None = None
+    values: NDArray[Any] | PictureByRegion | None = None
     intensity: Done = None
     plane: tuple[PlaneAxis, ...] = ()
     channels: Channels | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,9 +26,10 @@ from model.runtime.images.errors import (
 )
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import PixelSize
-from model.runtime.images.pixels import Done, to_pixels
+from model.runtime.images.pixels import Done, apply, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis
-from model.runtime.images.reading import read_picture
+from model.runtime.images.reading import open_picture
+from model.runtime.images.regions import PictureByRegion
 from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
 from model.runtime.tiling import Tile
 from service.http.problems import (
@@ -46,7 +47,7 @@ from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
 from service.prediction.no_image import advice
 from service.prediction.parameters import MOST_IN_TILES, Options
-from service.prediction.tiles import SECONDS_PER_TILE, InTiles, predict_in_tiles
+from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
 from service.scheduling.gate import Deadline, deadline_passed
 from service.scheduling.pool import Pool
@@ -82,18 +83,28 @@ class Job:
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """An image of `size` (height, width), as the network takes it: whole, or in tiles. `image` and `values` are there
-    where they are needed further on; `intensity` is what made 8 bits of its values, `plane` which of a file's planes it
-    is, `channels` which of its channels, where they were taken one by one."""
+    where they are needed further on; of a picture that is too large for that, `by_region` is, of which tiles are read.
+    `intensity` is what makes 8 bits of its values, `plane` which of a file's planes it is, `channels` which of its
+    channels, where they were taken one by one."""
 
     size: tuple[int, int]
     whole: Prepared | None
     tiles: list[Tile]
     image: NDArray[np.uint8] | None
-    values: NDArray[Any] | None
+    values: NDArray[Any] | PictureByRegion | None
     intensity: Done
     plane: tuple[PlaneAxis, ...]
     channels: Channels | None
     pixel_size: PixelSize | None
+    by_region: PictureByRegion | None = None
+
+    def pixels(self, tile: Tile, inputs: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, inputs] of a tile. Raises ImageError."""
+        if self.by_region is not None:
+            part = self.by_region.read(tile.top, tile.left, tile.height, tile.width)
+            return apply(part, self.intensity, inputs)
+        assert self.image is not None
+        return np.ascontiguousarray(tile.of(self.image))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +122,7 @@ class Pipeline:
 
     def __init__(self, catalog: Catalog, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self._limits = ImageLimits(settings.max_pixels, settings.max_picture_pixels)
         self.decode_pool = Pool(settings.pool_threads, "decode")
         self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
         self.devices = catalog.served[0].devices
@@ -123,13 +134,16 @@ class Pipeline:
 
         Cancelling it takes the image out of whichever queue it waits in. Raises Problem, or whatever the engine raised.
         """
+        try:
+            return await self._predict(job, render)
+        except ImageError as error:  # while it is decoded, at once or tile by tile
+            raise _as_problem(error) from error
+
+    async def _predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
         record = job.record
         record.at = "decode"
         arrived = time.monotonic()
-        try:
-            picture, seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
-        except ImageError as error:
-            raise _as_problem(error) from error
+        picture, seconds = await self.decode_pool.run(lambda: decode(job, self._limits), job.priority)
         decoded = time.time_ns()
         record.add("queue", time.monotonic() - arrived - seconds, decoded - round(seconds * 1e9))
         record.add("decode", seconds, decoded)
@@ -146,6 +160,9 @@ class Pipeline:
                 job.priority,
             )
         else:
+            if picture.by_region is not None:
+                done = await find_done(picture.by_region, job.options.intensity, self.decode_pool)
+                picture = replace(picture, intensity=done)
             in_tiles = await self._in_tiles(job, picture)
             record.at = "postprocess"
             (rendered, score_counts), _ = await self.postprocess_pool.run(
@@ -158,20 +175,23 @@ class Pipeline:
         return rendered
 
     async def _in_tiles(self, job: Job, picture: Decoded) -> InTiles:
-        assert picture.image is not None
-        if job.may_take_longer:
-            job.deadline.extend(SECONDS_PER_TILE * len(picture.tiles))
+        def extend(tiles: int) -> None:
+            if job.may_take_longer:
+                job.deadline.extend(SECONDS_PER_TILE * tiles)
 
         async def compute(prepared: Prepared) -> RawDetections:
             return (await self._compute(job, prepared, Priority.BULK)).value
 
         try:
             return await predict_in_tiles(
-                picture.image,
+                picture.size,
+                lambda tile: picture.pixels(tile, job.options.plane.inputs),
                 picture.tiles,
                 job.model,
                 job.options,
+                record=job.record,
                 compute=compute,
+                extend=extend,
                 decode_pool=self.decode_pool,
                 postprocess_pool=self.postprocess_pool,
             )
@@ -220,11 +240,13 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     decoding. Raises ImageError."""
     data = job.encoded()
     try:
-        picture = read_picture(data, limits, choice=job.options.plane)
+        picture = open_picture(data, limits, choice=job.options.plane)
     except NotAnImage as error:
         if said := advice(data):
             raise NotAnImage(f"{error}. {said}") from error
         raise
+    if isinstance(picture, PictureByRegion):
+        return _to_be_read(job, picture, limits)
     image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
     size = (image.shape[0], image.shape[1])
     preprocessing = job.model.manifest.preprocessing
@@ -241,6 +263,24 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         picture.channels,
         job.options.pixel_size or picture.pixel_size,
     )
+
+
+def _to_be_read(job: Job, picture: PictureByRegion, limits: ImageLimits) -> Decoded:
+    """Of a picture that is too large to be decoded at once. Raises TooManyPixels where only that would do."""
+    height, width = picture.size
+    at_once = (
+        f"the image has {width} x {height} = {width * height} pixels and at most {limits.max_pixels} are decoded at "
+        f"once (max_pixels)"
+    )
+    tiles = job.options.tiling.plan(job.model.manifest.preprocessing, picture.size)
+    if not tiles:
+        raise TooManyPixels(f"{at_once}, which seeing it whole would need; ask for tiles, as in tile=1024")
+    if job.keep_image:
+        raise TooManyPixels(f"{at_once}, which drawing on it would need; ask for JSON, or for one of the files")
+    values = picture if job.keep_values else None
+    like = picture.like
+    pixel_size = job.options.pixel_size or like.pixel_size
+    return Decoded(picture.size, None, tiles, None, values, None, like.plane, like.channels, pixel_size, picture)
 
 
 def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:

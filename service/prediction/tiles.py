@@ -1,7 +1,8 @@
 """A large picture's way through the network: in tiles, as bulk work, and one answer of theirs.
 
-Tiles are cut while they are needed, so that a picture waits with few of them in the queue, and other requests go
-between. A tile with as many detections as the network can give is seen again in smaller ones.
+Tiles are read while they are needed, so that a picture waits with few of them in the queue, and other requests go
+between. What was found in them is kept as RLE. A tile with as many detections as the network can give is seen again in
+smaller ones.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import Detections, RawDetections
-from model.runtime.preprocess import Prepared, prepare, to_original
+from model.runtime.images.intensity import Intensity
+from model.runtime.images.pixels import Done, DoneSearch
+from model.runtime.images.regions import Part, PictureByRegion
+from model.runtime.preprocess import Prepared, Size, prepare, to_original
 from model.runtime.tiling import LEAST, Tile, TileAnswer, merge_tiles, split
 from service.models.catalog import ServedModel
+from service.observability.record import ImageRecord
 from service.prediction.parameters import Options
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
@@ -38,46 +44,68 @@ class InTiles:
     full: bool
 
 
+async def find_done(picture: PictureByRegion, intensity: Intensity, decode_pool: Pool) -> Done:
+    """What makes 8 bits of the picture's values, of which all are read, a band at a time. Raises ImageError."""
+    height, width = picture.size
+    search = DoneSearch(picture.like, height * width, intensity)
+    if not search.is_done:
+        for band in picture.bands():
+            await decode_pool.run(partial(_count, picture, band, search), Priority.BULK)
+    return search.found()
+
+
+def _count(picture: PictureByRegion, band: Part, search: DoneSearch) -> None:
+    search.add(picture.read(band.top, band.left, band.height, band.width).values)
+
+
 async def predict_in_tiles(
-    picture: NDArray[np.uint8],
+    size: Size,
+    read: Callable[[Tile], NDArray[np.uint8]],
     tiles: list[Tile],
     model: ServedModel,
     options: Options,
     *,
+    record: ImageRecord,
     compute: Compute,
+    extend: Callable[[int], None],
     decode_pool: Pool,
     postprocess_pool: Pool,
 ) -> InTiles:
-    """Detect in a picture, uint8 [H, W, 3], tile by tile. `compute` runs the network on one image.
+    """Detect in a picture of `size` (height, width), tile by tile. `read` gives a tile's pixels, uint8 [H, W, C], on a
+    decode thread, and `compute` runs the network on one image. `extend` gives the picture the time of so many tiles.
 
-    Cancelling it takes its tiles out of the queue. Raises what `compute` raises.
+    Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
     """
-    size = (picture.shape[0], picture.shape[1])
+    extend(len(tiles))
     free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
     most = model.manifest.architecture.detections_per_image
     answers: list[TileAnswer] = []
 
     async def see(tile: Tile) -> None:
         async with free:
-            prepared, _ = await decode_pool.run(lambda: _prepared(picture, tile, model), Priority.BULK)
+            prepared, seconds = await decode_pool.run(
+                lambda: prepare(read(tile), model.manifest.preprocessing), Priority.BULK
+            )
+            record.add("decode", seconds)
             raw = await compute(prepared)
             full = len(raw.scores) >= most
             smaller = split(tile) if full and min(tile.height, tile.width) >= 2 * LEAST else []
             if not smaller:
-                detections, _ = await postprocess_pool.run(lambda: _detections(raw, prepared, options), Priority.BULK)
+                detections, seconds = await postprocess_pool.run(
+                    lambda: _detections(raw, prepared, options), Priority.BULK
+                )
+                record.add("postprocess", seconds)
                 answers.append(TileAnswer(tile, detections, full))
+        extend(len(smaller))
         for part in smaller:
             group.create_task(see(part))
 
     async with asyncio.TaskGroup() as group:
         for tile in tiles:
             group.create_task(see(tile))
-    merged, _ = await postprocess_pool.run(lambda: merge_tiles(size, answers), Priority.BULK)
+    merged, seconds = await postprocess_pool.run(lambda: merge_tiles(size, answers), Priority.BULK)
+    record.add("postprocess", seconds)
     return InTiles(merged, len(answers), any(answer.full for answer in answers))
-
-
-def _prepared(picture: NDArray[np.uint8], tile: Tile, model: ServedModel) -> Prepared:
-    return prepare(np.ascontiguousarray(tile.of(picture)), model.manifest.preprocessing)
 
 
 def _detections(raw: RawDetections, prepared: Prepared, options: Options) -> Detections:

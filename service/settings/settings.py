@@ -194,7 +194,16 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         32 * 1024**2, ge=1, description="largest upload in bytes, also after a gzip body is unpacked"
     )
-    max_pixels: int = Field(64_000_000, ge=1, description="largest image in pixels, refused from its header")
+    max_pixels: int = Field(
+        64_000_000, ge=1, description="most pixels that are decoded at once, refused from the image's header"
+    )
+    max_picture_pixels: int = Field(
+        1_000_000_000,
+        ge=1,
+        le=2**32 - 1,
+        description="largest picture in pixels that is read part by part, refused from its header: a tiled TIFF of "
+        "more than max_pixels",
+    )
     max_batch_images: PositiveInt | Auto = Field(
         "auto",
         description="most images in one request to /predict/batch or /v2; auto is 16, or max_queue_size if smaller",
@@ -291,8 +300,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         *("shutdown_delay_ms", "decode_threads"),
     ),
     "Limits": (
-        *("max_body_bytes", "max_pixels", "max_batch_images", "max_uploads", "upload_timeout_ms"),
-        "header_timeout_ms",
+        *("max_body_bytes", "max_pixels", "max_picture_pixels", "max_batch_images", "max_uploads"),
+        *("upload_timeout_ms", "header_timeout_ms"),
     ),
     "Keys": ("api_keys", "api_keys_file", "admin_keys", "admin_keys_file"),
     "Logs": ("log_level", "log_format", "access_log"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FOLDER: Final = "TEST_HOLDING"
 """Environment variable: the folder of `hold`, which a test makes and removes, and of a file for each run that waits."""
 HOLD: Final = "hold"
+PASS: Final = "pass"
+"""A file in that folder that lets one run go on, which removes it."""
 MARK: Final = 201
 """Red value of pixel 3 of the top row."""
 
@@ -35,11 +37,19 @@ def install() -> None:
     ) -> RawDetections:
         if images.shape[2] > 3 and (images[:, 0, 3, 0] == MARK).any() and (folder / HOLD).exists():
             with tempfile.NamedTemporaryFile(dir=folder):
-                while (folder / HOLD).exists():
+                while (folder / HOLD).exists() and not _may_pass(folder):
                     time.sleep(0.002)
         return run(engine, images, sizes, score_threshold)
 
     OnnxEngine.run = held  # type: ignore[method-assign]  # what this module is for
+
+
+def _may_pass(folder: Path) -> bool:
+    try:
+        (folder / PASS).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.runtime.detections import Detections
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneAxis
+from model.runtime.images.regions import PictureByRegion
 
 
 class NeedsMasks(ValueError):
@@ -23,8 +24,8 @@ class Findings:
     """One image's detections in falling score; an object's number is its place, from 1, in every kind of file.
 
     class_names: names of the labels 1, 2, .... size: (height, width) of the image in pixels.
-    values: the image as decoded, [H, W] or [H, W, C] of any integer or float type, of which intensities are measured;
-        None where they are not asked for.
+    values: the image as decoded, [H, W] or [H, W, C] of any integer or float type, or to be read part by part, of which
+        intensities are measured; None where they are not asked for.
     plane: which of its file's planes the image is, for each axis along which that has several.
     used: numbers of the file's channels that `values` holds; empty where it holds all of them, or a gray plane.
     """
@@ -32,7 +33,7 @@ class Findings:
     detections: Detections
     class_names: Sequence[str]
     size: tuple[int, int]
-    values: NDArray[Any] | None = None
+    values: NDArray[Any] | PictureByRegion | None = None
     pixel_size: PixelSize | None = None
     plane: tuple[PlaneAxis, ...] = ()
     truncated: bool = False
@@ -43,6 +44,8 @@ class Findings:
         """Numbers, from 0, of the channels whose intensities are measured; none without an image."""
         if self.values is None:
             return ()
+        if isinstance(self.values, PictureByRegion):
+            return self.used or tuple(range(self.values.channels))
         return self.used or tuple(range(1 if self.values.ndim == 2 else int(self.values.shape[2])))
 
     def name_of(self, row: int) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from model.runtime.images.errors import UnknownRange
-from model.runtime.images.tones import Summary, scale, summarize
+from model.runtime.images.tones import Summary, counting_of, scale, summarize
 
 Mode = Literal["auto", "full-range", "min-max", "percentile"]
 AppliedMode = Literal["auto", "declared", "full-range", "min-max", "percentile"]
@@ -118,11 +118,40 @@ def to_uint8(
     """
     if values.dtype.kind not in "uif" or values.size == 0:
         raise TypeError(f"a picture's values are integers or floats, at least one, not {values.dtype} {values.shape}")
-    if values.dtype == np.uint8 and intensity.mode == "auto":
-        return values, None
-    summary = summarize(values)
-    mode, low, high = _window(values.dtype, summary, intensity, declared)
-    return scale(values, low, high), Applied(mode, low, high, summary.not_finite)
+    applied = find_window(values, intensity, declared)
+    return values if applied is None else scale(values, applied.low, applied.high), applied
+
+
+def find_window(values: NDArray[Any], intensity: Intensity, declared: Declared) -> Applied | None:
+    """What `to_uint8` does to the values. Raises as that."""
+    if keeps(values.dtype, intensity):
+        return None
+    return _applied(values.dtype, summarize(values), intensity, declared)
+
+
+class WindowSearch:
+    """`find_window` of `size` values that come in bands of rows, from top to bottom, and need not be kept."""
+
+    def __init__(self, dtype: np.dtype[Any], size: int, intensity: Intensity, declared: Declared) -> None:
+        self._dtype, self._intensity, self._declared = dtype, intensity, declared
+        self._counting = counting_of(dtype, size)
+
+    def add(self, values: NDArray[Any]) -> None:
+        self._counting.add(values)
+
+    def found(self) -> Applied:
+        """When all values have come."""
+        return _applied(self._dtype, self._counting.summary(), self._intensity, self._declared)
+
+
+def keeps(dtype: np.dtype[Any], intensity: Intensity) -> bool:
+    """Whether values of that type stay as they are, whatever they are."""
+    return dtype == np.uint8 and intensity.mode == "auto"
+
+
+def _applied(dtype: np.dtype[Any], summary: Summary, intensity: Intensity, declared: Declared) -> Applied:
+    mode, low, high = _window(dtype, summary, intensity, declared)
+    return Applied(mode, low, high, summary.not_finite)
 
 
 def _window(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.runtime.images.intensity import AUTO, Applied, Declared, Intensity, to_uint8
+from model.runtime.images.intensity import AUTO, Applied, Declared, Intensity, WindowSearch, find_window, keeps
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import RGB_CHANNELS, Channels
+from model.runtime.images.tones import scale
 
 Done: TypeAlias = Applied | tuple[Applied | None, ...] | None
 """What was done to a picture's values: to all alike, or to those of each input where channels were taken one by one.
@@ -28,16 +30,51 @@ def to_pixels(
 
     May be read-only and may share the picture's memory.
     """
-    declared = Declared(picture.declared_range, picture.significant_bits)
+    done = _done(picture, intensity)
+    return apply(picture, done, inputs), done
+
+
+def apply(picture: Picture, done: Done, inputs: int = RGB_CHANNELS) -> NDArray[np.uint8]:
+    """A picture, or a part of one, as `to_pixels` gives it when that is what is done to the values."""
     if picture.channels is not None:
-        return _by_channel(picture, picture.channels, intensity, declared)
-    image, applied = to_uint8(picture.values, intensity, declared)
+        assert isinstance(done, tuple)
+        return _by_channel(picture, picture.channels, done)
+    assert not isinstance(done, tuple)
+    image = _scaled(picture.values, done)
     if picture.transparent is not None:
         image[picture.transparent] = 255
     if inputs == 1:
         gray = image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))
-        return gray[..., None], applied
-    return image if image.ndim == 3 else np.repeat(image[..., None], RGB_CHANNELS, axis=2), applied
+        return gray[..., None]
+    return image if image.ndim == 3 else np.repeat(image[..., None], RGB_CHANNELS, axis=2)
+
+
+class DoneSearch:
+    """What `to_pixels` does to a picture that is read in bands of rows, from top to bottom: exactly that of the whole.
+
+    `is_done` from the start where no value need be looked at.
+    """
+
+    def __init__(self, like: Picture, pixels: int, intensity: Intensity) -> None:
+        """like: a few of the picture's `pixels`, with what its file says."""
+        self._channels = like.channels
+        dtype = like.values.dtype
+        declared = Declared(like.declared_range, like.significant_bits)
+        samples = 1 if like.values.ndim == 2 else like.values.shape[2]
+        self.is_done = keeps(dtype, intensity)
+        count = 0 if self.is_done else 1 if like.channels is None else samples
+        self._searches = [WindowSearch(dtype, pixels * samples // count, intensity, declared) for _ in range(count)]
+
+    def add(self, values: NDArray[Any]) -> None:
+        for column, search in enumerate(self._searches):
+            search.add(values if self._channels is None else values[..., column])
+
+    def found(self) -> Done:
+        """When all values have come. Errors as `to_uint8`."""
+        found = [search.found() for search in self._searches]
+        if self._channels is not None:
+            return _of_inputs(self._channels, found or [None] * len(self._channels.used))
+        return found[0] if found else None
 
 
 def shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -51,15 +88,32 @@ def shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., :RGB_CHANNELS])
 
 
-def _by_channel(
-    picture: Picture, channels: Channels, intensity: Intensity, declared: Declared
-) -> tuple[NDArray[np.uint8], tuple[Applied | None, ...]]:
+def _done(picture: Picture, intensity: Intensity) -> Done:
+    declared = Declared(picture.declared_range, picture.significant_bits)
+    if picture.channels is None:
+        return find_window(picture.values, intensity, declared)
+    columns = range(picture.values.shape[2])
+    return _of_inputs(
+        picture.channels, [find_window(picture.values[..., column], intensity, declared) for column in columns]
+    )
+
+
+def _of_inputs(channels: Channels, of_used: Sequence[Applied | None]) -> tuple[Applied | None, ...]:
+    by_channel: dict[int | None, Applied | None] = dict(zip(channels.used, of_used, strict=True))
+    return tuple(by_channel.get(taken) for taken in channels.taken)
+
+
+def _by_channel(picture: Picture, channels: Channels, done: Sequence[Applied | None]) -> NDArray[np.uint8]:
     pixels = np.zeros((*picture.values.shape[:2], len(channels.taken)), np.uint8)
-    applied: list[Applied | None] = [None] * len(channels.taken)
     for column, index in enumerate(channels.used):
-        values, done = to_uint8(np.ascontiguousarray(picture.values[..., column]), intensity, declared)
-        for place in (place for place, taken in enumerate(channels.taken) if taken == index):
-            pixels[..., place], applied[place] = values, done
+        places = [place for place, taken in enumerate(channels.taken) if taken == index]
+        values = _scaled(picture.values[..., column], done[places[0]])
+        for place in places:
+            pixels[..., place] = values
             if picture.transparent is not None:
                 pixels[picture.transparent, place] = 255
-    return pixels, tuple(applied)
+    return pixels
+
+
+def _scaled(values: NDArray[Any], applied: Applied | None) -> NDArray[np.uint8]:
+    return values if applied is None else scale(values, applied.low, applied.high)

@@ -39,7 +39,7 @@ from model.runtime.images.picture import Picture
 from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.signatures import sniff_format
-from model.runtime.images.tiff.channels import read_channels
+from model.runtime.images.tiff.channels import open_channels, read_channels
 from model.runtime.images.tiff.reading import open_tiff, read_tiff, tiff_size
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
@@ -134,7 +134,7 @@ def open_picture(
     if sniff_format(bytes(data[:1024])) != "TIFF" or "TIFF" not in limits.formats:
         return read_picture(bytes(data), limits, choice=choice)
     with saying("the TIFF image cannot be decoded"):
-        return open_tiff(data, limits, choice)
+        return open_channels(data, limits, choice) if choice.by_channel else open_tiff(data, limits, choice)
 
 
 def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool) -> Picture:

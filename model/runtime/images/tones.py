@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,14 @@ class Summary:
 
 def summarize(values: NDArray[Any]) -> Summary:
     """Of integers or floats of any shape, at least one. Raises DamagedImage when none is finite."""
-    return _counted(values) if _is_narrow(values.dtype) else _sampled(values)
+    counting = counting_of(values.dtype, values.size)
+    counting.add(values)
+    return counting.summary()
+
+
+def counting_of(dtype: np.dtype[Any], size: int) -> Counting:
+    """Counts `size` values of that type, which come one part after the other."""
+    return _Counted(dtype) if _is_narrow(dtype) else _Sampled(size)
 
 
 def scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
@@ -73,36 +80,56 @@ def _bands(values: NDArray[Any]) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
 
-def _counted(values: NDArray[Any]) -> Summary:
-    limits = np.iinfo(values.dtype)
-    least, largest = int(limits.min), int(limits.max)
-    counts = np.zeros(largest - least + 1, np.int64)
-    for band in _bands(values):
-        counts += np.bincount(values[band].astype(np.intp).ravel() - least, minlength=len(counts))
-    present = np.flatnonzero(counts)
-    ordered = (present + least).astype(np.float64)
-    return Summary(float(ordered[0]), float(ordered[-1]), 0, ordered, counts[present])
+class _Counted:
+    """Of values that have a place in a table, whose order does not matter."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        limits = np.iinfo(dtype)
+        self._least = int(limits.min)
+        self._counts = np.zeros(int(limits.max) - self._least + 1, np.int64)
+
+    def add(self, values: NDArray[Any]) -> None:
+        for band in _bands(values):
+            places = values[band].astype(np.intp).ravel() - self._least
+            self._counts += np.bincount(places, minlength=len(self._counts))
+
+    def summary(self) -> Summary:
+        present = np.flatnonzero(self._counts)
+        ordered = (present + self._least).astype(np.float64)
+        return Summary(float(ordered[0]), float(ordered[-1]), 0, ordered, self._counts[present])
 
 
-def _sampled(values: NDArray[Any]) -> Summary:
-    least, largest, not_finite = np.inf, -np.inf, 0
-    step = -(-values.size // SAMPLE)
-    offset = 0  # of the next value to take, from its band's start
-    samples: list[NDArray[np.float64]] = []
-    for band in _bands(values):
-        flat = values[band].astype(np.float64).ravel()
-        finite = np.isfinite(flat)
-        not_finite += flat.size - int(np.count_nonzero(finite))
-        least = min(least, float(flat.min(where=finite, initial=np.inf)))
-        largest = max(largest, float(flat.max(where=finite, initial=-np.inf)))
-        samples.append(flat[offset::step][finite[offset::step]])
-        offset = (offset - flat.size) % step
-    if largest < least:
-        raise DamagedImage("the picture has no finite value: all are NaN or infinite")
-    if step > 1:
-        samples.append(np.array([least, largest]))
-    ordered = np.sort(np.concatenate(samples))
-    return Summary(least, largest, not_finite, ordered, np.ones(len(ordered), np.int64))
+class _Sampled:
+    """Of values without number, in the picture's order: its parts are bands of rows, from top to bottom."""
+
+    def __init__(self, size: int) -> None:
+        self._least, self._largest, self._not_finite = np.inf, -np.inf, 0
+        self._step = -(-size // SAMPLE)
+        self._offset = 0  # of the next value to take, from its band's start
+        self._samples: list[NDArray[np.float64]] = []
+
+    def add(self, values: NDArray[Any]) -> None:
+        for band in _bands(values):
+            flat = values[band].astype(np.float64).ravel()
+            finite = np.isfinite(flat)
+            self._not_finite += flat.size - int(np.count_nonzero(finite))
+            self._least = min(self._least, float(flat.min(where=finite, initial=np.inf)))
+            self._largest = max(self._largest, float(flat.max(where=finite, initial=-np.inf)))
+            taken = slice(self._offset, None, self._step)
+            self._samples.append(flat[taken][finite[taken]])
+            self._offset = (self._offset - flat.size) % self._step
+
+    def summary(self) -> Summary:
+        least, largest, samples = self._least, self._largest, self._samples
+        if largest < least:
+            raise DamagedImage("the picture has no finite value: all are NaN or infinite")
+        if self._step > 1:
+            samples = [*samples, np.array([least, largest])]
+        ordered = np.sort(np.concatenate(samples))
+        return Summary(least, largest, self._not_finite, ordered, np.ones(len(ordered), np.int64))
+
+
+Counting: TypeAlias = _Counted | _Sampled
 
 
 def _in_window(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -11,9 +13,14 @@ from model.runtime.images.data import Data
 from model.runtime.images.errors import TooManyPixels, UnsupportedVariant
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import Picture
-from model.runtime.images.planes import PlaneAxis, PlaneChoice
-from model.runtime.images.tiff.reading import opened, read_tiff
-from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL
+from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
+from model.runtime.images.regions import PictureByRegion
+from model.runtime.images.tiff.reading import block_decoder, by_region, opened, read_tiff
+from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL, block_size, is_decoded_whole
+
+_DIFFERENT: Final = (
+    "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
+)
 
 
 def read_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture:
@@ -31,15 +38,36 @@ def read_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Pictu
             f"accepted; send the image smaller"
         )
     pictures = [read_tiff(data, limits, _of_axis(alone, along, index)) for index in channels.used]
+    return _together(pictures, along, channels)
+
+
+def open_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture | PictureByRegion:
+    """The same, decoded unless it is too large for that and can be read part by part."""
+    alone = PlaneChoice(choice.page, choice.z, choice.t)
+    tiff, plane = opened(data, limits, alone, by_region=True)
+    if is_decoded_whole(plane.page, limits):
+        return read_channels(data, limits, choice)
+    along = _axis_of_channels(plane.axes, plane.page.samplesperpixel, choice)
+    if along is None:
+        of_pixels = block_decoder(data, tiff, replace(plane, all_samples=True))
+        return by_region(tiff, plane, lambda part: by_channel(of_pixels(part), choice))
+    channels = choice.of(along.size)
+    files = [opened(data, limits, _of_axis(alone, along, index), by_region=True) for index in channels.used]
+    if len({(one.page.imagelength, one.page.imagewidth, *block_size(one.page)) for _, one in files}) > 1:
+        raise UnsupportedVariant(_DIFFERENT)
+    of_channels = [block_decoder(data, *file) for file in files]
+    return by_region(*files[0], lambda part: _together([decode(part) for decode in of_channels], along, channels))
+
+
+def _together(pictures: Sequence[Picture], along: PlaneAxis, channels: Channels) -> Picture:
+    """One picture of those of its channels."""
     first = pictures[0]
     if any(picture.values.ndim != 2 for picture in pictures):
         raise UnsupportedVariant(
             "the TIFF image cannot be read by channels: some are pictures in colors; ask for one, with page or channel"
         )
     if len({(picture.values.shape, picture.values.dtype) for picture in pictures}) > 1:
-        raise UnsupportedVariant(
-            "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
-        )
+        raise UnsupportedVariant(_DIFFERENT)
     ranges = {picture.declared_range for picture in pictures}
     hidden = [picture.transparent for picture in pictures if picture.transparent is not None]
     return replace(

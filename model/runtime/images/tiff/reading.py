@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,7 +81,7 @@ def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture |
     tiff, plane = opened(data, limits, choice, by_region=True)
     if is_decoded_whole(plane.page, limits):
         return _whole(data, tiff, plane, limits)
-    return _by_region(data, tiff, plane)
+    return by_region(tiff, plane, block_decoder(data, tiff, plane))
 
 
 def tiff_size(data: Data, limits: ImageLimits, choice: PlaneChoice) -> tuple[int, int]:
@@ -100,7 +101,20 @@ def _whole(data: Data, tiff: TiffFile, plane: Plane, limits: ImageLimits) -> Pic
     return replace(_described(picture, tiff, plane), pixel_size=_pixel_size(tiff, page))
 
 
-def _by_region(data: Data, tiff: TiffFile, plane: Plane) -> PictureByRegion:
+def by_region(tiff: TiffFile, plane: Plane, decode: Callable[[Part], Picture]) -> PictureByRegion:
+    """The picture whose blocks `decode` gives as they are stored, like those of that plane."""
+    page = plane.page
+    return PictureByRegion(
+        (page.imagelength, page.imagewidth),
+        block_size(page),
+        decode,
+        orientation=_orientation(page),
+        pixel_size=_pixel_size(tiff, page),
+    )
+
+
+def block_decoder(data: Data, tiff: TiffFile, plane: Plane) -> Callable[[Part], Picture]:
+    """Gives the blocks of a plane as they are stored. It raises ImageError."""
     page = plane.page
     tags = None
     if plane.directory is not None and is_for_pillow(page, data):
@@ -113,19 +127,12 @@ def _by_region(data: Data, tiff: TiffFile, plane: Plane) -> PictureByRegion:
             else:
                 rows = None if page.is_tiled else page.rowsperstrip
                 alone = excerpt(data, tags, _segments_of(plane, part), part, rows)
-                picture = of_channel(
-                    by_pillow(alone, None, ImageLimits(part.height * part.width)), PlaneChoice(channel=plane.sample)
-                )
+                picture = by_pillow(alone, None, ImageLimits(part.height * part.width))
+                picture = of_channel(picture, PlaneChoice(channel=plane.sample))
         let_go(data)
         return _described(picture, tiff, plane)
 
-    return PictureByRegion(
-        (page.imagelength, page.imagewidth),
-        block_size(page),
-        decode,
-        orientation=_orientation(page),
-        pixel_size=_pixel_size(tiff, page),
-    )
+    return decode
 
 
 def _segments_of(plane: Plane, part: Part) -> list[tuple[int, int]]:

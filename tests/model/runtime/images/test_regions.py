@@ -18,8 +18,10 @@ from PIL import Image
 
 from model.runtime.images import regions
 from model.runtime.images.errors import DamagedImage, NoSuchPlane, TooManyPixels
+from model.runtime.images.intensity import Intensity
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import Picture
+from model.runtime.images.pixels import DoneSearch, apply, to_pixels
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import open_picture, read_picture
 from model.runtime.images.regions import Part, PictureByRegion
@@ -224,6 +226,32 @@ def test_a_plane_of_a_stack(layout: str) -> None:
         open_picture(data, LIMITS, choice=PlaneChoice(z=2))
     colors = written(random("uint8", HEIGHT, WIDTH, 3), photometric="rgb", **LAYOUTS[layout])
     check_same(colors, PlaneChoice(channel=1))
+
+
+def test_channels_that_are_taken_one_by_one() -> None:
+    """Samples of each pixel, planes along an axis, pages; each with what makes 8 bits of it."""
+    values = random("uint16", 4, HEIGHT, WIDTH) // np.array([1, 16, 4, 64], np.uint16)[:, None, None]
+    pixels = np.ascontiguousarray(values.transpose(1, 2, 0))
+    files = [
+        written(pixels, photometric="minisblack", planarconfig="contig", tile=(32, 32)),
+        written(values, photometric="minisblack", planarconfig="separate", rowsperstrip=7),
+        written(values, ome=True, metadata={"axes": "CYX"}, photometric="minisblack", tile=(48, 64)),
+        written(values, imagej=True, metadata={"axes": "CYX"}),
+        written((pixels[..., :3] >> 8).astype(np.uint8), photometric="rgb", tile=(32, 32), compression="zlib"),
+    ]
+    for data in files:
+        for choice in (PlaneChoice(channels=(2, None, 0)), PlaneChoice(channels=(1, 1), inputs=2)):
+            whole = read_picture(data, choice=choice)
+            opened = by_region(data, choice)
+            assert opened.like.channels == whole.channels
+            for intensity in (Intensity(), Intensity(mode="min-max")):
+                expected, done = to_pixels(whole, intensity, choice.inputs)
+                search = DoneSearch(opened.like, HEIGHT * WIDTH, intensity)
+                for band in opened.bands():
+                    search.add(opened.read(band.top, band.left, band.height, band.width).values)
+                assert search.found() == done
+                part = apply(opened.read(31, 33, 64, 64), done, choice.inputs)
+                np.testing.assert_array_equal(part, expected[31:95, 33:97])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

@@ -15,11 +15,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 UV: Final = Path(sys.executable).with_name("uv")
-EVERYTHING: Final = ((), ("serve",), ("train", "test"))
+SERVING: Final = ("serve", "openvino")
+EVERYTHING: Final = ((), SERVING, ("train", "test"))
 PLATFORMS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "x86_64-manylinux_2_28": (*EVERYTHING, ("serve", "cuda")),
     "aarch64-manylinux_2_28": EVERYTHING,
-    "aarch64-apple-darwin": ((), ("serve",), ("train",)),  # of [test] pip builds gevent there, for Python 3.11
+    "aarch64-apple-darwin": ((), SERVING, ("train",)),  # of [test] pip builds gevent there, for Python 3.11
     "x86_64-apple-darwin": ((),),  # numba and torch have no wheels any more for Macs with Intel's processors
     "x86_64-pc-windows-msvc": EVERYTHING,
 }

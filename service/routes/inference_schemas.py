@@ -19,7 +19,7 @@ Datatype = Literal["BYTES", "FP32", "INT64"]
 MAX_LABELS_LENGTH: Final = 65_536
 """Characters of all `labels` together; about what fits into the query of `/predict`."""
 
-PLATFORMS: Final = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
+PLATFORMS: Final = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript", "openvino": "onnx_onnxv1"}
 """Engine name -> the protocol's name for what it runs."""
 
 

@@ -17,7 +17,7 @@ from service.routes.inference_schemas import IMAGE, PLATFORMS, TensorMetadata, o
 from service.routes.openapi import MODEL_RESPONSES, problem_responses
 from service.routes.schemas import Version
 
-BACKENDS: Final = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+BACKENDS: Final = {"onnx": "onnxruntime", "torchscript": "pytorch", "openvino": "openvino"}
 """Engine name -> Triton's name for what runs it."""
 TYPES: Final = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
 

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.runtime.bundles.manifest import PrecisionChoice
+from model.runtime.engines.engine import EngineKind
 from service.settings.environment import PREFIX, OwnVariables
 from service.settings.values import (
     Aliases,
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
         description="image sizes that a model computes before it is ready. Auto is every bucket on a GPU, which plans "
         "anew for each shape, and one on a CPU, which does not",
     )
-    engine: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the network")
+    engine: EngineKind = Field("onnx", description="what runs the network")
     device: Device = Field(
         "auto",
         description="where: cpu, cuda, cuda:N, or several separated by commas, which share one queue (cuda:0,cuda:1). "

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RawDetections
 
-EngineKind = Literal["onnx", "torchscript"]
+EngineKind = Literal["onnx", "torchscript", "openvino"]
 DeviceChoice = str
 """Where an engine runs: "auto", "cpu", "cuda" or "cuda:N"; see `devices`."""
 
 FloatPrecision = Literal["f32", "bf16"]
 """What a network computes in, wherever its file does not say INT8: float32, or bfloat16 with float32 sums."""
 
-MODEL_FILES: dict[EngineKind, str] = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt"}
+MODEL_FILES: dict[EngineKind, str] = {
+    "onnx": "model.onnx",
+    "torchscript": "model.torchscript.pt",
+    "openvino": "model.onnx",
+}
 """The bundle's file that each engine runs."""
 
 INPUTS = ("images", "sizes", "score_threshold")

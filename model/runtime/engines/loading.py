@@ -40,17 +40,22 @@ def load_engine(
         EngineError: there is no such engine or device, or the file cannot be loaded.
     """
     file = _model_file(bundle, kind, model_file)
-    if precision != "f32":
-        raise Unavailable(f"the {kind} engine computes in f32, not in {precision}; choose precision f32")
+    task = bundle.manifest.architecture.task
     try:
         check_device(device)
     except ValueError as error:
         raise EngineError(str(error)) from None
+    engine: Engine
+    if kind == "openvino":
+        engine = _openvino().OpenVinoEngine(file, task, device, threads, precision)
+        return engine
+    if precision != "f32":
+        raise Unavailable(f"the {kind} engine computes in f32, not in {precision}; choose precision f32")
     if kind == "onnx":
         from model.runtime.engines.onnx import OnnxEngine
 
-        return OnnxEngine(file, bundle.manifest.architecture.task, device, threads)
-    engine: Engine = _torchscript().TorchScriptEngine(file, bundle.manifest.architecture.task, device, threads)
+        return OnnxEngine(file, task, device, threads)
+    engine = _torchscript().TorchScriptEngine(file, task, device, threads)
     return engine
 
 
@@ -85,7 +90,7 @@ def _why_no_gpu(device: str, kind: EngineKind) -> str | None:
         from model.runtime.engines.cuda import why_no_gpu
 
         return why_no_gpu(gpu_index(device))
-    reason: str | None = _torchscript().why_no_gpu(gpu_index(device))
+    reason: str | None = (_openvino() if kind == "openvino" else _torchscript()).why_no_gpu(gpu_index(device))
     return reason
 
 
@@ -97,6 +102,16 @@ def _torchscript() -> ModuleType:
             f"the torchscript engine needs torch and torchvision ({error}); {install('train')}, or use the onnx engine"
         ) from error
     return torchscript
+
+
+def _openvino() -> ModuleType:
+    try:
+        from model.runtime.engines import openvino
+    except ImportError as error:
+        raise Unavailable(
+            f"the openvino engine needs openvino ({error}); {install('openvino')}, or use the onnx engine"
+        ) from error
+    return openvino
 
 
 def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> Path:

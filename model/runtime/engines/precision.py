@@ -15,7 +15,11 @@ from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, proces
 MOST_AP_LOST: Final = 0.002
 """COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points."""
 
-COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {"onnx": ("f32", "int8"), "torchscript": ("f32",)}
+COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {
+    "onnx": ("f32", "int8"),
+    "torchscript": ("f32",),
+    "openvino": ("f32", "bf16", "int8"),
+}
 """What each engine computes in, given the file for it."""
 
 _FASTEST_FIRST: Final[tuple[tuple[Precision, frozenset[str]], ...]] = (

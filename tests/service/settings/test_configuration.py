@@ -268,6 +268,13 @@ def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: P
         reason = done.stderr.splitlines()[-1]
         assert "the torchscript engine needs torch and torchvision (No module named 'torch'); " in reason
         assert ".venv/bin/pip install '.[train]'" in reason
+    (packages / "openvino.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")")
+    done = serve("--check", "--models", str(models), "--engine", "openvino", **environment)
+    assert done.returncode == 2
+    reason = done.stderr.splitlines()[-1]
+    assert (
+        "the openvino engine needs openvino (No module named 'openvino'); .venv/bin/pip install '.[openvino]'" in reason
+    )
 
 
 def test_a_repository_that_is_one_bundle_is_told_what_to_give_instead(repository: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from model.architecture import Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
 from model.network.exporting.export import export_onnx, export_torchscript, store_in_half
@@ -61,6 +63,15 @@ def onnx_runner(path: Path) -> Run:
     return run
 
 
+def openvino_runner(path: Path, task: Task, cache: Path) -> Run:
+    from model.runtime.engines.openvino import OpenVinoEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        engine = OpenVinoEngine(path, task, "cpu", 1)
+    return lambda batch, scores: engine.run(batch.images, batch.sizes, scores)
+
+
 def torchscript_runner(path: Path, names: tuple[str, ...], device: str = "cpu") -> Run:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`?torch\.jit")
@@ -95,25 +106,35 @@ def exported(
     return Exported(model, path, onnx_runner(path))
 
 
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def run(request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The exported file in each runtime that reads it."""
+    if request.param == "onnxruntime":
+        return exported.run
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    return openvino_runner(exported.path, exported.model.config.task, tmp_path_factory.mktemp("cache"))
+
+
 @pytest.mark.parametrize(("height", "width", "sizes"), BATCHES)
 def test_onnx_answers_as_torchvision(
-    helpers: Any, exported: Exported, height: int, width: int, sizes: list[tuple[int, int]]
+    helpers: Any, exported: Exported, run: Run, height: int, width: int, sizes: list[tuple[int, int]]
 ) -> None:
     batch = helpers.batch(height, width, sizes)
     expected = helpers.torchvision_answer(exported.model, batch, 0.25)
-    ours = exported.run(batch, threshold(0.25, len(sizes)))
+    ours = run(batch, threshold(0.25, len(sizes)))
     assert len(ours.boxes) >= len(sizes), "the test needs detections to compare"
     helpers.assert_same_answer(ours, expected, **CLOSE)
 
 
-def test_onnx_without_detections(helpers: Any, exported: Exported) -> None:
+def test_onnx_without_detections(helpers: Any, exported: Exported, run: Run) -> None:
     batch = helpers.batch(64, 64, [(64, 64), (50, 64)])
-    none = exported.run(batch, threshold(1.0, 2))
+    none = run(batch, threshold(1.0, 2))
     eager = EagerEngine(exported.model).run(batch.images, batch.sizes, threshold(1.0, 2))
     for ours, expected in zip(fields(none), fields(eager), strict=True):
         assert ours.shape == expected.shape
         assert ours.dtype == expected.dtype
-    mixed = exported.run(batch, np.array([1.0, 0.0], dtype=np.float32))
+    mixed = run(batch, np.array([1.0, 0.0], dtype=np.float32))
     assert set(mixed.image_index) == {1}
 
 
@@ -122,11 +143,11 @@ def fields(detections: RawDetections) -> list[np.ndarray]:
     return [value for value in values if value is not None]
 
 
-def test_onnx_ignores_an_images_neighbors(helpers: Any, exported: Exported) -> None:
+def test_onnx_ignores_an_images_neighbors(helpers: Any, run: Run) -> None:
     batch = helpers.batch(96, 128, [(96, 128), (80, 110), (96, 99)])
-    together = exported.run(batch, threshold(0.25, 3))
+    together = run(batch, threshold(0.25, 3))
     for index in range(3):
-        alone = exported.run(batch.of(index), threshold(0.25, 1))
+        alone = run(batch.of(index), threshold(0.25, 1))
         for ours, expected in zip(fields(together.of_image(index)), fields(alone), strict=True):
             if expected.dtype == np.float32:
                 np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)

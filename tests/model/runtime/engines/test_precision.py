@@ -86,9 +86,14 @@ def test_a_network_that_was_quantized_itself_computes_in_int8(make: Make, wanted
             "int8", "onnx", False, f"has no {INT8_FILE}; publish one with: maskserve export --bundle", id="no INT8"
         ),
         pytest.param(
-            "int8", "torchscript", False, "the torchscript engine does not compute; choose engine onnx", id="engine"
+            "int8",
+            "torchscript",
+            False,
+            "the torchscript engine does not compute; choose engine onnx or openvino",
+            id="engine",
         ),
         pytest.param("bf16", "torchscript", False, "the torchscript engine does not compute", id="bf16 in torch"),
+        pytest.param("bf16", "onnx", False, "does not compute; choose engine openvino, or", id="bf16 in ONNX Runtime"),
     ],
 )
 def test_what_cannot_be_had_is_told_with_what_can(

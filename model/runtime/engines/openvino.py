@@ -1,0 +1,159 @@
+"""OpenVINO: `model.onnx` on processors that compute in bfloat16 or INT8 faster than ONNX Runtime does. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.architecture import Task
+from model.runtime.detections import RawDetections
+from model.runtime.engines import kept
+from model.runtime.engines.cores import usable_cores
+from model.runtime.engines.devices import gpu_index, tell_cpu
+from model.runtime.engines.engine import (
+    INPUTS,
+    DeviceChoice,
+    EngineError,
+    FloatPrecision,
+    OutOfMemory,
+    Unavailable,
+    no_device,
+    output_names,
+)
+from model.runtime.engines.processor import processor_features
+
+_CONVERTER: Final = "openvino.tools.ovc"
+
+
+def _imported() -> Any:
+    """The package without its model converter, which reports to its maker that it was imported."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # the import system's word for what cannot be imported
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[_CONVERTER]
+
+
+openvino = _imported()
+
+logger = logging.getLogger(__name__)
+
+
+class OpenVinoEngine:
+    """`model.onnx` in OpenVINO. `run` may be called from any thread; one computes, others wait."""
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(
+        self,
+        file: Path,
+        task: Task,
+        device: DeviceChoice = "auto",
+        threads: int | None = None,
+        precision: FloatPrecision = "f32",
+    ) -> None:
+        """Load the network, compiled as it was kept, or compile and keep it.
+
+        Raises Unavailable: another device than the CPU, or no bfloat16 here; EngineError: `file` is no network of
+        `task`.
+        """
+        if device not in ("auto", "cpu"):
+            raise no_device(device, why_no_gpu(gpu_index(device)))
+        if device == "auto":
+            tell_cpu(why_no_gpu(0))
+        self._outputs = output_names(task)
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise Unavailable("precision bf16 was asked for, but this processor does not compute in it; choose f32")
+        network = _load(core, file, _options(usable_cores() if threads is None else threads, precision))
+        inputs = tuple(port.get_any_name() for port in network.inputs)
+        outputs = tuple(port.get_any_name() for port in network.outputs)
+        if (inputs, outputs) != (INPUTS, self._outputs):
+            raise EngineError(
+                f"{file} has inputs {', '.join(inputs)} and outputs {', '.join(outputs)}; a model for {task} has "
+                f"inputs {', '.join(INPUTS)} and outputs {', '.join(self._outputs)}. Export it again"
+            )
+        self._lock = threading.Lock()
+        self._request: Any = network.create_infer_request()
+
+    def run(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """See `Engine.run`."""
+        with self._lock:
+            if self._request is None:
+                raise EngineError("the engine is closed")
+            try:
+                outputs = self._request.infer(dict(enumerate((images, sizes, score_threshold))), share_inputs=True)
+            except (MemoryError, RuntimeError) as error:  # OpenVINO's own, and what its libraries raise
+                if _is_out_of_memory(error):
+                    raise OutOfMemory(f"a batch of {len(images)} does not fit into the memory of cpu") from error
+                raise
+            return RawDetections(**{name: outputs[row] for row, name in enumerate(self._outputs)})
+
+    def close(self) -> None:
+        """Free the network and its memory, once a run that has begun has ended."""
+        with self._lock:
+            self._request = None
+
+
+def why_no_gpu(index: int) -> str:
+    """Why the engine does not use the NVIDIA GPU of that number."""
+    return "the openvino engine uses no NVIDIA GPU"
+
+
+def _options(threads: int, precision: FloatPrecision) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Left alone it computes in bfloat16, or half precision on ARM, wherever the processor can.
+        "INFERENCE_PRECISION_HINT": precision,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        # Its cache of what it prepared for each shape keeps growing, and saves nothing that can be measured.
+        "CPU_RUNTIME_CACHE_CAPACITY": 0,
+        # Two engines would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _load(core: Any, file: Path, options: dict[str, Any]) -> Any:
+    """An `openvino.CompiledModel`. Raises EngineError."""
+    try:
+        content = file.read_bytes()
+        version, processor = openvino.get_version(), sorted(processor_features())
+        key = kept.key_of([hashlib.sha256(content).hexdigest(), version, *processor, repr(sorted(options.items()))])
+        if (found := kept.find(key)) is not None:
+            try:
+                return core.import_model(found, "CPU", options)
+            except RuntimeError as error:
+                logger.warning("compiling %s anew, what was kept of it cannot be loaded: %s", file, _short(error))
+        network = core.compile_model(core.read_model(content), "CPU", options)
+    except (OSError, RuntimeError) as error:
+        raise EngineError(f"{file} cannot be loaded by OpenVINO {openvino.get_version()}: {_short(error)}") from error
+    compiled = io.BytesIO()
+    network.export_model(compiled)
+    kept.keep(key, compiled.getbuffer())
+    return network
+
+
+def _short(error: Exception) -> str:
+    """Its last line: OpenVINO names source files of its own before it says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in ("bad_alloc", "failed to allocate"))

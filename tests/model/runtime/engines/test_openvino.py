@@ -1,0 +1,187 @@
+"""OpenVINO runs a real (tiny) network of each kind, keeps what it compiled, and says why it cannot start."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.architecture import Task
+from model.runtime.bundles.bundle import Bundle
+from model.runtime.engines import kept
+from model.runtime.engines.engine import EngineError, OutOfMemory, Unavailable
+from model.runtime.engines.loading import choose_devices, load_engine
+from tests.model.runtime.engines.test_onnx import batch
+
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("openvino is not installed", allow_module_level=True)
+
+from model.runtime.engines import openvino
+from model.runtime.engines.openvino import OpenVinoEngine
+
+Publish = Callable[[Task], Bundle]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept._tell.cache_clear()
+    return tmp_path / "cache" / "maskserve" / "networks"
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks", "keypoints"])
+def test_runs_each_task_as_onnx_runtime_does(task: Task, publish: Publish) -> None:
+    bundle = publish(task)
+    engine = load_engine(bundle, "openvino", "cpu", threads=1)
+    assert (engine.name, engine.device) == ("openvino", "cpu")
+    for brightness in ((255, 51, 102), (0, 0), (80,)):
+        feeds = batch(*brightness)
+        feeds[0].flags.writeable = False  # as a decoded image may be
+        ours, theirs = engine.run(*feeds), load_engine(bundle, device="cpu", threads=1).run(*feeds)
+        for name in ("boxes", "scores", "labels", "image_index", "masks", "keypoint_heatmaps"):
+            value, expected = getattr(ours, name), getattr(theirs, name)
+            assert (value is None) == (expected is None)
+            if expected is not None:
+                assert (value.shape, value.dtype) == (expected.shape, expected.dtype)
+                np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(publish: Publish) -> None:
+    engine = load_engine(publish("masks"), "openvino", "cpu", threads=1)
+    first = engine.run(*batch(255))
+    engine.run(*batch(128))
+    np.testing.assert_allclose(first.scores, [1.0], rtol=1e-6)
+
+
+def test_several_threads_share_an_engine(publish: Publish) -> None:
+    engine = load_engine(publish("masks"), "openvino", "cpu", threads=1)
+    start = threading.Barrier(4)
+
+    def run(brightness: int) -> list[float]:
+        start.wait()
+        return [float(engine.run(*batch(brightness)).scores[0]) for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for brightness, scores in zip((100, 150, 200, 250), pool.map(run, (100, 150, 200, 250)), strict=True):
+            np.testing.assert_allclose(scores, brightness / 255, rtol=1e-6)
+
+
+def test_closed_engine(publish: Publish) -> None:
+    engine = load_engine(publish("boxes"), "openvino", "cpu", threads=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(*batch(255))
+
+
+def test_wrong_task_and_damaged_file(publish: Publish, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"outputs boxes, scores, labels, image_index; a model for masks has "):
+        OpenVinoEngine(publish("boxes").path / "model.onnx", "masks", "cpu", 1)
+    (tmp_path / "model.onnx").write_bytes(b"not a network")
+    for name in ("model.onnx", "absent.onnx"):
+        with pytest.raises(EngineError, match=rf"{name} cannot be loaded by OpenVINO \d"):
+            OpenVinoEngine(tmp_path / name, "masks", "cpu", 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_a_batch_that_exceeds_the_memory_is_told_and_the_engine_goes_on(publish: Publish) -> None:
+    engine = load_engine(publish("masks"), "openvino", "cpu", threads=1)
+    engine.run(*batch(255))
+    large = np.zeros((2, 4096, 4096, 3), np.uint8)  # 96 MiB
+    large.flags.writeable = False  # as a decoded image may be; OpenVINO copies it
+    feeds = large, np.array([[4096, 4096]] * 2), np.full(2, 0.3, np.float32)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 2**20, limits[1]))
+    try:
+        with pytest.raises(OutOfMemory, match="batch of 2 does not fit into the memory of cpu"):
+            engine.run(*feeds)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    np.testing.assert_allclose(engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
+
+
+def test_devices(publish: Publish) -> None:
+    bundle = publish("masks")
+    assert choose_devices("cpu,cpu", "openvino") == ("cpu", "cpu")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(Unavailable, match=rf"'{device}' was asked for, but the openvino engine uses no NVIDIA GPU"):
+            choose_devices(device, "openvino")
+        with pytest.raises(Unavailable, match="uses no NVIDIA GPU; choose 'cpu' or 'auto'"):
+            load_engine(bundle, "openvino", device)
+
+
+def test_bfloat16_only_where_the_processor_has_it(publish: Publish) -> None:
+    bundle = publish("masks")
+    if "BF16" in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert load_engine(bundle, "openvino", "cpu", 1, "bf16").run(*batch(255)).scores.dtype == np.float32
+    else:
+        with pytest.raises(Unavailable, match="precision bf16 was asked for, but this processor does not"):
+            load_engine(bundle, "openvino", "cpu", 1, "bf16")
+
+
+def test_a_compiled_network_is_kept_for_exactly_this_network_and_these_options(
+    publish: Publish, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = publish("masks").path / "model.onnx"
+
+    def keys(**options: Any) -> set[str]:
+        OpenVinoEngine(file, "masks", "cpu", **{"threads": 1, **options})
+        return {entry.name for entry in cache.iterdir()}
+
+    assert len(keys()) == 1
+    assert len(keys()) == 1
+    assert len(keys(threads=2)) == 2
+    monkeypatch.setattr(openvino, "processor_features", lambda: frozenset({"another"}))
+    assert len(keys()) == 3
+    monkeypatch.setattr(openvino.openvino, "get_version", lambda: "2099.1")
+    assert len(keys()) == 4
+    file.write_bytes(file.read_bytes() + b"\x32\x00")  # an empty doc_string: the same network in another file
+    assert len(keys()) == 5
+
+
+def test_what_was_kept_is_loaded_and_what_cannot_be_is_compiled_anew(
+    publish: Publish, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = publish("masks").path / "model.onnx"
+    OpenVinoEngine(file, "masks", "cpu", 1)
+    (key,) = (entry.name for entry in cache.iterdir())
+    network = kept.find(key)
+    assert network is not None
+
+    with monkeypatch.context() as patch:  # a kept network needs no compiling
+        patch.setattr(openvino.openvino.Core, "read_model", None)
+        kept_engine = OpenVinoEngine(file, "masks", "cpu", 1)
+    np.testing.assert_allclose(kept_engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
+
+    kept.keep(key, b"whole, but no network")
+    with caplog.at_level(logging.WARNING):
+        engine = OpenVinoEngine(file, "masks", "cpu", 1)
+    np.testing.assert_allclose(engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
+    assert f"compiling {file} anew" in caplog.text
+    assert len(kept.find(key) or b"") == len(network)
+
+
+def test_nothing_is_reported_to_anybody_and_nothing_said(publish: Publish) -> None:
+    """OpenVINO's package reports its import to its maker by itself."""
+    program = (
+        "import sys; from pathlib import Path; from model.runtime.bundles.bundle import open_bundle;"
+        "from model.runtime.engines.loading import load_engine;"
+        "load_engine(open_bundle(Path(sys.argv[1])), 'openvino', 'cpu');"
+        "sys.exit(' '.join(name for name in sys.modules if 'telemetry' in name or '.ovc' in name) or None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, publish("masks").path], capture_output=True, text=True, env={**os.environ}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

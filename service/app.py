@@ -25,6 +25,7 @@ from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.routes import docs, inference, models, operations, page, predict, triton
+from service.routes.direct import Straight
 from service.routes.files import PRECISION, TRUNCATED
 from service.routes.openapi import describe
 from service.settings.settings import Settings
@@ -78,6 +79,7 @@ def create_app(
         compresslevel=1,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "image/tiff"),  # label images, which are packed
     )
+    app.add_middleware(Straight, routes=predict.router.routes, handlers=app.exception_handlers)
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)
     app.add_middleware(Rescue)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -74,12 +74,9 @@ class Visit:
                 raise
             return parsed
 
-    @asynccontextmanager
-    async def admitted(self, images: int = 1) -> AsyncIterator[Deadline]:
+    def admitted(self, images: int = 1) -> AbstractAsyncContextManager[Deadline]:
         """Hold places for the images until they are answered; yields the deadline. Raises as `Gate.admit`."""
-        place = _place(self.model, self.priority)
-        async with self.lifecycle.gate.admit(place, self.timeout, images) as deadline:
-            yield deadline
+        return self.lifecycle.gate.admit(_place(self.model, self.priority), self.timeout, images)
 
     def _upload(self) -> AbstractAsyncContextManager[None]:
         return self.lifecycle.gate.upload(self.lifecycle.settings.upload_timeout_ms / 1e3)
@@ -92,11 +89,23 @@ class Visit:
         *,
         keep_image: bool = False,
         keep_values: bool = False,
+        is_light: bool = False,
     ) -> Job:
         """One image of the request, for the pipeline."""
         record = ImageRecord()
         self.record.images.append(record)
-        return Job(self.model, encoded, options, deadline, self.priority, record, keep_image, keep_values, self.patient)
+        return Job(
+            self.model,
+            encoded,
+            options,
+            deadline,
+            self.priority,
+            record,
+            keep_image,
+            keep_values,
+            may_take_longer=self.patient,
+            is_light=is_light,
+        )
 
 
 @contextmanager

@@ -30,6 +30,8 @@ from service.scheduling.gate import Deadline
 
 JSON = "application/json"
 PNG = "image/png"
+LIGHT_MASKS = ("rle", "none")
+"""What of masks is there already; the others are made of it."""
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["prediction"], route_class=DirectRoute)
@@ -70,6 +72,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
                 deadline,
                 keep_image=wants_picture,
                 keep_values=file_format is not None and FILE_TYPES[file_format].measured,
+                is_light=file_format is None and not wants_picture and query.masks in LIGHT_MASKS,
             )
 
             def render(detected: Detected) -> FileBody | tuple[bytes, str | None]:

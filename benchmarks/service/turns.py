@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from benchmarks.measure import Comparison, alternate
+from benchmarks.measure import Comparison, alternate, own_seconds
 from benchmarks.peers import wire
 from benchmarks.peers.network import Answer
 from benchmarks.peers.processes import Tree, free_port
@@ -98,6 +98,11 @@ class Running:
         finally:
             self.tree.pause()
 
+    def processor_seconds(self) -> float:
+        """What its processes have used so far; counted in hundredths."""
+        pids = self.tree.pids()
+        return sum(seconds for pid, seconds in own_seconds(pids).items() if pid in pids)
+
     def alone(self) -> list[Answer]:
         """Its answer to each image while it has nothing else to do. Raises ServerFailedError."""
         if self._alone is None:
@@ -134,10 +139,13 @@ def side_by_side(
     With several connections answers are compared with those of the same server to the same image alone.
     """
     loads: dict[str, list[Load]] = {ours.name: [], peer.name: []}
+    processor: dict[str, list[float]] = {ours.name: [], peer.name: []}
     keep = connections > 1
 
     def turn(running: Running) -> None:
+        before = running.processor_seconds()
         loads[running.name].append(running.turn(count, connections, keep=keep))
+        processor[running.name].append(running.processor_seconds() - before)
 
     both = (ours, peer)
     for running in both:
@@ -150,7 +158,13 @@ def side_by_side(
         pids=[*ours.tree.pids(), *peer.tree.pids()],
         details={**details, "peer": peer.name, "connections": connections, "requests_a_turn": count},
     )
-    comparison.details["servers"] = {running.name: _figures(running, loads[running.name][1:], keep) for running in both}
+    comparison.details["servers"] = {
+        running.name: {
+            **_figures(running, loads[running.name][1:], keep),
+            "processor_ms_per_request": median(processor[running.name][1:]) / count * 1e3,
+        }
+        for running in both
+    }
     return comparison
 
 

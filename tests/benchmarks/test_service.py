@@ -181,6 +181,7 @@ def test_a_small_run_measures_everything(
             assert server["failed"] == []
             assert server["requests_per_second"] > 0
             assert 0 < server["p50_ms"] <= server["p99_ms"]
+            assert server["processor_ms_per_request"] > 0
             assert server["peak_bytes"] >= server["resident_bytes"] > 20e6
             if one["details"]["connections"] == 8:
                 assert server["agreement"]["changed_answers"] == 0, name
@@ -204,22 +205,24 @@ def test_peers_that_are_not_set_up_are_skipped_with_the_reason(
     assert "not measured" in printed.out
 
 
-def test_the_worst_peer_counts_for_a_target() -> None:
-    def comparison(peer: str, ours: float, theirs: float, connections: int = 8) -> Comparison:
-        spread = Spread.of([1.0])
-        ratio = ours / theirs
-        timings = (
-            Timing("maskserve", spread, (1.0,), ratio, Spread.of([ratio])),
-            Timing(peer, spread, (1.0,), 1.0, spread),
-        )
-        servers = {
-            name: {"p50_ms": 1000 / rate, "p99_ms": 2000 / rate, "peak_bytes": 600e6, "agreement": agreement}
-            for name, rate in (("maskserve", ours), (peer, theirs))
-            for agreement in [{"changed_answers": 0, "answers": 9} if connections > 1 else None]
-        }
-        details = {"kind": "tuned", "peer": peer, "connections": connections, "servers": servers}
-        return Comparison(peer, timings, 1.0, 0.0, True, details)
+def comparison(peer: str, ours: float, theirs: float, connections: int = 8, kind: str = "tuned") -> Comparison:
+    """Of servers that answer so many requests a second."""
+    spread = Spread.of([1.0])
+    ratio = ours / theirs
+    timings = (
+        Timing("maskserve", spread, (1.0,), ratio, Spread.of([ratio])),
+        Timing(peer, spread, (1.0,), 1.0, spread),
+    )
+    servers = {
+        name: {"p50_ms": 1000 / rate, "p99_ms": 2000 / rate, "peak_bytes": 600e6, "agreement": agreement}
+        for name, rate in (("maskserve", ours), (peer, theirs))
+        for agreement in [{"changed_answers": 0, "answers": 9} if connections > 1 else None]
+    }
+    details = {"kind": kind, "peer": peer, "connections": connections, "servers": servers}
+    return Comparison(peer, timings, 1.0, 0.0, True, details)
 
+
+def test_the_worst_peer_counts_for_a_target() -> None:
     found = targets([comparison("fastapi", 3, 1), comparison("litserve", 3, 1.5), comparison("triton", 9, 1, 1)])
     same, documented, p99, unchanged, *_, memory, _growth, _start = found
     assert (same.met, same.found) == (False, "2.00 litserve")
@@ -227,6 +230,23 @@ def test_the_worst_peer_counts_for_a_target() -> None:
     assert (p99.met, p99.found) == (True, "2.00 litserve")
     assert (unchanged.met, unchanged.found) == (True, "0 of 18")
     assert memory.met is True
+
+
+@pytest.mark.parametrize(
+    ("peer", "alone", "many", "met"),
+    [
+        pytest.param("fastapi", 400, 450, (True, True), id="near enough"),
+        pytest.param("fastapi", 350, 450, (False, True), id="slow alone"),
+        pytest.param("fastapi", 400, 440, (True, False), id="slow with others"),
+        pytest.param("litserve", 100, 100, (None, None), id="nobody's bare handler"),
+    ],
+)
+def test_the_null_model_is_held_against_a_bare_handler(
+    peer: str, alone: float, many: float, met: tuple[bool | None, bool | None]
+) -> None:
+    measured = [comparison(peer, alone, 500, 1, "null"), comparison(peer, many, 500, 8, "null")]
+    found = [target for target in targets(measured) if "bare FastAPI handler's" in target.wanted]
+    assert tuple(target.met for target in found) == met
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:

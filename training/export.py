@@ -98,6 +98,8 @@ def _again(options: argparse.Namespace, files: ExportOptions, display: Display) 
         raise ValueError("a bundle's files stay as they are: with --bundle give --int8 beside, and no other trade")
     source = open_bundle(options.bundle)
     known = source.manifest
+    if "f32" not in known.network_precisions:
+        raise ValueError(f"{source.path} has nothing but INT8: export its checkpoint, with --int8 beside")
     intensity = known.preprocessing.intensity
     config = TrainConfig(name=known.name, architecture=known.architecture, intensity=intensity)
     config = _with_data(config, options)

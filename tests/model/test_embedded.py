@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from pycocotools import mask as coco_mask
@@ -9,6 +10,7 @@ from pycocotools import mask as coco_mask
 from model.network.exporting.description import description
 from model.runtime.bundles.bundle import open_bundle
 from model.runtime.bundles.repository import EMBEDDED, Repository
+from model.runtime.engines.precision import is_proven, load_in
 from model.runtime.images.decode import load_image
 from model.runtime.predict import Predictor
 
@@ -18,14 +20,15 @@ MEGABYTES = 1_000_000
 
 def test_it_is_intact_and_small() -> None:
     bundle = Repository(EMBEDDED).latest("nuclei", verify=True)
-    assert sum(record.bytes for record in bundle.manifest.files.values()) < 40 * MEGABYTES
+    assert sum(record.bytes for record in bundle.manifest.files.values()) < 50 * MEGABYTES
     assert bundle.manifest.class_names == ("nucleus",)
     assert bundle.manifest.provenance.license == "CC0-1.0"
 
 
-def test_its_network_says_what_it_is() -> None:
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_its_networks_say_what_they_are(file: str) -> None:
     bundle = Repository(EMBEDDED).latest("nuclei")
-    said = {entry.key: entry.value for entry in onnx.load(bundle.file("model.onnx")).metadata_props}
+    said = {entry.key: entry.value for entry in onnx.load(bundle.file(file)).metadata_props}
     assert said == description(bundle.manifest)
 
 
@@ -40,9 +43,36 @@ def test_its_manifest_states_what_it_reaches_and_how_that_is_measured() -> None:
     assert all(abs(delta) <= 0.001 for delta in manifest.export_check.ap_deltas.values())
 
 
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return Predictor.of_bundle(open_bundle(Repository(EMBEDDED).latest("nuclei").path), device="cpu")
+def test_its_int8_loses_little_and_says_how_that_was_measured() -> None:
+    manifest = Repository(EMBEDDED).latest("nuclei").manifest
+    assert manifest.network_precisions == ("f32", "int8")
+    assert is_proven(manifest, "int8")
+    f32, int8 = manifest.precisions["f32"], manifest.precisions["int8"]
+    [figures] = manifest.evaluation
+    assert (f32.images, int8.images, int8.calibration_images) == (72, 72, 64)
+    assert f32.metrics["mask/AP"] == pytest.approx(figures.metrics["mask/AP"], abs=1e-4)
+    assert "--precision int8" in int8.command
+    assert int8.export_check is not None
+    assert f32.processor
+    assert f32.library.startswith("onnxruntime ")
+
+
+@pytest.fixture(scope="module", params=["f32", "int8"])
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    bundle = open_bundle(Repository(EMBEDDED).latest("nuclei").path)
+    return Predictor(load_in(request.param, bundle, device="cpu"), bundle.manifest.preprocessing)
+
+
+def test_an_answer_does_not_depend_on_the_neighbors(predictor: Predictor) -> None:
+    """Of one bucket, so that serving would put them into one batch."""
+    images = [load_image(SAMPLES / f"{name}.png")[:256, :256] for name in ("tissue", "stained", "sparse")]
+    alone = predictor.predict(images, score_threshold=0.3)
+    together = Predictor(predictor.engine, predictor.preprocessing, batch_size=3).predict(images, score_threshold=0.3)
+    for mine, theirs in zip(alone, together, strict=True):
+        assert len(mine) > 3
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+        np.testing.assert_allclose(mine.boxes, theirs.boxes, atol=1e-3)
+        np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-4)
 
 
 @pytest.mark.parametrize(

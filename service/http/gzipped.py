@@ -5,8 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from model.runtime.images.data import Data, let_go
 from service.http.accept import qualities
 from service.http.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem
+from service.http.spool import Spool
 
 MIN_COMPRESSED = 1000
 """Bytes; below, the compression saves less than the packet it goes in."""
@@ -20,7 +22,7 @@ _WINDOW = 64 * 1024
 _LEVEL = 1
 
 
-def decompress(data: bytes, content_encoding: str, max_bytes: int) -> bytes:
+def decompress(data: Data, content_encoding: str, max_bytes: int) -> Data:
     """The body that `data` is, or packs, by the Content-Encoding header (empty: none): at most `max_bytes` bytes.
 
     Raises Problem: larger, damaged, or an encoding (or a list of them) that is not supported.
@@ -40,7 +42,7 @@ def decompress(data: bytes, content_encoding: str, max_bytes: int) -> bytes:
     )
 
 
-def gunzip(data: bytes, max_bytes: int) -> bytes:
+def gunzip(data: Data, max_bytes: int) -> Data:
     """Unpack gzip (RFC 1952), several members included, to at most `max_bytes` bytes.
 
     Raises Problem: larger, damaged, truncated or followed by something else.
@@ -48,7 +50,7 @@ def gunzip(data: bytes, max_bytes: int) -> bytes:
     return _unpack(data, "gzip", _GZIP, MAX_MEMBERS, max_bytes)
 
 
-def inflate(data: bytes, max_bytes: int) -> bytes:
+def inflate(data: Data, max_bytes: int) -> Data:
     """Unpack what HTTP calls deflate, the zlib format (RFC 1950), as `gunzip` does."""
     return _unpack(data, "deflate", _ZLIB, 1, max_bytes)
 
@@ -79,10 +81,9 @@ def accepts_gzip(accept_encoding: str) -> bool:
     return gzip > 0 and gzip >= quality.get("identity", 0.0)
 
 
-def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_bytes: int) -> bytes:
+def _unpack(data: Data, encoding: str, window_bits: int, max_members: int, max_bytes: int) -> Data:
     view, position, members = memoryview(data), 0, 0
-    pieces: list[bytes] = []
-    room = max_bytes
+    unpacked = Spool()
     while position < len(data) or members == 0:
         if members == max_members:
             raise _damaged(encoding, f"something follows its end at byte {position}")
@@ -93,15 +94,15 @@ def _unpack(data: bytes, encoding: str, window_bits: int, max_members: int, max_
             if not window:
                 raise _damaged(encoding, "it ends too early")
             try:
-                piece = stream.decompress(window, room + 1)
+                piece = stream.decompress(window, max_bytes - unpacked.size + 1)
             except zlib.error:
                 raise _damaged(encoding, f"near byte {position} of {len(data)}") from None
-            if len(piece) > room:
+            if unpacked.size + len(piece) > max_bytes:
                 raise _too_many(max_bytes)
-            room -= len(piece)
-            pieces.append(piece)
+            unpacked.write(piece)
+            let_go(data)
             position += len(window) - len(stream.unused_data)
-    return b"".join(pieces)
+    return unpacked.content()
 
 
 def _damaged(encoding: str, where: str) -> Problem:

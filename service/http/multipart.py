@@ -9,12 +9,16 @@ from urllib.parse import unquote
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from model.runtime.images.data import Data, let_go
 from service.http.problems import BAD_MULTIPART, Problem
+from service.http.spool import Spool
 
 FILE = "file"
 """The name of the parts that hold images."""
 
 
+_PIECE = 1 << 20
+"""Bytes that are parsed at a time."""
 _QUOTED = re.compile(r'(?<!\*=)"(?:\\.|[^"\\])*"')
 _EXTENDED_NAME = re.compile(r""";\s*filename\*\s*=\s*"?(utf-8|iso-8859-1)'[^']*'([^\s;"]*)""", re.IGNORECASE)
 
@@ -23,14 +27,14 @@ _EXTENDED_NAME = re.compile(r""";\s*filename\*\s*=\s*"?(utf-8|iso-8859-1)'[^']*'
 class File:
     """An uploaded file: its content, and what the client called it ("" if nothing)."""
 
-    content: bytes
+    content: Data
     name: str = ""
 
 
 @dataclass(slots=True)
 class _Part:
     disposition: bytes = b""
-    chunks: list[bytes] = field(default_factory=list)
+    spool: Spool = field(default_factory=Spool)
 
     def option(self, name: bytes) -> str:
         _, options = parse_options_header(self.disposition)
@@ -74,13 +78,13 @@ class _Collector:
         self._value.clear()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.parts[-1].chunks.append(data[start:end])
+        self.parts[-1].spool.write(data[start:end])
 
     def on_end(self) -> None:
         self.complete = True
 
 
-def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
+def find_files(body: Data, boundary: bytes, max_files: int) -> list[File]:
     """The parts named `file`, at least one, in their order.
 
     Raises Problem: the body is not multipart with this boundary, is cut short, has no such part or more than
@@ -99,7 +103,9 @@ def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
                 "on_end": found.on_end,
             },
         )
-        parser.write(body)
+        for start in range(0, len(body), _PIECE):
+            parser.write(bytes(body[start : start + _PIECE]))
+            let_go(body)
         parser.finalize()
     except FormParserError as error:
         raise Problem(BAD_MULTIPART, f"The body is not valid multipart/form-data: {error}.") from None
@@ -113,10 +119,10 @@ def find_files(body: bytes, boundary: bytes, max_files: int) -> list[File]:
                 BAD_MULTIPART,
                 f"Unknown part {name!r}: an image goes into a part named {FILE}, parameters into the query.",
             )
-    return [File(b"".join(part.chunks), part.filename) for part in found.parts]
+    return [File(part.spool.content(), part.filename) for part in found.parts]
 
 
-def find_file(body: bytes, boundary: bytes) -> File:
+def find_file(body: Data, boundary: bytes) -> File:
     """The one part named `file`. Raises Problem as `find_files` does, and when there are several."""
     files = find_files(body, boundary, max_files=2)
     if len(files) > 1:

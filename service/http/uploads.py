@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 
+from model.runtime.images.data import Data
 from service.http.gzipped import decompress
 from service.http.multipart import File, find_file, find_files
 from service.http.problems import BAD_MULTIPART, TOO_MANY_BYTES, UNSUPPORTED_TYPE, Problem
+from service.http.spool import Spool
 
 RAW = frozenset({b"", b"application/octet-stream", b"binary/octet-stream"})
 """Content types that say nothing: what the format is, the first bytes tell anyhow."""
@@ -26,24 +29,27 @@ class Upload:
     `boundary` is None when the body itself is the image.
     """
 
-    raw: bytes
+    raw: Data
     encoding: str
     boundary: bytes | None
     max_bytes: int
 
     def body(self) -> bytes:
         """Without its content encoding. Raises Problem (damaged, unknown encoding, more than `max_bytes`)."""
-        return decompress(self.raw, self.encoding, self.max_bytes)
+        return bytes(self._unpacked())
 
     def file(self) -> File:
         """The one image. Raises Problem as `body` does, or bad multipart."""
-        body = self.body()
+        body = self._unpacked()
         return File(body) if self.boundary is None else find_file(body, self.boundary)
 
     def files(self, max_files: int) -> list[File]:
         """One image or several. Raises Problem as `body` does, or bad multipart."""
-        body = self.body()
+        body = self._unpacked()
         return [File(body)] if self.boundary is None else find_files(body, self.boundary, max_files)
+
+    def _unpacked(self) -> Data:
+        return decompress(self.raw, self.encoding, self.max_bytes)
 
 
 async def read_upload(request: Request, max_bytes: int) -> Upload:
@@ -61,13 +67,15 @@ async def read_body(request: Request, max_bytes: int, boundary: bytes | None = N
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise too_many_bytes(max_bytes)
-    chunks, size = [], 0
+    spool = Spool()
     async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
+        if spool.size + len(chunk) > max_bytes:
             raise too_many_bytes(max_bytes)
-        chunks.append(chunk)
-    return Upload(b"".join(chunks), request.headers.get("content-encoding", ""), boundary, max_bytes)
+        if spool.spills(chunk):
+            await asyncio.to_thread(spool.write, chunk)
+        else:
+            spool.write(chunk)
+    return Upload(spool.content(), request.headers.get("content-encoding", ""), boundary, max_bytes)
 
 
 def too_many_bytes(max_bytes: int) -> Problem:

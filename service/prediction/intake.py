@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from model.runtime.images.data import Data
 from service.http.problems import TOO_MANY_BYTES, Problem
 from service.http.uploads import Upload, read_upload
 from service.models.catalog import ServedModel
@@ -83,7 +84,7 @@ class Visit:
 
     def job(
         self,
-        encoded: Callable[[], bytes],
+        encoded: Callable[[], Data],
         options: Options,
         deadline: Deadline,
         *,

@@ -9,7 +9,7 @@ from typing import Final
 from model.runtime.images.signatures import sniff_format
 from service.http.uploads import BASE64_GOES_TO, SEND_A_FILE
 
-_READ: Final = 1024
+ADVISED: Final = 1024
 """Bytes that are looked at."""
 _KINDS: Final = (
     (rb'"?data:[\w.+/-]*[;,]', "They look like a data URL."),
@@ -31,7 +31,7 @@ _KINDS: Final = (
 
 def advice(data: bytes) -> str:
     """Sentences for whoever sent `data` as an image; empty when nothing is known to say."""
-    start = data[:_READ].removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = data[:ADVISED].removeprefix(b"\xef\xbb\xbf").lstrip()
     if _is_base64(start):
         return f"They look like base64. {SEND_A_FILE} {BASE64_GOES_TO}"
     for pattern, what in _KINDS:

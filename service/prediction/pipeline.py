@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import Detections, RawDetections
 from model.runtime.engines.engine import OutOfMemory
+from model.runtime.images.data import Data
 from model.runtime.images.errors import (
     ImageError,
     NoSuchPlane,
@@ -46,7 +47,7 @@ from service.models.catalog import Catalog, ServedModel
 from service.observability.metrics import Metrics, ScoreCounts
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
-from service.prediction.no_image import advice
+from service.prediction.no_image import ADVISED, advice
 from service.prediction.parameters import MOST_IN_TILES, Options
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
@@ -76,7 +77,7 @@ class Job:
     """
 
     model: ServedModel
-    encoded: Callable[[], bytes]
+    encoded: Callable[[], Data]
     options: Options
     deadline: Deadline
     priority: Priority
@@ -251,7 +252,7 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     try:
         picture = open_picture(data, limits, choice=job.options.plane)
     except NotAnImage as error:
-        if said := advice(data):
+        if said := advice(bytes(data[:ADVISED])):
             raise NotAnImage(f"{error}. {said}") from error
         raise
     if isinstance(picture, PictureByRegion):

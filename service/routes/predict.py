@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from model.runtime.analysis.file_types import FILE_TYPES
+from model.runtime.images.data import Data
 from service.http.accept import preference
 from service.http.gzipped import compress
 from service.http.multipart import File
@@ -56,7 +57,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     wants_picture = file_format is None and _wants_picture(request)
     image_name = ""
 
-    def content() -> bytes:
+    def content() -> Data:
         nonlocal image_name
         file = upload.file()
         image_name = file.name
@@ -151,7 +152,7 @@ def _answer(detected: Detected, query: PredictQuery | BatchQuery, image_id: int)
     return to_json(prediction(detected, query.masks))
 
 
-def _content(file: File) -> bytes:
+def _content(file: File) -> Data:
     return file.content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from service.http.spool import IN_MEMORY
 from tests.service.harness import Server, encode, picture, until
 from tests.service.holding import HOLD, MARK, PASS
 
@@ -174,3 +176,22 @@ def test_an_image_goes_before_the_tiles_that_wait(start_server: Callable[..., Se
         assert not large.done()
         (server.holding / HOLD).unlink()
         assert large.result().json()["image"]["tiles"] == 16
+
+
+def test_a_body_that_is_too_large_for_memory_is_read_from_its_file(start_server: Callable[..., Server]) -> None:
+    """More than 32 MiB, which is more than is kept."""
+    server = start_server("--max-pixels", "2000000", "--max-body-bytes", "50000000")
+    values = np.zeros((3500, 3500, 3), np.uint8)
+    data = tiff(values, compression=None, tile=(512, 512))
+    assert len(data) > IN_MEMORY
+    answers = [
+        server.predict(data, "image/tiff", tile=2000),
+        server.client.post("/predict?tile=2000", files={"file": ("large.tif", data, "image/tiff")}),
+        server.client.post(
+            "/predict?tile=2000", content=zlib.compress(data, 1), headers={"Content-Encoding": "deflate"}
+        ),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    first, *others = (plain(answer.json()) for answer in answers)
+    assert first["image"] == {"width": 3500, "height": 3500, "tiles": 4}
+    assert others == [first, first]

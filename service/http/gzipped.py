@@ -74,6 +74,19 @@ def compress_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
+class GzipStream:
+    """One gzip member that is sent while it is made: each piece can be unpacked as soon as it has come."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+
+    def add(self, piece: bytes) -> bytes:
+        return self._packer.compress(piece) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+
+    def end(self) -> bytes:
+        return self._packer.flush()
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether gzip is acceptable (RFC 9110, section 12.5.3) and not liked less than no compression."""
     quality = qualities(accept_encoding)

@@ -119,6 +119,12 @@ def internal_error() -> Problem:
     return Problem(INTERNAL, "An unexpected error; the server's log has the details.")
 
 
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """The members of the answer, for where it stands inside another."""
+    kind = problem.kind
+    return _body(kind.type, kind.title, kind.status, problem.detail, problem.extra)
+
+
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return problem_response(error, request.scope)
@@ -156,6 +162,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return _response("about:blank", title, error.status_code, detail, headers, {}, request.scope, "about:blank")
 
 
+def _body(type_: str, title: str, status: int, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": type_, "title": title, "status": status, "detail": detail, **extra}
+
+
 def _response(
     type_: str,
     title: str,
@@ -166,7 +176,7 @@ def _response(
     scope: Scope | None,
     slug: str,
 ) -> Response:
-    body = {"type": type_, "title": title, "status": status, "detail": detail, **extra}
+    body = _body(type_, title, status, detail, extra)
     if scope is not None:
         if get_route_path(scope).startswith(INFERENCE_PROTOCOL):
             body["error"] = detail  # where the Open Inference Protocol's clients look for it

@@ -68,6 +68,39 @@ class Detected:
 def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     """The contract's answer, ready for `to_json`: columns side by side in falling score."""
     model, detections = detected.model, detected.detections
+    answer: dict[str, Any] = {
+        "model": model_said(model),
+        "image": image_said(detected),
+        "boxes": detections.boxes,
+        "labels": [model.label_names[label] for label in detections.labels],
+        "label_ids": detections.labels,
+        "scores": detections.scores,
+    }
+    if detections.masks is not None and masks != "none":
+        answer["masks"] = [mask_said(mask, masks) for mask in detections.masks]
+    if detections.keypoints is not None:
+        answer["keypoints"] = detections.keypoints
+    answer["truncated"] = detected.seen.truncated
+    answer["timing_ms"] = timing_said(detected)
+    return answer
+
+
+def model_said(model: ServedModel) -> dict[str, Any]:
+    return {"name": model.name, "version": model.version, "precision": model.precision}
+
+
+def timing_said(detected: Detected) -> dict[str, float]:
+    """Milliseconds by stage."""
+    seconds = detected.record.stage_seconds()
+    return {stage: round(seconds.get(stage, 0.0) * 1e3, 3) for stage in STAGES}
+
+
+def plane_said(axes: tuple[PlaneAxis, ...]) -> dict[str, Any]:
+    return {axis.name: {"index": axis.index, "of": axis.size} for axis in axes}
+
+
+def image_said(detected: Detected) -> dict[str, Any]:
+    """What was seen: its size, tiles, plane and so on."""
     height, width = detected.size
     image: dict[str, Any] = {"width": width, "height": height}
     if detected.seen.tiles is not None:
@@ -77,25 +110,10 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     else:
         image |= _intensity(detected.intensity)
     if detected.plane:
-        image["plane"] = {axis.name: {"index": axis.index, "of": axis.size} for axis in detected.plane}
+        image["plane"] = plane_said(detected.plane)
     if (pixel := detected.pixel_size) is not None:
         image["pixel_size_um"] = {"x": pixel.x, "y": pixel.y, "source": pixel.source}
-    answer: dict[str, Any] = {
-        "model": {"name": model.name, "version": model.version, "precision": model.precision},
-        "image": image,
-        "boxes": detections.boxes,
-        "labels": [model.label_names[label] for label in detections.labels],
-        "label_ids": detections.labels,
-        "scores": detections.scores,
-    }
-    if detections.masks is not None and masks != "none":
-        answer["masks"] = [_mask(mask, masks) for mask in detections.masks]
-    if detections.keypoints is not None:
-        answer["keypoints"] = detections.keypoints
-    answer["truncated"] = detected.seen.truncated
-    seconds = detected.record.stage_seconds()
-    answer["timing_ms"] = {stage: round(seconds.get(stage, 0.0) * 1e3, 3) for stage in STAGES}
-    return answer
+    return image
 
 
 def coco_results(detected: Detected, masks: MaskFormat, image_id: int) -> list[dict[str, Any]]:
@@ -113,7 +131,7 @@ def coco_results(detected: Detected, masks: MaskFormat, image_id: int) -> list[d
     if detections.masks is not None and masks != "none":
         for entry, mask in zip(entries, detections.masks, strict=True):
             polygons = masks == "polygon"
-            entry["segmentation"] = [part[0] for part in to_polygons(mask)] if polygons else _mask(mask, masks)
+            entry["segmentation"] = [part[0] for part in to_polygons(mask)] if polygons else mask_said(mask, masks)
     if detections.keypoints is not None:
         for entry, keypoints in zip(entries, detections.keypoints, strict=True):
             entry["keypoints"] = keypoints.reshape(-1)
@@ -163,7 +181,7 @@ def _intensity(applied: Done) -> dict[str, Any]:
     return {"intensity": said}
 
 
-def _mask(mask: RLE, form: MaskFormat) -> Any:
+def mask_said(mask: RLE, form: MaskFormat) -> Any:
     if form == "polygon":
         return to_polygons(mask)
     counts = to_uncompressed(mask) if form == "rle_uncompressed" else mask.counts.decode("ascii")

@@ -59,11 +59,14 @@ class Visit:
             return await read_upload(self.request, self.lifecycle.settings.max_body_bytes)
 
     async def receive_parsed(
-        self, parse: Callable[[Upload], Parsed], read: Callable[[Request, int], Awaitable[Upload]] = read_upload
+        self,
+        parse: Callable[[Upload], Parsed],
+        read: Callable[[Request, int], Awaitable[Upload]] = read_upload,
+        of_several: str = " That is for all images together: send fewer images at once.",
     ) -> Parsed:
         """Read a body of several images and make something of it on a decode thread, which counts as uploading.
 
-        Raises Problem.
+        of_several: what is said besides of a body that is too large. Raises Problem.
         """
         async with self._upload():
             try:
@@ -71,7 +74,7 @@ class Visit:
                 parsed, _ = await self.pipeline.decode_pool.run(lambda: parse(upload), self.priority)
             except Problem as problem:
                 if problem.kind is TOO_MANY_BYTES:
-                    problem.detail += " That is for all images together: send fewer images at once."
+                    problem.detail += of_several
                 raise
             return parsed
 

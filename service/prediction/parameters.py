@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from model.runtime.analysis.file_types import FileFormat
+from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.images.intensity import Intensity, Mode
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
@@ -241,7 +251,8 @@ class PredictQuery(PredictionQuery):
 
     priority: Priority = Field(
         Priority.INTERACTIVE,
-        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own.",
+        description="`interactive` goes first; `bulk` gets on, but gives way. Each has a queue of its own. With "
+        "`planes` the default is `bulk`.",
     )
     format: AnswerFormat | FileFormat = Field(
         "maskserve",
@@ -249,6 +260,31 @@ class PredictQuery(PredictionQuery):
         "`geojson` (QuPath), `imagej` (a ZIP of ROIs), `labels` (a TIFF of the objects' numbers) and `csv` (a table of "
         "measurements).",
     )
+    planes: Literal["all"] | None = Field(
+        None,
+        description="`all`: an answer for each plane of a TIFF that `z`, `t` and `channel` leave open, in the file's "
+        "order. Not with `page`, nor with files for analysis tools, which are of one plane.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _planes_are_bulk(cls, asked: Any) -> Any:
+        if isinstance(asked, dict) and asked.get("planes") is not None:
+            return {"priority": Priority.BULK, **asked}
+        return asked
+
+    @field_validator("planes")
+    @classmethod
+    def _not_contradictory(cls, planes: str | None, others: ValidationInfo) -> str | None:
+        if others.data.get("page") is not None:
+            raise PydanticCustomError("planes", "contradicts page, which is one of them: leave one of the two out")
+        if others.data.get("format") in FILE_TYPES:
+            raise PydanticCustomError(
+                "planes",
+                "does not go with format={format}, a file of one plane: ask for each by page, or z, t and channel",
+                {"format": others.data["format"]},
+            )
+        return planes
 
     @property
     def file_format(self) -> FileFormat | None:

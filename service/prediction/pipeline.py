@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from model.runtime.images.errors import (
     NoSuchPlane,
     NotAnImage,
     TooManyPixels,
+    TooManyPlanes,
     UnknownRange,
     UnsupportedFormat,
     UnsupportedVariant,
@@ -49,6 +50,7 @@ from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
 from service.prediction.no_image import ADVISED, advice
 from service.prediction.parameters import MOST_IN_TILES, Options
+from service.prediction.progress import Progress
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
 from service.scheduling.gate import Deadline, deadline_passed
@@ -73,7 +75,8 @@ class Job:
 
     `encoded` gives the image file; it is called on a decode thread and may raise Problem. Where it `may_take_longer`, a
     picture in tiles extends its request's `deadline`. `keep_image` is for those who draw on it, `keep_values` for those
-    who measure its intensities. `is_light` says that rendering only writes down what was found.
+    who measure its intensities. `is_light` says that rendering only writes down what was found. `progress` is told of
+    its tiles.
     """
 
     model: ServedModel
@@ -86,6 +89,7 @@ class Job:
     keep_values: bool = False
     may_take_longer: bool = False
     is_light: bool = False
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +149,7 @@ class Pipeline:
         try:
             return await self._predict(job, render)
         except ImageError as error:  # while it is decoded, at once or tile by tile
-            raise _as_problem(error) from error
+            raise as_problem(error) from error
 
     async def _predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
         record = job.record
@@ -186,6 +190,7 @@ class Pipeline:
 
     async def _in_tiles(self, job: Job, picture: Decoded) -> InTiles:
         def extend(tiles: int) -> None:
+            job.progress.expect(tiles)
             if job.may_take_longer:
                 job.deadline.extend(SECONDS_PER_TILE * tiles)
 
@@ -204,6 +209,7 @@ class Pipeline:
                 extend=extend,
                 decode_pool=self.decode_pool,
                 postprocess_pool=self.postprocess_pool,
+                seen=job.progress.advance,
             )
         except BaseExceptionGroup as group:  # what one tile raised, raised for the picture
             raise group.exceptions[0] from None
@@ -397,7 +403,8 @@ def distinct(devices: tuple[str, ...]) -> list[str]:
     return [f"{device}#{count}" if count else device for device, count in zip(devices, seen, strict=True)]
 
 
-def _as_problem(error: ImageError) -> Problem:
+def as_problem(error: ImageError) -> Problem:
+    """What whoever sent the image is told."""
     kind = DAMAGED_IMAGE
     if isinstance(error, NotAnImage):
         kind = NOT_AN_IMAGE
@@ -405,6 +412,6 @@ def _as_problem(error: ImageError) -> Problem:
         kind = UNSUPPORTED_FORMAT
     elif isinstance(error, TooManyPixels):
         kind = TOO_MANY_PIXELS
-    elif isinstance(error, UnknownRange | NoSuchPlane):
+    elif isinstance(error, UnknownRange | NoSuchPlane | TooManyPlanes):
         kind = INVALID_PARAMETER
     return Problem(kind, str(error))

@@ -70,11 +70,12 @@ async def predict_in_tiles(
     extend: Callable[[int], None],
     decode_pool: Pool,
     postprocess_pool: Pool,
+    seen: Callable[[], None],
 ) -> InTiles:
     """Detect in a picture of `size` (height, width), tile by tile. `read` gives a tile's pixels, uint8 [H, W, C], on a
     decode thread, and `compute` runs the network on one image. `extend` gives the picture the time of so many tiles.
 
-    Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
+    `seen` is told of each tile. Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
     """
     extend(len(tiles))
     free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
@@ -97,6 +98,7 @@ async def predict_in_tiles(
                 record.add("postprocess", seconds)
                 answers.append(TileAnswer(tile, detections, full))
         extend(len(smaller))
+        seen()
         for part in smaller:
             group.create_task(see(part))
 

@@ -43,7 +43,7 @@ class FileBody:
 def begin_file(detected: Detected, format: FileFormat) -> FileBody:
     """Measure all objects and make the first piece. For the postprocess threads. Raises Problem."""
     try:
-        pieces = _grouped(file_of(format, findings(detected)))
+        pieces = grouped(file_of(format, findings(detected)))
         first, second = next(pieces, b""), next(pieces, None)
     except NeedsMasks as error:
         message = f"{error}: ask a model that has masks, and not with masks=none"
@@ -95,7 +95,7 @@ async def _made(visitor: Visit, pieces: Iterator[bytes]) -> AsyncIterator[bytes]
         yield piece
 
 
-def _grouped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def grouped(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in pieces of PIECE or more, but for the last."""
     group, size = [], 0
     for piece in pieces:

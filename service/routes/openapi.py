@@ -14,7 +14,22 @@ from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
 from service.routes.files import PRECISION, TRUNCATED
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
 from service.routes.repository import IndexBody, LoadBody, UnloadBody
-from service.routes.schemas import BatchPrediction, CocoResult, Prediction, ProblemBody
+from service.routes.schemas import (
+    BatchItem,
+    BatchPrediction,
+    CocoResult,
+    DetectionLine,
+    EndLine,
+    ErrorLine,
+    HeadLine,
+    PlaneItem,
+    PlanesPrediction,
+    Prediction,
+    ProblemBody,
+    ProgressLine,
+    SeveralLine,
+)
+from service.routes.streams import NDJSON
 
 DESCRIPTION = """
 Instance segmentation, detection and keypoints over HTTP.
@@ -151,10 +166,19 @@ _PRECISION: dict[str, Any] = {
         "schema": {"type": "string", "enum": list(get_args(Precision))},
     }
 }
+
+
+def _lines(*kinds: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI 3.1 has no word for bodies of lines: the schema is that of each."""
+    alternatives = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]
+    return {NDJSON: {"schema": {"description": "each line", "anyOf": alternatives}}}
+
+
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "The detections; with `format=coco` a list of COCO results, with other formats a file; as "
-        "image/png, if the client accepts that, the picture with the detections drawn on it",
+        "image/png, if the client accepts that, the picture with the detections drawn on it; as application/x-ndjson "
+        "lines of JSON that are sent as they are made; with `planes=all` an answer for each plane",
         "headers": _PRECISION
         | {
             TRUNCATED: {
@@ -172,10 +196,12 @@ PREDICT_RESPONSES: Responses = {
                     "anyOf": [
                         {"$ref": "#/components/schemas/Prediction"},
                         {"type": "array", "items": {"$ref": "#/components/schemas/CocoResult"}},
+                        {"$ref": "#/components/schemas/PlanesPrediction"},
                     ]
                 },
                 "examples": {"maskserve": {"value": _PREDICTION}, "coco": {"value": [_COCO_RESULT]}},
             },
+            **_lines(ProgressLine, HeadLine, DetectionLine, SeveralLine, PlaneItem, EndLine, ErrorLine),
             "image/png": {"schema": _IMAGE},
             FILE_TYPES["geojson"].media_type: {"schema": _GEOJSON},
             FILE_TYPES["csv"].media_type: {"schema": {"type": "string"}},
@@ -198,7 +224,8 @@ BATCH_RESPONSES: Responses = {
                         {"file": "bad.png", "status": 400, "problem": _example(DAMAGED_IMAGE)},
                     ]
                 }
-            }
+            },
+            **_lines(SeveralLine, BatchItem, EndLine, ErrorLine),
         },
     },
     **problem_responses(*_PREDICTING),
@@ -248,6 +275,13 @@ _REFERRED_TO: dict[str, type[BaseModel]] = {
     "IndexRequest": IndexBody,
     "LoadRequest": LoadBody,
     "UnloadRequest": UnloadBody,
+    **{
+        kind.__name__: kind
+        for kind in (
+            *(ProgressLine, HeadLine, DetectionLine, SeveralLine),
+            *(PlaneItem, PlanesPrediction, BatchItem, EndLine, ErrorLine),
+        )
+    },
 }
 """Schemas that the above refer to by name."""
 

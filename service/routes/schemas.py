@@ -259,3 +259,72 @@ class BatchItem(BaseModel):
 
 class BatchPrediction(BaseModel):
     answers: list[BatchItem] = Field(description="in the order of the images")
+
+
+class PlaneItem(BaseModel):
+    """What became of one plane: `prediction` if `status` is 200, else `problem`."""
+
+    plane: dict[AxisName, PlaneIndex] = Field(description="as `plane` of an image; empty where the file has only one")
+    status: int
+    prediction: Prediction | list[CocoResult] | None = None
+    problem: ProblemBody | None = None
+
+
+class PlanesPrediction(BaseModel):
+    """The answer to `planes=all`."""
+
+    answers: list[PlaneItem] = Field(description="in the order of the planes in the file")
+
+
+class ProgressLine(BaseModel):
+    """How many of the tiles (before their picture's head), planes or images are done, and `of` how many. The same again
+    where there is no news for a while."""
+
+    progress: dict[Literal["tiles", "planes", "images", "of"], int]
+
+
+class HeadLine(BaseModel):
+    """What stands around one image's detections. Their lines follow, in falling score."""
+
+    model: ModelReference
+    image: ImageSize
+    detections: int = Field(description="how many lines follow before the end")
+    truncated: bool
+    timing_ms: TimingMs
+
+
+class DetectionLine(BaseModel):
+    """One detection, its members as in the columns of a `Prediction`."""
+
+    box: tuple[float, float, float, float]
+    label: str
+    label_id: int
+    score: float
+    mask: CompressedRLE | UncompressedRLE | list[list[list[float]]] | None = None
+    keypoints: list[tuple[float, float, float]] | None = None
+
+
+class SeveralLine(BaseModel):
+    """The head of an answer of several planes or images, each of which is a line as in the JSON answer."""
+
+    model: ModelReference
+    planes: int | None = None
+    images: int | None = None
+
+
+class EndLine(BaseModel):
+    """The last line of an answer that is whole, with what its head counts."""
+
+    end: dict[Literal["detections", "planes", "images"], int]
+
+
+class StreamProblem(ProblemBody):
+    """A problem after the status was sent."""
+
+    retry_after: int | None = Field(None, description="seconds to wait before another try")
+
+
+class ErrorLine(BaseModel):
+    """The last line of an answer that failed after its first line. Without this and `end` it was cut off."""
+
+    error: StreamProblem

@@ -209,6 +209,9 @@ class Settings(BaseSettings):
         "auto",
         description="most images in one request to /predict/batch or /v2; auto is 16, or max_queue_size if smaller",
     )
+    max_planes: int = Field(
+        1000, ge=1, description="most planes of one file that are answered at once, where planes=all asks for them"
+    )
     max_uploads: int = Field(64, ge=1, description="most bodies being received at once; more are refused with 429")
     upload_timeout_ms: float = Field(60_000, gt=0, description="how long a client may take to send its body")
     header_timeout_ms: float = Field(10_000, gt=0, description="how long a client may take to send a request's head")
@@ -301,7 +304,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         *("shutdown_delay_ms", "decode_threads"),
     ),
     "Limits": (
-        *("max_body_bytes", "max_pixels", "max_picture_pixels", "max_batch_images", "max_uploads"),
+        *("max_body_bytes", "max_pixels", "max_picture_pixels", "max_batch_images", "max_planes", "max_uploads"),
         *("upload_timeout_ms", "header_timeout_ms"),
     ),
     "Keys": ("api_keys", "api_keys_file", "admin_keys", "admin_keys_file"),

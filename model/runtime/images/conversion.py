@@ -42,14 +42,19 @@ def _over_white(image: Image.Image) -> Image.Image:
     return page
 
 
+def check_only_plane(choice: PlaneChoice) -> None:
+    """Raises NoSuchPlane for a page, z or t of a file that has one plane."""
+    for name, asked in (("page", choice.page), ("z", choice.z), ("t", choice.t)):
+        if asked:
+            raise NoSuchPlane(f"the image has no {name} {asked}: only a TIFF's pages and axes can be chosen")
+
+
 def of_channel(picture: Picture, choice: PlaneChoice) -> Picture:
     """The one channel that is asked for, as gray, or those that are taken one by one; the picture itself where none is.
 
     Raises NoSuchPlane for a channel that it does not have, and for a page, z or t: it is the only plane of its file.
     """
-    for name, asked in (("page", choice.page), ("z", choice.z), ("t", choice.t)):
-        if asked:
-            raise NoSuchPlane(f"the image has no {name} {asked}: only a TIFF's pages and axes can be chosen")
+    check_only_plane(choice)
     if choice.by_channel:
         return by_channel(picture, choice)
     channels = picture.values.shape[2] if picture.values.ndim == 3 else 1

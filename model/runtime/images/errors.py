@@ -43,6 +43,10 @@ class NoSuchPlane(ImageError):
     """A page, channel, z or t was asked for that the file does not have."""
 
 
+class TooManyPlanes(ImageError):
+    """All planes were asked for, and there are more than are accepted."""
+
+
 @contextmanager
 def saying(what: str) -> Iterator[None]:
     """Turns whatever a parser raises on hostile bytes into an ImageError."""

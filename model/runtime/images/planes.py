@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from model.runtime.images.errors import NoSuchPlane
+from model.runtime.images.errors import NoSuchPlane, TooManyPlanes
 
 RGB_CHANNELS: Final = 3
 
@@ -86,6 +86,31 @@ class Channels:
     def used(self) -> tuple[int, ...]:
         """Each channel that was taken once, rising."""
         return tuple(sorted({index for index in self.taken if index is not None}))
+
+
+@dataclass(frozen=True, slots=True)
+class OnePlane:
+    """A plane of a file: the choice that gives it alone, and which of several it is along each axis."""
+
+    choice: PlaneChoice
+    axes: tuple[PlaneAxis, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """Planes of a file, in its order. `pixels` is what the largest has by its header, 0 where none says it."""
+
+    planes: tuple[OnePlane, ...]
+    pixels: int = 0
+
+
+def check_number(planes: int, most: int) -> None:
+    """Raises TooManyPlanes."""
+    if planes > most:
+        raise TooManyPlanes(
+            f"that would be {planes} planes of the image, and at most {most} are answered at once; ask for fewer of "
+            f"them by z, t and channel, or for one by page"
+        )
 
 
 def _counted(channels: int) -> str:

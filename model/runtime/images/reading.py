@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from model.console.installing import install
-from model.runtime.images.conversion import of_channel, picture_of
+from model.runtime.images.conversion import check_only_plane, of_channel, picture_of
 from model.runtime.images.data import Data
 from model.runtime.images.errors import (
     ImageError,
@@ -36,11 +36,12 @@ from model.runtime.images.formats import bmp, gif, jpeg, jpeg2000, png, webp
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
 from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
 from model.runtime.images.picture import Picture
-from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
+from model.runtime.images.planes import FIRST_PLANE, OnePlane, PlaneChoice, Planes
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.signatures import sniff_format
 from model.runtime.images.tiff.channels import open_channels, read_channels
 from model.runtime.images.tiff.reading import open_tiff, read_tiff, tiff_size
+from model.runtime.images.tiff.stacks import tiff_planes
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -98,6 +99,25 @@ def probe_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, upright: boo
             except ImageError:
                 pass  # the header may go on, and what is wrong with the file the whole of it says
         return probe(begin + file.read(), limits, upright=upright)
+
+
+def planes_of(
+    data: Data, limits: ImageLimits = DEFAULT_LIMITS, *, choice: PlaneChoice = FIRST_PLANE, most: int
+) -> Planes:
+    """The planes of a TIFF that `choice` leaves open; of another file the only one. Nothing is decoded, and what makes
+    a single plane unreadable is said where that is read.
+
+    Raises:
+        TooManyPlanes: there are more than `most`.
+        NoSuchPlane: what `choice` asks for is not in the file.
+        ImageError: as `probe`, where the file or its axes cannot be read.
+    """
+    if sniff_format(bytes(data[:1024])) == "TIFF" and "TIFF" in limits.formats:
+        with saying("the TIFF image's header cannot be read"):
+            return tiff_planes(data, choice, most)
+    _accepted(bytes(data), limits)
+    check_only_plane(choice)
+    return Planes((OnePlane(choice),))
 
 
 def read_picture(

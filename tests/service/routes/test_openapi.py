@@ -19,6 +19,7 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from model.architecture import ArchitectureConfig, Task
+from model.runtime.analysis.file_types import FILE_TYPES
 from service.prediction.parameters import BatchQuery, PredictQuery
 from service.routes.inference_schemas import output_tensors
 from tests.service.harness import LABELS, Server, encode, picture, publish_probe
@@ -104,8 +105,8 @@ def satisfy(case: Case) -> Case:
     """Change a request that its schema allows so that the server can answer it, where no schema can say what is right.
 
     That is: a version is named once, labels are those of the model, low and high go with the intensity, a label image
-    is made of masks, there are as many images as `shape` says, an output is asked for once and is one that there is,
-    the header says how long the JSON is, and images are images.
+    is made of masks, one plane is no stack, there are as many images as `shape` says, an output is asked for once and
+    is one that there is, the header says how long the JSON is, and images are images.
     """
     operation = case.operation.label
     if operation.endswith("/unload"):
@@ -119,6 +120,8 @@ def satisfy(case: Case) -> Case:
     fit_window(case.query)
     if case.query.get("format") == "labels":
         case.query.pop("masks", None)
+    if case.query.get("page") is not None or case.query.get("format") in FILE_TYPES:
+        case.query.pop("planes", None)
     body: Any = case.body
     if operation == "POST /predict/batch" and isinstance(body, dict):
         body["file"] = IMAGES[:2]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,7 @@ from model.runtime.images.tiff.sizes import (
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+WHITE_IS_ZERO, BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA: Final = (1, 2)
 """ExtraSamples: associated and unassociated alpha."""
 _AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
@@ -172,13 +173,8 @@ def _pixel_size(tiff: TiffFile, page: TiffPage) -> PixelSize | None:
 
 def opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
     """The file, opened by tifffile, and its chosen plane, which is not too large. There is nothing to close."""
-    from tifffile import TiffFile  # takes a tenth of a second, which a server without TIFFs need not spend
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it complains of is found by other means
-    full_directories(data)  # bounds what tifffile will walk
-    try:
-        # Other files that an OME-TIFF may name are none of an upload's.
-        file = TiffFile(as_file(data), _multifile=False)
+    with header_errors():
+        file = file_of(data)
         plane = _chosen(file, data, choice)
         check_header(plane.page)
         if not by_region or is_decoded_whole(plane.page, limits):
@@ -186,44 +182,66 @@ def opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: b
         else:
             plane = _in_rows(plane)
             check_by_region(plane.page, limits, is_turned=_orientation(plane.page) >= 5)
+    return file, plane
+
+
+def file_of(data: Data) -> TiffFile:
+    """Opened by tifffile, for `header_errors`. There is nothing to close."""
+    from tifffile import TiffFile  # takes a tenth of a second, which a server without TIFFs need not spend
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it complains of is found by other means
+    full_directories(data)  # bounds what tifffile will walk
+    # Other files that an OME-TIFF may name are none of an upload's.
+    return TiffFile(as_file(data), _multifile=False)
+
+
+@contextmanager
+def header_errors() -> Iterator[None]:
+    """Turns whatever tifffile raises into an ImageError."""
+    try:
+        yield
     except (ImageError, MemoryError):
         raise
     except ValueError as error:
         raise DamagedImage(f"the TIFF image's header cannot be read: {error}") from error
     except Exception as error:  # tifffile raises whatever it stumbles over
         raise DamagedImage("the TIFF image's header cannot be read: its tags contradict each other") from error
-    return file, plane
 
 
 def _chosen(tiff: TiffFile, data: Data, choice: PlaneChoice) -> Plane:
-    from tifffile import TiffPage
-
-    series = _stack(tiff, data)
+    series = stack_of(tiff, data)
     if series is not None:
         return _of_stack(series, choice)
     directories = full_directories(data)
-    index = _within("page", choice.page, len(directories))
-    _no_axes(choice, "z", "t")
-    tiff.filehandle.seek(directories[index].offset)
-    page = TiffPage(tiff, index)
+    index = within("page", choice.page, len(directories))
+    no_axes(choice, "z", "t")
+    page = page_at(tiff, directories[index].offset, index)
     axes = (PlaneAxis("page", index, len(directories)),) if len(directories) > 1 else ()
     return Plane(page, page.dataoffsets, page.databytecounts, axes, directories[index].offset, choice.channel)
 
 
-def _within(name: str, asked: int | None, size: int) -> int:
+def page_at(tiff: TiffFile, offset: int, index: int) -> TiffPage:
+    """The header of the directory at `offset`."""
+    from tifffile import TiffPage
+
+    tiff.filehandle.seek(offset)
+    return TiffPage(tiff, index)
+
+
+def within(name: str, asked: int | None, size: int) -> int:
     index = asked or 0
     if index >= size:
         raise NoSuchPlane(f"the image has no {name} {index}: it has {size}, counted from 0")
     return index
 
 
-def _no_axes(choice: PlaneChoice, *names: str) -> None:
+def no_axes(choice: PlaneChoice, *names: str) -> None:
     for name in names:
         if getattr(choice, name):
             raise NoSuchPlane(f"the image has no {name} {getattr(choice, name)}: its file states no axis {name}")
 
 
-def _stack(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
+def stack_of(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
     """The first series of a file that states its axes; None where one directory is one plane.
 
     The axes of other kinds of file are guesses.
@@ -245,21 +263,26 @@ def _stack(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
     return series if len(series) == planes or in_one_piece else None
 
 
-def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
-    page = series.keyframe
-    planes = series.size // math.prod(page.shape)
+def axes_of(series: TiffPageSeries) -> tuple[list[str], list[int]]:
+    """The axes that lead to a stack's planes, page for all but z, t and channel, and how long they are."""
+    planes = series.size // math.prod(series.keyframe.shape)
     leading = next((n for n in range(len(series.shape) + 1) if math.prod(series.shape[:n]) == planes), 0)
     names = [_AXES.get(axis, "page") for axis in series.axes[:leading]] or ["page"]
-    sizes = list(series.shape[:leading]) or [planes]
-    _no_axes(choice, *(name for name in ("z", "t") if name not in names))
+    return names, list(series.shape[:leading]) or [planes]
+
+
+def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
+    page, names, sizes = series.keyframe, *axes_of(series)
+    planes = math.prod(sizes)
+    no_axes(choice, *(name for name in ("z", "t") if name not in names))
     if choice.page is not None or len(set(names)) < len(names):
         if any(getattr(choice, name) is not None for name in names if name != "page"):
             raise NoSuchPlane("page counts all planes of the image: ask for it alone, or for z, t and channel")
-        flat = _within("page", choice.page, planes)
+        flat = within("page", choice.page, planes)
         axes: tuple[PlaneAxis, ...] = (PlaneAxis("page", flat, planes),)
     else:
         axes = tuple(
-            PlaneAxis(name, _within(name, getattr(choice, name), size), size)
+            PlaneAxis(name, within(name, getattr(choice, name), size), size)
             for name, size in zip(names, sizes, strict=True)
         )
         flat = int(np.ravel_multi_index([axis.index for axis in axes], sizes))
@@ -324,7 +347,7 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
     """A part that begins where a strip or tile begins, as it is stored."""
     page = plane.page
     bits, dtype = page.bitspersample, page.dtype
-    if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+    if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, _RGB):
         name = getattr(page.photometric, "name", page.photometric)
         raise UnsupportedVariant(
             f"the TIFF image cannot be read: {name} colors of {bits} bits in this layout; send it as gray or RGB"
@@ -343,13 +366,13 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
     dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
     samples = page.samplesperpixel
     extra = tuple(page.extrasamples or ())
-    alpha = _alpha(samples, extra, 3 if page.photometric == _RGB else 1)
+    alpha = alpha_of(samples, extra, 3 if page.photometric == _RGB else 1)
     channels = samples if alpha is None else samples - 1
     axes: list[PlaneAxis] = []
     if plane.all_samples:
         wanted = slice(0, channels)
     elif plane.sample is not None or (page.photometric != _RGB and channels > 1):
-        sample = _within("channel", plane.sample, channels)
+        sample = within("channel", plane.sample, channels)
         wanted = slice(sample, sample + 1)
         if channels > 1:
             axes.append(PlaneAxis("channel", sample, channels))
@@ -359,7 +382,7 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
     else:
         wanted = slice(0, 3 if page.photometric == _RGB else 1)
     values = read_samples(data, page, plane.offsets, plane.counts, dtype, wanted, part)
-    if page.photometric == _WHITE_IS_ZERO:
+    if page.photometric == WHITE_IS_ZERO:
         values = _inverted(values, bits)
     transparent = None
     if alpha is not None:
@@ -376,7 +399,7 @@ def _by_segments(data: Data, plane: Plane, part: Part) -> Picture:
     )
 
 
-def _alpha(samples: int, extra: tuple[int, ...], colors: int) -> int | None:
+def alpha_of(samples: int, extra: tuple[int, ...], colors: int) -> int | None:
     """Which of a pixel's samples is its opacity; None where none is. Extra samples come behind the colors."""
     found = next((samples - len(extra) + at for at, kind in enumerate(extra) if kind in _ALPHA), None)
     if found is not None and (found < colors or (colors == 1 and found != samples - 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -11,9 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.runtime.images.errors import NoSuchPlane
+from model.runtime.images.errors import ImageError, NoSuchPlane, TooManyPlanes
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
-from model.runtime.images.reading import probe, read_picture
+from model.runtime.images.reading import planes_of, probe, read_picture
 from tests.model.runtime.images.pictures import encode, picture
 
 FULL = np.asarray(picture())
@@ -25,6 +26,12 @@ def pages(*pages: tuple[NDArray[Any], dict[str, Any]], **options: Any) -> bytes:
     with tifffile.TiffWriter(file, **options) as writer:
         for values, tags in pages:
             writer.write(values, metadata=None, **tags)
+    return file.getvalue()
+
+
+def encode_tiff(values: NDArray[Any], **options: Any) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(file, values, **options)
     return file.getvalue()
 
 
@@ -160,3 +167,104 @@ def test_what_other_formats_do_not_have() -> None:
     for choice in (PlaneChoice(page=1), PlaneChoice(z=1), PlaneChoice(t=2)):
         with pytest.raises(NoSuchPlane, match="only a TIFF's pages and axes can be chosen"):
             read_picture(data, choice=choice)
+
+
+ALL_PLANES: dict[str, tuple[bytes, PlaneChoice, list[dict[str, int]]]] = {
+    "pages": (pages(*[(one, {}) for one in stack(3)]), PlaneChoice(), [{"page": one} for one in range(3)]),
+    "pages of several sizes": (pages((stack()[..., :5], {}), (stack(), {})), PlaneChoice(), [{"page": 0}, {"page": 1}]),
+    "a single page": (pages((stack(), {})), PlaneChoice(), [{}]),
+    "z and channel": (
+        encode_tiff(stack(2, 2), ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack"),
+        PlaneChoice(),
+        [{"z": z, "channel": channel} for z in range(2) for channel in range(2)],
+    ),
+    "one channel of all z": (
+        encode_tiff(stack(3, 2), ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack"),
+        PlaneChoice(channel=1),
+        [{"z": z, "channel": 1} for z in range(3)],
+    ),
+    "points of time of ImageJ": (
+        encode_tiff(stack(3), imagej=True, metadata={"axes": "TYX"}),
+        PlaneChoice(),
+        [{"t": t} for t in range(3)],
+    ),
+    "axes without a name of ours": (
+        encode_tiff(stack(2, 3), ome=True, metadata={"axes": "QZYX"}, photometric="minisblack"),
+        PlaneChoice(),
+        [{"page": one} for one in range(6)],
+    ),
+    "channels in a pixel's samples": (
+        encode_tiff(np.moveaxis(stack(5), 0, -1), photometric="minisblack", planarconfig="contig", metadata=None),
+        PlaneChoice(),
+        [{"channel": one} for one in range(5)],
+    ),
+    "one of these": (
+        encode_tiff(np.moveaxis(stack(5), 0, -1), photometric="minisblack", planarconfig="contig", metadata=None),
+        PlaneChoice(channel=3),
+        [{"channel": 3}],
+    ),
+    "channels that are taken together": (
+        encode_tiff(stack(2, 3), ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack"),
+        PlaneChoice(channels=(2, 1, None)),
+        [{"z": 0}, {"z": 1}],
+    ),
+    "pages as channels that are taken together": (
+        pages(*[(one, {}) for one in stack(3)]),
+        PlaneChoice(channels=(2, 1, 0)),
+        [{}],
+    ),
+    "colors are one plane": (pages((FULL, {"photometric": "rgb"})), PlaneChoice(), [{}]),
+    "a thumbnail is none": (
+        pages((SMALL, {"photometric": "rgb", "subfiletype": 1}), (FULL, {"photometric": "rgb"})),
+        PlaneChoice(),
+        [{}],
+    ),
+    "no TIFF": (encode(picture(), "PNG"), PlaneChoice(), [{}]),
+}
+
+
+@pytest.mark.parametrize("name", ALL_PLANES)
+def test_all_planes_are_those_that_can_be_asked_for_alone(name: str) -> None:
+    data, choice, expected = ALL_PLANES[name]
+    found = planes_of(data, choice=choice, most=6)
+    assert [{axis.name: axis.index for axis in plane.axes} for plane in found.planes] == expected
+    for plane, alone in zip(found.planes, expected, strict=True):
+        read = read_picture(data, choice=plane.choice)
+        assert read.plane == plane.axes
+        asked = read_picture(data, choice=replace(choice, **alone))  # type: ignore[arg-type]  # of the table
+        np.testing.assert_array_equal(read.values, asked.values)
+        assert name == "no TIFF" or read.values.shape[0] * read.values.shape[1] <= found.pixels
+
+
+def test_planes_are_counted_before_they_are_listed() -> None:
+    for data in (pages(*[(one, {}) for one in stack(3)]), encode_tiff(stack(3), imagej=True)):
+        with pytest.raises(TooManyPlanes, match="that would be 3 planes of the image, and at most 2"):
+            planes_of(data, most=2)
+    narrowed = planes_of(ALL_PLANES["z and channel"][0], choice=PlaneChoice(z=1), most=2)
+    assert len(narrowed.planes) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "message"),
+    [
+        ("z and channel", PlaneChoice(z=2), "no z 2: it has 2"),
+        ("z and channel", PlaneChoice(t=1), "no t 1: its file states no axis t"),
+        ("pages", PlaneChoice(z=1), "no z 1: its file states no axis z"),
+        ("axes without a name of ours", PlaneChoice(z=1), "not told apart"),
+        ("no TIFF", PlaneChoice(t=1), "no t 1: only a TIFF's pages and axes"),
+    ],
+)
+def test_planes_that_are_not_there(name: str, choice: PlaneChoice, message: str) -> None:
+    with pytest.raises(NoSuchPlane, match=message):
+        planes_of(ALL_PLANES[name][0], choice=choice, most=99)
+
+
+def test_a_page_that_cannot_be_read_is_listed_like_the_others() -> None:
+    data = bytearray(pages((stack(), {}), (stack(), {})))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        tag = file.pages.first.tags["BitsPerSample"]
+    data[tag.valueoffset : tag.valueoffset + 2] = (33).to_bytes(2, "little")
+    first, second = planes_of(bytes(data), most=2).planes
+    assert read_picture(bytes(data), choice=second.choice).plane == second.axes
+    with pytest.raises(ImageError):
+        read_picture(bytes(data), choice=first.choice)

@@ -9,8 +9,9 @@ from pathlib import Path
 from model.runtime.bundles.bundle import Bundle, BundleError
 from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
+from model.runtime.engines.choosing import choose_engine
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError, Unavailable
+from model.runtime.engines.engine import Engine, EngineError, EngineKind, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu
 from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.kernels import masks, regions
@@ -36,7 +37,10 @@ class Loader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._repository = Repository(settings.models)
-        self._devices = choose_devices(settings.device, settings.engine)
+        # Where the engine is chosen for each bundle, a GPU is ONNX Runtime's.
+        kind = self._kind = "onnx" if settings.engine == "auto" else settings.engine
+        self._devices = choose_devices(settings.device, kind)
+        self._on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
         self._place: tuple[int, int] | None = None
 
     def look(self) -> Mapping[str, tuple[int, ...]]:
@@ -68,9 +72,9 @@ class Loader:
         fingerprint = self.fingerprint(name, version)  # before they are read
         try:
             bundle = self._repository.get(name, version)
-            precision = self._precision(bundle)
+            kind, precision = self._choose(bundle)
             for device in self._devices:
-                engines.append(load_in(precision, bundle, self._settings.engine, device, self._threads()))
+                engines.append(load_in(precision, bundle, kind, device, self._threads()))
                 self._warm_up(engines[-1], bundle.manifest)
         except (BundleError, RepositoryError, EngineError, OSError) as error:
             _close(engines)
@@ -99,11 +103,16 @@ class Loader:
         every = choice == "every-bucket" or (choice == "auto" and engine.device != "cpu")
         warm_up(engine, manifest.preprocessing, every_bucket=every)
 
-    def _precision(self, bundle: Bundle) -> Precision:
+    def _choose(self, bundle: Bundle) -> tuple[EngineKind, Precision]:
         """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
-        kind = self._settings.engine
-        on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
-        return choose_precision(self._settings.precision, bundle, kind, on_cpu=on_cpu)
+        wanted, kind = self._settings.precision, self._kind
+        if self._settings.engine == "auto":
+            kind = choose_engine(wanted, bundle, on_cpu=self._on_cpu)
+        precision = choose_precision(wanted, bundle, kind, on_cpu=self._on_cpu)
+        if kind != self._kind:
+            name, version = bundle.manifest.name, bundle.manifest.version
+            logger.info("%s/%d runs in %s, which is faster in %s on this processor", name, version, kind, precision)
+        return kind, precision
 
     def _threads(self) -> int | None:
         if self._settings.engine_threads != "auto":

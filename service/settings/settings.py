@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.runtime.bundles.manifest import PrecisionChoice
-from model.runtime.engines.engine import EngineKind
+from model.runtime.engines.choosing import EngineChoice
 from service.settings.environment import PREFIX, OwnVariables
 from service.settings.values import (
     Aliases,
@@ -138,7 +138,11 @@ class Settings(BaseSettings):
         description="image sizes that a model computes before it is ready. Auto is every bucket on a GPU, which plans "
         "anew for each shape, and one on a CPU, which does not",
     )
-    engine: EngineKind = Field("onnx", description="what runs the network")
+    engine: EngineChoice = Field(
+        "auto",
+        description="what runs the network. Auto is OpenVINO for what it computes in INT8 or bfloat16 on this "
+        "processor, where it is installed, else ONNX Runtime",
+    )
     device: Device = Field(
         "auto",
         description="where: cpu, cuda, cuda:N, or several separated by commas, which share one queue (cuda:0,cuda:1). "

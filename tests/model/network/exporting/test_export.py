@@ -45,6 +45,7 @@ def threshold(score: float, images: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Exported:
+    task: Task
     model: Detector
     path: Path
     run: Run
@@ -103,7 +104,7 @@ def exported(
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     model = models[request.param]
     export_onnx(model, path)
-    return Exported(model, path, onnx_runner(path))
+    return Exported(request.param, model, path, onnx_runner(path))
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
@@ -113,7 +114,7 @@ def run(request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: py
         return exported.run
     if find_spec("openvino") is None:
         pytest.skip("openvino is not installed")
-    return openvino_runner(exported.path, exported.model.config.task, tmp_path_factory.mktemp("cache"))
+    return openvino_runner(exported.path, exported.task, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize(("height", "width", "sizes"), BATCHES)

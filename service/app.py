@@ -26,7 +26,7 @@ from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.routes import docs, inference, models, operations, page, predict, triton
 from service.routes.direct import Straight
-from service.routes.files import PRECISION, TRUNCATED
+from service.routes.files import IMAGE, PRECISION, TRUNCATED
 from service.routes.openapi import describe
 from service.settings.settings import Settings
 
@@ -37,6 +37,7 @@ EXPOSED = (
     "Inference-Header-Content-Length",
     PRECISION,
     TRUNCATED,
+    IMAGE,
     "Retry-After",
     "X-Request-ID",
 )

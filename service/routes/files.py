@@ -25,6 +25,8 @@ TRUNCATED = "Maskserve-Truncated"
 """The header that says for a file what `truncated` says in JSON."""
 PRECISION = "Maskserve-Precision"
 """The header that says for every prediction what `model.precision` says in JSON."""
+IMAGE = "Maskserve-Image"
+"""The header that says for COCO results and pictures what `image` says in JSON, as JSON."""
 UNNAMED = "detections"
 """The file's name where the image has none."""
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from model.runtime.analysis.file_types import FILE_TYPES
 from model.runtime.bundles.manifest import Precision
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
-from service.routes.files import PRECISION, TRUNCATED
+from service.routes.files import IMAGE, PRECISION, TRUNCATED
 from service.routes.inference_schemas import InferRequestBody, InferResponseBody
 from service.routes.repository import IndexBody, LoadBody, UnloadBody
 from service.routes.schemas import (
@@ -182,8 +182,12 @@ PREDICT_RESPONSES: Responses = {
         "headers": _PRECISION
         | {
             TRUNCATED: {
-                "description": "of a file: what `truncated` says of the detections in JSON",
+                "description": "of a file, COCO results or a picture: what `truncated` says of the detections in JSON",
                 "schema": {"type": "string", "enum": ["true", "false"]},
+            },
+            IMAGE: {
+                "description": "of COCO results or a picture: what `image` says in JSON, as JSON",
+                "schema": {"type": "string"},
             },
             "Content-Disposition": {
                 "description": "of a file: its name, which is the image's with another ending",

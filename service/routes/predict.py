@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import orjson
@@ -23,14 +24,14 @@ from service.http.problems import Problem, internal_error, problem_body
 from service.http.uploads import Upload
 from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
-from service.prediction.answers import Detected, coco_results, picture, plane_said, prediction, to_json
+from service.prediction.answers import Detected, coco_results, image_said, picture, plane_said, prediction, to_json
 from service.prediction.intake import Visit, visit
 from service.prediction.lines import Several, end_line, head_of_several, progress_line
 from service.prediction.parameters import BatchQuery, Options, PredictQuery
 from service.prediction.pipeline import Job
 from service.prediction.planes import SECONDS_PER_PLANE, find_planes, in_order, planes_at_once
 from service.routes.direct import DirectRoute
-from service.routes.files import PRECISION, FileBody, begin_file, file_response
+from service.routes.files import IMAGE, PRECISION, TRUNCATED, FileBody, begin_file, file_response
 from service.routes.openapi import BATCH_BODY, BATCH_RESPONSES, IMAGE_BODY, PREDICT_RESPONSES
 from service.routes.streams import HEARTBEAT, NDJSON, Lines, PictureLines, begin_lines
 from service.scheduling.gate import Deadline
@@ -90,18 +91,19 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
                 is_light=file_format is None and not wants_picture and query.masks in LIGHT_MASKS,
             )
 
-            def render(detected: Detected) -> FileBody | tuple[bytes, str | None]:
+            def render(detected: Detected) -> FileBody | tuple[bytes, str | None, dict[str, str]]:
                 if file_format is not None:
                     return begin_file(detected, file_format)
                 if wants_picture:
-                    return picture(detected), None
-                return compress(_answer(detected, query, query.image_id), visitor.accept_encoding)
+                    return picture(detected), None, _headers(detected)
+                body = compress(_answer(detected, query, query.image_id), visitor.accept_encoding)
+                return *body, _headers(detected) if query.format == "coco" else {}
 
             rendered = await while_connected(request, visitor.pipeline.predict(job, render))
         if isinstance(rendered, FileBody):
             return file_response(visitor, rendered, image_name)
-        body, encoding = rendered
-    return _response(body, PNG if wants_picture else JSON, encoding, visitor.model)
+        body, encoding, headers = rendered
+    return _response(body, PNG if wants_picture else JSON, encoding, visitor.model, headers)
 
 
 @router.post(
@@ -256,8 +258,19 @@ def _prefers(request: Request, media_type: str) -> bool:
     return preference(accept, media_type) > preference(accept, JSON)
 
 
-def _response(body: bytes, media_type: str, encoding: str | None, model: ServedModel) -> Response:
-    headers = {"Vary": "Accept, Accept-Encoding", PRECISION: model.precision}
+def _headers(detected: Detected) -> dict[str, str]:
+    """What JSON says around the detections, for answers that have no place for it."""
+    return {TRUNCATED: str(detected.seen.truncated).lower(), IMAGE: to_json(image_said(detected)).decode()}
+
+
+def _response(
+    body: bytes,
+    media_type: str,
+    encoding: str | None,
+    model: ServedModel,
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> Response:
+    headers = {"Vary": "Accept, Accept-Encoding", PRECISION: model.precision, **own}
     if encoding is not None:
         headers["Content-Encoding"] = encoding
     return Response(body, media_type=media_type, headers=headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from io import BytesIO
 from typing import Any
 
@@ -154,3 +155,15 @@ def test_the_inference_protocol_takes_the_same_parameters(server: Server) -> Non
     assert refused.status_code == 422
     assert "do not go with min-max" in refused.json()["detail"]
     assert infer(low="1").status_code == 422
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png"], ids=["coco", "picture"])
+def test_answers_without_a_place_for_it_say_it_in_headers(server: Server, accept: str) -> None:
+    for data, wishes in ((TWELVE, {"pixel_size_um": 0.5}), (encode(picture(7)), {}), (TWELVE, {"max_detections": 1})):
+        said = ask(server, data, **wishes)
+        headers = {"Content-Type": "image/tiff", "Accept": accept}
+        query = {**wishes, "format": "coco" if accept.endswith("json") else "maskserve"}
+        response = server.client.post("/predict", content=data, headers=headers, params=query)
+        assert json.loads(response.headers["maskserve-image"]) == said["image"]
+        assert json.loads(response.headers["maskserve-truncated"]) == said["truncated"]
+    assert "maskserve-image" not in server.predict(TWELVE).headers

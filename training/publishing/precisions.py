@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 import onnxruntime
 
+from model.console.installing import install
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.quantize import quantize_int8
@@ -23,7 +25,7 @@ from model.runtime.bundles.manifest import (
     PrecisionEvaluation,
 )
 from model.runtime.engines.onnx import OnnxEngine
-from model.runtime.engines.processor import processor_name
+from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
 from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.exported import Export
@@ -31,13 +33,14 @@ from training.publishing.gate import ap_differences, export_check
 from training.publishing.trades import calibration_batches
 
 
-def add_int8(
+def add_precisions(
     export: Export, staging: Path, f32: Evaluation, trained: Mapping[str, float], display: Display
 ) -> dict[Precision, PrecisionEvaluation]:
-    """Quantizes `model.onnx` of the folder `staging`, which is the network of `export`, to `model.int8.onnx` beside it.
+    """Quantizes `model.onnx` of the folder `staging`, which is the network of `export`, to `model.int8.onnx` beside it,
+    and measures that and `model.onnx` in bf16, which takes OpenVINO and a processor that computes in it.
 
     `f32` are the figures of `model.onnx`, `trained` those of the network as trained. Returns what the manifest says of
-    every precision. Raises GateError where INT8 loses more than is allowed.
+    every precision. Raises GateError where INT8 loses more than is allowed; bf16 is an engine's, and may lose anything.
     """
     assert export.train is not None
     assert export.val is not None
@@ -55,7 +58,34 @@ def add_int8(
     require_affordable("INT8", deltas, task, trades.most_ap_lost, display.say)
     check = export_check(difference, len(export.images), deltas, task)
     int8 = evaluation(export, outcome, "onnx", "int8")
-    return {"f32": _measured(f32, NETWORK_FILE), "int8": _measured(int8, INT8_FILE, check, images)}
+    precisions: dict[Precision, PrecisionEvaluation] = {
+        "f32": _measured(f32, NETWORK_FILE),
+        "int8": _measured(int8, INT8_FILE, check, images),
+    }
+    bf16 = measure_bf16(export, staging / NETWORK_FILE, trained, display)
+    return precisions if bf16 is None else precisions | {"bf16": bf16}
+
+
+def measure_bf16(
+    export: Export, file: Path, trained: Mapping[str, float], display: Display
+) -> PrecisionEvaluation | None:
+    """What the network does in bf16; None, with a word why, where this machine cannot tell."""
+    if not processor_features() & BF16_FEATURES:
+        display.say("bf16 is not measured: this processor does not compute in it")
+        return None
+    try:
+        from model.runtime.engines.openvino import OpenVinoEngine
+    except ImportError:
+        display.say(f"bf16 is not measured: it takes OpenVINO; {install('openvino')}")
+        return None
+    task = export.architecture.task
+    engine = OpenVinoEngine(file, task, "cpu", None, "bf16")
+    difference = compare(EagerEngine(export.model), engine, "bf16", export, display)
+    outcome = measure(engine, export, "bf16", display)
+    engine.close()
+    assert outcome is not None
+    check = export_check(difference, len(export.images), ap_differences(trained, outcome.metrics.headline()), task)
+    return _measured(evaluation(export, outcome, "openvino", "bf16"), NETWORK_FILE, check)
 
 
 def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
@@ -77,7 +107,7 @@ def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, 
         assert outcome is not None
         done(2)
         f32 = evaluation(export, outcome, "onnx")
-        precisions = add_int8(export, staging, f32, f32.metrics, display)
+        precisions = add_precisions(export, staging, f32, f32.metrics, display)
         done(3)
         known = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
         draft = ManifestDraft(**known | {"precisions": precisions})
@@ -87,10 +117,13 @@ def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, 
 def _measured(
     figures: Evaluation, file: str, check: ExportCheck | None = None, calibration_images: int | None = None
 ) -> PrecisionEvaluation:
+    library = f"onnxruntime {onnxruntime.__version__}"  # the package's own name differs between platforms
+    if figures.engine == "openvino":
+        library = f"openvino {metadata.version('openvino')}"
     return PrecisionEvaluation(
         **figures.model_dump(),
         file=file,
-        library=f"onnxruntime {onnxruntime.__version__}",
+        library=library,
         processor=processor_name(),
         export_check=check,
         calibration_images=calibration_images,

@@ -41,7 +41,7 @@ from training.publishing.checks import compare, evaluation, measure, require, re
 from training.publishing.comparison import Candidate, compare_with_served
 from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import GATE_IMAGES, ap_differences, export_check, generated_images
-from training.publishing.precisions import add_int8
+from training.publishing.precisions import add_precisions
 from training.publishing.provenance import provenance
 from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
 from training.starting.identity import dataset_name
@@ -134,7 +134,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
         if trades.int8 == "beside":
             assert trained_outcome is not None
             trained = trained_outcome.metrics.headline()
-            precisions = add_int8(traded, staging, evaluations[0], trained, display)
+            precisions = add_precisions(traded, staging, evaluations[0], trained, display)
             done(steps)
         if export.publish_if is not None:
             figures = evaluations[0].metrics if evaluations else {}

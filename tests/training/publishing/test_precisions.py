@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.bundles.manifest import INT8_FILE
 from model.runtime.bundles.repository import Repository
+from model.runtime.engines.processor import BF16_FEATURES, processor_features
 from training.evaluation.evaluated import open_model
 from training.export import main as export
 from training.train import main as train
@@ -52,6 +54,16 @@ def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> No
     assert int8.library.startswith("onnxruntime ")
     assert int8.export_check is not None
     assert int8.export_check.max_score_error > 1e-4, "an INT8 network never answers so exactly"
+
+
+def test_bf16_has_figures_where_this_machine_computes_in_it(again: Bundle) -> None:
+    can = bool(processor_features() & BF16_FEATURES) and importlib.util.find_spec("openvino") is not None
+    assert ("bf16" in again.manifest.precisions) is can
+    if can:
+        bf16 = again.manifest.precisions["bf16"]
+        assert (bf16.file, bf16.engine, bf16.images) == ("model.onnx", "openvino", 4)
+        assert bf16.library.startswith("openvino ")
+        assert "--engine openvino --precision bf16" in bf16.command
 
 
 def test_each_precision_can_be_evaluated(again: Bundle) -> None:

@@ -30,6 +30,17 @@ UNUSED: Final = (
     "nvidia/*/include",
     "nvidia/**/*.a",
     "nvidia/cudnn/lib/libcudnn_adv.so.*",  # recurrent networks and attention; loaded when they are first called
+    # Of OpenVINO, in an image built with EXTRAS=openvino: other devices, other formats, and what builds C++ against it.
+    "openvino/include",
+    "openvino/cmake",
+    "openvino/torch",
+    "openvino/libs/cache.json",
+    "openvino/libs/libopenvino_c.so.*",
+    *(f"openvino/libs/libopenvino_{plugin}_plugin.so" for plugin in ("auto", "hetero", "intel_gpu", "intel_npu")),
+    *(
+        f"openvino/libs/libopenvino_{format}_frontend.so.*"
+        for format in ("gguf", "jax", "paddle", "pytorch", "tensorflow", "tensorflow_lite")
+    ),
 )
 """What serving never opens, below site-packages."""
 

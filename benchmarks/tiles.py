@@ -1,10 +1,12 @@
 """A mosaic of a dataset's validation images: found in tiles, shrunk to what the network takes, and image by image.
 
-    python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR
+    python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --shifts 3
     python -m benchmarks.tiles --model BUNDLE --data DIR --side 4096 --tile 1024 --json runs/tiles.json
 
 Each way's detections are cut back into the images and counted against the same annotations, so that their AP compare.
-Engine alone, without the service around it.
+Between the images lies the color that the network sees beyond the border of an image alone, its mean: with another
+(`--fill`) the mosaic is another picture, also when it is seen at once. `--shifts` moves the grid of tiles: of what the
+model's thresholds keep, as many objects should stay the same. Engine alone, without the service around it.
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import machine
-from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import area, decode_part, encode_bitmap
+from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Size
-from model.runtime.tiling import LEAST, Tile, TileAnswer, merge_tiles, plan_tiles, split
+from model.runtime.tiling import OVERLAP, STEP, Tile, plan_tiles, smaller_tiles, tile_side
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.locate import Origin
 from training.data.loading.samples import load_stored
@@ -35,6 +39,8 @@ from training.evaluation.evaluation import evaluate_detections
 THRESHOLD = 0.05
 MOST = 1000
 """Detections of an image that are counted; the nuclei have up to 375."""
+SAME = 0.9
+"""IoU of the masks from which two answers have the same object."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,12 @@ class Result:
     seconds: float
     outside_seconds: float
     megapixels_per_second: float
+    seen: float
+    """Pixels that the network sees for each of the picture's."""
     detections: int
     mask_ap: float
+    same: float | None = None
+    """Of the objects that the model's thresholds keep, how many are the same as without a shift of the grid."""
 
 
 def shelve(sizes: list[Size], side: int, gap: int) -> tuple[Size, list[Tile]]:
@@ -80,31 +90,74 @@ def cut_back(found: Detections, places: list[Tile]) -> list[Detections]:
     return answers
 
 
-class Network:
-    """Predicts and counts the seconds in it."""
+def same_objects(one: Detections, other: Detections) -> float:
+    """Share of the objects of either answer that the other has too, with IoU `SAME` of their masks; the smaller one."""
+    matched = [np.zeros(len(one), np.bool_), np.zeros(len(other), np.bool_)]
+    for row, (x1, y1, x2, y2) in enumerate(one.boxes):
+        boxes = other.boxes
+        near = (boxes[:, 0] < x2) & (boxes[:, 2] > x1) & (boxes[:, 1] < y2) & (boxes[:, 3] > y1)
+        for candidate in np.flatnonzero(near):
+            if _iou(one, row, other, int(candidate)) >= SAME:
+                matched[0][row] = matched[1][candidate] = True
+    return min(float(part.mean()) if len(part) else 1.0 for part in matched)
 
-    def __init__(self, predictor: Predictor, most: int) -> None:
-        self.predictor, self.most, self.seconds = predictor, most, 0.0
+
+def _iou(one: Detections, row: int, other: Detections, candidate: int) -> float:
+    assert one.masks is not None
+    assert other.masks is not None
+    a, b = one.boxes[row], other.boxes[candidate]
+    left, top = np.floor(np.minimum(a[:2], b[:2])).astype(int).tolist()
+    right, bottom = np.ceil(np.maximum(a[2:], b[2:])).astype(int).tolist()
+    window = (top, left, bottom - top, right - left)
+    mine, theirs = (decode_part(rle, window, window[2:]) for rle in (one.masks[row], other.masks[candidate]))
+    return float((mine & theirs).sum() / max((mine | theirs).sum(), 1))
+
+
+def kept(found: Detections, thresholds: NDArray[np.float32]) -> Detections:
+    """The detections that score more than their label's threshold; float32 by label id."""
+    assert found.masks is not None
+    rows = np.flatnonzero(found.scores > thresholds[found.labels])
+    return Detections(found.boxes[rows], found.scores[rows], found.labels[rows], [found.masks[row] for row in rows])
+
+
+class Network:
+    """Predicts, and counts the seconds in it and the pixels that it sees."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.predictor, self.manifest = Predictor.of_bundle(bundle), bundle.manifest
+        self.seconds, self.pixels = 0.0, 0
+        self.tiles: dict[Tile, Detections] = {}
+
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """The model's own, float32 by label id."""
+        defaults = self.manifest.defaults
+        own = [defaults.score_thresholds.get(name, defaults.score_threshold) for name in self.manifest.class_names]
+        return np.array([0.0, *own], np.float32)
 
     def see(self, picture: NDArray[np.uint8]) -> Detections:
         start = time.perf_counter()
         (found,) = self.predictor.predict([np.ascontiguousarray(picture)], THRESHOLD)
         self.seconds += time.perf_counter() - start
+        self.pixels += picture.shape[0] * picture.shape[1]
         return found
 
-    def in_tiles(self, picture: NDArray[np.uint8], side: int, overlap: int) -> Detections:
-        """As the service does it."""
-        size = (picture.shape[0], picture.shape[1])
-        waiting, answers = plan_tiles(size, side, overlap), []
+    def in_tiles(
+        self, picture: NDArray[np.uint8], tiles: list[Tile], thresholds: NDArray[np.float32] | None = None
+    ) -> Detections:
+        """As the service does it, for a request with these thresholds. What tiles show is computed once."""
+        waiting, answers = list(tiles), []
+        most = self.manifest.architecture.detections_per_image
         while waiting:
             tile = waiting.pop()
-            found = self.see(tile.of(picture))
-            full = len(found) >= self.most
-            if full and min(tile.height, tile.width) >= 2 * LEAST:
-                waiting += split(tile)
-            else:
-                answers.append(TileAnswer(tile, found, full))
-        return merge_tiles(size, answers)
+            if tile not in self.tiles:
+                self.tiles[tile] = self.see(tile.of(picture))
+            found = self.tiles[tile] if thresholds is None else kept(self.tiles[tile], thresholds)
+            smaller = smaller_tiles(tile, len(found), self.manifest.architecture, self.manifest.preprocessing)
+            waiting += smaller
+            if not smaller:
+                answers.append(TileAnswer(tile, found, len(found) >= most))
+        return merge_tiles((picture.shape[0], picture.shape[1]), answers)
 
 
 def main() -> None:
@@ -112,51 +165,95 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--side", type=int, default=4096, help="the mosaic's width in pixels")
-    parser.add_argument("--tile", type=int, default=1024)
-    parser.add_argument("--overlap", type=int, default=204)
-    parser.add_argument("--gap", type=int, default=8, help="black pixels between images")
+    parser.add_argument("--images", type=int, help="only so many images, evenly taken")
+    parser.add_argument("--tile", type=int, help="a tile's side in pixels (default: as tile=auto)")
+    parser.add_argument("--overlap", type=int, help="in pixels (default: a quarter of a tile)")
+    parser.add_argument("--shifts", type=int, default=0, help="other grids to try")
+    parser.add_argument("--gap", type=int, default=32, help="pixels between images")
+    parser.add_argument("--fill", choices=["mean", "black"], default="mean", help="what the gaps are filled with")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    bundle = open_bundle(options.model)
-    network = Network(Predictor.of_bundle(bundle), bundle.manifest.architecture.detections_per_image)
+    network = Network(open_bundle(options.model))
+    manifest = network.manifest
     try:
         data = load_split(Origin(options.data), "masks", "val", rename={}, classes=())
     except DatasetError as error:
         parser.error(str(error))
+    if options.images is not None:
+        rows = np.linspace(0, len(data) - 1, options.images).round().astype(int)
+        data = data.part(rows.tolist(), "some")
     images = [load_stored(record) for record in data.images]
     size, places = shelve([(image.shape[0], image.shape[1]) for image in images], options.side, options.gap)
     mosaic = np.zeros((*size, 3), np.uint8)
+    if options.fill == "mean":
+        mosaic[:] = np.round(np.array(manifest.architecture.image_mean) * 255).astype(np.uint8)
     for image, place in zip(images, places, strict=True):
         place.of(mosaic)[:] = image
 
-    ways: dict[str, Callable[[], list[Detections]]] = {
-        "image by image": lambda: [network.see(image) for image in images],
-        f"tiles of {options.tile}": lambda: cut_back(network.in_tiles(mosaic, options.tile, options.overlap), places),
-        "shrunk": lambda: cut_back(network.see(mosaic), places),
-    }
-    pixels = dict.fromkeys(ways, size[0] * size[1] / 1000000.0)
-    pixels["image by image"] = sum(image.shape[0] * image.shape[1] for image in images) / 1e6
-    results = [run(name, way, network, data, pixels[name]) for name, way in ways.items()]
-    print(f"{len(images)} images in {size[1]}x{size[0]} pixels")
+    side = options.tile or tile_side(manifest.architecture, manifest.preprocessing, size)
+    if side is None:
+        parser.error(f"the mosaic of {size[1]}x{size[0]} is seen whole: give the tiles' side (--tile)")
+    overlap = side // OVERLAP if options.overlap is None else options.overlap
+    print(f"{len(images)} images in {size[1]}x{size[0]} pixels, tiles of {side} that overlap by {overlap}")
+    pixels = size[0] * size[1]
+    measure = partial(run, network, data)
+    results = [
+        measure(
+            "image by image",
+            lambda: [network.see(image) for image in images],
+            sum(image.shape[0] * image.shape[1] for image in images),
+        )
+    ]
+    unshifted: Detections | None = None
+    for number, shift in enumerate(shifts(options.shifts, side - overlap)):
+        tiles = plan_tiles(size, side, overlap, shift)
+        network.tiles.clear()
+        name = f"tiles, {shift[0]}, {shift[1]}" if number else "tiles"
+        result = measure(name, partial(tiled, network, mosaic, tiles, places), pixels)
+        found = network.in_tiles(mosaic, tiles, network.thresholds)
+        unshifted = unshifted or found
+        results.append(replace(result, same=same_objects(unshifted, found)))
+    results.append(measure("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
     for one in results:
         print(
             f"{one.way:16} {one.seconds:7.1f} s  {one.outside_seconds:5.1f} s outside the network  "
-            f"{one.megapixels_per_second:6.2f} MP/s  {one.detections:6} found  mask AP {one.mask_ap:.4f}"
+            f"{one.megapixels_per_second:6.2f} MP/s  {one.seen:5.2f} pixels seen for each  {one.detections:6} found  "
+            f"mask AP {one.mask_ap:.4f}" + ("" if one.same is None else f"  {one.same:.2%} the same")
         )
     if options.json is not None:
         facts = {"machine": machine(("onnxruntime-gpu", "numba")), "results": [asdict(one) for one in results]}
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def run(name: str, way: Callable[[], list[Detections]], network: Network, data: Dataset, megapixels: float) -> Result:
-    network.seconds = 0.0
+def shifts(count: int, stride: int) -> list[tuple[int, int]]:
+    """How far the grid is moved, (up, left): not at all, and `count` times by parts of the tiles' `stride`."""
+    parts = [
+        (number * stride / (count + 1), (count + 1 - number) * stride / (count + 1)) for number in range(count + 1)
+    ]
+    return [(0, 0), *((round(up / STEP) * STEP, round(left / STEP) * STEP) for up, left in parts[1:])]
+
+
+def tiled(network: Network, mosaic: NDArray[np.uint8], tiles: list[Tile], places: list[Tile]) -> list[Detections]:
+    return cut_back(network.in_tiles(mosaic, tiles), places)
+
+
+def run(network: Network, data: Dataset, name: str, way: Callable[[], list[Detections]], pixels: int) -> Result:
+    network.seconds, network.pixels = 0.0, 0
     start = time.perf_counter()
     found = way()
     seconds = time.perf_counter() - start
     metrics = evaluate_detections(data, found, ("mask",), (1, 10, MOST))
     assert metrics.mask is not None
-    return Result(name, seconds, seconds - network.seconds, megapixels / seconds, sum(map(len, found)), metrics.mask.AP)
+    return Result(
+        name,
+        seconds,
+        seconds - network.seconds,
+        pixels / 1e6 / seconds,
+        network.pixels / pixels,
+        sum(map(len, found)),
+        metrics.mask.AP,
+    )
 
 
 if __name__ == "__main__":

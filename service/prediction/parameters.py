@@ -19,12 +19,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from model.architecture import ArchitectureConfig
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.images.intensity import Intensity, Mode
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.preprocess import Preprocessing
-from model.runtime.tiling import Tile, plan_tiles, tile_side
+from model.runtime.tiling import OVERLAP, Tile, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
 from service.scheduling.priority import Priority
@@ -46,17 +47,17 @@ MOST_IN_TILES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; their overlap, None for a fifth of it."""
+    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; None overlaps by a quarter."""
 
     tile: str | int
     overlap: int | None = None
 
-    def plan(self, preprocessing: Preprocessing, size: tuple[int, int]) -> list[Tile]:
+    def plan(self, architecture: ArchitectureConfig, preprocessing: Preprocessing, size: tuple[int, int]) -> list[Tile]:
         """The tiles of a picture of `size` (height, width); none where it is seen whole."""
-        side = tile_side(preprocessing, size) if self.tile == "auto" else self.tile
+        side = tile_side(architecture, preprocessing, size) if self.tile == "auto" else self.tile
         if not isinstance(side, int):
             return []
-        overlap = min(side // 5 if self.overlap is None else self.overlap, side // 2)
+        overlap = min(side // OVERLAP if self.overlap is None else self.overlap, side // 2)
         tiles = plan_tiles(size, side, overlap)
         return tiles if len(tiles) > 1 else []
 
@@ -147,7 +148,7 @@ class PredictParameters(BaseModel):
         ge=0,
         le=10_000,
         description="Pixels that tiles have in common: longer than most objects, so that each is whole in some tile. "
-        "More than half a tile counts as half. Default: a fifth of the tile.",
+        "More than half a tile counts as half. Default: a quarter of the tile.",
     )
 
     def options(self, model: ServedModel) -> Options:

@@ -266,7 +266,7 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
     size = (image.shape[0], image.shape[1])
     preprocessing = job.model.manifest.preprocessing
-    tiles = job.options.tiling.plan(preprocessing, size)
+    tiles = job.options.tiling.plan(job.model.manifest.architecture, preprocessing, size)
     whole = None if tiles else prepare(image, preprocessing)
     return Decoded(
         size,
@@ -288,7 +288,8 @@ def _to_be_read(job: Job, picture: PictureByRegion, limits: ImageLimits) -> Deco
         f"the image has {width} x {height} = {width * height} pixels and at most {limits.max_pixels} are decoded at "
         f"once (max_pixels)"
     )
-    tiles = job.options.tiling.plan(job.model.manifest.preprocessing, picture.size)
+    manifest = job.model.manifest
+    tiles = job.options.tiling.plan(manifest.architecture, manifest.preprocessing, picture.size)
     if not tiles:
         raise TooManyPixels(f"{at_once}, which seeing it whole would need; ask for tiles, as in tile=1024")
     if job.keep_image:

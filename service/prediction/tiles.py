@@ -1,8 +1,8 @@
 """A large picture's way through the network: in tiles, as bulk work, and one answer of theirs.
 
 Tiles are read while they are needed, so that a picture waits with few of them in the queue, and other requests go
-between. What was found in them is kept as RLE. A tile with as many detections as the network can give is seen again in
-smaller ones.
+between. What was found in them is kept as RLE. A tile with more objects than the network surely finds at once is seen
+again in smaller ones.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from model.runtime.detections import Detections, RawDetections
 from model.runtime.images.intensity import Intensity
 from model.runtime.images.pixels import Done, DoneSearch
 from model.runtime.images.regions import Part, PictureByRegion
+from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.preprocess import Prepared, Size, prepare, to_original
-from model.runtime.tiling import LEAST, Tile, TileAnswer, merge_tiles, split
+from model.runtime.tiling import Tile, smaller_tiles
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord
 from service.prediction.parameters import Options
@@ -79,19 +80,17 @@ async def predict_in_tiles(
     """
     extend(len(tiles))
     free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
-    most = model.manifest.architecture.detections_per_image
+    architecture, preprocessing = model.manifest.architecture, model.manifest.preprocessing
     answers: list[TileAnswer] = []
 
     async def see(tile: Tile) -> None:
         async with free:
-            prepared, seconds = await decode_pool.run(
-                lambda: prepare(read(tile), model.manifest.preprocessing), Priority.BULK
-            )
+            prepared, seconds = await decode_pool.run(lambda: prepare(read(tile), preprocessing), Priority.BULK)
             record.add("decode", seconds)
             raw = await compute(prepared)
-            full = len(raw.scores) >= most
-            smaller = split(tile) if full and min(tile.height, tile.width) >= 2 * LEAST else []
+            smaller = smaller_tiles(tile, len(raw.scores), architecture, preprocessing)
             if not smaller:
+                full = len(raw.scores) >= architecture.detections_per_image
                 detections, seconds = await postprocess_pool.run(
                     lambda: _detections(raw, prepared, options), Priority.BULK
                 )

@@ -327,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIDE",
         help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999",
     )
-    wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a fifth of a tile)")
+    wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a quarter of a tile)")
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
     results(

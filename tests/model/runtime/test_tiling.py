@@ -1,119 +1,33 @@
-"""Tiles against pictures whose objects are known: none is lost, doubled or cut, wherever the borders fall."""
+"""Where tiles lie: the whole picture, at the network's strides, of objects' size; and which are seen again."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from model.runtime.detections import Detections
-from model.runtime.kernels.rle import decode, encode_bitmap
+from model.architecture import ArchitectureConfig
 from model.runtime.preprocess import Preprocessing
-from model.runtime.tiling import STEP, Tile, TileAnswer, merge_tiles, plan_tiles, split, tile_side
+from model.runtime.tiling import STEP, Tile, plan_tiles, smaller_tiles, tile_side
 
-Masks = NDArray[np.bool_]
-
-
-def blobs(seed: int, size: tuple[int, int], count: int, radius: tuple[float, float]) -> Masks:
-    """bool [N, H, W]: uneven discs that do not touch each other, some at the picture's border."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: size[0], : size[1]]
-    taken = np.zeros(size, bool)
-    masks: list[NDArray[np.bool_]] = []
-    while len(masks) < count:
-        center, angle = rng.uniform(0, size), np.arctan2(y, x)
-        edge = rng.uniform(*radius) * (1 + 0.2 * np.cos(3 * angle + rng.uniform(0, 6)))
-        mask = np.hypot(y - center[0], x - center[1]) < edge
-        if mask.any() and not (mask & taken).any():
-            taken |= mask
-            masks.append(mask)
-    return np.stack(masks)
+NUCLEI = ArchitectureConfig(
+    anchor_sizes=((8,), (16,), (32,), (64,), (128,)), detections_per_image=400, min_size=256, max_size=1536
+)
 
 
-def seen(masks: Masks, tile: Tile, *, with_masks: bool = True) -> TileAnswer:
-    """What a network without a fault finds in a tile: the part of every object that the tile shows."""
-    parts = masks[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-    there = np.flatnonzero(parts.any((1, 2)))
-    rows = [(np.flatnonzero(parts[i].any(0)), np.flatnonzero(parts[i].any(1))) for i in there]
-    boxes = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in rows], np.float32).reshape(-1, 4)
-    rles = [encode_bitmap(parts[i]) for i in there] if with_masks else None
-    scores = (0.9 - there / 1000).astype(np.float32)
-    return TileAnswer(tile, Detections(boxes, scores, there % 2 + 1, rles))
-
-
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize(("side", "overlap"), [(128, 64), (160, 48), (224, 40)])
-def test_every_object_is_there_once_and_whole(seed: int, side: int, overlap: int) -> None:
-    size = (401, 530)
-    masks = blobs(seed, size, 40, (2, 18))
-    tiles = plan_tiles(size, side, overlap)
-    found = merge_tiles(size, [seen(masks, tile) for tile in tiles])
-    assert found.masks is not None
-    assert len(found) == len(masks)
-    order = np.argsort(-(0.9 - np.arange(len(masks)) / 1000), kind="stable")
-    for row, number in enumerate(order):
-        assert found.labels[row] == number % 2 + 1
-        assert np.array_equal(decode(found.masks[row]), masks[number])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_objects_larger_than_an_overlap_or_a_tile_are_joined(seed: int) -> None:
-    size = (500, 620)
-    masks = blobs(seed, size, 3, (70, 110))
-    found = merge_tiles(size, [seen(masks, tile) for tile in plan_tiles(size, 160, 48)])
-    assert found.masks is not None
-    assert sorted(decode(rle).tobytes() for rle in found.masks) == sorted(mask.tobytes() for mask in masks)
-    for box, rle in zip(found.boxes, found.masks, strict=True):
-        y, x = np.nonzero(decode(rle))
-        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
-
-
-def test_the_order_of_the_tiles_changes_nothing() -> None:
-    size = (300, 410)
-    masks = blobs(1, size, 20, (3, 20))
-    answers = [seen(masks, tile) for tile in plan_tiles(size, 128, 40)]
-    first = merge_tiles(size, answers)
-    for seed in range(4):
-        again = merge_tiles(size, [answers[i] for i in np.random.default_rng(seed).permutation(len(answers))])
-        assert again.masks == first.masks
-        assert np.array_equal(again.boxes, first.boxes)
-
-
-def test_boxes_alone_are_merged_too() -> None:
-    size = (300, 410)
-    masks = blobs(2, size, 25, (3, 14))
-    found = merge_tiles(size, [seen(masks, tile, with_masks=False) for tile in plan_tiles(size, 128, 48)])
-    assert found.masks is None
-    assert len(found) == len(masks)
-
-
-def test_the_tile_that_sees_more_around_a_place_decides() -> None:
-    size, tiles = (128, 224), [Tile(0, 0, 128, 128), Tile(0, 96, 128, 128)]
-
-    def found(box: list[float], tile: Tile, full: bool = False) -> int:
-        here = np.array([box], np.float32) - np.array([tile.left, tile.top] * 2, np.float32)
-        one = Detections(here, np.ones(1, np.float32), np.ones(1, np.int64))
-        none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        other = next(another for another in tiles if another != tile)
-        return len(merge_tiles(size, [TileAnswer(tile, one), TileAnswer(other, none, full)]))
-
-    left, right = tiles
-    assert found([98, 50, 104, 60], right) == 0, "the left tile sees 24 pixels beside it, the right one 2"
-    assert found([98, 50, 104, 60], left) == 1
-    assert found([96, 50, 104, 60], right) == 0, "cut by its own border, whole in the other"
-    assert found([98, 50, 104, 60], right, full=True) == 1, "the left tile could not name all that it saw"
-    assert found([150, 50, 160, 60], right) == 1, "no other tile shows it"
-
-
+@pytest.mark.parametrize("shift", [(0, 0), (64, 0), (1000, 128), (37, 91)])
 @pytest.mark.parametrize(
     ("size", "side", "overlap"),
-    [((1, 1), 128, 0), ((128, 128), 128, 64), ((129, 1000), 128, 32), ((777, 1234), 256, 51)],
+    [((1, 1), 128, 0), ((128, 128), 128, 64), ((129, 1000), 128, 32), ((777, 1234), 256, 51), ((300, 300), 100, 50)],
 )
-def test_tiles_cover_the_picture_overlap_and_begin_at_strides(size: tuple[int, int], side: int, overlap: int) -> None:
-    tiles = plan_tiles(size, side, overlap)
+def test_tiles_cover_the_picture_overlap_and_begin_at_strides(
+    size: tuple[int, int], side: int, overlap: int, shift: tuple[int, int]
+) -> None:
+    tiles = plan_tiles(size, side, overlap, shift)
     covered = np.zeros(size, int)
     for tile in tiles:
-        assert tile.top % STEP == tile.left % STEP == 0
+        if shift[0] % STEP == shift[1] % STEP == 0 and overlap <= side - STEP:
+            assert tile.top % (STEP // 2) == tile.left % (STEP // 2) == 0
+            assert side < 4 * STEP or tile.top % STEP == tile.left % STEP == 0
         assert max(tile.height, tile.width) < side + STEP
         tile.of(covered)[:] += 1  # type: ignore[arg-type]  # a view of any array
     assert covered.min() >= 1
@@ -128,27 +42,54 @@ def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:
         plan_tiles((500, 500), 128, 65)
 
 
-def test_a_tile_is_split_into_smaller_ones_that_cover_it() -> None:
-    tile = Tile(64, 32, 256, 272)
-    covered = np.zeros((400, 400), int)
-    for part in split(tile):
+@pytest.mark.parametrize(
+    ("tile", "found", "count", "why"),
+    [
+        (Tile(64, 128, 512, 512), 99, 0, "few enough"),
+        (Tile(64, 128, 512, 512), 100, 9, "ten of 1,000 proposals show each object"),
+        (Tile(64, 128, 512, 560), 400, 9, "one at the picture's border is longer"),
+        (Tile(0, 0, 300, 600), 400, 4, "a flat one"),
+        (Tile(64, 128, 256, 256), 400, 0, "smaller ones show too little around an object"),
+    ],
+)
+def test_a_crowded_tile_is_seen_again_in_smaller_ones_that_cover_it(
+    tile: Tile, found: int, count: int, why: str
+) -> None:
+    preprocessing = Preprocessing.from_architecture(NUCLEI)
+    parts = smaller_tiles(tile, found, NUCLEI, preprocessing)
+    assert len(parts) == count, why
+    covered = np.zeros((800, 800), int)
+    for part in parts:
         covered[part.top : part.top + part.height, part.left : part.left + part.width] += 1
-    inside = covered[64 : 64 + 256, 32 : 32 + 272]
-    assert inside.min() >= 1
+    inside = covered[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
     assert covered.sum() == inside.sum()
+    assert not parts or inside.min() >= 1
+
+
+def test_no_tile_is_split_into_what_the_network_would_enlarge() -> None:
+    tile = Tile(0, 0, 1024, 1024)
+    assert smaller_tiles(tile, 400, NUCLEI, Preprocessing(min_size=512, max_size=1536))
+    assert not smaller_tiles(tile, 400, NUCLEI, Preprocessing(min_size=513, max_size=1536))
 
 
 @pytest.mark.parametrize(
-    ("size", "downscale", "side"),
+    ("size", "preprocessing", "anchor", "side"),
     [
-        pytest.param((3120, 4176), False, 1024, id="a mosaic that would be shrunk"),
-        pytest.param((1536, 1536), False, None, id="as large as the network takes"),
-        pytest.param((100, 4000), False, None, id="a strip that is enlarged all the same"),
-        pytest.param((3024, 4032), True, None, id="a photograph, for a network that learned from shrunk ones"),
+        pytest.param((3120, 4176), (256, 1536, False), 128, 512, id="a mosaic that would be shrunk"),
+        pytest.param((3120, 4176), (256, 1536, False), 32, 512, id="objects are small, but what is around them counts"),
+        pytest.param((3120, 4176), (256, 1536, False), 200, 832, id="objects are larger"),
+        pytest.param((3120, 4176), (256, 1536, False), 512, 1024, id="very large ones are joined"),
+        pytest.param((3120, 4176), (256, 700, False), 200, 700, id="no larger than the network takes"),
+        pytest.param((3120, 4176), (800, 1333, False), 128, 832, id="no smaller than the network takes"),
+        pytest.param((1536, 1536), (256, 1536, False), 128, None, id="as large as the network takes"),
+        pytest.param((100, 4000), (256, 1536, False), 128, None, id="a strip that is enlarged all the same"),
+        pytest.param((3024, 4032), (256, 1536, True), 128, None, id="a photograph, learned from shrunk ones"),
     ],
 )
 def test_auto_tiles_what_would_be_seen_smaller_than_trained(
-    size: tuple[int, int], downscale: bool, side: int | None
+    size: tuple[int, int], preprocessing: tuple[int, int, bool], anchor: int, side: int | None
 ) -> None:
-    preprocessing = Preprocessing(min_size=256, max_size=1536, allow_downscale=downscale)
-    assert tile_side(preprocessing, size) == side
+    architecture = NUCLEI.model_copy(update={"anchor_sizes": ((8,), (16,), (32,), (64,), (anchor,))})
+    least, most, downscale = preprocessing
+    seen = Preprocessing(min_size=least, max_size=most, allow_downscale=downscale)
+    assert tile_side(architecture, seen, size) == side

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from model.runtime.bundles.repository import Repository
+from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
-from model.runtime.tiling import TileAnswer, merge_tiles, plan_tiles
+from model.runtime.tiling import plan_tiles
 from tests.service.harness import Server, encode, picture
 
 

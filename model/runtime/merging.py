@@ -1,0 +1,281 @@
+"""One answer for a picture of the answers for its tiles.
+
+Of a place that several tiles show, the one decides that sees the most around it: an object that is whole in a tile is
+taken from there. One that is cut in every tile is joined, of pieces that agree where two tiles see them. The picture's
+own borders cut nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.runtime.detections import RLE, Detections
+from model.runtime.kernels.rle import decode_part, encode_bitmap, place
+from model.runtime.preprocess import Size
+from model.runtime.tiling import Tile
+
+TOUCHING = 2.0
+"""A box this near to its tile's border, in pixels, is cut by it."""
+SAME = 0.5
+"""IoU from which two tiles' masks, where both tiles see, are one object; as NMS has it for boxes. Of pieces, the share
+of the smaller one: what one tile shows as one, another may show in two parts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileAnswer:
+    """What the network found in a tile, in pixels of the tile. `full`: a limit on detections may have cut some off."""
+
+    tile: Tile
+    detections: Detections
+    full: bool = False
+
+
+def merge_tiles(size: Size, answers: Sequence[TileAnswer]) -> Detections:
+    """One picture's detections of its tiles', in falling score; no tile's order changes the result.
+
+    size: (height, width) of the picture. Boxes, masks and keypoints become the picture's.
+    """
+    found = [one for answer in answers for one in _objects(size, answer)]
+    found.sort(key=_order)
+    tiles = np.array([answer.tile.box for answer in answers], np.float32).reshape(-1, 4)
+    view = _View(size, found, tiles[[not answer.full for answer in answers]], _compare(found))
+    whole = _whole(view)
+    merged = [found[number] for number in whole] + _joined(view, whole)
+    merged.sort(key=_order)
+    parts = [answer.detections for answer in answers]
+    with_masks = any(part.masks is not None for part in parts)
+    keypoints = None
+    if any(part.keypoints is not None for part in parts):
+        shape = next(part.keypoints for part in parts if part.keypoints is not None).shape[1:]
+        keypoints = np.array([one.keypoints for one in merged], np.float32).reshape(-1, *shape)
+    return Detections(
+        boxes=np.array([one.box for one in merged], np.float32).reshape(-1, 4),
+        scores=np.array([one.score for one in merged], np.float32),
+        labels=np.array([one.label for one in merged], np.int64),
+        masks=[_placed(size, one) for one in merged] if with_masks else None,
+        keypoints=keypoints,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Object:
+    """One detection. box float32 [4] in the picture; `mask` lies at `tile`'s corner; `room`: see `_room`."""
+
+    tile: Tile
+    box: NDArray[np.float32]
+    score: float
+    label: int
+    room: float
+    mask: RLE | None
+    keypoints: NDArray[np.float32] | None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.room <= TOUCHING
+
+
+def _order(one: _Object) -> tuple[float, ...]:
+    return (-one.score, *one.box.tolist(), one.tile.top, one.tile.left, one.tile.height, one.tile.width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two detections, by number, of different tiles: their IoU where both see, and what they share of the smaller."""
+
+    first: int
+    second: int
+    iou: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """What is known of a picture: `found` in all tiles, `tiles` [T, 4] that could name all that they saw."""
+
+    size: Size
+    found: list[_Object]
+    tiles: NDArray[np.float32]
+    pairs: list[_Pair]
+
+    def is_unseen_by_better(self, one: _Object, seen_in: set[Tile]) -> bool:
+        """Whether a tile that sees more around it than its own has found nothing there."""
+        rooms = _room(self.size, self.tiles, one.box)
+        for tile in seen_in:
+            rooms[(self.tiles == tile.box).all(1)] = -np.inf
+        return bool(rooms.max(initial=-np.inf) > max(one.room, TOUCHING))
+
+
+def _objects(size: Size, answer: TileAnswer) -> Iterator[_Object]:
+    tile, detections = answer.tile, answer.detections
+    offset = np.array([tile.left, tile.top], np.float32)
+    boxes = detections.boxes + np.tile(offset, 2)
+    rooms = _room(size, tile.box, boxes)
+    for row, box in enumerate(boxes):
+        keypoints = None
+        if detections.keypoints is not None:
+            keypoints = detections.keypoints[row] + np.append(offset, np.float32(0))
+        yield _Object(
+            tile,
+            box,
+            float(detections.scores[row]),
+            int(detections.labels[row]),
+            float(rooms[row]),
+            None if detections.masks is None else detections.masks[row],
+            keypoints,
+        )
+
+
+def _room(size: Size, tiles: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels between a box and the nearest border of a tile that is not the picture's too: what the network sees around
+    the object. Negative where the box reaches out of the tile. tiles and boxes: float32 [4] or [N, 4], one for many or
+    many for one; as many rooms."""
+    height, width = size
+    inside = (tiles > 0) & (tiles < np.array([width, height, width, height]))  # borders within the picture
+    sides = np.where(inside, (boxes - tiles) * np.array([1, 1, -1, -1], np.float32), np.float32(np.inf))
+    rooms: NDArray[np.float32] = sides.min(-1)
+    return rooms
+
+
+def _whole(view: _View) -> list[int]:
+    """The numbers of the objects that a tile shows whole, each as the tile has it that sees the most around it."""
+    found = view.found
+    group_of = list(range(len(found)))
+    members = [[] if one.is_cut else [number] for number, one in enumerate(found)]
+    seen_in = [{one.tile} for one in found]  # cut or not
+    for pair in sorted(view.pairs, key=lambda pair: (-pair.iou, pair.first, pair.second)):
+        if pair.iou < SAME:
+            break
+        seen_in[pair.first].add(found[pair.second].tile)
+        seen_in[pair.second].add(found[pair.first].tile)
+        a, b = group_of[pair.first], group_of[pair.second]
+        if a == b or not members[a] or not members[b]:
+            continue
+        if {found[number].tile for number in members[a]} & {found[number].tile for number in members[b]}:
+            continue  # a tile tells two objects apart here
+        for number in members[b]:
+            group_of[number] = a
+        members[a] += members[b]
+        members[b] = []
+    whole = []
+    for group in filter(None, members):
+        best = max(group, key=lambda number: (found[number].room, found[number].score))
+        if not view.is_unseen_by_better(found[best], set().union(*(seen_in[number] for number in group))):
+            whole.append(best)
+    return whole
+
+
+def _joined(view: _View, whole: list[int]) -> list[_Object]:
+    """The objects that no tile shows whole: all that the tiles show of each together, with the best score."""
+    found, taken = view.found, set(whole)
+    pieces = {number for number, one in enumerate(found) if one.is_cut}
+    agreeing: dict[int, list[int]] = defaultdict(list)
+    for pair in view.pairs:
+        if pair.share >= SAME:
+            agreeing[pair.first].append(pair.second)
+            agreeing[pair.second].append(pair.first)
+    for number in sorted(pieces):
+        seen_in = {found[other].tile for other in agreeing[number]} | {found[number].tile}
+        if not taken.isdisjoint(agreeing[number]) or view.is_unseen_by_better(found[number], seen_in):
+            pieces.discard(number)
+    joined = []
+    while pieces:
+        group, reached = [], [min(pieces)]
+        while reached:
+            number = reached.pop()
+            if number in pieces:
+                pieces.remove(number)
+                group.append(found[number])
+                reached += agreeing[number]
+        joined.append(_join(group) if len(group) > 1 else group[0])
+    return joined
+
+
+def _compare(found: list[_Object]) -> list[_Pair]:
+    boxes = np.array([one.box for one in found], np.float32).reshape(-1, 4)
+    return [
+        _Pair(first, second, *alike)
+        for first, second in _near(boxes)
+        if found[first].tile != found[second].tile and found[first].label == found[second].label
+        if (alike := _alike(found[first], found[second]))[1] >= SAME
+    ]
+
+
+def _near(boxes: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j), i < j, of boxes that have something in common."""
+    order = np.argsort(boxes[:, 0], kind="stable")
+    left, right = boxes[order, 0], boxes[order, 2]
+    for place_, number in enumerate(order.tolist()):
+        stop = int(np.searchsorted(left, right[place_], "left"))
+        others = order[place_ + 1 : stop]
+        common = (boxes[others, 1] < boxes[number, 3]) & (boxes[others, 3] > boxes[number, 1])
+        for other in others[common].tolist():
+            yield min(number, other), max(number, other)
+
+
+def _alike(one: _Object, other: _Object) -> tuple[float, float]:
+    """IoU, and what is shared of the smaller, of two detections where both their tiles see."""
+    seen = _common(one.tile.box, other.tile.box)
+    if one.mask is None or other.mask is None:
+        a, b = _common(one.box, seen), _common(other.box, seen)
+        areas, shared = (_area(a), _area(b)), _area(_common(a, b))
+    else:
+        extent = _common(_around(one.box, other.box), seen)
+        left, top = np.floor(extent[:2]).astype(int).tolist()
+        right, bottom = np.ceil(extent[2:]).astype(int).tolist()
+        if right <= left or bottom <= top:
+            return 0.0, 0.0
+        window = Tile(top, left, bottom - top, right - left)
+        mine, theirs = _pixels(one, window), _pixels(other, window)
+        areas, shared = (float(mine.sum()), float(theirs.sum())), float((mine & theirs).sum())
+    if not shared:
+        return 0.0, 0.0
+    return shared / (sum(areas) - shared), shared / min(areas)
+
+
+def _join(group: list[_Object]) -> _Object:
+    best = min(group, key=_order)
+    box = np.concatenate([np.min([one.box[:2] for one in group], 0), np.max([one.box[2:] for one in group], 0)])
+    if best.mask is None:
+        return replace(best, box=box)
+    left, top = np.floor(box[:2]).astype(int).tolist()
+    right, bottom = np.ceil(box[2:]).astype(int).tolist()
+    part = Tile(top, left, bottom - top, right - left)
+    pixels = np.zeros((part.height, part.width), np.uint8)
+    for one in group:
+        seen = _common(one.tile.box, part.box).astype(int).tolist()
+        window = Tile(seen[1], seen[0], seen[3] - seen[1], seen[2] - seen[0])
+        rows = slice(window.top - part.top, window.top - part.top + window.height)
+        columns = slice(window.left - part.left, window.left - part.left + window.width)
+        pixels[rows, columns] |= _pixels(one, window)
+    return replace(best, box=box, tile=part, mask=encode_bitmap(pixels > 0))
+
+
+def _pixels(one: _Object, window: Tile) -> NDArray[np.uint8]:
+    """The mask, uint8 of 0 and 1, inside `window` of the picture, which lies in the object's tile."""
+    assert one.mask is not None
+    part = (window.top - one.tile.top, window.left - one.tile.left, window.height, window.width)
+    return decode_part(one.mask, part, (window.height, window.width))
+
+
+def _placed(size: Size, one: _Object) -> RLE:
+    assert one.mask is not None
+    return place(one.mask, (one.tile.top, one.tile.left), size)
+
+
+def _common(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What two boxes have in common; its sides may be negative."""
+    return np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
+
+
+def _around(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
+
+
+def _area(box: NDArray[np.float32]) -> float:
+    width, height = np.maximum(box[2:] - box[:2], 0).tolist()
+    return float(width * height)

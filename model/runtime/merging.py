@@ -40,6 +40,7 @@ def merge_tiles(size: Size, answers: Sequence[TileAnswer]) -> Detections:
 
     size: (height, width) of the picture. Boxes, masks and keypoints become the picture's.
     """
+    answers = list({answer.tile: answer for answer in answers}.values())  # split ones may share a part
     found = [one for answer in answers for one in _objects(size, answer)]
     found.sort(key=_order)
     tiles = np.array([answer.tile.box for answer in answers], np.float32).reshape(-1, 4)

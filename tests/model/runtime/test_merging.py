@@ -118,6 +118,12 @@ def test_the_order_of_the_tiles_changes_nothing() -> None:
         assert np.array_equal(again.boxes, first.boxes)
 
 
+def test_a_tile_that_is_seen_twice_counts_once() -> None:
+    size = (300, 410)
+    answers = [seen(blobs(3, size, 20, (3, 14)), tile) for tile in plan_tiles(size, 128, 48)]
+    assert len(merge_tiles(size, [*answers, *answers[::2]])) == len(merge_tiles(size, answers))
+
+
 def test_boxes_alone_are_merged_too() -> None:
     size = (300, 410)
     masks = blobs(2, size, 25, (3, 14))

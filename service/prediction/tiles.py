@@ -82,20 +82,23 @@ async def predict_in_tiles(
     free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
     architecture, preprocessing = model.manifest.architecture, model.manifest.preprocessing
     answers: list[TileAnswer] = []
+    begun = set(tiles)
 
     async def see(tile: Tile) -> None:
         async with free:
             prepared, seconds = await decode_pool.run(lambda: prepare(read(tile), preprocessing), Priority.BULK)
             record.add("decode", seconds)
             raw = await compute(prepared)
-            smaller = smaller_tiles(tile, len(raw.scores), architecture, preprocessing)
-            if not smaller:
+            parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing)
+            if not parts:
                 full = len(raw.scores) >= architecture.detections_per_image
                 detections, seconds = await postprocess_pool.run(
                     lambda: _detections(raw, prepared, options), Priority.BULK
                 )
                 record.add("postprocess", seconds)
                 answers.append(TileAnswer(tile, detections, full))
+        smaller = [part for part in parts if part not in begun]  # neighbors that are split may share some
+        begun.update(smaller)
         extend(len(smaller))
         seen()
         for part in smaller:

@@ -2,11 +2,13 @@
 
     python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --shifts 3
     python -m benchmarks.tiles --model BUNDLE --data DIR --side 4096 --tile 1024 --json runs/tiles.json
+    python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --sides 1024 4096 10000 20000
 
 Each way's detections are cut back into the images and counted against the same annotations, so that their AP compare.
 Between the images lies the color that the network sees beyond the border of an image alone, its mean: with another
 (`--fill`) the mosaic is another picture, also when it is seen at once. `--shifts` moves the grid of tiles: of what the
-model's thresholds keep, as many objects should stay the same. Engine alone, without the service around it.
+model's thresholds keep, as many objects should stay the same. Engine alone, without the service around it. With
+`--sides`, pictures of these sizes go through a server instead: see `sizes`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import machine
+from benchmarks.tiles.sizes import Measured, measure, row
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import area, decode_part, encode_bitmap
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Size
-from model.runtime.tiling import OVERLAP, STEP, Tile, plan_tiles, smaller_tiles, tile_side
+from model.runtime.tiling import OVERLAP, SMALLEST, STEP, Tile, plan_tiles, smaller_tiles, tile_side
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.locate import Origin
 from training.data.loading.samples import load_stored
@@ -171,6 +174,7 @@ def main() -> None:
     parser.add_argument("--shifts", type=int, default=0, help="other grids to try")
     parser.add_argument("--gap", type=int, default=32, help="pixels between images")
     parser.add_argument("--fill", choices=["mean", "black"], default="mean", help="what the gaps are filled with")
+    parser.add_argument("--sides", type=int, nargs="+", help="measure a server on square pictures of these sizes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -184,6 +188,9 @@ def main() -> None:
         rows = np.linspace(0, len(data) - 1, options.images).round().astype(int)
         data = data.part(rows.tolist(), "some")
     images = [load_stored(record) for record in data.images]
+    if options.sides is not None:
+        grow(options.sides, images, options)
+        return
     size, places = shelve([(image.shape[0], image.shape[1]) for image in images], options.side, options.gap)
     mosaic = np.zeros((*size, 3), np.uint8)
     if options.fill == "mean":
@@ -197,9 +204,9 @@ def main() -> None:
     overlap = side // OVERLAP if options.overlap is None else options.overlap
     print(f"{len(images)} images in {size[1]}x{size[0]} pixels, tiles of {side} that overlap by {overlap}")
     pixels = size[0] * size[1]
-    measure = partial(run, network, data)
+    see = partial(run, network, data)
     results = [
-        measure(
+        see(
             "image by image",
             lambda: [network.see(image) for image in images],
             sum(image.shape[0] * image.shape[1] for image in images),
@@ -210,20 +217,36 @@ def main() -> None:
         tiles = plan_tiles(size, side, overlap, shift)
         network.tiles.clear()
         name = f"tiles, {shift[0]}, {shift[1]}" if number else "tiles"
-        result = measure(name, partial(tiled, network, mosaic, tiles, places), pixels)
+        result = see(name, partial(tiled, network, mosaic, tiles, places), pixels)
         found = network.in_tiles(mosaic, tiles, network.thresholds)
         unshifted = unshifted or found
         results.append(replace(result, same=same_objects(unshifted, found)))
-    results.append(measure("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
+    results.append(see("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
     for one in results:
         print(
             f"{one.way:16} {one.seconds:7.1f} s  {one.outside_seconds:5.1f} s outside the network  "
             f"{one.megapixels_per_second:6.2f} MP/s  {one.seen:5.2f} pixels seen for each  {one.detections:6} found  "
             f"mask AP {one.mask_ap:.4f}" + ("" if one.same is None else f"  {one.same:.2%} the same")
         )
-    if options.json is not None:
+    _write(options.json, results)
+
+
+def grow(sides: Sequence[int], images: Sequence[NDArray[np.uint8]], options: argparse.Namespace) -> None:
+    """Pictures of these sizes through a server, one after the other."""
+    manifest = open_bundle(options.model).manifest
+    measured: list[Measured] = []
+    for side in sides:
+        tile = options.tile or tile_side(manifest.architecture, manifest.preprocessing, (side, side)) or SMALLEST
+        overlap = tile // OVERLAP if options.overlap is None else options.overlap
+        measured.append(measure(options.model.parents[1], images, side, tile, overlap))
+        print(row(measured[-1]), flush=True)
+        _write(options.json, measured)
+
+
+def _write(path: Path | None, results: Sequence[Result | Measured]) -> None:
+    if path is not None:
         facts = {"machine": machine(("onnxruntime-gpu", "numba")), "results": [asdict(one) for one in results]}
-        options.json.write_text(json.dumps(facts, indent=2) + "\n")
+        path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def shifts(count: int, stride: int) -> list[tuple[int, int]]:

@@ -41,8 +41,12 @@ Values = NDArray[Any]
 
 
 def _in_16_bits(bits: int, offset: int = 0) -> Callable[[Pixels], Values]:
-    """As a camera of so many bits writes it, a dark current of `offset` added."""
-    return lambda image: (image.astype(np.uint32) * (2**bits - 1) // 255 + offset).astype(np.uint16)
+    """As a camera of so many bits writes it, a dark current of `offset` added; what exceeds 16 bits is their largest."""
+
+    def made(image: Pixels) -> Values:
+        return np.minimum(image.astype(np.uint32) * (2**bits - 1) // 255 + offset, 65_535).astype(np.uint16)
+
+    return made
 
 
 DEPTHS: Final[Mapping[str, Callable[[Pixels], Values]]] = {

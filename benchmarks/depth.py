@@ -41,7 +41,7 @@ Values = NDArray[Any]
 
 
 def _in_16_bits(bits: int, offset: int = 0) -> Callable[[Pixels], Values]:
-    """As a camera of so many bits writes it, a dark current of `offset` added; what exceeds 16 bits is their largest."""
+    """As a camera of so many bits writes it, a dark current of `offset` added, as far as 16 bits hold it."""
 
     def made(image: Pixels) -> Values:
         return np.minimum(image.astype(np.uint32) * (2**bits - 1) // 255 + offset, 65_535).astype(np.uint16)

@@ -36,8 +36,9 @@ LEAST_BYTES = 32 * 1024**2
 @dataclass(frozen=True)
 class Measured:
     """One picture. Megapixels a second are the picture's, those of its tiles (which overlap; one that is seen again in
-    smaller ones counts once), and those of single tiles; the share outside the network is of the whole request's time. The server's peak memory is that since its
-    start. `other_load`: the share of all cores that other processes used meanwhile; None where that is unknown."""
+    smaller ones counts once), and those of single tiles; the share outside the network is of the whole request's time.
+    The server's peak memory is that since its start. `other_load`: the share of all cores that other processes used
+    meanwhile; None where that is unknown."""
 
     side: int
     file_bytes: int

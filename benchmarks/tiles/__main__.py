@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import machine
-from benchmarks.tiles.sizes import Measured, measure, row
+from benchmarks.tiles import sizes
+from benchmarks.tiles.sizes import Measured
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import area, decode_part, encode_bitmap
@@ -238,8 +239,8 @@ def grow(sides: Sequence[int], images: Sequence[NDArray[np.uint8]], options: arg
     for side in sides:
         tile = options.tile or tile_side(manifest.architecture, manifest.preprocessing, (side, side)) or SMALLEST
         overlap = tile // OVERLAP if options.overlap is None else options.overlap
-        measured.append(measure(options.model.parents[1], images, side, tile, overlap))
-        print(row(measured[-1]), flush=True)
+        measured.append(sizes.measure(options.model.parents[1], images, side, tile, overlap))
+        print(sizes.row(measured[-1]), flush=True)
         _write(options.json, measured)
 
 

@@ -44,7 +44,9 @@ def _in_16_bits(bits: int, offset: int = 0) -> Callable[[Pixels], Values]:
     """As a camera of so many bits writes it, a dark current of `offset` added, as far as 16 bits hold it."""
 
     def made(image: Pixels) -> Values:
-        return np.minimum(image.astype(np.uint32) * (2**bits - 1) // 255 + offset, 65_535).astype(np.uint16)
+        wide = image.astype(np.uint32) * (2**bits - 1) // 255 + offset
+        values: Values = wide.clip(max=65_535).astype(np.uint16)
+        return values
 
     return made
 

@@ -121,7 +121,8 @@ def _options(threads: int, precision: FloatPrecision) -> dict[str, Any]:
         # Left alone it computes in bfloat16, or half precision on ARM, wherever the processor can.
         "INFERENCE_PRECISION_HINT": precision,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-        # Its cache of what it prepared for each shape keeps growing, and saves nothing that can be measured.
+        # Its cache of what it prepared for each shape keeps growing: images of 60 sizes took 1,247 MB at the peak with
+        # it and 767 without. It saves little: 20 smaller sizes took 20.9 s of processor time and 21.7 (one run each).
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
         # Two engines would be pinned to the same cores.
         "ENABLE_CPU_PINNING": False,

@@ -106,7 +106,8 @@ def _check(settings: Settings, arguments: Sequence[str]) -> int:
         for one in (one for one in catalog.versions(name) if one.state != "retired"):
             told = one.reason
             if one.state == "served":
-                told = f"can be served, in {catalog.find(name, one.version).precision}"
+                found = catalog.find(name, one.version)
+                told = f"can be served, in {found.precision} by {found.engine}"
             _print(f"# {name}/{one.version}: {told}")
     if not catalog.refused:
         return 0

@@ -110,12 +110,15 @@ class _Server(uvicorn.Server):
             print(self._ready_line(catalog), file=sys.stderr, flush=True)
 
     def _ready_line(self, catalog: Catalog) -> str:
-        names = ", ".join(map(str, catalog.served))
-        engine = catalog.served[0].engines[0]
-        devices = ",".join(catalog.served[0].devices)
-        precision = ",".join(dict.fromkeys(model.precision for model in catalog.served))
-        seconds = time.perf_counter() - self._started_at
-        return f"maskserve: {names} ready at {self._url} ({engine.name}, {precision}, {devices}, {seconds:.1f} s)"
+        served = catalog.served
+        engines = ",".join(dict.fromkeys(model.engines[0].name for model in served))
+        precisions = ",".join(dict.fromkeys(model.precision for model in served))
+        devices = ",".join(served[0].devices)
+        chosen = "; ".join(dict.fromkeys(model.engine for model in served if model.engine_why))
+        return (
+            f"maskserve: {', '.join(map(str, served))} ready at {self._url} ({engines}, {precisions}, {devices}, "
+            f"{time.perf_counter() - self._started_at:.1f} s)"
+        ) + (f"; engine auto: {chosen}" if chosen else "")
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -29,7 +29,7 @@ class ServedModel:
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
     if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
-    loaded from.
+    loaded from. `engine_why` is why the setting `auto` took its engine, empty where the engine was asked for.
     """
 
     manifest: Manifest
@@ -42,6 +42,7 @@ class ServedModel:
     score_thresholds: NDArray[np.float32] | None = None
     leases: int = 0
     fingerprint: Fingerprint = ()
+    engine_why: str = ""
 
     @classmethod
     def of(
@@ -66,6 +67,12 @@ class ServedModel:
     @property
     def devices(self) -> tuple[str, ...]:
         return tuple(engine.device for engine in self.engines)
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, with why it was chosen."""
+        name = self.engines[0].name
+        return f"{name}, {self.engine_why}" if self.engine_why else name
 
     def close(self) -> None:
         """Free the networks. A run that has begun still ends."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from model.runtime.bundles.bundle import Bundle, BundleError
 from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
-from model.runtime.engines.choosing import choose_engine
+from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError, EngineKind, Unavailable
+from model.runtime.engines.engine import Engine, EngineError, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu
 from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.kernels import masks, regions
@@ -72,9 +72,9 @@ class Loader:
         fingerprint = self.fingerprint(name, version)  # before they are read
         try:
             bundle = self._repository.get(name, version)
-            kind, precision = self._choose(bundle)
+            chosen, precision = self._choose(bundle)
             for device in self._devices:
-                engines.append(load_in(precision, bundle, kind, device, self._threads()))
+                engines.append(load_in(precision, bundle, chosen.kind, device, self._threads()))
                 self._warm_up(engines[-1], bundle.manifest)
         except (BundleError, RepositoryError, EngineError, OSError) as error:
             _close(engines)
@@ -89,6 +89,7 @@ class Loader:
         lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version)
         model = ServedModel.of(bundle.manifest, engines, precision, lane, limits.max_queue_size)
         model.fingerprint = fingerprint
+        model.engine_why = chosen.why
         return model
 
     def still_holds(self, model: ServedModel) -> bool:
@@ -103,16 +104,16 @@ class Loader:
         every = choice == "every-bucket" or (choice == "auto" and engine.device != "cpu")
         warm_up(engine, manifest.preprocessing, every_bucket=every)
 
-    def _choose(self, bundle: Bundle) -> tuple[EngineKind, Precision]:
+    def _choose(self, bundle: Bundle) -> tuple[ChosenEngine, Precision]:
         """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
-        wanted, kind = self._settings.precision, self._kind
+        wanted, chosen = self._settings.precision, ChosenEngine(self._kind)
         if self._settings.engine == "auto":
-            kind = choose_engine(wanted, bundle, on_cpu=self._on_cpu)
-        precision = choose_precision(wanted, bundle, kind, on_cpu=self._on_cpu)
-        if kind != self._kind:
+            chosen = choose_engine(wanted, bundle, on_cpu=self._on_cpu)
+        precision = choose_precision(wanted, bundle, chosen.kind, on_cpu=self._on_cpu)
+        if chosen.kind != self._kind:
             name, version = bundle.manifest.name, bundle.manifest.version
-            logger.info("%s/%d runs in %s, which is faster in %s on this processor", name, version, kind, precision)
-        return kind, precision
+            logger.info("%s/%d runs in %s, %s", name, version, chosen.kind, chosen.why)
+        return chosen, precision
 
     def _threads(self) -> int | None:
         if self._settings.engine_threads != "auto":

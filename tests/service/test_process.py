@@ -139,7 +139,9 @@ def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[
     assert said[0] == "maskserve: loading probe/1\n"
     assert said[1:] in ([], ["maskserve: preparing kernels; where none are kept they are compiled, once\n"])
     assert re.fullmatch(
-        r"maskserve: probe/1 ready at http://127\.0\.0\.1:\d+ \(onnx, f32, cpu, \d+\.\d s\)\n", ready_line
+        r"maskserve: probe/1 ready at http://127\.0\.0\.1:\d+ \(onnx, f32, cpu, \d+\.\d s\); "
+        r"engine auto: onnx, \w.+\n",
+        ready_line,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
@@ -15,9 +16,17 @@ from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, proces
 EngineChoice = Literal["auto", EngineKind]
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenEngine:
+    """An engine, and why it was chosen, in words that go on after its name; empty where it was asked for."""
+
+    kind: EngineKind
+    why: str = ""
+
+
 def choose_engine(
     wanted: PrecisionChoice, bundle: Bundle, *, on_cpu: bool = True, features: Set[str] | None = None
-) -> EngineKind:
+) -> ChosenEngine:
     """The engine for a bundle that is to compute in the precision `wanted`.
 
     OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own instructions.
@@ -27,8 +36,14 @@ def choose_engine(
     Raises Unavailable as `choose_precision` does.
     """
     features = processor_features() if features is None else features
-    if not on_cpu or not features & (INT8_FEATURES | BF16_FEATURES) or find_spec("openvino") is None:
-        return "onnx"
+    if not on_cpu:
+        return ChosenEngine("onnx", "which can use the GPU")
+    if not features & (INT8_FEATURES | BF16_FEATURES):
+        return ChosenEngine("onnx", "as this processor has no instructions for INT8 or bfloat16")
+    if find_spec("openvino") is None:
+        return ChosenEngine("onnx", "as openvino is not installed")
     precision = choose_precision(wanted, bundle, "openvino", features=features)
-    instructions = {"int8": INT8_FEATURES, "bf16": BF16_FEATURES}.get(precision, frozenset())
-    return "openvino" if features & instructions else "onnx"
+    used = sorted(features & {"int8": INT8_FEATURES, "bf16": BF16_FEATURES}.get(precision, frozenset()))
+    if not used:
+        return ChosenEngine("onnx", f"as openvino gains too little in {precision} on this processor")
+    return ChosenEngine("openvino", f"which is faster in {precision} with {' and '.join(used)}")

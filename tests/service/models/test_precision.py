@@ -32,7 +32,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def int8_server(mixed: Path) -> Iterator[Server]:
-    server = Server.start(mixed, *["--model", "both", "--precision", "int8", "--engine-threads", "1"])
+    server = Server.start(
+        mixed, *["--model", "both", "--precision", "int8", "--engine", "onnx", "--engine-threads", "1"]
+    )
     yield server
     server.close()
 
@@ -79,6 +81,7 @@ def test_models_say_what_there_is_and_what_runs(int8_server: Server) -> None:
     name = 'maskserve_model_info{device="cpu",engine="onnx",name="both",newest="true",precision="int8",version="1"}'
     assert int8_server.metrics()[name] == 1
     assert "(onnx, int8, cpu, " in "".join(int8_server.errors)
+    assert "engine auto" not in "".join(int8_server.errors)  # it was named
 
 
 def test_the_client_has_it(int8_server: Server) -> None:

@@ -166,10 +166,22 @@ def test_check_tells_what_would_be_served_without_listening(tmp_path: Path) -> N
         publish_probe(tmp_path / "staging", models)
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = str(occupied.getsockname()[1])
-        done = serve("--check", "--models", str(models), "--port", port, "--api-keys", KEY, "--keep-versions", "2")
+        done = serve(
+            "--check",
+            "--models",
+            str(models),
+            "--port",
+            port,
+            "--api-keys",
+            KEY,
+            "--keep-versions",
+            "2",
+            "--engine",
+            "onnx",
+        )
     assert (done.returncode, done.stderr) == (0, "")
     *settings, newest, kept = done.stdout.splitlines()
-    assert (newest, kept) == ("# probe/3: can be served, in f32", "# probe/2: can be served, in f32")
+    assert (newest, kept) == ("# probe/3: can be served, in f32 by onnx", "# probe/2: can be served, in f32 by onnx")
     assert KEY not in done.stdout
     assert len(settings) == len(Settings.model_fields)
     (tmp_path / "again.toml").write_text(done.stdout)
@@ -192,7 +204,9 @@ def test_check_fails_when_a_version_is_refused(tmp_path: Path, version: int) -> 
     assert done.returncode == 1
     assert done.stderr == f"maskserve: cannot be served: probe/{version}; the reasons are on stdout\n"
     assert "max_queue_size = 64" in done.stdout
-    assert f"# probe/{3 - version}: can be served, in f32\n" in done.stdout
+    assert (
+        f"# probe/{3 - version}: can be served, in f32 by onnx, " in done.stdout
+    )  # and why, as the choice was its own
     assert re.search(rf"^# probe/{version}: .*{re.escape(str(network))}.*$", done.stdout, re.MULTILINE)
 
 

@@ -20,17 +20,17 @@ BOTH = VNNI | {"avx512_bf16"}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "features", "on_cpu", "installed", "chosen"),
+    ("wanted", "features", "on_cpu", "installed", "chosen", "why"),
     [
-        pytest.param("f32", BOTH, True, True, "onnx", id="float32"),
-        pytest.param("int8", VNNI, True, True, "openvino", id="INT8"),
-        pytest.param("auto", VNNI, True, True, "openvino", id="INT8 by itself"),
-        pytest.param("int8", {"avx512_bf16"}, True, True, "onnx", id="INT8 without its instructions"),
-        pytest.param("bf16", BOTH, True, True, "openvino", id="bfloat16"),
-        pytest.param("int8", OLD, True, True, "onnx", id="AVX2 alone"),
-        pytest.param("auto", frozenset(), True, True, "onnx", id="a processor that is not known"),
-        pytest.param("auto", VNNI, False, True, "onnx", id="a GPU"),
-        pytest.param("auto", VNNI, True, False, "onnx", id="not installed"),
+        pytest.param("f32", BOTH, True, True, "onnx", "gains too little in f32", id="float32"),
+        pytest.param("int8", VNNI, True, True, "openvino", "faster in int8 with avx512_vnni", id="INT8"),
+        pytest.param("auto", VNNI, True, True, "openvino", "faster in int8 with avx512_vnni", id="INT8 by itself"),
+        pytest.param("int8", {"avx512_bf16"}, True, True, "onnx", "too little in int8", id="INT8 without instructions"),
+        pytest.param("bf16", BOTH, True, True, "openvino", "faster in bf16 with avx512_bf16", id="bfloat16"),
+        pytest.param("int8", OLD, True, True, "onnx", "no instructions", id="AVX2 alone"),
+        pytest.param("auto", frozenset(), True, True, "onnx", "no instructions", id="a processor that is not known"),
+        pytest.param("auto", VNNI, False, True, "onnx", "can use the GPU", id="a GPU"),
+        pytest.param("auto", VNNI, True, False, "onnx", "openvino is not installed", id="not installed"),
     ],
 )
 def test_choice(
@@ -43,6 +43,7 @@ def test_choice(
     on_cpu: bool,
     installed: bool,
     chosen: EngineKind,
+    why: str,
 ) -> None:
     (staging / INT8_FILE).write_bytes((staging / "model.onnx").read_bytes())
     known = draft.model_copy(update={"precisions": measured(f32=0.5, int8=0.5)})
@@ -52,7 +53,9 @@ def test_choice(
         return find_spec("json" if installed else "not_there")
 
     monkeypatch.setattr(choosing, "find_spec", spec)
-    assert choose_engine(wanted, bundle, on_cpu=on_cpu, features=features) == chosen
+    found = choose_engine(wanted, bundle, on_cpu=on_cpu, features=features)
+    assert found.kind == chosen
+    assert why in found.why
 
 
 def test_what_the_bundle_has_not_is_told(

@@ -1,26 +1,18 @@
 /** The server's API: what is asked, with which key, and what went wrong in words. */
 
+import { LINES, readLines } from "./lines.js";
+import { Problem } from "./problem.js";
+
 const BUSY = new Set([429, 503]);
 const MOST_TRIES = 10;
 const LONGEST_WAIT = 60; // seconds
 const KEY_STORE = "maskserve-key";
 
-/** What went wrong, in words for the user; `title` in short. */
-export class Problem extends Error {
-  /**
-   * @param {string} title
-   * @param {string} detail
-   * @param {number} [status]  0: there was no answer
-   */
-  constructor(title, detail, status = 0) {
-    super(detail);
-    this.title = title;
-    this.status = status;
-  }
-}
-
 /**
- * @typedef {{score_threshold?: number, model?: string, version?: number, masks?: string}} Query
+ * @typedef {{
+ *   score_threshold?: number, model?: string, version?: number, masks?: string, pixel_size_um?: number, tile?: "off",
+ *   page?: number, z?: number, t?: number, channel?: number,
+ * }} Query
  * @typedef {{signal?: AbortSignal, onBusy?: (words: string) => void, patient?: boolean}} Manner
  *   `onBusy` is told why it takes longer; the patient wait for a server that starts as long as it takes
  */
@@ -43,26 +35,27 @@ export class Api {
   /**
    * @param {Blob} file
    * @param {Query} query
-   * @param {Manner} [manner]
+   * @param {Manner & {onProgress: (done: number, of: number) => void}} manner  `onProgress` is told of a picture's tiles
    * @returns {Promise<{answer: object, milliseconds: number}>} the time is that of the request that was answered
    */
-  async predict(file, query, manner = {}) {
+  async predict(file, query, manner) {
     await checkReadable(file);
     let start = 0;
     const response = await this.#send(
       url("predict", query),
       () => {
         start = performance.now();
-        return { method: "POST", body: formOf(file) };
+        return { method: "POST", body: formOf(file), headers: { Accept: LINES } };
       },
       manner,
     );
-    const answer = await response.json();
+    const answer = await readLines(response, manner.onProgress);
     return { answer, milliseconds: performance.now() - start };
   }
 
   /**
-   * The picture as the server decodes it, for what this browser cannot show. Nothing scores above 1, so it is bare.
+   * The picture as the server decodes it, for what this browser cannot show. Nothing scores above 1, so it is bare, and
+   * the network sees it once, small, instead of all its tiles again.
    *
    * @param {Blob} file
    * @param {Query} query
@@ -70,7 +63,7 @@ export class Api {
    * @returns {Promise<Blob>}
    */
   async barePicture(file, query, manner = {}) {
-    return this.picture(file, { ...query, score_threshold: 1, masks: "none" }, manner);
+    return this.picture(file, { ...query, score_threshold: 1, masks: "none", tile: "off" }, manner);
   }
 
   /**

@@ -3,12 +3,13 @@
 import { measure } from "./measure.js";
 import { areaOf } from "./scene.js";
 import { toPolygons } from "./outline.js";
+import { planeWords } from "./planes.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
  * @typedef {import("./scene.js").Scene} Scene
- * @typedef {{file: string, scene: Scene, answer: object, objects: Found[]}} Sheet
- *   one image's name, answer, and those of its objects that are wanted
+ * @typedef {{file: string, scene: Scene, answer: object, unit: import("./units.js").Unit, objects: Found[]}} Sheet
+ *   one image's name, answer, what it is measured in, and those of its objects that are wanted
  */
 
 const COLUMNS = [
@@ -24,19 +25,23 @@ const COLUMNS = [
   ["equivalent_diameter_px", "diameter"],
   ["center_x", "centerX"],
   ["center_y", "centerY"],
+  ["area_um2", "areaUm2"],
+  ["equivalent_diameter_um", "diameterUm"],
 ];
 
 /**
- * One row a detection, as RFC 4180 has it.
+ * One row a detection, as RFC 4180 has it. What is unknown is empty; planes have a column where there is a stack.
  *
  * @param {Sheet[]} sheets
  */
 export function toCsv(sheets) {
-  const rows = [["image", "object", ...COLUMNS.map(([name]) => name)]];
-  for (const { file, objects } of sheets) {
+  const stacks = sheets.some(({ answer }) => answer.image.plane);
+  const rows = [["image", ...(stacks ? ["plane"] : []), "object", ...COLUMNS.map(([name]) => name)]];
+  for (const { file, answer, unit, objects } of sheets) {
+    const image = stacks ? [file, planeWords(answer.image.plane)] : [file];
     for (const found of objects) {
-      const row = measure(found);
-      rows.push([file, found.index + 1, ...COLUMNS.map(([, key]) => cell(row[key]))]);
+      const row = measure(found, unit);
+      rows.push([...image, found.index + 1, ...COLUMNS.map(([, key]) => cell(row[key]))]);
     }
   }
   return rows.map((row) => row.map(quote).join(",") + "\r\n").join("");
@@ -88,7 +93,7 @@ export function save(blob, name) {
 }
 
 function cell(value) {
-  return typeof value === "number" ? rounded(value) : value;
+  return typeof value === "number" ? rounded(value) : (value ?? "");
 }
 
 function rounded(value) {

@@ -7,6 +7,7 @@ import { wireIntake } from "./intake.js";
 import { Listbox } from "./listbox.js";
 import {
   filterObjects,
+  incomplete,
   intensityWords,
   objectOptions,
   renderClasses,
@@ -14,7 +15,9 @@ import {
   renderSummary,
   renderThresholds,
   renderTiming,
+  seenWords,
 } from "./panels.js";
+import { renderPlanes, wirePlanes } from "./planes.js";
 import { Queue } from "./queue.js";
 import { makeRow, progressWords, renderProgress, updateRow } from "./rows.js";
 import { buildScene } from "./scene.js";
@@ -30,6 +33,7 @@ import {
   passing,
   thresholdOf,
   thresholds,
+  unitOfImage,
   wishes,
 } from "./state.js";
 import { renderSnippet, wireTakeaway } from "./takeaway.js";
@@ -37,6 +41,7 @@ import { renderSnippet, wireTakeaway } from "./takeaway.js";
 const FLOOR = 0.05; // least score asked for, so that the slider needs no new answer
 const PARALLEL = 2;
 const ZOOM = 1.5;
+const LARGEST_PIXEL = 1e6; // µm, that the server takes
 
 const api = new Api(askForKey);
 const queue = new Queue(predict, { parallel: PARALLEL, onChange: onItem });
@@ -53,6 +58,7 @@ const objects = new Listbox(byId("objects"), {
 wireDialog();
 wireIntake(addFiles, notify);
 wireTakeaway(queue, api);
+wirePlanes(choosePlane);
 wireControls();
 let ready = loadModels();
 
@@ -111,8 +117,11 @@ function floor() {
 
 async function predict(item, onBusy) {
   if (!(await ready)) throw new Error(byId("notice-text").textContent);
-  const query = { score_threshold: floor(), ...wishes.choice };
-  return api.predict(item.file, query, { signal: item.stop.signal, onBusy });
+  const query = { score_threshold: floor(), ...wishes.choice, ...item.plane };
+  const onProgress = (done, of) => onBusy(`${done} of ${of} tiles`);
+  const result = await api.predict(item.file, query, { signal: item.stop.signal, onBusy, onProgress });
+  item.axes = result.answer.image.plane ?? {};
+  return result;
 }
 
 function addFiles(files) {
@@ -142,13 +151,21 @@ function renderItem(item) {
 }
 
 async function show(item) {
+  const seen = item === now.item && byId("main").dataset.state;
   Object.assign(now, { item, scene: null, shown: [], pinned: null, pointed: null });
   images.select(item.id);
   byId("picture-name").textContent = item.file.name;
   byId("retry").hidden = item.state !== "failed";
   document.title = `${item.file.name} – maskserve`;
+  renderPlanes(item.axes, item.plane);
   if (item.state !== "done") {
-    showNothing(item.state, item.problem?.message || item.words || "Working…");
+    const words = item.problem?.message || item.words || "Working…";
+    // What was seen of the same image stays, faint, until there is another answer: the page does not jump.
+    if (item.state === "failed" || !["done", "again"].includes(seen)) showNothing(item.state, words);
+    else {
+      become("again");
+      byId("picture-facts").textContent = words;
+    }
     return;
   }
   const { answer, milliseconds } = item.result;
@@ -162,14 +179,14 @@ async function show(item) {
   const bitmap = await decode(item);
   if (now.item !== item || item.result?.answer !== answer) return; // the user has gone on
   Object.assign(now, { scene, pinned: null, pointed: null });
-  byId("main").dataset.state = "done";
+  become("done");
   message(bitmap ? "" : "This browser cannot show the picture itself, so what was found stands on an empty ground.");
   const { name, version } = answer.model;
-  const values = intensityWords(answer.image.intensity);
-  byId("picture-facts").textContent = `${scene.width} × ${scene.height} px${values} · ${name}, version ${version}`;
+  const seenAs = `${seenWords(answer.image)}${intensityWords(answer.image.intensity)}`;
+  byId("picture-facts").textContent = `${scene.width} × ${scene.height} px${seenAs} · ${name}, version ${version}`;
   stage.show(bitmap, scene);
   bitmap?.close();
-  objects.fill(objectOptions(scene.objects));
+  objects.fill(objectOptions(scene.objects, unitOfImage(answer)));
   renderTiming(answer.timing_ms, milliseconds);
   renderModel(wishes.model, answer.model);
   refresh();
@@ -177,12 +194,11 @@ async function show(item) {
 
 /** The picture upright, as the server sees it; null if there is no way to show it. */
 async function decode(item) {
-  const { width, height, intensity } = item.result.answer.image;
-  const attempts = [
-    () => item.file,
-    // TIFF, for one, is read by the server only.
-    async () => (item.bare ??= await api.barePicture(item.file, wishes.choice, { signal: item.stop.signal })),
-  ];
+  const { width, height, intensity, plane } = item.result.answer.image;
+  const query = { ...wishes.choice, ...item.plane };
+  // TIFF, for one, is read by the server only.
+  const bare = async () => (item.bare ??= await api.barePicture(item.file, query, { signal: item.stop.signal }));
+  const attempts = plane ? [bare] : [() => item.file, bare]; // of a stack, a browser shows the first plane
   if (intensity) attempts.reverse(); // of more than 8 bits, a browser shows the upper ones
   for (const attempt of attempts) {
     try {
@@ -197,10 +213,18 @@ async function decode(item) {
 
 /** Show why there is nothing to see of an image. */
 function showNothing(state, words) {
-  byId("main").dataset.state = state;
+  become(state);
   byId("picture-facts").textContent = "";
   byId("count").textContent = "";
   message(words);
+}
+
+/** @param {import("./queue.js").State | "again"} state  "again": what is shown will be replaced */
+function become(state) {
+  byId("main").dataset.state = state;
+  for (const part of document.querySelectorAll("#viewport, .stage-foot, #results, .extras")) {
+    part.inert = state === "again";
+  }
 }
 
 function message(words) {
@@ -225,7 +249,9 @@ function refresh() {
   byId("picture").setAttribute("aria-label", `${item.file.name} with ${count} drawn on it`);
   const sure = scene.objects.filter(({ score, label }) => score > thresholdOf(label));
   renderClasses(sure, scene, wishes.hidden);
-  renderSummary(now.shown, scene);
+  const { answer } = item.result;
+  renderSummary(now.shown, scene, unitOfImage(answer), answer.image.pixel_size_um);
+  byId("incomplete").hidden = !incomplete(answer, thresholds()[0]);
   filterObjects(now.shown);
   renderSnippet(api.key !== null);
 }
@@ -265,6 +291,25 @@ async function changeKey() {
   queue.again(queue.items.filter(({ state }) => state === "failed"));
 }
 
+function choosePlane(axis, index) {
+  const { item } = now;
+  item.plane = { ...item.plane, [axis]: index };
+  queue.again([item]);
+}
+
+/** Micrometers are counted here: no new answer is needed. */
+function sizePixels(field) {
+  const size = Number(field.value);
+  const usable = size > 0 && size <= LARGEST_PIXEL;
+  wishes.pixelSize = usable ? size : null;
+  field.toggleAttribute("aria-invalid", !usable && (field.value !== "" || field.validity.badInput));
+  if (!now.scene) return;
+  const { pinned } = now;
+  objects.fill(objectOptions(now.scene.objects, unitOfImage(now.item.result.answer)));
+  refresh();
+  if (pinned) pin(pinned);
+}
+
 function remove(items) {
   const at = queue.items.indexOf(now.item);
   for (const item of [...items]) {
@@ -297,6 +342,7 @@ function wireControls() {
     refresh();
   });
   for (const id of ["opacity", "contrast", ...LAYERS.map((layer) => `layer-${layer}`)]) on(id, "input", refreshSoon);
+  on("pixel-size", "input", ({ target }) => sizePixels(target));
   on("class-list", "change", ({ target }) => hideClasses([target.dataset.label], !target.checked));
   on("classes-all", "click", () => hideClasses([...wishes.hidden], false));
   on("classes-none", "click", () => hideClasses(now.scene?.objects.map(({ label }) => label) ?? [], true));

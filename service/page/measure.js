@@ -1,13 +1,15 @@
 /** What is measured: one row for each object, and what a whole picture comes to. */
 
 import { areaOf } from "./scene.js";
+import { PIXELS } from "./units.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
  * @typedef {{
  *   label: string, score: number, x1: number, y1: number, x2: number, y2: number, width: number, height: number,
- *   area: number, diameter: number, centerX: number, centerY: number,
- * }} Row  pixels; `area` is the mask's, or the box's where there is none, `diameter` that of a disc of this area
+ *   area: number, diameter: number, centerX: number, centerY: number, areaUm2: number | null, diameterUm: number | null,
+ * }} Row  pixels; `area` is the mask's, or the box's where there is none, `diameter` that of a disc of this area; both
+ *   also in micrometers, null where nobody knows
  * @typedef {{
  *   count: number, covered: number, mean: number, median: number, deviation: number, least: number, most: number,
  *   diameter: number,
@@ -16,12 +18,14 @@ import { areaOf } from "./scene.js";
 
 /**
  * @param {Found} found
+ * @param {import("./units.js").Unit} [unit]
  * @returns {Row}
  */
-export function measure(found) {
+export function measure(found, unit = PIXELS) {
   const [x1, y1, x2, y2] = found.box;
   const area = areaOf(found);
   const center = found.moments?.area ? found.moments : { x: (x1 + x2) / 2, y: (y1 + y2) / 2 };
+  const diameter = 2 * Math.sqrt(area / Math.PI);
   return {
     label: found.label,
     score: found.score,
@@ -32,9 +36,11 @@ export function measure(found) {
     width: x2 - x1,
     height: y2 - y1,
     area,
-    diameter: 2 * Math.sqrt(area / Math.PI),
+    diameter,
     centerX: center.x,
     centerY: center.y,
+    areaUm2: unit.known ? area * unit.area : null,
+    diameterUm: unit.known ? diameter * unit.length : null,
   };
 }
 
@@ -92,16 +98,21 @@ export function coveredPixels(objects, width, height) {
  *
  * @param {number[]} values  at least one
  * @param {number} bins  about how many
+ * @param {number} [finest]  the least step between values, which no bin is narrower than
  * @returns {{start: number, width: number, counts: number[]}}
  */
-export function histogram(values, bins) {
-  const [least, most] = [Math.min(...values), Math.max(...values)];
-  const rough = Math.max((most - least) / bins, 1);
+export function histogram(values, bins, finest = 1) {
+  // Not Math.min(...values): there may be more of them than a function takes arguments.
+  const [least, most] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
+  const rough = Math.max((most - least) / bins, finest);
   const power = 10 ** Math.floor(Math.log10(rough));
   const width = [1, 2, 5, 10].map((step) => step * power).find((step) => step >= rough) ?? 10 * power;
   const start = Math.floor(least / width) * width;
   const counts = new Array(Math.max(1, Math.ceil((most - start) / width))).fill(0);
-  for (const value of values) counts[Math.min(counts.length - 1, Math.floor((value - start) / width))]++;
+  for (const value of values) {
+    const bin = Math.floor((value - start) / width);
+    counts[Math.max(0, Math.min(counts.length - 1, bin))]++; // rounding may put an edge on its other side
+  }
   return { start, width, counts };
 }
 

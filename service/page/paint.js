@@ -1,13 +1,15 @@
 /** Detections painted on canvases: the tint at the image's size, lines and labels at the screen's. */
 
 import { areaOf } from "./scene.js";
+import { areaWords } from "./units.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
  * @typedef {import("./scene.js").Scene} Scene
  * @typedef {{masks: boolean, outlines: boolean, boxes: boolean, labels: boolean}} Layers
- * @typedef {{scale: number, pen: number, named: boolean}} Pen
- *   canvas pixels to a pixel of the image, canvas pixels to one of the screen, and whether labels name the class
+ * @typedef {{scale: number, pen: number, named: boolean, unit: import("./units.js").Unit}} Pen
+ *   canvas pixels to a pixel of the image, canvas pixels to one of the screen, whether labels name the class, and what
+ *   areas are told in
  */
 
 const RIM = "rgba(16, 20, 26, 0.6)";
@@ -95,7 +97,7 @@ export function drawFocus(context, found, pen) {
     drawBox(context, found, pen);
   }
   drawKeypoints(context, found, pen);
-  const text = `${found.label} ${found.score.toFixed(2)} · ${Math.round(areaOf(found))} px`;
+  const text = `${found.label} ${found.score.toFixed(2)} · ${areaWords(areaOf(found), pen.unit)}`;
   setFont(context, 13, pen);
   const plate = plateSize(context, text, 13, pen);
   const y = y1 - plate.high - 4 * pen.pen;

@@ -5,6 +5,7 @@ import { makeOption } from "./listbox.js";
 import { histogram, summarize } from "./measure.js";
 import { cssColor } from "./paint.js";
 import { PALETTE, areaOf, classGroup } from "./scene.js";
+import { areaWords, lengthWords, pixelSizeWords } from "./units.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
@@ -55,44 +56,50 @@ export function renderClasses(sure, scene, hidden) {
 /**
  * @param {Found[]} shown
  * @param {Scene} scene
+ * @param {import("./units.js").Unit} unit
+ * @param {{x: number, y: number, source: string} | undefined} stated  the pixels' size in µm by the file
  */
-export function renderSummary(shown, scene) {
+export function renderSummary(shown, scene, unit, stated) {
   const summary = summarize(shown, scene.width, scene.height);
   const facts = [["Objects", shown.length.toLocaleString("en")]];
   if (summary) {
     const { covered, mean, deviation, median, least, most, diameter } = summary;
     facts.push(
       ["Area covered", `${readable(covered * 100, 1)} %`],
-      ["Mean area", `${readable(mean, 1)} px`],
-      ["Standard deviation", `${readable(deviation, 1)} px`],
-      ["Median area", `${readable(median, 1)} px`],
-      ["Smallest to largest", `${readable(least, 0)} to ${readable(most, 0)} px`],
-      ["Mean diameter", `${readable(diameter, 1)} px`],
+      ["Mean area", areaWords(mean, unit, 1)],
+      ["Standard deviation", areaWords(deviation, unit, 1)],
+      ["Median area", areaWords(median, unit, 1)],
+      ["Smallest to largest", `${areaWords(least, unit).split(" ")[0]} to ${areaWords(most, unit)}`],
+      ["Mean diameter", lengthWords(diameter, unit)],
     );
   }
+  if (stated) facts.push(["Pixel size", pixelSizeWords(stated)]);
+  byId("pixel-size-box").hidden = stated !== undefined;
   fillFacts(byId("summary"), facts);
   byId("histogram").hidden = !summary;
-  if (summary) renderHistogram(shown.map(areaOf));
+  if (summary) renderHistogram(shown.map((found) => areaOf(found) * unit.area), unit);
 }
 
 /**
  * The options of the list of objects; those that are not shown are hidden by `filterObjects`.
  *
  * @param {Found[]} objects
+ * @param {import("./units.js").Unit} unit
  */
-export function objectOptions(objects) {
+export function objectOptions(objects, unit) {
   return objects.slice(0, MOST_LISTED).map((found) => {
-    const area = Math.round(areaOf(found)).toLocaleString("en");
+    const area = areaWords(areaOf(found), unit);
     const score = found.score.toFixed(2);
     const content = [
       make("span.number.muted", String(found.index + 1)),
       swatch(cssColor(found.color)),
       make("span.name", found.label),
       make("span.number", score),
-      make("span.number", `${area} px`),
+      make("span.number", area),
     ];
     const option = makeOption(`object-${found.index}`, String(found.index), content);
-    option.setAttribute("aria-label", `${found.index + 1}: ${found.label}, score ${score}, ${area} pixels`);
+    const spoken = area.replace("px", "pixels").replace("µm²", "square micrometers");
+    option.setAttribute("aria-label", `${found.index + 1}: ${found.label}, score ${score}, ${spoken}`);
     return option;
   });
 }
@@ -152,6 +159,27 @@ export function renderModel(model, answered) {
 }
 
 /**
+ * Whether objects may be missing in what is shown because a limit cut the answer off. Of a whole picture the least
+ * score goes first, so nothing is missing above it; of tiles each may have been cut off.
+ *
+ * @param {object} answer
+ * @param {number} threshold  the least that objects must score more than
+ */
+export function incomplete({ truncated, scores, image }, threshold) {
+  return truncated && (image.tiles !== undefined || threshold < (scores.at(-1) ?? 1));
+}
+
+/**
+ * What of the file was seen, and in how many tiles; "" of a picture that is all there is and was seen whole.
+ *
+ * @param {{tiles?: number, plane?: import("./planes.js").Axes}} image  of an answer
+ */
+export function seenWords({ tiles, plane }) {
+  const planes = Object.entries(plane ?? {}).map(([axis, { index }]) => ` · ${axis} ${index}`);
+  return `${planes.join("")}${tiles ? ` · seen in ${tiles} tiles` : ""}`;
+}
+
+/**
  * How the server made 8 bits of a picture's values; "" where it had no more.
  *
  * @param {{mode: string, low: number, high: number, not_finite?: number} | undefined} intensity  of an answer's image
@@ -163,29 +191,33 @@ export function intensityWords(intensity) {
   return ` · values ${black} to ${white} as black to white (${mode})${broken ? `, ${broken} not finite` : ""}`;
 }
 
-function renderHistogram(areas) {
-  const { start, width, counts } = histogram(areas, BINS);
+function renderHistogram(areas, { area: finest, areaName }) {
+  const { start, width, counts } = histogram(areas, BINS, finest);
+  const digits = Math.max(0, -Math.floor(Math.log10(width)));
+  const edge = (bin) => readable(start + bin * width, digits);
+  const range = (bin) => `${edge(bin)} to ${edge(bin + 1)} ${areaName}`;
+  byId("histogram-title").textContent = `Areas in ${areaName === "px" ? "pixels" : areaName}`;
   const most = Math.max(...counts);
   const step = PLOT_WIDTH / counts.length;
   const bars = counts.map((count, bin) => {
     const high = (count / most) * PLOT_HEIGHT;
     const place = { x: bin * step + 1, y: PLOT_HEIGHT - high, width: Math.max(step - 2, 1), height: high, rx: 2 };
-    return makeSvg("rect", { ...place, class: "bar" }, makeSvg("title", {}, `${range(start, width, bin)}: ${count}`));
+    return makeSvg("rect", { ...place, class: "bar" }, makeSvg("title", {}, `${range(bin)}: ${count}`));
   });
-  const end = start + width * counts.length;
-  const marks = [["start", 0, start], ["middle", PLOT_WIDTH / 2, (start + end) / 2], ["end", PLOT_WIDTH, end]];
-  const texts = marks.map(([anchor, x, value]) =>
-    makeSvg("text", { x, y: PLOT_HEIGHT + PLOT_FOOT - 4, "text-anchor": anchor }, readable(value, 0)),
+  const bins = counts.length;
+  const marks = [["start", 0], ["middle", bins / 2], ["end", bins]];
+  const texts = marks.map(([anchor, bin]) =>
+    makeSvg("text", { x: bin * step, y: PLOT_HEIGHT + PLOT_FOOT - 4, "text-anchor": anchor }, edge(bin)),
   );
   const fullest = counts.indexOf(most);
-  const words = `Histogram of ${areas.length} areas; the fullest bin, ${range(start, width, fullest)}, has ${most}.`;
+  const words = `Histogram of ${areas.length} areas; the fullest bin, ${range(fullest)}, has ${most}.`;
   texts.push(makeSvg("text", { x: PLOT_WIDTH, y: -4, "text-anchor": "end" }, `${most} at most in a bin`));
   const line = makeSvg("line", { x1: 0, x2: PLOT_WIDTH, y1: PLOT_HEIGHT, y2: PLOT_HEIGHT, class: "axis" });
   const viewBox = `0 ${-PLOT_HEAD} ${PLOT_WIDTH} ${PLOT_HEAD + PLOT_HEIGHT + PLOT_FOOT}`;
   const plot = makeSvg("svg", { viewBox, role: "img", "aria-label": words }, ...bars, line, ...texts);
   byId("histogram-picture").replaceChildren(plot);
 
-  const rows = counts.map((count, bin) => make("tr", make("td", range(start, width, bin)), make("td", String(count))));
+  const rows = counts.map((count, bin) => make("tr", make("td", range(bin)), make("td", String(count))));
   const heads = ["Area", "Objects"].map((text) => {
     const head = make("th", text);
     head.scope = "col";
@@ -193,8 +225,4 @@ function renderHistogram(areas) {
   });
   const table = make("table", make("thead", make("tr", ...heads)), make("tbody", ...rows));
   byId("histogram-table").replaceChildren(table);
-}
-
-function range(start, width, bin) {
-  return `${readable(start + bin * width, 0)} to ${readable(start + (bin + 1) * width, 0)} px`;
 }

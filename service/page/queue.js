@@ -5,7 +5,9 @@
  * @typedef {{
  *   id: string, file: File, thumbnail: string, state: State, words: string, problem: Error | null,
  *   result: {answer: object, milliseconds: number} | null, bare: Blob | null, stop: AbortController,
- * }} Item  `words` say more about its state; `thumbnail` is an object URL; `bare` the picture as the server decodes it
+ *   axes: import("./planes.js").Axes, plane: Record<string, number>,
+ * }} Item  `words` say more about its state; `thumbnail` is an object URL; `bare` the picture as the server decodes it;
+ *   `axes` those of a stack, once they are known, and `plane` what the user has chosen along them
  */
 export class Queue {
   /**
@@ -30,6 +32,8 @@ export class Queue {
       id: `image-${++this.count}`,
       file,
       thumbnail: URL.createObjectURL(file),
+      axes: {},
+      plane: {},
       ...fresh(),
     }));
     this.items.push(...added);

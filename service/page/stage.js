@@ -2,13 +2,15 @@
 
 import { drawFocus, drawLines, paintTint } from "./paint.js";
 import { objectAt } from "./scene.js";
+import { PIXELS } from "./units.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
  * @typedef {import("./scene.js").Scene} Scene
  * @typedef {import("./paint.js").Layers} Layers
- * @typedef {{layers: Layers, opacity: number, contrast: number, named: boolean}} Look  opacity of the tint from 0 to
- *   1; contrast is the factor on what differs from the picture's mean
+ * @typedef {{
+ *   layers: Layers, opacity: number, contrast: number, named: boolean, unit: import("./units.js").Unit,
+ * }} Look  opacity of the tint from 0 to 1; contrast is the factor on what differs from the picture's mean
  */
 
 const MOST_HEIGHT = 0.72; // of the window
@@ -36,7 +38,7 @@ export class Stage {
     this.shown = [];
     /** @type {Look} */
     const layers = { masks: true, outlines: true, boxes: false, labels: false };
-    this.look = { layers, opacity: 0.35, contrast: 1, named: false };
+    this.look = { layers, opacity: 0.35, contrast: 1, named: false, unit: PIXELS };
     this.mean = 0;
     this.single = null;
     this.zoom = 1;
@@ -154,7 +156,7 @@ export class Stage {
   #draw() {
     const { scene, shown, look, lines, focus, stale } = this;
     if (scene) {
-      const pen = { scale: lines.width / scene.width, pen: this.density, named: look.named };
+      const pen = { scale: lines.width / scene.width, pen: this.density, named: look.named, unit: look.unit };
       if (stale.has("tint")) paintTint(this.tint, scene, shown);
       if (stale.has("lines")) drawLines(cleared(lines), shown, look.layers, pen);
       if (stale.has("focus")) {

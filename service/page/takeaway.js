@@ -2,9 +2,10 @@
 
 import { byId } from "./elements.js";
 import { save, toCoco, toCsv } from "./exports.js";
+import { planeWords } from "./planes.js";
 import { buildScene } from "./scene.js";
 import { toCurl, toPython } from "./snippets.js";
-import { announce, classCount, notify, now, passing, wishes } from "./state.js";
+import { announce, classCount, notify, now, passing, unitOfImage, wishes } from "./state.js";
 
 /** The server's files for analysis tools: the format that is asked for, and how the file's name ends. */
 const ANALYSIS = { geojson: "geojson", imagej: "zip", labels: "tif", csv: "measurements.csv" };
@@ -47,8 +48,9 @@ export function renderSnippet(hasKey) {
 
 /** What to ask the server for to get the objects that are shown. */
 function queryOfShown() {
-  const { name, version } = now.item.result.answer.model;
-  const query = { model: name, version };
+  const { model, image } = now.item.result.answer;
+  const query = { model: model.name, version: model.version, ...now.item.plane };
+  if (wishes.pixelSize !== null && !image.pixel_size_um) query.pixel_size_um = wishes.pixelSize;
   if (wishes.threshold !== null) query.score_threshold = wishes.threshold;
   const shown = Object.values(wishes.model.labels).filter((label) => !wishes.hidden.has(label));
   if (!shown.length) query.score_threshold = 1; // no label would mean all of them
@@ -60,18 +62,26 @@ function queryOfShown() {
 function sheetsOf(items) {
   return items.map(({ file, result: { answer } }) => {
     const scene = answer === now.item.result?.answer ? now.scene : buildScene(answer, classCount());
-    return { file: file.name, answer, scene, objects: passing(answer).map((index) => scene.objects[index]) };
+    const objects = passing(answer).map((index) => scene.objects[index]);
+    return { file: file.name, answer, scene, unit: unitOfImage(answer), objects };
   });
 }
 
 async function download(every, suffix, make) {
-  const name = `${every ? "images" : now.item.file.name.replace(/\.[^.]*$/, "")}-objects.${suffix}`;
+  const name = `${every ? "images" : nameOfShown()}-objects.${suffix}`;
   try {
     save(await make(), name);
     announce(`Saved ${name}.`);
   } catch (error) {
     notify(`${name} could not be made: ${error.message}`);
   }
+}
+
+/** The file's without its ending, and the plane that the user has chosen of it. */
+function nameOfShown() {
+  const { file, plane, result } = now.item;
+  const stem = file.name.replace(/\.[^.]*$/, "");
+  return Object.keys(plane).length ? `${stem}-${planeWords(result.answer.image.plane)}` : stem;
 }
 
 async function copy() {

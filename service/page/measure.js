@@ -1,6 +1,6 @@
 /** What is measured: one row for each object, and what a whole picture comes to. */
 
-import { areaOf } from "./scene.js";
+import { areaOf, extentOf } from "./scene.js";
 import { PIXELS } from "./units.js";
 
 /**
@@ -15,6 +15,8 @@ import { PIXELS } from "./units.js";
  *   diameter: number,
  * }} Summary  areas in pixels, `covered` from 0 to 1, `diameter` the mean
  */
+
+const BAND = 512; // rows looked at together, which bounds the memory
 
 /**
  * @param {Found} found
@@ -76,17 +78,27 @@ export function summarize(objects, width, height) {
  * @returns {number}
  */
 export function coveredPixels(objects, width, height) {
-  const seen = new Uint8Array(width * height);
+  const seen = new Uint8Array(width * Math.min(height, BAND));
   let covered = 0;
-  for (const found of objects) {
-    const { x, y, width: wide, height: high, bits } = found.cut ?? boxCut(found, width, height);
-    for (let row = 0; row < high; row++) {
-      const to = (y + row) * width + x;
-      for (let column = 0; column < wide; column++) {
-        if ((bits === null || bits[row * wide + column]) && !seen[to + column]) {
-          seen[to + column] = 1;
-          covered++;
-        }
+  for (let top = 0; top < height; top += BAND) {
+    seen.fill(0);
+    for (const found of objects) covered += coverBand(seen, found, top, width, height);
+  }
+  return covered;
+}
+
+/** Mark an object's pixels in the rows of a band; how many were not yet. */
+function coverBand(seen, found, top, width, height) {
+  const extent = extentOf(found);
+  if (extent.bottom <= top || extent.top >= top + BAND) return 0;
+  const { x, y, width: wide, height: high, bits } = found.cut ?? boxCut(found, width, height);
+  let covered = 0;
+  for (let row = Math.max(0, top - y); row < Math.min(high, top + BAND - y); row++) {
+    const to = (y + row - top) * width + x;
+    for (let column = 0; column < wide; column++) {
+      if ((bits === null || bits[row * wide + column]) && !seen[to + column]) {
+        seen[to + column] = 1;
+        covered++;
       }
     }
   }

@@ -1,15 +1,16 @@
 /** Detections painted on canvases: the tint at the image's size, lines and labels at the screen's. */
 
-import { areaOf } from "./scene.js";
+import { areaOf, extentOf } from "./scene.js";
 import { areaWords } from "./units.js";
 
 /**
  * @typedef {import("./scene.js").Found} Found
  * @typedef {import("./scene.js").Scene} Scene
  * @typedef {{masks: boolean, outlines: boolean, boxes: boolean, labels: boolean}} Layers
- * @typedef {{scale: number, pen: number, named: boolean, unit: import("./units.js").Unit}} Pen
- *   canvas pixels to a pixel of the image, canvas pixels to one of the screen, whether labels name the class, and what
- *   areas are told in
+ * @typedef {{x: number, y: number, wide: number, high: number}} Place  canvas pixels, from the picture's corner
+ * @typedef {{scale: number, pen: number, view: Place, named: boolean, unit: import("./units.js").Unit}} Pen
+ *   canvas pixels to a pixel of the image, canvas pixels to one of the screen, the part of the picture that the canvas
+ *   covers, whether labels name the class, and what areas are told in
  */
 
 const RIM = "rgba(16, 20, 26, 0.6)";
@@ -61,7 +62,8 @@ export function paintTint(canvas, { width, height }, objects) {
  * @param {Pen} pen
  */
 export function drawLines(context, objects, layers, pen) {
-  const upwards = [...objects].reverse();
+  const seen = objects.filter((found) => isIn(found, pen));
+  const upwards = [...seen].reverse();
   if (layers.outlines) {
     // All rims first: none of them lies on a neighbor's line.
     for (const found of upwards) if (!isSmall(found, pen)) stroke(context, found, RIM, 3.2, pen);
@@ -71,7 +73,7 @@ export function drawLines(context, objects, layers, pen) {
     if (layers.boxes || (layers.outlines && !found.path)) drawBox(context, found, pen);
     if (layers.outlines) drawKeypoints(context, found, pen);
   }
-  if (layers.labels) drawLabels(context, objects, pen);
+  if (layers.labels) drawLabels(context, seen, pen);
 }
 
 /**
@@ -82,10 +84,10 @@ export function drawLines(context, objects, layers, pen) {
  * @param {Pen} pen
  */
 export function drawFocus(context, found, pen) {
-  const { canvas } = context;
+  const { view } = pen;
   const [x1, y1, x2, y2] = found.box.map((value) => value * pen.scale);
   context.fillStyle = "rgba(8, 12, 18, 0.45)";
-  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.fillRect(view.x, view.y, view.wide, view.high);
   if (found.path) {
     context.globalCompositeOperation = "destination-out";
     withScale(context, pen.scale, () => context.fill(found.path, "evenodd"));
@@ -100,8 +102,21 @@ export function drawFocus(context, found, pen) {
   const text = `${found.label} ${found.score.toFixed(2)} · ${areaWords(areaOf(found), pen.unit)}`;
   setFont(context, 13, pen);
   const plate = plateSize(context, text, 13, pen);
-  const y = y1 - plate.high - 4 * pen.pen;
-  drawPlate(context, text, found, keepInside({ x: x1, y: y < 0 ? y2 + 4 * pen.pen : y, ...plate }, canvas), 13, pen);
+  const above = y1 - plate.high - 4 * pen.pen;
+  const y = above < view.y ? y2 + 4 * pen.pen : above;
+  if (isIn(found, pen)) drawPlate(context, text, found, keepInside({ x: x1, y, ...plate }, view), 13, pen);
+}
+
+/** Whether anything of an object may lie in what the canvas covers. */
+function isIn(found, { scale, view }) {
+  const { left, top, right, bottom } = extentOf(found);
+  const [x1, y1, x2, y2] = found.box;
+  return (
+    Math.max(right, x2) * scale >= view.x &&
+    Math.max(bottom, y2) * scale >= view.y &&
+    Math.min(left, x1) * scale <= view.x + view.wide &&
+    Math.min(top, y1) * scale <= view.y + view.high
+  );
 }
 
 function isSmall(found, { scale, pen }) {
@@ -149,7 +164,7 @@ function drawLabels(context, objects, pen) {
     const plate = plateSize(context, text, 12, pen);
     const [x1, y1, , y2] = found.box.map((value) => value * pen.scale);
     for (const y of [y1 - plate.high, y2, y1]) {
-      const place = keepInside({ x: x1, y, ...plate }, context.canvas);
+      const place = keepInside({ x: x1, y, ...plate }, pen.view);
       if (placed.some((other) => overlap(place, other))) continue;
       placed.push(place);
       drawPlate(context, text, found, place, 12, pen);
@@ -178,9 +193,9 @@ function plateSize(context, text, size, { pen }) {
   return { wide: context.measureText(text).width + 8 * pen, high: (size + 5) * pen };
 }
 
-function keepInside({ x, y, wide, high }, canvas) {
-  const inside = (value, most) => Math.max(0, Math.min(value, most));
-  return { x: inside(x, canvas.width - wide), y: inside(y, canvas.height - high), wide, high };
+function keepInside({ x, y, wide, high }, view) {
+  const inside = (value, least, room) => Math.max(least, Math.min(value, least + room));
+  return { x: inside(x, view.x, view.wide - wide), y: inside(y, view.y, view.high - high), wide, high };
 }
 
 function overlap(a, b) {

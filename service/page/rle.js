@@ -9,7 +9,10 @@
  * @typedef {{size: [number, number], counts: string}} RLE  size is [height, width]
  * @typedef {{x: number, y: number, width: number, height: number, bits: Uint8Array}} Cut
  *   the rectangle that a mask fills, and its pixels in it, row by row, 0 or 1
- * @typedef {{area: number, x: number, y: number}} Moments  pixels, and their center; pixel 0's center is at 0.5
+ * @typedef {{
+ *   area: number, x: number, y: number, left: number, top: number, right: number, bottom: number,
+ * }} Moments  pixels, their center, where pixel 0's is at 0.5, and the rectangle that they fill; right and bottom are
+ *   one past its last pixels
  */
 
 /**
@@ -44,21 +47,26 @@ export function unpack({ size: [height, width], counts }) {
 }
 
 /**
- * Area and center of a mask, from its runs alone.
+ * Area, center and extent of a mask, from its runs alone.
  *
  * @param {Uint32Array} runs
  * @param {number} height  of the image
- * @returns {Moments} the center of an empty mask is NaN
+ * @returns {Moments} the center of an empty mask is NaN, and its right lies left of its left
  */
 export function moments(runs, height) {
   let [area, x, y] = [0, 0, 0];
+  let [left, right, first, last] = [Infinity, 0, Infinity, 0];
   eachStretch(runs, height, (column, top, bottom) => {
     const length = bottom - top;
     area += length;
     x += length * (column + 0.5);
     y += (length * (top + bottom)) / 2;
+    left = Math.min(left, column);
+    right = column + 1;
+    first = Math.min(first, top);
+    last = Math.max(last, bottom);
   });
-  return { area, x: x / area, y: y / area };
+  return { area, x: x / area, y: y / area, left, top: first, right, bottom: last };
 }
 
 /**

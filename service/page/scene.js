@@ -1,5 +1,6 @@
 /** An answer made ready to be drawn, pointed at and measured. Colors follow model/runtime/overlay.py. */
 
+import { tellApart } from "./neighbors.js";
 import { traceRings, toPath } from "./outline.js";
 import { cutOut, moments, unpack } from "./rle.js";
 
@@ -75,7 +76,7 @@ export class Found {
  */
 export function buildScene(answer, classes) {
   const { width, height } = answer.image;
-  const groups = classes > 1 ? answer.label_ids.map(classGroup) : tellApart(answer.boxes, width, height);
+  const groups = classes > 1 ? answer.label_ids.map(classGroup) : tellApart(answer.boxes, width, height, PALETTE.length);
   return { width, height, objects: groups.map((group, index) => new Found(answer, index, PALETTE[group])) };
 }
 
@@ -89,35 +90,6 @@ export function classGroup(labelId) {
 }
 
 /**
- * A palette entry for each object: the one whose nearest use so far is farthest away. It depends on the objects before
- * it only, so a higher score threshold recolors nothing.
- *
- * @param {[number, number, number, number][]} boxes
- * @param {number} width
- * @param {number} height
- * @returns {number[]}
- */
-export function tellApart(boxes, width, height) {
-  const pixels = boxes.map(([x1, y1, x2, y2]) => {
-    const left = Math.max(0, Math.min(Math.floor(x1), width - 1));
-    const top = Math.max(0, Math.min(Math.floor(y1), height - 1));
-    const right = Math.max(left + 1, Math.min(Math.ceil(x2), width));
-    return [left, top, right, Math.max(top + 1, Math.min(Math.ceil(y2), height))];
-  });
-  return pixels.reduce((groups, [x1, y1, x2, y2], index) => {
-    const nearest = new Array(PALETTE.length).fill(Infinity);
-    for (let other = 0; other < index; other++) {
-      const [left, top, right, bottom] = pixels[other];
-      // Boxes that overlap are at a negative distance, the more so the deeper they do.
-      const gap = Math.max(Math.max(left, x1) - Math.min(right, x2), Math.max(top, y1) - Math.min(bottom, y2));
-      nearest[groups[other]] = Math.min(nearest[groups[other]], gap);
-    }
-    groups.push(nearest.indexOf(Math.max(...nearest)));
-    return groups;
-  }, []);
-}
-
-/**
  * The object at a point: of those whose mask, or box if they have none, holds it, the smallest.
  *
  * @param {Found[]} objects  those that can be seen
@@ -128,12 +100,22 @@ export function tellApart(boxes, width, height) {
 export function objectAt(objects, x, y) {
   let best = null;
   for (const found of objects) {
-    const { cut, box } = found;
-    const inBox = x >= box[0] && y >= box[1] && x < box[2] && y < box[3];
-    const holds = cut ? cutHolds(cut, Math.floor(x), Math.floor(y)) : inBox;
+    const { left, top, right, bottom } = extentOf(found);
+    if (x < left || y < top || x >= right || y >= bottom) continue; // most are told by this, and need no cut
+    const holds = !found.cut || cutHolds(found.cut, Math.floor(x), Math.floor(y));
     if (holds && (best === null || areaOf(found) < areaOf(best))) best = found;
   }
   return best;
+}
+
+/**
+ * The rectangle that an object fills, in pixels of the image: its mask's, or its box where that has no pixels.
+ *
+ * @param {Found} found
+ * @returns {{left: number, top: number, right: number, bottom: number}}
+ */
+export function extentOf({ moments: known, box: [left, top, right, bottom] }) {
+  return known?.area ? known : { left, top, right, bottom };
 }
 
 /**

@@ -18,6 +18,7 @@ const LEAST_HEIGHT = 280; // pixels of the screen, when zoomed in
 const MOST_ENLARGED = 10; // screen pixels to one of a tiny picture
 const MOST_ZOOM = 16;
 const MOST_DRAWN = 16e6; // pixels of a canvas of lines; beyond, its lines are coarser
+const MARGIN = 0.5; // of the viewport on each side, drawn beyond what is seen, so that scrolling finds lines there
 const LINGER = 150; // milliseconds that an object stays singled out after the pointer has left it
 
 export class Stage {
@@ -42,11 +43,14 @@ export class Stage {
     this.mean = 0;
     this.single = null;
     this.zoom = 1;
+    this.density = 1; // pixels of the canvases of lines to one of the screen
     this.stale = new Set();
+    this.part = { left: 0, top: 0, right: 0, bottom: 0 }; // of the picture, that has lines, in pixels of the screen
     picture.addEventListener("pointermove", (event) => this.#point(this.#objectUnder(event)));
     picture.addEventListener("pointerleave", () => this.#point(null));
     picture.addEventListener("click", (event) => onPick(this.#objectUnder(event)));
     viewport.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    viewport.addEventListener("scroll", () => this.#scroll());
     viewport.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#resize()).observe(viewport.parentElement);
   }
@@ -131,12 +135,35 @@ export class Stage {
     Object.assign(this.picture.style, { width: `${wide}px`, height: `${high}px` });
     this.viewport.style.height = `${room}px`;
     this.viewport.classList.toggle("zoomed", this.zoom > 1);
-    const density = Math.min(window.devicePixelRatio, Math.sqrt(MOST_DRAWN / (wide * high)));
-    this.density = density;
-    for (const canvas of [this.lines, this.focus]) {
-      Object.assign(canvas, { width: Math.round(wide * density), height: Math.round(high * density) });
-    }
     this.#redraw("lines", "focus");
+  }
+
+  /** Put the canvases of lines over what is seen, and something around it. */
+  #place() {
+    const { viewport, picture } = this;
+    const [x, y, wide, high] = [viewport.scrollLeft, viewport.scrollTop, viewport.clientWidth, viewport.clientHeight];
+    const left = Math.max(0, x - MARGIN * wide);
+    const top = Math.max(0, y - MARGIN * high);
+    const right = Math.min(picture.offsetWidth, x + (1 + MARGIN) * wide);
+    const bottom = Math.min(picture.offsetHeight, y + (1 + MARGIN) * high);
+    this.part = { left, top, right, bottom };
+    const [partWide, partHigh] = [right - left, bottom - top];
+    this.density = Math.min(window.devicePixelRatio, Math.sqrt(MOST_DRAWN / (partWide * partHigh)));
+    const size = { width: Math.round(partWide * this.density), height: Math.round(partHigh * this.density) };
+    const style = { left: `${left}px`, top: `${top}px`, width: `${partWide}px`, height: `${partHigh}px` };
+    for (const canvas of [this.lines, this.focus]) {
+      if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
+      Object.assign(canvas.style, style);
+    }
+  }
+
+  #scroll() {
+    const { viewport, picture, part } = this;
+    const right = Math.min(picture.offsetWidth, viewport.scrollLeft + viewport.clientWidth);
+    const bottom = Math.min(picture.offsetHeight, viewport.scrollTop + viewport.clientHeight);
+    const drawn =
+      part.left <= viewport.scrollLeft && part.top <= viewport.scrollTop && part.right >= right && part.bottom >= bottom;
+    if (!drawn) this.#redraw("lines", "focus");
   }
 
   /** Around the mean, so that a dark ground stays dark and a bright one bright. */
@@ -156,11 +183,15 @@ export class Stage {
   #draw() {
     const { scene, shown, look, lines, focus, stale } = this;
     if (scene) {
-      const pen = { scale: lines.width / scene.width, pen: this.density, named: look.named, unit: look.unit };
+      if (stale.has("lines")) this.#place();
+      const { density, part } = this;
+      const scale = (this.picture.offsetWidth / scene.width) * density;
+      const view = { x: part.left * density, y: part.top * density, wide: lines.width, high: lines.height };
+      const pen = { scale, pen: density, view, named: look.named, unit: look.unit };
       if (stale.has("tint")) paintTint(this.tint, scene, shown);
-      if (stale.has("lines")) drawLines(cleared(lines), shown, look.layers, pen);
+      if (stale.has("lines")) drawLines(cleared(lines, view), shown, look.layers, pen);
       if (stale.has("focus")) {
-        const context = cleared(focus);
+        const context = cleared(focus, view);
         if (this.single && shown.includes(this.single)) drawFocus(context, this.single, pen);
       }
     }
@@ -205,8 +236,10 @@ function meanOf(canvas) {
   return sum / (32 * 32 * 3 * 255);
 }
 
-function cleared(canvas) {
+/** For drawing in the picture's coordinates. */
+function cleared(canvas, { x, y, wide, high }) {
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.setTransform(1, 0, 0, 1, -x, -y);
+  context.clearRect(x, y, wide, high);
   return context;
 }

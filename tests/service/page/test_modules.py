@@ -113,10 +113,17 @@ def corners(ring: list[float]) -> list[tuple[float, float]]:
 def test_objects_have_the_colors_that_the_server_draws_them_in(visit: Visit, server: Server) -> None:
     visitor = visit(server)
     generator = np.random.default_rng(0)
-    first = generator.uniform(-5, 190, (60, 2))
-    boxes = np.concatenate([first, first + generator.uniform(0, 60, (60, 2))], axis=1).astype(np.float32)
-    groups = visitor.call("scene.js", "tellApart", boxes.tolist(), 200, 180)
-    assert groups == _tell_apart(_whole_pixels(boxes, 200, 180)).tolist()
+    for case, count, sizes in (
+        ("none", 0, [1.0]),
+        ("fewer than colors", 3, [20.0]),
+        ("many that overlap", 60, [60.0]),
+        ("some far apart, some over everything", 400, [3.0, 8.0, 200.0]),
+    ):
+        first = generator.uniform(-5, 190, (count, 2))
+        sides = generator.uniform(0, 1, (count, 2)) * generator.choice(sizes, (count, 1))
+        boxes = np.concatenate([first, first + sides], axis=1).astype(np.float32)
+        groups = visitor.call("neighbors.js", "tellApart", boxes.tolist(), 200, 180, len(PALETTE))
+        assert groups == _tell_apart(_whole_pixels(boxes, 200, 180)).tolist(), case
     assert visitor.call("scene.js", "PALETTE") == [list(color) for color in PALETTE]
 
 
@@ -133,3 +140,61 @@ def test_histograms_have_round_bins(visit: Visit, server: Server) -> None:
     for case, (values, start, width, counts) in BINS.items():
         found = visitor.call("measure.js", "histogram", values, 3)
         assert found == {"start": start, "width": width, "counts": counts}, case
+
+
+def test_histograms_are_of_any_number_of_values(visit: Visit, server: Server) -> None:
+    """More than a call takes arguments."""
+    counts = visit(server).page.evaluate(
+        """async () => {
+            const { histogram } = await import("/page/measure.js");
+            return histogram(Array.from({ length: 500_000 }, (_, i) => i % 1000), 10).counts;
+        }"""
+    )
+    assert counts == [50_000] * 10
+
+
+def test_bins_are_as_narrow_as_values_in_micrometers_differ(visit: Visit, server: Server) -> None:
+    values = [0.1056 * pixels for pixels in (2, 3, 3, 5)]
+    found = visit(server).call("measure.js", "histogram", values, 12, 0.1056)
+    assert found["width"] == pytest.approx(0.2)
+    assert sum(found["counts"]) == 4
+
+
+def test_objects_of_a_tall_picture_are_pointed_at_and_cover_what_they_cover(visit: Visit, server: Server) -> None:
+    height, width = 1300, 60
+    y, x = np.mgrid[:height, :width]
+    shapes = [  # across the bands that are looked at together, over one another, far from their boxes, and none
+        np.hypot(x - 30, (y - 600) / 10) < 25,
+        (y > 500) & (y < 530) & (x < 40),
+        (np.hypot(x - 20, y - 1030) < 15) & (np.hypot(x - 20, y - 1030) > 5),
+        y < 0,
+    ]
+    rles = [coco_mask.encode(np.asfortranarray(shape.astype(np.uint8))) for shape in shapes]
+    found = {
+        "image": {"width": width, "height": height},
+        "boxes": [[0, 0, 10, 10]] * len(shapes),
+        "labels": ["cell"] * len(shapes),
+        "label_ids": [1] * len(shapes),
+        "scores": [0.9] * len(shapes),
+        "masks": [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in rles],
+    }
+    points = [(30, 600), (30, 515), (5, 515), (20, 1030), (30, 1035), (5, 5), (30, 840)]
+    covered, hits = visit(server).page.evaluate(
+        """async ([answer, points]) => {
+            const { buildScene, objectAt } = await import("/page/scene.js");
+            const { coveredPixels } = await import("/page/measure.js");
+            const { objects, width, height } = buildScene(answer, 1);
+            const hits = points.map(([x, y]) => objectAt(objects, x + 0.5, y + 0.5)?.index ?? null);
+            return [coveredPixels(objects, width, height), hits];
+        }""",
+        [found, points],
+    )
+    assert covered == np.any(shapes, axis=0).sum()
+    areas = [shape.sum() for shape in shapes]
+    expected = [
+        min((row for row, shape in enumerate(shapes) if shape[py, px]), key=lambda row: areas[row], default=None)
+        for px, py in points
+    ]
+    # An object without a pixel has nothing but its box to be pointed at.
+    expected[points.index((5, 5))] = 3
+    assert hits == expected

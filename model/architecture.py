@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS, is_rgb
 
 Task = Literal["boxes", "masks", "keypoints", "masks_keypoints"]
 Norm = Literal["frozen_batch_norm", "batch_norm", "group_norm"]
@@ -27,6 +29,10 @@ TORCHVISION_CLASS: dict[Task, str] = {
     "keypoints": "KeypointRCNN",
     "masks_keypoints": "KeypointRCNN",
 }
+
+
+GRAY_MEAN, GRAY_STD = 0.449, 0.226
+"""Of a channel of which nothing is known: the average of ImageNet's red, green and blue."""
 
 
 def has_masks(task: Task) -> bool:
@@ -55,6 +61,13 @@ class ArchitectureConfig(BaseModel):
     num_classes: int = Field(91, ge=2, description="classes including the background")
     num_keypoints: int = Field(17, ge=1, description="keypoints of each object (keypoint models)")
 
+    channels: int = Field(
+        RGB_CHANNELS,
+        ge=1,
+        le=MOST_CHANNELS,
+        exclude_if=is_rgb,
+        description="channels of the images; of other than 3 all that a file has, which must be as many",
+    )
     backbone: Backbone = Field("resnet50", description="torchvision classification network")
     features: Literal["fpn", "c4"] = Field(
         "fpn", description="fpn: feature pyramid; c4: the fourth stage's map alone, with the fifth stage as box head"
@@ -102,8 +115,22 @@ class ArchitectureConfig(BaseModel):
     min_size: int = Field(800, ge=1, description="shorter side of the network input")
     max_size: int = Field(1333, ge=1, description="longest side of the network input")
     allow_downscale: bool = Field(True, description="shrink images whose shorter side exceeds min_size")
-    image_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="RGB mean, of 0..1")
-    image_std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB deviation, of 0..1")
+    image_mean: tuple[float, ...] = Field(
+        (0.485, 0.456, 0.406), description="mean of each channel, of 0..1; default ImageNet's, 0.449 for other than RGB"
+    )
+    image_std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.229, 0.224, 0.225), description="deviation of each, of 0..1; default ImageNet's, 0.226 for other than RGB"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Means and deviations where there are other channels than red, green and blue."""
+        said = str(values.get("channels", RGB_CHANNELS)) if isinstance(values, dict) else ""  # flags are texts
+        channels = int(said) if said.isdecimal() and len(said) <= 2 else RGB_CHANNELS
+        if channels == RGB_CHANNELS:
+            return values
+        return {"image_mean": (GRAY_MEAN,) * channels, "image_std": (GRAY_STD,) * channels, **values}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -113,6 +140,12 @@ class ArchitectureConfig(BaseModel):
                 f"anchor_sizes has {len(self.anchor_sizes)} groups, but {self.backbone} with {self.features.upper()} "
                 f"has {levels} feature levels; give one group of sizes for each"
             )
+        for name, given in (("image_mean", self.image_mean), ("image_std", self.image_std)):
+            if len(given) != self.channels:
+                raise ValueError(
+                    f"{name} has {len(given)} values, but the network takes {self.channels} channels: give one for "
+                    f"each, or leave it out"
+                )
         self._check_variants()
         if self.max_size < self.min_size:
             raise ValueError(f"max_size ({self.max_size}) is smaller than min_size ({self.min_size})")

@@ -249,7 +249,8 @@ def flat_fields(group: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, BaseModel):
             yield from flat_fields(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", plain[name] if isinstance(plain[name], str) else json.dumps(plain[name])
+            dumped = plain.get(name, value)  # a value that is left out of files is plain
+            yield f"{prefix}{name}", dumped if isinstance(dumped, str) else json.dumps(dumped)
 
 
 def recipe_names() -> list[str]:

@@ -125,7 +125,8 @@ def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -
         own = divide_as_in_training(read, evaluated.learned, asked, evaluated.task, evaluated.class_names)
         print(own.line, file=sys.stderr)
         found = choose_split(own.splits, options.split, origin)
-    data = order_classes(sound(found, evaluated.task, options.on_broken, evaluated.intensity), evaluated.class_names)
+    kept = sound(found, evaluated.task, options.on_broken, decoded=evaluated.intensity, channels=evaluated.channels)
+    data = order_classes(kept, evaluated.class_names)
     if data.class_names != evaluated.class_names:
         stop(
             f"the model knows {', '.join(evaluated.class_names)}, the data {', '.join(data.class_names)}: "

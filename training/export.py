@@ -112,12 +112,13 @@ def _again(options: argparse.Namespace, files: ExportOptions, display: Display) 
             f"{source.path} knows {', '.join(known.class_names)}, the data {', '.join(train.class_names)}: the classes "
             f"must be the same"
         )
+    readable = readable_images(val.images, intensity, config.on_broken, known.architecture.channels)
     export = Export(
         model=load_network(source),
         architecture=known.architecture,
         class_names=known.class_names,
         provenance=known.provenance,
-        images=list(islice(readable_images(val.images, intensity, config.on_broken), GATE_IMAGES)),
+        images=list(islice(readable, GATE_IMAGES)),
         intensity=intensity,
         keypoint_names=known.keypoint_names,
         train=train,

@@ -312,7 +312,9 @@ def evaluate(
             save_checkpoint(snapshot(config, data, state, process), folder / "checkpoints" / BEST)
         draw_curves(folder / "metrics.csv", folder / "curves.png")
         samples = folder / "samples" / f"{state.iteration:07d}"
-        draw_samples(val, detections, config.validation.samples, samples, config.intensity)
+        draw_samples(
+            val, detections, config.validation.samples, samples, config.intensity, config.architecture.channels
+        )
     state.best, state.without_gain = process.agree((state.best, state.without_gain))
 
 

@@ -24,6 +24,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from model.architecture import ArchitectureConfig
+from model.network.first_convolution import take_channels
 from model.network.heads import (
     AgnosticMaskPredictor,
     C4Backbone,
@@ -37,6 +38,7 @@ from model.network.heads import (
     c4_mask_head,
     fifth_stage,
 )
+from model.runtime.images.channels import RGB_CHANNELS
 
 GROUP_NORM_GROUPS = 32
 """Groups of every GroupNorm (Wu and He, Group Normalization, sec. 4); narrower layers use one group a channel."""
@@ -61,6 +63,8 @@ def build_model(config: ArchitectureConfig, *, trainable_backbone_layers: int | 
     """
     norm = _norm_layer(config)
     resnet = torchvision.models.get_model(config.backbone, weights=None, norm_layer=norm)
+    if config.channels != RGB_CHANNELS:
+        take_channels(resnet, config.channels)
     backbone, box_head, representation = _backbone_and_box_head(config, resnet, norm, trainable_backbone_layers)
     anchors = AnchorGenerator(config.anchor_sizes, (config.anchor_aspect_ratios,) * len(config.anchor_sizes))
     per_location = anchors.num_anchors_per_location()

@@ -48,7 +48,7 @@ class Predictor:
         labels: Collection[int] | None = None,
         want_masks: bool = True,
     ) -> list[Detections]:
-        """Detect in images, uint8 [H, W, 3] RGB. The answers stand in the images' order.
+        """Detect in images, uint8 [H, W, C]. The answers stand in the images' order.
 
         Images of one bucket share batches of up to `batch_size`. `max_detections`, `labels` and `want_masks` are those
         of `to_original`; the score of a detection is strictly more than `score_threshold`.
@@ -89,7 +89,7 @@ def warm_up(engine: Engine, preprocessing: Preprocessing, *, every_bucket: bool 
     step = preprocessing.bucket_step
     generator = np.random.default_rng(0)
     for height, width in preprocessing.buckets() if every_bucket else [(step, step)]:
-        image = generator.integers(0, 256, (1, height, width, 3), np.uint8)
+        image = generator.integers(0, 256, (1, height, width, preprocessing.channels), np.uint8)
         raw = engine.run(image, np.array([[height, width]], np.int64), np.zeros(1, np.float32))
         if raw.masks is not None:
             masks.warm_up()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
+from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS, is_rgb
 from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.kernels.keypoints import decode_keypoints
 from model.runtime.kernels.masks import encode_masks
@@ -35,6 +36,9 @@ class Preprocessing(BaseModel):
     allow_downscale: bool = Field(True, description="shrink images whose shorter side exceeds min_size")
     bucket_step: int = Field(32, ge=32, multiple_of=32, description="the padded sides are multiples of this")
     intensity: Intensity = Field(AUTO, description="how values become 8 bits")
+    channels: int = Field(
+        RGB_CHANNELS, ge=1, le=MOST_CHANNELS, exclude_if=is_rgb, description="channels that the network takes"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,6 +54,7 @@ class Preprocessing(BaseModel):
             max_size=config.max_size,
             allow_downscale=config.allow_downscale,
             intensity=intensity,
+            channels=config.channels,
         )
 
     def resized(self, size: Size) -> Size:
@@ -84,7 +89,7 @@ class Preprocessing(BaseModel):
 class Prepared:
     """One image as the network takes it.
 
-    pixels: uint8 [Hb, Wb, 3] RGB, zero outside the valid part in the top left corner. May share the image's memory.
+    pixels: uint8 [Hb, Wb, C], zero outside the valid part in the top left corner. May share the image's memory.
     valid: (height, width) of that part; original: (height, width) of the image as seen.
     """
 
@@ -99,27 +104,41 @@ class Prepared:
 
 
 def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> Prepared:
-    """Resize an image, uint8 [H, W, 3] RGB, into its bucket. Releases the GIL while resampling.
+    """Resize an image, uint8 [H, W, C] of `preprocessing.channels`, into its bucket. Releases the GIL while resampling.
 
     Raises:
         ValueError: the image has another shape or type, or no pixels.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"an image is uint8 [H, W, 3] with at least one pixel, not {image.dtype} {list(image.shape)}")
+    channels = preprocessing.channels
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
+        raise ValueError(
+            f"an image is uint8 [H, W, {channels}] with at least one pixel, not {image.dtype} {list(image.shape)}"
+        )
     original = (image.shape[0], image.shape[1])
     valid, bucket = preprocessing.resized(original), preprocessing.bucket(original)
     if valid != original:
-        resized = Image.fromarray(image).resize((valid[1], valid[0]), Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
+        image = _resized(image, valid)
     if valid == bucket:
         return Prepared(image, valid, original)
-    pixels = np.zeros((*bucket, 3), np.uint8)
+    pixels = np.zeros((*bucket, channels), np.uint8)
     pixels[: valid[0], : valid[1]] = image
     return Prepared(pixels, valid, original)
 
 
+def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """uint8 [H, W, C], bilinear and antialiased. Pillow has no pictures of any number of channels, and makes of each
+    channel alone what it makes of it in a picture of three."""
+    if image.shape[2] == RGB_CHANNELS:
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    resized = np.empty((*size, image.shape[2]), np.uint8)
+    for channel in range(image.shape[2]):
+        alone = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+        resized[..., channel] = np.asarray(alone.resize(size[::-1], Image.Resampling.BILINEAR))
+    return resized
+
+
 def stack(batch: Sequence[Prepared]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """One batch for an engine: images uint8 [B, Hb, Wb, 3] and their valid sizes int64 [B, 2].
+    """One batch for an engine: images uint8 [B, Hb, Wb, C] and their valid sizes int64 [B, 2].
 
     Raises:
         ValueError: the batch is empty or mixes buckets.

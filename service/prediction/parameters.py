@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
+from model.runtime.images.channels import MOST_CHANNELS
 from model.runtime.images.intensity import Intensity, Mode
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
@@ -35,8 +36,6 @@ AnswerFormat = Literal["maskserve", "coco"]
 MAX_TIMEOUT_MS = 3_600_000
 MAX_VERSION = 2**31
 MAX_PLANE = 2**31
-MOST_CHANNELS = 16
-"""That a network takes."""
 MOST_DIGITS = 9
 """Of a channel's number."""
 
@@ -164,13 +163,14 @@ class PredictParameters(BaseModel):
             self.masks,
             self._intensity(model),
             Tiling(int(self.tile) if self.tile.isdecimal() else self.tile, self.overlap),
-            self._plane(),
+            self._plane(model),
         )
 
-    def _plane(self) -> PlaneChoice:
+    def _plane(self, model: ServedModel) -> PlaneChoice:
         try:
             channels = _channels(self.channels)
-            return PlaneChoice(self.page, self.z, self.t, self.channel, channels)
+            inputs = model.manifest.preprocessing.channels
+            return PlaneChoice(self.page, self.z, self.t, self.channel, channels, inputs)
         except ValueError as contradiction:
             parameter = "channels" if self.channels else "channel"
             errors = [{"parameter": parameter, "message": str(contradiction)}]

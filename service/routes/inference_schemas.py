@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.bundles.manifest import Precision
-from service.prediction.parameters import MOST_CHANNELS, PredictParameters
+from model.runtime.images.channels import MOST_CHANNELS
+from service.prediction.parameters import PredictParameters
 from service.scheduling.priority import Priority
 
 _T = TypeVar("_T")

@@ -44,6 +44,7 @@ class ModelDetails(BaseModel):
     pinned: int | None = Field(None, description="version that answers whatever is newer; null: the newest answers")
     versions: list[VersionDetails] = Field(description="newest first")
     task: Task
+    channels: int = Field(description="how many it takes of an image; 3 are red, green and blue")
     engine: str = Field(description="what runs the network: onnx or torchscript")
     precision: Precision = Field(description="what its network computes in")
     precisions: dict[Precision, dict[str, float]] = Field(
@@ -68,6 +69,7 @@ class ModelDetails(BaseModel):
             pinned=pinned,
             versions=VersionDetails.of(versions),
             task=manifest.architecture.task,
+            channels=manifest.preprocessing.channels,
             engine=model.engines[0].name,
             precision=model.precision,
             precisions={precision: {} for precision in manifest.network_precisions}

@@ -68,14 +68,15 @@ def candidate_masks() -> NDArray[np.float32]:
     return np.stack(rings).astype(np.float32)
 
 
-def build_probe(path: Path, share: float = 1.0) -> None:
+def build_probe(path: Path, share: float = 1.0, channels: int = 3) -> None:
     """Write a small ONNX graph with a network's inputs and outputs that can be steered through the image.
 
     An image's scores are the candidates' times `share` times (0.5 + 0.5 x its mean brightness). Three pixels of the top
     row steer it: pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250
     makes it fail, and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes
-    of memory.
+    of memory. Of one channel, that is all three colors.
     """
+    green, blue = (min(color, channels - 1) for color in (1, 2))
     constants = {
         "base": np.array([share * c[0] for c in CANDIDATES], np.float32),
         "label": np.array([c[1] for c in CANDIDATES], np.int64),
@@ -89,8 +90,8 @@ def build_probe(path: Path, share: float = 1.0) -> None:
         "0": np.int64(0),
         "1": np.int64(1),
         "slow_at": np.array([0, 0, 0], np.int64),
-        "fail_at": np.array([0, 1, 1], np.int64),
-        "hungry_at": np.array([0, 2, 2], np.int64),
+        "fail_at": np.array([0, 1, green], np.int64),
+        "hungry_at": np.array([0, 2, blue], np.int64),
         "mark_at": np.array([0, 2, 0], np.int64),
         "mark": np.float32(HUNGRY_MARK),
         "2": np.float32(2),
@@ -175,7 +176,7 @@ def build_probe(path: Path, share: float = 1.0) -> None:
         nodes,
         "probe",
         [
-            value("images", TensorProto.UINT8, ["B", "H", "W", 3]),
+            value("images", TensorProto.UINT8, ["B", "H", "W", channels]),
             value("sizes", TensorProto.INT64, ["B", 2]),
             value("score_threshold", TensorProto.FLOAT, ["B"]),
         ],
@@ -200,21 +201,24 @@ def publish_probe(
     labels: tuple[str, str, str] = LABELS,
     score_thresholds: Mapping[str, float] = MappingProxyType({}),
     int8_ap: float | None = None,
+    channels: int = 3,
 ) -> Bundle:
     """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3 but for those given.
 
     With int8_ap, beside one whose mask AP is 0.5, there is one in the place of INT8 that scores INT8_SHARE as much.
     """
     staging.mkdir(exist_ok=True)
-    build_probe(staging / "model.onnx")
+    build_probe(staging / "model.onnx", channels=channels)
     precisions = {}
     if int8_ap is not None:
         build_probe(staging / INT8_FILE, INT8_SHARE)
         precisions = measured(f32=0.5, int8=int8_ap)
     draft = ManifestDraft(
-        architecture=ArchitectureConfig(num_classes=len(LABELS) + 1, min_size=SIDE, max_size=2 * SIDE),
+        architecture=ArchitectureConfig.model_validate(
+            {"num_classes": len(LABELS) + 1, "min_size": SIDE, "max_size": 2 * SIDE, "channels": channels}
+        ),
         class_names=labels,
-        preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE),
+        preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE, channels=channels),
         provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
         defaults=ServingDefaults(score_threshold=0.3, score_thresholds=score_thresholds),
         precisions=precisions,

@@ -22,6 +22,7 @@ from model.architecture import Task, has_masks
 from model.console.arguments import Parser, whole
 from model.console.outputs import write_whole
 from model.console.running import interruptible
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import Intensity
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
@@ -32,7 +33,7 @@ from training.data.checking.check_tables import BrokenRecords, Survey, print_sug
 from training.data.checking.contact_sheet import draw_sheet
 from training.data.checking.depths import image_depths
 from training.data.checking.duplicates import duplicate_objects, same_pictures
-from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unusual_images
+from training.data.checking.fingerprints import Fingerprint, fingerprint_images, unseen_channels, unusual_images
 from training.data.checking.overwriting import encoded_picture, require_apart
 from training.data.checking.statistics import class_gaps, gather_objects, split_statistics
 from training.data.checking.suggestion import suggest
@@ -59,6 +60,7 @@ def survey_splits(
     Decodes every image once. Raises DatasetError.
     """
     intensity = Intensity() if config is None else config.intensity
+    channels = RGB_CHANNELS if config is None else config.architecture.channels
     problems: dict[str, list[Problem]] = {}
     prints: dict[str, list[Fingerprint]] = {}
     for name, data in splits.items():
@@ -66,7 +68,9 @@ def survey_splits(
         images = openable(data, found)
         bar = progress.add_task(f"reading {name}", total=len(images))
         advance = partial(progress.advance, bar)
-        prints[name], undecoded = fingerprint_images(images, intensity, workers=workers, progress=advance)
+        prints[name], undecoded = fingerprint_images(
+            images, intensity, channels=channels, workers=workers, progress=advance
+        )
         problems[name] = [*found, *undecoded]
     sound = {name: kept for name, data in splits.items() for kept in _sound(data, problems[name])}
     objects = {name: gather_objects(data) for name, data in sound.items()}
@@ -82,7 +86,9 @@ def survey_splits(
         statistics=tuple(statistics.values()),
         class_gaps=tuple(class_gaps(statistics)),
         broken=tuple(BrokenRecords(split=name, records=tuple(found)) for name, found in problems.items()),
-        notes=tuple(f"{name}: {note}" for name, data in splits.items() for note in data.notes),
+        notes=tuple(
+            f"{name}: {note}" for name, data in splits.items() for note in (*data.notes, *unseen_channels(prints[name]))
+        ),
         mended=tuple(f"{name}: {repair}" for name, data in splits.items() for repair in data.repairs),
         duplicate_objects=tuple(twice),
         same_pictures=tuple(same_pictures(prints, alike=alike)),

@@ -22,6 +22,7 @@ from model.runtime.engines.devices import check_device, gpu_index
 from model.runtime.engines.engine import DeviceChoice, EngineKind
 from model.runtime.engines.loading import computes_on_cpu
 from model.runtime.engines.precision import choose_precision, load_in
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
@@ -50,7 +51,8 @@ class Detector(Protocol):
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ...;
-    intensity is its rule for images of more than 8 bits, learned what it says of its training."""
+    intensity is its rule for images of more than 8 bits, channels how many it takes, learned what it says of its
+    training."""
 
     title: str
     task: Task
@@ -59,6 +61,7 @@ class Evaluated:
     detect: Detector
     intensity: Intensity = AUTO
     learned: Learned | None = None
+    channels: int = RGB_CHANNELS
 
 
 def open_model(
@@ -110,7 +113,8 @@ def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evalua
     detector = partial(detect, predictor)
     task, trained_on = config.architecture.task, loaded.trained_on
     learned = None if trained_on is None else Learned(trained_on.train, config.seed, config.val)
-    return Evaluated(title, task, loaded.class_names, ServingDefaults(), detector, config.intensity, learned)
+    names, channels = loaded.class_names, config.architecture.channels
+    return Evaluated(title, task, names, ServingDefaults(), detector, config.intensity, learned, channels)
 
 
 def _bundle(
@@ -126,12 +130,14 @@ def _bundle(
         precision = choose_precision(wanted, bundle, engine, on_cpu=computes_on_cpu(device, engine))
         predictor = Predictor(load_in(precision, bundle, engine, device, threads), manifest.preprocessing)
         title = f"{manifest.name}/{manifest.version} ({engine}, {precision})"
-    detector, intensity = partial(detect, predictor), predictor.preprocessing.intensity
+    detector, seen = partial(detect, predictor), predictor.preprocessing
     task, origin = manifest.architecture.task, manifest.provenance
     learned = None
     if origin.fingerprint is not None and origin.seed is not None:
         learned = Learned(origin.fingerprint, origin.seed)
-    return Evaluated(title, task, manifest.class_names, manifest.defaults, detector, intensity, learned)
+    return Evaluated(
+        title, task, manifest.class_names, manifest.defaults, detector, seen.intensity, learned, seen.channels
+    )
 
 
 def _torch_device(device: DeviceChoice, threads: int | None) -> str:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from model.architecture import Task
 from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import RLE, Detections
+from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
 from training.data.loading.samples import UnreadableImage, load_stored
@@ -191,6 +192,8 @@ def _upright_file(record: ImageRecord) -> bytes:
     """
     try:
         content = record.path.read_bytes()
+        if sniff_format(content) == "TIFF":  # which is turned upright wherever it is read
+            return content
         with Image.open(BytesIO(content)) as image:
             upright = image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT
     except OSError as error:

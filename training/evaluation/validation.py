@@ -53,7 +53,7 @@ def detect(
     """
     detections: list[Detections] = []
     for record in data.images:
-        image = load_stored(record, predictor.preprocessing.intensity)
+        image = load_stored(record, predictor.preprocessing.intensity, predictor.preprocessing.channels)
         detections += predictor.predict([image], score_threshold, max_detections)
         if progress is not None:
             progress(len(detections))
@@ -74,7 +74,7 @@ def detect_shared(
     """
     mine: list[Detections] = []
     for record in data.images[process.rank :: process.count]:
-        image = load_stored(record, predictor.preprocessing.intensity)
+        image = load_stored(record, predictor.preprocessing.intensity, predictor.preprocessing.channels)
         mine += predictor.predict([image], SCORE_THRESHOLD, max_detections)
         if progress is not None:
             progress(min(len(mine) * process.count, len(data)))

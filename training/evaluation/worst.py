@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.detections import Detections
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.pixels import shown
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset
 from training.data.checking.contact_sheet import as_detections
@@ -41,14 +43,19 @@ def worst_images(matches: Sequence[Matches], thresholds: Sequence[float], count:
 
 
 def draw_pair(
-    data: Dataset, position: int, found: Detections, thresholds: Sequence[float], intensity: Intensity = AUTO
+    data: Dataset,
+    position: int,
+    found: Detections,
+    thresholds: Sequence[float],
+    intensity: Intensity = AUTO,
+    channels: int = RGB_CHANNELS,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """uint8 [h, w, 3] twice: one image with its annotated objects, and with what was found above the thresholds.
 
     Crowd regions are left out. Raises UnreadableImage.
     """
     record = data.images[position]
-    image = load_stored(record, intensity)
+    image = shown(load_stored(record, intensity, channels))
     objects = data.annotations[position]
     size = record.width, record.height
     truth = as_detections(record, objects.select(~objects.crowd), size, with_masks=found.masks is not None)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from model.runtime.detections import Detections
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import AUTO, Intensity
 from training.data.annotations.dataset import Dataset
 from training.data.formats.naming import Names
@@ -46,14 +47,20 @@ def draw_curves(metrics: Path, target: Path) -> None:
 
 
 def draw_samples(
-    data: Dataset, detections: Sequence[Detections], count: int, folder: Path, intensity: Intensity = AUTO
+    data: Dataset,
+    detections: Sequence[Detections],
+    count: int,
+    folder: Path,
+    intensity: Intensity = AUTO,
+    channels: int = RGB_CHANNELS,
 ) -> None:
-    """The first `count` images as PNG files in `folder`: left with what is annotated, right with what was found."""
+    """The first `count` images as PNG files in `folder`: left with what is annotated, right with what was found. Of
+    several channels the first three are seen."""
     folder.mkdir(parents=True, exist_ok=True)
     thresholds = [SAMPLE_SCORE] * len(data.class_names)
     names = Names(stems=False)
     for position, found in enumerate(detections[:count]):
-        pair = draw_pair(data, position, found, thresholds, intensity)
+        pair = draw_pair(data, position, found, thresholds, intensity, channels)
         sheet = titled(pair, (f"annotated, {len(data.annotations[position])}", f"found above {SAMPLE_SCORE:g}"))
         sheet.save(folder / names.free(f"{data.images[position].path.stem}.png"))
 

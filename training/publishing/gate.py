@@ -92,7 +92,7 @@ def compare_engines(
     preprocessing: Preprocessing,
     progress: Callable[[int], None] | None = None,
 ) -> Difference:
-    """Runs both on the same batches of `images` (uint8 [H, W, 3]) and returns how far they are apart.
+    """Runs both on the same batches of `images` (uint8 [H, W, C]) and returns how far they are apart.
 
     `progress` is called after each of BATCH_SIZES with the number done.
     """
@@ -117,7 +117,7 @@ def one_canvas(batch: Sequence[Prepared]) -> tuple[NDArray[np.uint8], NDArray[np
     """Images of different buckets in one batch, padded to the largest: serving never does it, the graph allows it."""
     height = max(image.bucket[0] for image in batch)
     width = max(image.bucket[1] for image in batch)
-    pixels = np.zeros((len(batch), height, width, 3), np.uint8)
+    pixels = np.zeros((len(batch), height, width, batch[0].pixels.shape[2]), np.uint8)
     for row, image in enumerate(batch):
         pixels[row, : image.valid[0], : image.valid[1]] = image.pixels[: image.valid[0], : image.valid[1]]
     return pixels, np.array([image.valid for image in batch], np.int64)
@@ -163,17 +163,17 @@ def export_check(difference: Difference, images: int, ap_deltas: Mapping[str, fl
     )
 
 
-def generated_images(seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Images for the gate where a model comes without data: smooth blobs over noise, uint8 [H, W, 3], several sizes."""
+def generated_images(seed: int = 0, channels: int = 3) -> list[NDArray[np.uint8]]:
+    """Images for the gate where a model comes without data: smooth blobs over noise, uint8 [H, W, C], several sizes."""
     rng = np.random.default_rng(seed)
     images = []
     for number in range(GATE_IMAGES):
         height, width = GENERATED_SIDES[number % len(GENERATED_SIDES)]
         y, x = np.mgrid[:height, :width].astype(np.float32)
-        picture = rng.normal(110, 12, (height, width, 3)).astype(np.float32)
+        picture = rng.normal(110, 12, (height, width, channels)).astype(np.float32)
         for _ in range(6):
             center, radius = rng.uniform(0, (height, width)), rng.uniform(15, 90)
             blob = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * radius**2))
-            picture += blob[..., None] * rng.uniform(-140, 140, 3).astype(np.float32)
+            picture += blob[..., None] * rng.uniform(-140, 140, channels).astype(np.float32)
         images.append(picture.clip(0, 255).astype(np.uint8))
     return images

@@ -62,10 +62,11 @@ def publish_run(
     """
     model = build_model(config.architecture)
     model.load_state_dict(checkpoint.published_state)
-    images = generated_images()
+    channels = config.architecture.channels
+    images = generated_images(channels=channels)
     if data is not None:
         source = data.train if data.val is None else data.val
-        readable = readable_images(source.images, config.intensity, config.on_broken)
+        readable = readable_images(source.images, config.intensity, config.on_broken, channels)
         images = list(islice(readable, GATE_IMAGES))
     export = Export(
         model=model.eval(),

@@ -104,7 +104,8 @@ def rebuilt(model: Detector, architecture: ArchitectureConfig) -> Detector:
 def calibration_batches(data: Dataset, preprocessing: Preprocessing, images: int) -> Iterator[Batch]:
     """Up to `images` of `data` as the network takes them, one at a time, evenly spread over the dataset."""
     for index in np.linspace(0, len(data) - 1, min(images, len(data))).astype(int).tolist():
-        yield stack([prepare(load_stored(data.images[index], preprocessing.intensity), preprocessing)])
+        image = load_stored(data.images[index], preprocessing.intensity, preprocessing.channels)
+        yield stack([prepare(image, preprocessing)])
 
 
 def points_lost(ap_deltas: Mapping[str, float], task: Task) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.architecture import ArchitectureConfig
 from model.network.build import FINE_POOL_SIZE, Detector
+from model.network.first_convolution import FIRST_WEIGHTS, adapted
 from model.network.weights import COUNTER
 from training.config import TrainConfig
 from training.starting.starting_weights import StartError, StartingWeights, describe_network, read_starting_weights
@@ -122,6 +123,7 @@ def load_starting_point(
     if config.architecture.features == "c4":
         source = replace(source, state=_fifth_stage_in_heads(source.state, config.architecture))
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+    source, adapted_note = _with_channels(source, state)
     _require_same_backbone(source, state, config.architecture)
     classes = _class_parts(source, class_names, config.class_map)
     keypoints = _keypoint_parts(source, keypoint_names)
@@ -160,8 +162,21 @@ def load_starting_point(
         fresh=tuple(f"{count} tensors of {module}" for module, count in fresh.items()),
         unused=tuple(sorted({_module(name) for name in source.state} - {_module(name) for name in state})),
         heads=tuple(heads.values()),
-        notes=(*_notes(source, config.architecture), *(_unused_map(config) if not heads else ())),
+        notes=(*adapted_note, *_notes(source, config.architecture), *(_unused_map(config) if not heads else ())),
     )
+
+
+def _with_channels(source: StartingWeights, state: Mapping[str, Tensor]) -> tuple[StartingWeights, tuple[str, ...]]:
+    """The weights with a first convolution for the run's channels, and what is to be said of it."""
+    for name in FIRST_WEIGHTS:
+        ours, theirs = state.get(name), source.state.get(name)
+        if ours is None or theirs is None or theirs.ndim != 4 or ours.shape[1] == theirs.shape[1]:
+            continue
+        note = f"the first convolution, of {theirs.shape[1]} channels there, is adapted to {ours.shape[1]}"
+        fitting = {**source.state, name: adapted(theirs, ours.shape[1])}
+        settings = {key: value for key, value in source.settings.items() if key not in ("image_mean", "image_std")}
+        return replace(source, state=fitting, settings=settings), (note,)
+    return source, ()
 
 
 def _fifth_stage_in_heads(state: Mapping[str, Tensor], architecture: ArchitectureConfig) -> dict[str, Tensor]:

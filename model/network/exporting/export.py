@@ -7,6 +7,7 @@ steer Python code.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ SMALLEST_HALF_STORED = 1024
 def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = False) -> None:
     """Write the model's inference graph as ONNX.
 
-    Inputs `images` [batch, height, width, 3], `sizes` [batch, 2] and `score_threshold` [batch] and outputs as in
+    Inputs `images` [batch, height, width, channels], `sizes` [batch, 2] and `score_threshold` [batch] and outputs as in
     `InferenceGraph`; batch, height and width are dynamic. Weights are initializers under their state_dict names.
 
     `half_storage` keeps convolution and linear weights as float16 in the file, under the same names, which halves it.
@@ -105,7 +106,8 @@ def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
 def _example(graph: InferenceGraph) -> tuple[Tensor, Tensor, Tensor]:
     # Each dimension has its own size, and none is 0 or 1: the exporter would take equal sizes for one, and 1 for fixed.
     device = next(graph.parameters()).device
-    images = torch.arange(2 * 96 * 160 * 3, device=device).remainder(251).to(torch.uint8).reshape(2, 96, 160, 3)
+    shape = (2, 96, 160, graph.channels)
+    images = torch.arange(math.prod(shape), device=device).remainder(251).to(torch.uint8).reshape(shape)
     sizes = torch.tensor([[96, 150], [90, 160]], device=device)
     return images, sizes, torch.full((2,), 0.5, device=device)
 

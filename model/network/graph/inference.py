@@ -47,7 +47,7 @@ class InferenceGraph(nn.Module):
     """The whole-batch detector over torchvision's FasterRCNN, MaskRCNN or KeypointRCNN, as `build_model` makes them.
 
     forward(images, sizes, score_threshold):
-        images: uint8 [B, H, W, 3] RGB, H and W multiples of 32, each image in the top-left corner.
+        images: uint8 [B, H, W, C], H and W multiples of 32, each image in the top-left corner.
         sizes: int64 [B, 2], the valid (height, width) of each image in pixels; what lies outside is not looked at.
         score_threshold: float32 [B]; an image's detections score strictly above it. It replaces the model's own.
 
@@ -82,6 +82,7 @@ class InferenceGraph(nn.Module):
         self.has_masks = bool(model.roi_heads.has_mask())
         self.has_keypoints = bool(model.roi_heads.has_keypoint())
 
+        self.channels = len(model.transform.image_mean)
         device = next(model.parameters()).device
         for name, values in (("image_mean", model.transform.image_mean), ("image_std", model.transform.image_std)):
             self.register_buffer(name, torch.tensor(values, device=device)[None, :, None, None], persistent=False)
@@ -96,7 +97,7 @@ class InferenceGraph(nn.Module):
         )
         self.classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.detections_per_image = min(model.roi_heads.detections_per_img, self.proposals_per_image * self.classes)
-        strides = _strides(model.backbone, device)
+        strides = _strides(model.backbone, self.channels, device)
         self.fpn_factors: list[int] = []
         if isinstance(model.backbone, BackboneWithFPN):
             lateral = list(strides.values())[: len(model.backbone.fpn.inner_blocks)]
@@ -138,7 +139,7 @@ class InferenceGraph(nn.Module):
         return tuple(outputs)
 
     def _normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], zero outside the valid sizes: first normalized, then padded."""
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero outside the valid sizes: first normalized, then padded."""
         height, width = sizes.unsqueeze(1).unbind(2)
         row, column = positions(images, 1), positions(images, 2)
         inside = (row < height).unflatten(1, (1, -1, 1)) & (column < width).unflatten(1, (1, 1, -1))
@@ -333,9 +334,9 @@ def _keep(scores: Tensor, kept: Tensor) -> Tensor:
     return torch.full_like(flat, SUPPRESSED).scatter(0, kept, rows(flat, kept)).view_as(scores)
 
 
-def _strides(backbone: BackboneWithFPN | C4Backbone, device: torch.device) -> dict[str, int]:
+def _strides(backbone: BackboneWithFPN | C4Backbone, channels: int, device: torch.device) -> dict[str, int]:
     """Pixels between two cells of each level, by name. torchvision guesses them from the first image it ever sees."""
     side = 2 * SIZE_DIVISOR
     with evaluating(backbone), torch.no_grad():
-        levels = backbone(torch.zeros(1, 3, side, side, device=device))
+        levels = backbone(torch.zeros(1, channels, side, side, device=device))
     return {name: side // level.shape[-1] for name, level in levels.items()}

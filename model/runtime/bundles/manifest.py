@@ -140,6 +140,11 @@ class ManifestDraft(_Record):
             )
         if self.precisions and "f32" not in self.precisions:
             raise ValueError("precisions has no f32, with which the others are compared")
+        if self.preprocessing.channels != self.architecture.channels:
+            raise ValueError(
+                f"preprocessing.channels is {self.preprocessing.channels} and architecture.channels "
+                f"{self.architecture.channels}; give the same number for both"
+            )
         unknown = sorted(self.defaults.score_thresholds.keys() - set(self.class_names))
         if unknown:
             raise ValueError(

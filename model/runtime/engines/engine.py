@@ -56,7 +56,7 @@ class Engine(Protocol):
     ) -> RawDetections:
         """Detect.
 
-        images: uint8 [B, H, W, 3] RGB, each image in the top left corner.
+        images: uint8 [B, H, W, C], each image in the top left corner.
         sizes: int64 [B, 2], the valid (height, width) of each in pixels; what lies outside does not count.
         score_threshold: float32 [B]; only detections that score strictly more are returned.
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import AUTO, Applied, Declared, Intensity, WindowSearch, find_window, keeps
 from model.runtime.images.picture import Picture
-from model.runtime.images.planes import RGB_CHANNELS, Channels
+from model.runtime.images.planes import Channels
 from model.runtime.images.tones import scale
 
 Done: TypeAlias = Applied | tuple[Applied | None, ...] | None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.errors import NoSuchPlane, TooManyPlanes
-
-RGB_CHANNELS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,8 @@ class PlaneChoice:
         if not self.channels and size != self.inputs:
             example = ",".join(str(index) if index < size else "" for index in range(self.inputs))
             raise NoSuchPlane(
-                f"the image has {_counted(size)} and the model takes {self.inputs}: say which with channels, such as "
-                f"{example}; an empty one is black, and opacity is no channel"
+                f"the image has {_counted(size)} and the model takes {self.inputs}; a request can say which with "
+                f"channels={example} (an empty one is black, and opacity is no channel)"
             )
         taken = self.channels or tuple(range(size))
         for index in taken:

@@ -39,7 +39,7 @@ from model.runtime.images.picture import Picture
 from model.runtime.images.planes import FIRST_PLANE, OnePlane, PlaneChoice, Planes
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.signatures import sniff_format
-from model.runtime.images.tiff.channels import open_channels, read_channels
+from model.runtime.images.tiff.channels import open_channels, read_channels, require_one_channel
 from model.runtime.images.tiff.reading import open_tiff, read_tiff, tiff_size
 from model.runtime.images.tiff.stacks import tiff_planes
 
@@ -139,7 +139,9 @@ def read_picture(
     data, format = _accepted(data, limits)
     with saying(f"the {format} image cannot be decoded"):
         if format == "TIFF":
-            return read_channels(data, limits, choice) if choice.by_channel else read_tiff(data, limits, choice)
+            if choice.by_channel:
+                return read_channels(data, limits, choice)
+            return require_one_channel(read_tiff(data, limits, choice), choice)
         return of_channel(_read_by_pillow(data, format, limits, upright), choice)
 
 
@@ -154,7 +156,9 @@ def open_picture(
     if sniff_format(bytes(data[:1024])) != "TIFF" or "TIFF" not in limits.formats:
         return read_picture(bytes(data), limits, choice=choice)
     with saying("the TIFF image cannot be decoded"):
-        return open_channels(data, limits, choice) if choice.by_channel else open_tiff(data, limits, choice)
+        if choice.by_channel:
+            return open_channels(data, limits, choice)
+        return require_one_channel(open_tiff(data, limits, choice), choice)
 
 
 def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool) -> Picture:

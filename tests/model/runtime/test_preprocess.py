@@ -255,3 +255,23 @@ def test_every_bucket_that_an_image_can_get_is_listed_and_no_other(preprocessing
     assert len(listed) == len(seen)
     areas = [height * width for height, width in listed]
     assert areas == sorted(areas, reverse=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 16])
+def test_each_channel_is_resized_as_in_an_rgb_picture(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, channels), np.uint8)
+    config = Preprocessing(min_size=32, max_size=64, channels=channels)
+    prepared = prepare(pixels, config)
+    assert prepared.pixels.shape == (*config.bucket((50, 70)), channels)
+    for channel in range(channels):
+        alone = prepare(
+            np.repeat(pixels[..., channel : channel + 1], 3, axis=2), Preprocessing(min_size=32, max_size=64)
+        )
+        np.testing.assert_array_equal(prepared.pixels[..., channel], alone.pixels[..., 1])
+    with pytest.raises(ValueError, match=rf"an image is uint8 \[H, W, {channels}\]"):
+        prepare(np.zeros((8, 8, channels + 1), np.uint8), config)
+
+
+def test_preprocessing_of_rgb_says_nothing_of_channels() -> None:
+    assert "channels" not in Preprocessing().model_dump()
+    assert Preprocessing.from_architecture(ArchitectureConfig(channels=2)).model_dump()["channels"] == 2

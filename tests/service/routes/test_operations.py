@@ -32,7 +32,7 @@ def test_models(server: Server) -> None:
     assert listed["default"] == "probe"
     (model,) = listed["models"]
     assert model == get(server, "/models/probe")
-    assert (model["name"], model["version"], model["task"]) == ("probe", 1, "masks")
+    assert (model["name"], model["version"], model["task"], model["channels"]) == ("probe", 1, "masks", 3)
     assert (model["engine"], model["devices"]) == ("onnx", ["cpu"])
     assert model["versions"] == [{"version": 1, "state": "served", "reason": ""}]
     assert (model["max_batch_size"], model["max_queue_size"]) == (4, 32)

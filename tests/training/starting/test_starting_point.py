@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.architecture import ArchitectureConfig
+from model.network.first_convolution import adapted
 from tests.training.starting.starting import (
     BOXES,
     HEATMAPS,
@@ -191,3 +193,18 @@ def test_settings_that_the_weights_were_trained_with_are_pointed_out(tmp_path: P
         "warning: these weights were trained with image_mean [0.5, 0.5, 0.5] and this run has [0.485, 0.456, 0.406]; "
         "to train with theirs: --architecture.image_mean '[0.5, 0.5, 0.5]'",
     )
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(3, 5), (3, 1), (5, 3)])
+def test_the_first_convolution_is_adapted_to_the_run_s_channels(theirs: int, ours: int, tmp_path: Path) -> None:
+    def of(channels: int) -> ArchitectureConfig:
+        changes = {"channels": channels, "image_mean": (0.5,) * channels, "image_std": (0.25,) * channels}
+        return architecture(**changes)
+
+    weights = write_checkpoint(tmp_path / "last.pt", of(theirs))
+    model, _, report = load(tmp_path / "last.pt", config=of(ours))
+    state, name = model.state_dict(), "backbone.body.conv1.weight"
+    assert torch.equal(state[name], adapted(weights[name], ours))
+    assert torch.equal(state["backbone.body.bn1.weight"], weights["backbone.body.bn1.weight"])
+    assert report.loaded == report.total
+    assert report.notes == (f"the first convolution, of {theirs} channels there, is adapted to {ours}",)

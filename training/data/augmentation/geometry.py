@@ -26,7 +26,7 @@ MIN_SIDE = 1.0
 class Sample:
     """One image and its objects, in pixels of that image.
 
-    image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy. labels: int64 [N]. masks: uint8 [N, H, W] or None.
+    image: uint8 [C, H, W]. boxes: float32 [N, 4] xyxy. labels: int64 [N]. masks: uint8 [N, H, W] or None.
     keypoints: float32 [N, K, 3] (x, y, visibility) or None.
     """
 
@@ -57,7 +57,7 @@ def cut_window(
     *,
     with_masks: bool,
 ) -> Sample:
-    """The part of an image, uint8 [H, W, 3], inside `window`, with the objects that reach into it.
+    """The part of an image, uint8 [H, W, C], inside `window`, with the objects that reach into it.
 
     size: (height, width) that it is resized to: the image bilinear and antialiased like serving's resize, masks by the
     nearest pixel, made once at that size.

@@ -32,7 +32,7 @@ from training.data.augmentation.windows import draw_view
 
 
 class Stored(NamedTuple):
-    """An image as stored, uint8 [H, W, 3], and its annotations without crowd regions."""
+    """An image as stored, uint8 [H, W, C], and its annotations without crowd regions."""
 
     image: NDArray[np.uint8]
     annotations: Annotations
@@ -49,7 +49,7 @@ class Augmentation:
         self.flip_pairs = flip_pairs
 
     def __call__(self, image: NDArray[np.uint8], annotations: Annotations, pasted: Stored | None = None) -> Sample:
-        """image: uint8 [H, W, 3]; `annotations` without crowd regions.
+        """image: uint8 [H, W, C]; `annotations` without crowd regions.
 
         Some objects of `pasted` are pasted over it, which needs a task with masks. Both get a geometry of their own;
         of two sizes, the smaller image lies anywhere inside the larger one.

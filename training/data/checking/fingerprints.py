@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Applied, Intensity
-from model.runtime.images.pixels import to_pixels
+from model.runtime.images.pixels import shown, to_pixels
+from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import read_picture
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
@@ -46,9 +48,10 @@ class Fingerprint:
     """What is kept of one image.
 
     size: (width, height) in pixels as stored. mode: Pillow's, of the file. orientation: EXIF's, 1 to 8.
-    digest: SHA-256 of size and RGB pixels. bits: uint8 [32], the 256 bits of the difference hash. thumbnail: uint8
-    [32, 32] gray. values: the NumPy type of the file's values; applied: how 8 bits were made of them, None where they
-    are the file's own.
+    digest: SHA-256 of size and pixels. bits: uint8 [32], the 256 bits of the difference hash. thumbnail: uint8
+    [32, 32] gray. values: the NumPy type of the file's values; applied: how 8 bits were made of them, of the first
+    where channels are taken one by one, None where they are the file's own. planes: how many there are along which
+    axis, of which one is seen; None where all of the file is.
     """
 
     file: str
@@ -60,6 +63,7 @@ class Fingerprint:
     thumbnail: NDArray[np.uint8]
     values: str
     applied: Applied | None
+    planes: tuple[str, int] | None = None
 
 
 class UnusualImage(BaseModel):
@@ -76,19 +80,20 @@ def fingerprint_images(
     images: Sequence[ImageRecord],
     intensity: Intensity = AUTO,
     *,
+    channels: int = RGB_CHANNELS,
     workers: int | None = None,
     progress: Callable[[], None] | None = None,
 ) -> tuple[list[Fingerprint], list[Problem]]:
     """The fingerprints of all images that can be decoded, in their order, and the others.
 
-    intensity: how more than 8 bits become 8. workers: threads; None for one a core. progress is called after each
-    image, in the calling thread.
+    intensity: how more than 8 bits become 8. channels: how many the network takes. workers: threads; None for one a
+    core. progress is called after each image, in the calling thread.
     """
     found: list[Fingerprint] = []
     problems: list[Problem] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow warns of large images, which are fine here
-        for one in pool.map(_fingerprint, images, repeat(intensity)):
+        for one in pool.map(_fingerprint, images, repeat(intensity), repeat(channels)):
             if isinstance(one, Fingerprint):
                 found.append(one)
             else:
@@ -98,11 +103,14 @@ def fingerprint_images(
     return found, problems
 
 
-def undecodable(images: Sequence[ImageRecord], intensity: Intensity = AUTO) -> list[Problem]:
-    """The images that only decoding shows to be damaged; all are decoded, by as many threads as there are cores."""
+def undecodable(
+    images: Sequence[ImageRecord], intensity: Intensity = AUTO, channels: int = RGB_CHANNELS
+) -> list[Problem]:
+    """The images that only decoding shows to be damaged, or to have other channels than a network that takes so many;
+    all are decoded, by as many threads as there are cores."""
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
-        return [one for one in pool.map(_damage, images, repeat(intensity)) if one is not None]
+        return [one for one in pool.map(_damage, images, repeat(intensity), repeat(channels)) if one is not None]
 
 
 def unusual_images(splits: Mapping[str, Sequence[Fingerprint]]) -> list[UnusualImage]:
@@ -117,6 +125,16 @@ def unusual_images(splits: Mapping[str, Sequence[Fingerprint]]) -> list[UnusualI
         for split, fingerprints in splits.items()
         for one in fingerprints
         for what in _oddities(one, mode, side)
+    ]
+
+
+def unseen_channels(prints: Sequence[Fingerprint]) -> list[str]:
+    """Which images have more planes than are seen, in words."""
+    counts = Counter(one.planes for one in prints if one.planes is not None)
+    return [
+        f"{count} {'image has' if count == 1 else 'images have'} {size} {axis}s, of which the first is seen"
+        + (f"; to train on all: --architecture.channels {size}" if size <= MOST_CHANNELS else "")
+        for (axis, size), count in counts.items()
     ]
 
 
@@ -137,9 +155,9 @@ def _oddities(one: Fingerprint, mode: str, side: float) -> list[str]:
     return found
 
 
-def _damage(record: ImageRecord, intensity: Intensity) -> Problem | None:
+def _damage(record: ImageRecord, intensity: Intensity, channels: int) -> Problem | None:
     try:
-        load_image(record.path, LIMITS, upright=False, intensity=intensity)
+        load_image(record.path, LIMITS, upright=False, intensity=intensity, choice=PlaneChoice(inputs=channels))
     except (OSError, ImageError) as error:
         return _undecoded(record, error)
     return None
@@ -150,25 +168,26 @@ def _undecoded(record: ImageRecord, error: Exception) -> Problem:
     return Problem("unreadable image", message, record.file, record.id)
 
 
-def _fingerprint(record: ImageRecord, intensity: Intensity) -> Fingerprint | Problem:
+def _fingerprint(record: ImageRecord, intensity: Intensity, channels: int) -> Fingerprint | Problem:
     try:
         data = record.path.read_bytes()
-        picture = read_picture(data, LIMITS, upright=False)
-        pixels, done = to_pixels(picture, intensity)
+        picture = read_picture(data, LIMITS, upright=False, choice=PlaneChoice(inputs=channels))
+        pixels, done = to_pixels(picture, intensity, channels)
     except (OSError, ImageError) as error:
         return _undecoded(record, error)
     mode, orientation = _header(data)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    gray = Image.fromarray(pixels).convert("L")
+    gray = Image.fromarray(shown(pixels)).convert("L")
     grid = np.asarray(gray.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     thumbnail = np.asarray(gray.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
     bits = np.packbits(np.diff(grid, axis=1) > STEP)
     values = picture.values.dtype.name
-    applied = done if isinstance(done, Applied) else None
+    applied = done[0] if isinstance(done, tuple) else done
+    planes = next(((axis.name, axis.size) for axis in picture.plane if axis.name in ("channel", "page")), None)
     return Fingerprint(
-        record.file, (width, height), mode, orientation, digest.digest(), bits, thumbnail, values, applied
+        record.file, (width, height), mode, orientation, digest.digest(), bits, thumbnail, values, applied, planes
     )
 
 

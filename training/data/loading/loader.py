@@ -22,7 +22,7 @@ ASPECT_SPLIT = (0.5, 1.0, 2.0)
 
 
 class Batch(NamedTuple):
-    """images: B uint8 tensors [3, H_i, W_i]; targets: B torchvision target dicts; names: B file names, for messages;
+    """images: B uint8 tensors [C, H_i, W_i]; targets: B torchvision target dicts; names: B file names, for messages;
     left_out: why images were not taken, whose places others have."""
 
     images: list[Tensor]

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
 from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.planes import PlaneChoice
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import LIMITS, ImageRecord
 from training.data.augmentation.draws import chance, integer, mix
@@ -27,13 +29,15 @@ class UnreadableImage(Exception):
     """An image that cannot be decoded, or has changed since the data was checked; the message names it."""
 
 
-def load_stored(record: ImageRecord, intensity: Intensity = AUTO) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB in the orientation that the annotations refer to; `intensity` is of what has more bits.
+def load_stored(record: ImageRecord, intensity: Intensity = AUTO, channels: int = RGB_CHANNELS) -> NDArray[np.uint8]:
+    """uint8 [H, W, channels] in the orientation that the annotations refer to; `intensity` is of what has more bits.
 
-    Raises UnreadableImage naming the file when it cannot be decoded or has another size than its record says.
+    Raises UnreadableImage naming the file when it cannot be decoded, or has another size than its record says or other
+    channels than those.
     """
+    choice = PlaneChoice(inputs=channels)
     try:
-        image = load_image(record.path, LIMITS, upright=False, intensity=intensity)
+        image = load_image(record.path, LIMITS, upright=False, intensity=intensity, choice=choice)
     except (OSError, ImageError) as error:
         raise UnreadableImage(f"{record.path}: {error}") from error
     if image.shape[:2] != (record.height, record.width):
@@ -51,7 +55,7 @@ class Draw(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A drawn sample. image: uint8 [3, H, W]. target: a dict of `Sample.target`. name: the files that it is made of,
+    """A drawn sample. image: uint8 [C, H, W]. target: a dict of `Sample.target`. name: the files that it is made of,
     for messages. left_out: why others were not taken."""
 
     image: Tensor
@@ -61,12 +65,12 @@ class Drawn(NamedTuple):
 
 
 def readable_images(
-    records: Iterable[ImageRecord], intensity: Intensity, on_broken: OnBroken
+    records: Iterable[ImageRecord], intensity: Intensity, on_broken: OnBroken, channels: int = RGB_CHANNELS
 ) -> Iterator[NDArray[np.uint8]]:
     """`load_stored` of each, without those that cannot be decoded where these are to be skipped."""
     for record in records:
         try:
-            yield load_stored(record, intensity)
+            yield load_stored(record, intensity, channels)
         except UnreadableImage:
             if on_broken == "stop":
                 raise
@@ -114,7 +118,7 @@ class TrainingSet(TorchDataset[Drawn]):
             row = (image + number) % len(self.data)
             record, annotations = self.data.images[row], self.data.annotations[row]
             try:
-                pixels = load_stored(record, self.intensity)
+                pixels = load_stored(record, self.intensity, self.augmentation.architecture.channels)
             except UnreadableImage as error:
                 if self.on_broken == "stop":
                     raise

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.architecture import Task, has_keypoints
+from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.intensity import Intensity
 from training.config import TrainConfig
 from training.data.annotations.classes import align_classes, change_splits
@@ -70,7 +71,8 @@ def load_training_data(
     train = sound(splits.train, task, config.on_broken, say=say)
     if (reason := nothing_to_train(splits.train, train, config.classes)) is not None:
         raise DatasetError(reason)
-    val = None if splits.val is None else sound(splits.val, task, config.on_broken, config.intensity, say)
+    channels = config.architecture.channels
+    val = None if splits.val is None else sound(splits.val, task, config.on_broken, config.intensity, say, channels)
     if val is None:
         say(NO_VALIDATION)
     elif not any((~objects.crowd).any() for objects in val.annotations):
@@ -103,9 +105,10 @@ def sound(
     on_broken: OnBroken,
     decoded: Intensity | None = None,
     say: Callable[[str], None] = to_stderr,
+    channels: int = RGB_CHANNELS,
 ) -> Dataset:
     """The dataset without broken records; says what was mended and what is left out. decoded: every image is decoded,
-    with this rule for more than 8 bits, and those that cannot be are broken records too.
+    with this rule for more than 8 bits and for so many channels, and those that cannot be are broken records too.
 
     Raises DataStop where records are broken and not to be skipped, DatasetError where nothing is left.
     """
@@ -113,7 +116,7 @@ def sound(
         say(line)
     problems = check(data, task)
     if decoded is not None:
-        problems += undecodable(openable(data, problems), decoded)
+        problems += undecodable(openable(data, problems), decoded, channels)
     if not problems:
         return data
     text = f"{data.name} ({data.root}):\n{report(problems)}"

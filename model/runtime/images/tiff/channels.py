@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.tiff.reading import block_decoder, by_region, opened, read_tiff
 from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL, block_size, is_decoded_whole
+
+_Opened = TypeVar("_Opened", bound=Picture | PictureByRegion)
 
 _DIFFERENT: Final = (
     "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
@@ -78,6 +80,18 @@ def _together(pictures: Sequence[Picture], along: PlaneAxis, channels: Channels)
         plane=tuple(axis for axis in first.plane if axis.name != along.name),
         channels=channels,
     )
+
+
+def require_one_channel(picture: _Opened, choice: PlaneChoice) -> _Opened:
+    """The picture, unless it is one of several channels that a network of one channel would see by chance.
+
+    Raises NoSuchPlane.
+    """
+    if choice.inputs == 1 and choice.channel is None:
+        for axis in (picture if isinstance(picture, Picture) else picture.like).plane:
+            if axis.name == "channel":
+                choice.of(axis.size)
+    return picture
 
 
 def _axis_of_channels(axes: tuple[PlaneAxis, ...], samples: int, choice: PlaneChoice) -> PlaneAxis | None:

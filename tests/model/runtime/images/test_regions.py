@@ -217,6 +217,27 @@ def test_the_full_picture_of_a_pyramid() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("samples", [False, True], ids=["planes", "samples"])
+def test_a_network_of_one_channel_is_told_of_several(samples: bool, layout: str) -> None:
+    """Whole or part by part: it never sees the first of them by chance."""
+    values = random("uint16", HEIGHT, WIDTH, 5) if samples else random("uint16", 5, HEIGHT, WIDTH)
+    stated: dict[str, Any] = {"planarconfig": "contig"} if samples else {"ome": True, "metadata": {"axes": "CYX"}}
+    data = written(values, photometric="minisblack", **stated, **LAYOUTS[layout])
+    for choice in (PlaneChoice(inputs=1), *([PlaneChoice(page=0, inputs=1)] if samples else [])):
+        for limits in (LIMITS, ImageLimits()):
+            with pytest.raises(NoSuchPlane, match="the image has 5 channels and the model takes 1; a request can say"):
+                open_picture(data, limits, choice=choice)
+    check_same(data, PlaneChoice(channel=3, inputs=1))
+    named = open_picture(data, LIMITS, choice=PlaneChoice(channels=(3,), inputs=1))
+    assert isinstance(named, PictureByRegion)
+    np.testing.assert_array_equal(
+        named.read(0, 0, HEIGHT, WIDTH).values[..., 0], values[..., 3] if samples else values[3]
+    )
+    if not samples:
+        check_same(data, PlaneChoice(page=2, inputs=1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_plane_of_a_stack(layout: str) -> None:
     values = random("uint16", 2, 3, HEIGHT, WIDTH)
     data = written(values, ome=True, metadata={"axes": "ZCYX"}, photometric="minisblack", **LAYOUTS[layout])

@@ -89,3 +89,30 @@ def test_certain_changes_are_what_their_names_say(config: AugmentConfig, expecte
     assert (
         change_color(IMAGE, config).double() - expected.double()
     ).abs().max() < 1.1  # rounded down, and so are the weights
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_channels_that_are_no_colors_change_each_by_itself(channels: int) -> None:
+    """By a factor, and about their own mean; what makes sense of colors alone is left out."""
+    image = torch.from_numpy(np.random.default_rng(1).integers(40, 80, (channels, 12, 17), np.uint8))
+    assert torch.equal(change_color(image, AugmentConfig(saturation=0.9, hue=0.5, grayscale=1)), image)
+    torch.manual_seed(3)
+    brighter = change_color(image, AugmentConfig(brightness=0.5)).double()
+    factors = brighter.mean((1, 2)) / image.double().mean((1, 2))
+    assert (brighter - image * factors[:, None, None]).abs().max() <= 1.5
+    steeper = change_color(image, AugmentConfig(contrast=0.5)).double()
+    means = image.double().mean((1, 2))
+    assert (steeper.mean((1, 2)) - means).abs().max() < 0.5
+    spread = (steeper - steeper.mean((1, 2), keepdim=True)).std((1, 2)) / image.double().std((1, 2))
+    assert ((spread >= 0.45) & (spread <= 1.55)).all()
+    if channels > 1:
+        assert len(set(factors.round(decimals=2).tolist())) > 1
+        assert len(set(spread.round(decimals=2).tolist())) > 1
+    assert torch.equal(change_color(image, AugmentConfig(invert=1)), 255 - image)
+
+
+def test_everything_at_once_works_on_any_number_of_channels() -> None:
+    everything = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, invert=0.5, blur=2, noise=0.1)
+    for channels in (1, 2, 4, 16):
+        changed = change_color(torch.full((channels, 9, 8), 100, dtype=torch.uint8), everything)
+        assert (changed.shape, changed.dtype) == ((channels, 9, 8), torch.uint8)

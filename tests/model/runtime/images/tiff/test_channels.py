@@ -18,7 +18,7 @@ from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.pixels import shown, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
-from model.runtime.images.reading import read_picture
+from model.runtime.images.reading import open_picture, read_picture
 from tests.model.runtime.images.pictures import encode, picture
 
 COLORS = np.asarray(picture())
@@ -141,15 +141,25 @@ def test_a_range_that_all_channels_declare_counts_for_each() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (2, "the image has 5 channels and the model takes 2: say which with channels, such as 0,1;"),
-        (7, "the image has 5 channels and the model takes 7: say which with channels, such as 0,1,2,3,4,,;"),
+        (1, r"the image has 5 channels and the model takes 1; a request can say which with channels=0 \("),
+        (2, r"the image has 5 channels and the model takes 2; a request can say which with channels=0,1 \("),
+        (7, r"the image has 5 channels and the model takes 7; a request can say which with channels=0,1,2,3,4,, \("),
     ],
 )
 def test_a_file_with_other_channels_than_the_network_takes(inputs: int, message: str) -> None:
-    with pytest.raises(NoSuchPlane, match=message):
-        read_picture(LAYOUTS["OME"](STACK), choice=PlaneChoice(inputs=inputs))
-    with pytest.raises(NoSuchPlane, match="the image has 3 channels"):
-        read_picture(encode(picture(), "PNG"), choice=PlaneChoice(inputs=inputs))
+    for layout in ("OME", "ImageJ", "samples together"):
+        for read in (read_picture, open_picture):
+            with pytest.raises(NoSuchPlane, match=message):
+                read(LAYOUTS[layout](STACK), choice=PlaneChoice(inputs=inputs))
+    if inputs > 1:
+        with pytest.raises(NoSuchPlane, match="the image has 3 channels"):
+            read_picture(encode(picture(), "PNG"), choice=PlaneChoice(inputs=inputs))
+
+
+def test_a_network_of_one_channel_takes_the_one_that_is_named() -> None:
+    for choice in (PlaneChoice(channel=3, inputs=1), PlaneChoice(channels=(3,), inputs=1)):
+        read = read_picture(LAYOUTS["OME"](STACK), choice=choice)
+        np.testing.assert_array_equal(read.values.squeeze(), STACK[3])
 
 
 @pytest.mark.parametrize(

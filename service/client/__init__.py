@@ -15,6 +15,7 @@ from service.client.errors import (
     UnreachableError,
     UnreadableFileError,
 )
+from service.client.planes import PlaneAnswer
 from service.client.prediction import AppliedIntensity, Prediction, TakenChannel
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ClientError",
     "ConnectionLostError",
     "MaskForm",
+    "PlaneAnswer",
     "PredictOptions",
     "Prediction",
     "ServerProblem",

@@ -19,6 +19,7 @@ from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from service import VERSION
 from service.client.attempts import Attempts
 from service.client.errors import ConnectionLostError, ServerProblem, UnreachableError
+from service.client.lines import NDJSON, Progress, assembled
 
 MaskForm = Literal["rle", "rle_uncompressed", "polygon", "none"]
 IntensityMode = Literal["auto", "full-range", "min-max", "percentile"]
@@ -68,7 +69,7 @@ class PredictOptions(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. `has_deadline`: it carries one of its own, after which the server drops it. `answer`: the media type
-    of what comes back if all is well."""
+    of what comes back if all is well, which may be lines where JSON is meant. `progress`: is told how far it is."""
 
     method: str
     path: str
@@ -77,6 +78,7 @@ class Call:
     content: bytes | None = None
     has_deadline: bool = False
     answer: str = JSON
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,19 @@ READY: Final = Call("GET", "/readyz")
 MODELS: Final = Call("GET", "/models")
 
 
-def predict_call(image: bytes, options: PredictOptions, format: FileFormat | None = None) -> Call:
-    """`image` is an encoded one, `format` that of a file. TypeError when an option has a name that there isn't."""
+def predict_call(
+    image: bytes,
+    options: PredictOptions,
+    format: FileFormat | None = None,
+    *,
+    planes: bool = False,
+    progress: Progress | None = None,
+) -> Call:
+    """`image` is an encoded one, `format` that of a file. planes: all that the options leave open have an answer each.
+    progress: then the answer is asked for in lines, which tell it.
+
+    TypeError when an option has a name that there isn't.
+    """
     if unknown := sorted(options.keys() - PredictOptions.__annotations__.keys()):
         known = ", ".join(PredictOptions.__annotations__)
         raise TypeError(f"predict() has no option {', '.join(unknown)}; it has {known}")
@@ -101,11 +114,15 @@ def predict_call(image: bytes, options: PredictOptions, format: FileFormat | Non
     params = {name: value for name, value in options.items() if value is not None}
     if (channels := options.get("channels")) is not None:
         params["channels"] = ",".join("" if index is None else str(index) for index in channels)
+    if planes:
+        params["planes"] = "all"
     headers, answer = {"Content-Type": IMAGE}, JSON
+    if progress is not None:
+        headers["Accept"] = f"{NDJSON}, {JSON};q=0.5"
     if format is not None:
         params["format"], answer = format, FILE_TYPES[format].media_type
         headers["Accept"] = answer
-    return Call("POST", "/predict", params, headers, image, "timeout_ms" in params, answer)
+    return Call("POST", "/predict", params, headers, image, "timeout_ms" in params, answer, progress)
 
 
 def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
@@ -126,11 +143,14 @@ def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
 
 
 def checked(response: httpx.Response, body: bytes, answer: str = JSON) -> Answer:
-    """`body`, which is `response`'s, if it is an answer of the server of the media type `answer`.
+    """`body`, which is that of `response`, if it is an answer of the server of the media type `answer`. Of lines it is
+    the JSON that they stand for.
 
-    Raises ServerProblem.
+    Raises ServerProblem; ConnectionLostError where lines end before their end.
     """
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code == HTTPStatus.OK and kind == NDJSON and answer == JSON:
+        return Answer(assembled(body))
     if response.status_code == HTTPStatus.OK and kind == answer:
         return Answer(body, response.headers.get("maskserve-truncated") == "true")
     status = response.status_code
@@ -139,9 +159,7 @@ def checked(response: httpx.Response, body: bytes, answer: str = JSON) -> Answer
     except orjson.JSONDecodeError:
         problem = None
     if isinstance(problem, dict) and {"type", "title", "detail"} <= problem.keys() and status >= 400:
-        extra = {name: value for name, value in problem.items() if name not in ("type", "title", "status", "detail")}
-        words = [str(problem[name]) for name in ("type", "title", "detail")]
-        raise ServerProblem(status, *words, retry_after=_retry_after(response), extra=extra)
+        raise ServerProblem.from_json(status, problem, _retry_after(response))
     title = response.reason_phrase or "An unknown status"
     detail = f"{status} without a maskserve answer; is {response.url.copy_with(query=None)} a maskserve server?"
     if response.has_redirect_location:

@@ -24,6 +24,8 @@ from service.client.calls import (
 )
 from service.client.errors import ClientError, ServerProblem
 from service.client.images import ImageSource, encoded
+from service.client.lines import Progress, Watch
+from service.client.planes import PlaneAnswer, planes_from_json
 from service.client.prediction import Prediction
 
 URL = "http://127.0.0.1:8000"
@@ -48,16 +50,30 @@ class Client:
         self._retries = retries
         self._http = httpx.Client(**connection_options(url, api_key))
 
-    def predict(self, image: ImageSource, **options: Unpack[PredictOptions]) -> Prediction:
+    def predict(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> Prediction:
         """Detect and segment the objects in an image: a path, an encoded image, uint8 RGB [H, W, 3] or a Pillow image.
 
+        progress: is called with (done, of) while the server sees a large picture in tiles; the answer is the same.
         Also raises UnreadableFileError for a path.
         """
-        return Prediction.from_json(orjson.loads(self.predict_json(image, **options)))
+        return _parsed(self.predict_json(image, progress=progress, **options))
 
-    def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
-        """As `predict`, but the answer exactly as the server sent it."""
-        return self._send(predict_call(encoded(image), options), self._retries).content
+    def predict_json(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> bytes:
+        """As `predict`, but the answer exactly as the server sent it, or would have sent it without `progress`."""
+        return self._send(predict_call(encoded(image), options, progress=progress), self._retries).content
+
+    def predict_planes(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> list[PlaneAnswer]:
+        """As `predict`, but of every plane of a TIFF that `z`, `t`, `channel` and `channels` leave open, in the file's
+        order. A bad plane has its own `problem`. progress: counts planes.
+        """
+        call = predict_call(encoded(image), options, planes=True, progress=progress)
+        return planes_from_json(self._send(call, self._retries).content)
 
     def predict_file(self, image: ImageSource, format: FileFormat, **options: Unpack[PredictOptions]) -> Answer:
         """As `predict`, but the answer is a file for analysis tools, whose bytes are its `content`."""
@@ -107,7 +123,11 @@ class Client:
                 timeout=attempts.patience(),
             ) as response,
         ):
-            return checked(response, b"".join(attempts.in_time(response.iter_bytes())), call.answer)
+            watch, pieces = Watch(call.progress), []
+            for piece in attempts.in_time(response.iter_bytes()):
+                watch.add(piece)
+                pieces.append(piece)
+            return checked(response, b"".join(pieces), call.answer)
 
 
 class AsyncClient:
@@ -121,14 +141,25 @@ class AsyncClient:
         self._retries = retries
         self._http = httpx.AsyncClient(**connection_options(url, api_key))
 
-    async def predict(self, image: ImageSource, **options: Unpack[PredictOptions]) -> Prediction:
+    async def predict(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> Prediction:
         """As `Client.predict`. What takes time besides waiting is done on another thread."""
-        return await asyncio.to_thread(_parsed, await self.predict_json(image, **options))
+        return await asyncio.to_thread(_parsed, await self.predict_json(image, progress=progress, **options))
 
-    async def predict_json(self, image: ImageSource, **options: Unpack[PredictOptions]) -> bytes:
-        """As `predict`, but the answer exactly as the server sent it."""
-        call = predict_call(await asyncio.to_thread(encoded, image), options)
+    async def predict_json(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> bytes:
+        """As `Client.predict_json`."""
+        call = predict_call(await asyncio.to_thread(encoded, image), options, progress=progress)
         return (await self._send(call, self._retries)).content
+
+    async def predict_planes(
+        self, image: ImageSource, *, progress: Progress | None = None, **options: Unpack[PredictOptions]
+    ) -> list[PlaneAnswer]:
+        """As `Client.predict_planes`."""
+        call = predict_call(await asyncio.to_thread(encoded, image), options, planes=True, progress=progress)
+        return await asyncio.to_thread(planes_from_json, (await self._send(call, self._retries)).content)
 
     async def predict_file(self, image: ImageSource, format: FileFormat, **options: Unpack[PredictOptions]) -> Answer:
         """As `Client.predict_file`."""
@@ -170,16 +201,24 @@ class AsyncClient:
 
     async def _try(self, call: Call, attempts: Attempts) -> Answer:
         with named_failures(self.url, attempts):
-            async with asyncio.timeout(attempts.remaining):
-                response = await self._http.request(
+            watch, pieces = Watch(call.progress), []
+            async with (
+                asyncio.timeout(attempts.remaining),
+                self._http.stream(
                     call.method,
                     call.path,
                     params=call.params,
                     headers=call.headers,
                     content=call.content,
                     timeout=attempts.patience(),
-                )
-        return checked(response, response.content, call.answer)
+                ) as response,
+            ):
+                async for piece in response.aiter_bytes():
+                    watch.add(piece)
+                    pieces.append(piece)
+        if call.progress is None:
+            return checked(response, b"".join(pieces), call.answer)
+        return await asyncio.to_thread(checked, response, b"".join(pieces), call.answer)
 
 
 def _parsed(answer: bytes) -> Prediction:

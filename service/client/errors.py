@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 
 class ClientError(Exception):
@@ -48,6 +48,13 @@ class ServerProblem(ClientError):
         self.title = title
         self.retry_after = retry_after
         self.extra = dict(extra or {})
+
+    @classmethod
+    def from_json(cls, status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> Self:
+        """From the members of an RFC 9457 problem, which must have type, title and detail."""
+        extra = {name: value for name, value in problem.items() if name not in ("type", "title", "status", "detail")}
+        words = [str(problem[name]) for name in ("type", "title", "detail")]
+        return cls(status, *words, retry_after=retry_after, extra=extra)
 
     def as_problem(self) -> dict[str, Any]:
         return {

@@ -85,6 +85,13 @@ def prediction(detected: Detected, masks: MaskFormat) -> dict[str, Any]:
     return answer
 
 
+def columns_said(detected: Detected, masks: MaskFormat) -> list[str]:
+    """The columns that `prediction` has, which those who see a detection at a time cannot tell where there is none."""
+    has_masks = detected.detections.masks is not None and masks != "none"
+    has_keypoints = detected.detections.keypoints is not None
+    return ["boxes", "labels", "label_ids", "scores", *["masks"] * has_masks, *["keypoints"] * has_keypoints]
+
+
 def model_said(model: ServedModel) -> dict[str, Any]:
     return {"name": model.name, "version": model.version, "precision": model.precision}
 

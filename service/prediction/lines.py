@@ -14,6 +14,7 @@ from service.http.problems import Problem, problem_body
 from service.models.catalog import ServedModel
 from service.prediction.answers import (
     Detected,
+    columns_said,
     image_said,
     mask_said,
     model_said,
@@ -42,6 +43,7 @@ def picture_lines(detected: Detected, masks: MaskFormat) -> Iterator[bytes]:
             "model": model_said(model),
             "image": image_said(detected),
             "detections": len(detections),
+            "columns": columns_said(detected, masks),
             "truncated": detected.seen.truncated,
             "timing_ms": timing_said(detected),
         }

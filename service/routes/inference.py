@@ -16,13 +16,14 @@ from service.http.problems import DEADLINE_PASSED, Problem
 from service.http.uploads import Upload, read_body
 from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
-from service.prediction.answers import Detected
+from service.prediction.answers import Detected, image_said, to_json
 from service.prediction.intake import Visit, visit
 from service.prediction.lifecycle import lifecycle_of
 from service.prediction.pipeline import Job
 from service.routes.inference_schemas import (
     IMAGE,
     PLATFORMS,
+    InferResponseParameters,
     ModelMetadata,
     RepositoryEntry,
     ServerMetadata,
@@ -271,6 +272,12 @@ def _render(
     ]
     if all(one.keypoints is not None for one in found):
         tensors.append(Tensor("KEYPOINTS", "FP32", np.concatenate([one.keypoints for one in found])))
-    body, length = render_infer_response(asked, model.name, str(model.version), model.precision, tensors)
+    images = [{**image_said(one), "truncated": one.seen.truncated} for one in detected]
+    said = InferResponseParameters(
+        precision=model.precision,
+        truncated=any(one.seen.truncated for one in detected),
+        images=to_json(images).decode(),
+    )
+    body, length = render_infer_response(asked, model.name, str(model.version), said, tensors)
     body, encoding = compress(body, accept_encoding)
     return body, length, encoding

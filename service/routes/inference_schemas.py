@@ -214,8 +214,15 @@ class OutputTensor(BaseModel):
     parameters: BinarySize | None = None
 
 
-class ComputedIn(BaseModel):
+class InferResponseParameters(BaseModel):
+    """What `/predict` says around the detections. The protocol has no place for objects, so `images` is text."""
+
     precision: Precision = Field(description="what the network computed in")
+    truncated: bool = Field(description="whether a limit cut detections off, or may have, in any of the images")
+    images: str = Field(
+        description="JSON: a list with the `image` of `/predict` for each, and its own `truncated`",
+        json_schema_extra={"contentMediaType": "application/json"},
+    )
 
 
 class InferResponseBody(BaseModel):
@@ -224,5 +231,5 @@ class InferResponseBody(BaseModel):
     model_name: str
     model_version: str
     id: str | None = Field(None, description="the request's, if it had one")
-    parameters: ComputedIn
+    parameters: InferResponseParameters
     outputs: list[OutputTensor]

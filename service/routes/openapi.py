@@ -249,7 +249,11 @@ INFER_RESPONSES: Responses = {
                 "example": {
                     "model_name": "nuclei",
                     "model_version": "1",
-                    "parameters": {"precision": "f32"},
+                    "parameters": {
+                        "precision": "f32",
+                        "truncated": False,
+                        "images": '[{"width":8,"height":4,"truncated":false}]',
+                    },
                     "outputs": [
                         {"name": "BOXES", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 1.0, 4.0, 3.0]},
                         {"name": "SCORES", "datatype": "FP32", "shape": [1], "data": [0.98]},

@@ -291,6 +291,9 @@ class HeadLine(BaseModel):
     model: ModelReference
     image: ImageSize
     detections: int = Field(description="how many lines follow before the end")
+    columns: list[Literal["boxes", "labels", "label_ids", "scores", "masks", "keypoints"]] = Field(
+        description="which a `Prediction` would have, in its order; a detection has one value of each"
+    )
     truncated: bool
     timing_ms: TimingMs
 

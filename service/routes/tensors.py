@@ -19,9 +19,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.runtime.bundles.manifest import Precision
 from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
-from service.routes.inference_schemas import IMAGE, MASKS, Datatype, InferParameters
+from service.routes.inference_schemas import IMAGE, MASKS, Datatype, InferParameters, InferResponseParameters
 
 _NAMED = 5  # of the unknown names, which may be as many as the body holds, an error names this many
 _LENGTH: Final = struct.Struct("<I")
@@ -116,7 +115,7 @@ def parse_infer_request(
 
 
 def render_infer_response(
-    request: InferRequest, model_name: str, model_version: str, precision: Precision, tensors: Iterable[Tensor]
+    request: InferRequest, model_name: str, model_version: str, said: InferResponseParameters, tensors: Iterable[Tensor]
 ) -> tuple[bytes, int | None]:
     """The body and the number for the response header Inference-Header-Content-Length; None: it is all JSON.
 
@@ -139,7 +138,7 @@ def render_infer_response(
         "model_name": model_name,
         "model_version": model_version,
         **({} if request.id is None else {"id": request.id}),
-        "parameters": {"precision": precision},
+        "parameters": said.model_dump(),
         "outputs": outputs,
     }
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import orjson
 
@@ -16,19 +18,23 @@ from service.client.command.coco_ids import ImageId
 from service.client.command.formats import (
     FormatName,
     Output,
+    PlaneSaid,
     coco_entries,
     coco_image,
     csv_columns,
     csv_rows,
     json_line,
     problem_line,
+    with_id,
     write_file,
 )
 from service.client.command.inputs import Input
 from service.client.command.ordered import in_order
 from service.client.command.overlays import write_overlay
+from service.client.command.plane_files import PlaneFiles, of_plane
 from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem, UnreachableError, UnreadableFileError
+from service.client.planes import PlaneAnswer
 from service.client.prediction import Prediction
 
 REFUSED = (401, 403)
@@ -39,22 +45,35 @@ MISUSED = (404, 422)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`image_id` is the image's in COCO's forms; `overlay` and `file` are where its picture and its file for analysis
-    tools go, None where there is none."""
+    """An image, or one plane of it. `image_id` is its id in COCO's forms, None where results are numbered as they are
+    written; `overlay` and `file` are where its picture and its file for analysis tools go, None where there is none."""
 
     image: Input
-    image_id: ImageId
+    image_id: ImageId | None
     overlay: Path | None = None
     file: Path | None = None
+    plane: PlaneSaid | None = None
+
+    def of_plane(self, plane: PlaneSaid) -> Job:
+        overlay, file = (None if path is None else of_plane(path, plane) for path in (self.overlay, self.file))
+        return replace(self, plane=plane, overlay=overlay, file=file)
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        plane = ", ".join(f"{axis} {which['index']}" for axis, which in (self.plane or {}).items())
+        return f"{shown(self.image.name)} ({plane})" if plane else shown(self.image.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What becomes of a job: its part of the output and of the COCO dataset, and what was wrong with it. `truncated`: a
-    limit cut objects off, or may have, and the results do not say so."""
+    """What becomes of a job: its part of the output, or its entries of COCO results and of the COCO dataset, both still
+    without ids, and what was wrong with it. `truncated`: a limit cut objects off, or may have, and the results do not
+    say so."""
 
     job: Job
     rendered: bytes = b""
+    entries: Sequence[bytes] = ()
     dataset_entry: bytes = b""
     error: ClientError | None = None
     truncated: bool = False
@@ -62,7 +81,7 @@ class Done:
 
 @dataclass(slots=True)
 class Tally:
-    """How far a run came."""
+    """How far a run came, in images; in planes where all are asked for."""
 
     answered: int = 0
     failed: int = 0
@@ -71,7 +90,8 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Bulk:
     """One run of the command. `labels` are the class names of each model by label id, `categories` the ids that COCO
-    results have for them by name; None: the label ids. `output` is None where each image has a file of its own."""
+    results have for them by name; None: the label ids. `output` is None where each image has a file of its own.
+    `planes`: all planes of each image are asked for, and these are their files; None: images as they are."""
 
     client: AsyncClient
     options: PredictOptions
@@ -82,6 +102,8 @@ class Bulk:
     dataset: Output | None
     display: Display
     tally: Tally
+    planes: PlaneFiles | None = None
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def run(self, jobs: Sequence[Job], connections: int) -> None:
         """Predict all; an image that fails is named and fails alone.
@@ -91,46 +113,94 @@ class Bulk:
         """
         await in_order(jobs, self._predict, self._write, connections)
 
-    async def _predict(self, job: Job) -> Done:
+    async def _predict(self, job: Job) -> list[Done]:
+        """Of an image, or of each of its planes."""
         try:
-            done = await self._asked(job)
+            done = [await self._asked(job)] if self.planes is None else await self._asked_planes(job, self.planes)
         except ClientError as error:
             if _concerns_all(error):
                 raise
-            line = problem_line(job.image.name, error) if self.format == "jsonl" else b""
-            done = Done(job, line, coco_image(job.image.name, job.image_id), error)
-        self.display.advance(failed=done.error is not None)
+            done = [self._failed(job, error)]
+        self.display.advance(failed=any(one.error is not None for one in done))
         return done
+
+    def _failed(self, job: Job, error: ClientError) -> Done:
+        line = problem_line(job.image.name, error, job.plane) if self.format == "jsonl" else b""
+        return Done(job, line, (), coco_image(job.image.name, plane=job.plane), error)
 
     async def _asked(self, job: Job) -> Done:
         """The files come from the server as they are. Where pictures are drawn too, it is asked for both."""
         image, format = job.image.path, self.format
         if format == "jsonl" or format == "coco":
-            answer = await self.client.predict_json(image, **self.options)
+            answer = await self._asked_json(job)
             return await asyncio.to_thread(self._finish, job, format, answer)
         file = await self.client.predict_file(image, format, **self.options)
         if job.overlay is not None:
-            answer = await self.client.predict_json(image, **self.options)
+            answer = await self._asked_json(job)
             await asyncio.to_thread(self._draw, job.overlay, job, Prediction.from_json(orjson.loads(answer)))
         return await asyncio.to_thread(self._finish_file, job, file)
 
-    def _finish(self, job: Job, format: Literal["jsonl", "coco"], answer: bytes) -> Done:
+    async def _asked_json(self, job: Job) -> bytes:
+        with self.display.part(job.name, "tiles") as progress:
+            return await self.client.predict_json(job.image.path, progress=progress, **self.options)
+
+    async def _asked_planes(self, job: Job, files: PlaneFiles) -> list[Done]:
+        """Which planes there are, the server's answer of all of them says; files it gives of one plane alone."""
+        masks: PredictOptions = {"masks": "none"} if self._wants_files and job.overlay is None else {}
+        with self.display.part(job.name, "planes") as progress:
+            answers = await self.client.predict_planes(job.image.path, progress=progress, **{**self.options, **masks})
+        done = []
+        for answer in answers:
+            one = job.of_plane(answer.json["plane"])
+            if answer.problem is not None:
+                done.append(self._failed(one, answer.problem))
+                continue
+            try:
+                for path in filter(None, (one.overlay, one.file)):
+                    files.claim(path)
+                done.append(await self._asked_plane(one, answer))
+            except ClientError as error:
+                if _concerns_all(error):
+                    raise
+                done.append(self._failed(one, error))
+        return done
+
+    async def _asked_plane(self, job: Job, answer: PlaneAnswer) -> Done:
+        format, prediction = self.format, answer.prediction
+        assert prediction is not None, "else it has a problem"
+        if format == "jsonl" or format == "coco":
+            return await asyncio.to_thread(self._finish, job, format, orjson.dumps(prediction.json), prediction)
+        chosen = cast("PredictOptions", {**self.options, **answer.plane})
+        file = await self.client.predict_file(job.image.path, format, **chosen)
+        if job.overlay is not None:
+            await asyncio.to_thread(self._draw, job.overlay, job, prediction)
+        return await asyncio.to_thread(self._finish_file, job, file)
+
+    @property
+    def _wants_files(self) -> bool:
+        return self.format not in ("jsonl", "coco")
+
+    def _finish(
+        self, job: Job, format: Literal["jsonl", "coco"], answer: bytes, prediction: Prediction | None = None
+    ) -> Done:
         """Everything between the answer and the output. Runs on a thread of its own."""
         name = job.image.name
         if format == "jsonl" and job.overlay is None:
-            return Done(job, json_line(name, answer))
-        prediction = Prediction.from_json(orjson.loads(answer))
+            return Done(job, json_line(name, answer, job.plane))
+        prediction = prediction or Prediction.from_json(orjson.loads(answer))
         if job.overlay is not None:
             self._draw(job.overlay, job, prediction)
         if format == "jsonl":
-            return Done(job, json_line(name, answer))
-        rendered = coco_entries(prediction, job.image_id, self.categories)
-        return Done(job, rendered, coco_image(name, job.image_id, prediction), truncated=prediction.truncated)
+            return Done(job, json_line(name, answer, job.plane))
+        entries = coco_entries(prediction, self.categories)
+        image = coco_image(name, prediction, job.plane)
+        return Done(job, entries=entries, dataset_entry=image, truncated=prediction.truncated)
 
     def _finish_file(self, job: Job, file: Answer) -> Done:
         rendered = b""
         if job.file is None:
-            rendered = csv_rows(job.image.name, file.content, csv_columns(self.options.get("channels")))
+            columns = csv_columns(self.options.get("channels"), planes=self.planes is not None)
+            rendered = csv_rows(job.image.name, file.content, columns, job.plane)
         else:
             write_file(file.content, job.file)
         return Done(job, rendered, truncated=file.truncated)
@@ -138,24 +208,31 @@ class Bulk:
     def _draw(self, path: Path, job: Job, prediction: Prediction) -> None:
         write_overlay(job.image.path, prediction, self.labels.get(prediction.model, {}), path)
 
-    def _write(self, done: Done) -> None:
+    def _write(self, parts: Sequence[Done]) -> None:
+        for done in parts:
+            self._write_one(done)
+
+    def _write_one(self, done: Done) -> None:
         if done.error is None:
             self.tally.answered += 1
             if done.truncated:
-                self.display.say(
-                    f"{shown(done.job.image.name)}: a limit cut objects off, or may have: --max-detections"
-                )
+                self.display.say(f"{done.job.name}: a limit cut objects off, or may have: --max-detections")
         else:
             self.tally.failed += 1
             error = done.error
             text = f"{error.title}: {error.detail}" if isinstance(error, UnreadableFileError) else str(error)
-            self.display.say(f"{shown(done.job.image.name)}: {text}")
+            self.display.say(f"{done.job.name}: {text}")
+        rendered, entry = done.rendered, b""
+        if self.format == "coco":
+            image_id = next(self.numbers) if done.job.image_id is None else done.job.image_id
+            rendered = with_id("image_id", image_id, done.entries)
+            entry = with_id("id", image_id, [done.dataset_entry])
         # An image that never came to the server says nothing about whether the others are taken.
         certain = done.error is None or isinstance(done.error, ServerProblem)
         if self.output is not None:
-            self.output.write(done.rendered, certain=certain)
+            self.output.write(rendered, certain=certain)
         if self.dataset is not None:
-            self.dataset.write(done.dataset_entry, certain=certain)
+            self.dataset.write(entry, certain=certain)
 
 
 def shown(name: str) -> str:
@@ -166,5 +243,7 @@ def shown(name: str) -> str:
 def _concerns_all(error: ClientError) -> bool:
     """Whether every other image would fail in the same way."""
     if isinstance(error, ServerProblem):
+        if error.status == HTTPStatus.UNPROCESSABLE_ENTITY and not error.extra:
+            return False  # no parameter is wrong in itself, but this image has not what it asks for
         return error.status in REFUSED + MISUSED
     return isinstance(error, UnreachableError)

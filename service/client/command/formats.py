@@ -23,13 +23,18 @@ from service.client.errors import ClientError
 from service.client.prediction import Prediction
 
 FormatName = Literal["jsonl", "coco", FileFormat]
+PlaneSaid = Mapping[str, Mapping[str, int]]
+"""As the server says it: `index` and `of` for each axis."""
 
 
-def csv_columns(channels: Iterable[int | None] | None) -> list[str]:
+PLANE_COLUMNS: Final = ("page", "z", "t", "channel")
+
+
+def csv_columns(channels: Iterable[int | None] | None, *, planes: bool) -> list[str]:
     """Of one table for all images: of a gray one, the intensities of two channels are empty. channels: those that are
-    asked for beside red, green and blue."""
+    asked for beside red, green and blue. planes: each row says which plane it is of."""
     numbers = {0, 1, 2}.union(index for index in channels or () if index is not None)
-    return ["file", *CSV_COLUMNS, *intensity_columns(sorted(numbers))]
+    return ["file", *(PLANE_COLUMNS if planes else ()), *CSV_COLUMNS, *intensity_columns(sorted(numbers))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,51 +106,70 @@ def dataset_tail(labels: Mapping[int, str]) -> bytes:
     return b'\n],\n"categories": ' + categories + b',\n"annotations": []}\n'
 
 
-def json_line(file: str, answer: bytes) -> bytes:
-    """`file` and then the members of the server's answer, byte for byte."""
-    return b'{"file":' + orjson.dumps(file) + b"," + answer.strip().removeprefix(b"{") + b"\n"
+def json_line(file: str, answer: bytes, plane: PlaneSaid | None = None) -> bytes:
+    """`file`, `plane` where all are asked for, and then the members of the server's answer, byte for byte."""
+    return _lead(file, plane) + b"," + answer.strip().removeprefix(b"{") + b"\n"
 
 
-def problem_line(file: str, error: ClientError) -> bytes:
-    return orjson.dumps({"file": file, "problem": error.as_problem()}) + b"\n"
+def problem_line(file: str, error: ClientError, plane: PlaneSaid | None = None) -> bytes:
+    return _lead(file, plane) + b',"problem":' + orjson.dumps(error.as_problem()) + b"}\n"
 
 
-def coco_entries(prediction: Prediction, image_id: ImageId, categories: Mapping[str, int] | None = None) -> bytes:
-    """Entries for COCO's list of results; empty when there are none. categories: their ids by name; None: label ids.
+def _lead(file: str, plane: PlaneSaid | None) -> bytes:
+    return orjson.dumps({"file": file, **({} if plane is None else {"plane": plane})}).removesuffix(b"}")
+
+
+def coco_entries(prediction: Prediction, categories: Mapping[str, int] | None = None) -> list[bytes]:
+    """Entries for COCO's list of results, to be completed by `with_id`. categories: their ids by name; None: label ids.
 
     Raises ClientError for a label that is none of them.
     """
-    entries = prediction.to_coco(image_id)
+    entries = prediction.to_coco(0)
     if categories is not None:
         for entry, label in zip(entries, prediction.labels, strict=True):
             if label not in categories:
                 raise ClientError(f"the answer has the label {label!r}, and --image-ids has no category of that name")
             entry["category_id"] = categories[label]
-    return b",\n".join(map(orjson.dumps, entries))
+    for entry in entries:
+        del entry["image_id"]
+    return list(map(orjson.dumps, entries))
 
 
-def coco_image(file: str, image_id: ImageId, prediction: Prediction | None = None) -> bytes:
-    """An entry of a COCO dataset's images; without a prediction its size is unknown and left out."""
-    entry: dict[str, object] = {"id": image_id, "file_name": file}
+def coco_image(file: str, prediction: Prediction | None = None, plane: PlaneSaid | None = None) -> bytes:
+    """An entry of a COCO dataset's images, to be completed by `with_id`; without a prediction its size is unknown and
+    left out. plane: of a file whose planes are images of their own."""
+    entry: dict[str, object] = {"file_name": file}
+    if plane is not None:
+        entry |= {"plane": {axis: which["index"] for axis, which in plane.items()}}
     if prediction is not None:
         entry |= {"width": prediction.width, "height": prediction.height}
     return orjson.dumps(entry)
+
+
+def with_id(name: str, image_id: ImageId, entries: Iterable[bytes]) -> bytes:
+    """JSON objects, each with the image's id as its first member, under that name."""
+    first = orjson.dumps({name: image_id}).removesuffix(b"}") + b","
+    return b",\n".join(first + entry.removeprefix(b"{") for entry in entries)
 
 
 def csv_frame(columns: Sequence[str]) -> Frame:
     return Frame(",".join(columns).encode() + b"\n")
 
 
-def csv_rows(file: str, table: bytes, columns: Sequence[str]) -> bytes:
-    """The rows of the server's table, each with the file's name. Raises UnwrittenError for columns that are not known
-    here: a newer server's, or those of more channels than were asked for."""
+def csv_rows(file: str, table: bytes, columns: Sequence[str], plane: PlaneSaid | None = None) -> bytes:
+    """The rows of the server's table, each with the file's name and the plane.
+
+    Raises UnwrittenError for columns that are not known here: a newer server's, or those of more channels than were
+    asked for.
+    """
     rows = csv.DictReader(StringIO(table.decode(), newline=""))
     if unknown := [name for name in rows.fieldnames or () if name not in columns]:
         advice = "; name the channels with --channels" if unknown[0].startswith("intensity_") else ""
         raise UnwrittenError(f"{file}: this client's table has no columns {', '.join(unknown)}{advice}")
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerows({"file": file, **row} for row in rows)
+    index = {axis: which["index"] for axis, which in (plane or {}).items()}
+    writer.writerows({"file": file, **index, **row} for row in rows)
     return text.getvalue().encode()
 
 

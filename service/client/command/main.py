@@ -32,6 +32,7 @@ from service.client.command.formats import (
     dataset_tail,
 )
 from service.client.command.inputs import UsageError, find_images, places
+from service.client.command.plane_files import PlaneFiles
 from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem
 
@@ -59,6 +60,9 @@ formats:
   geojson  for QuPath
   imagej   a ZIP of ROIs for ImageJ and Fiji
   labels   a TIFF whose pixels hold the objects' numbers
+
+  With --planes all each plane has its own line (with "plane"), id, rows (with page, z, t and channel) or file, whose
+  name says which it is: cells-z07-channel1.png
 
 exit codes:
   0    every image was answered
@@ -107,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if said:
         print(f"maskserve: {said}", file=sys.stderr)
     if total and not asked.quiet:
-        print(f"maskserve: {tally.answered} of {total} images answered, {tally.failed} failed", file=sys.stderr)
+        answered = f"{tally.answered} of {total} images" if asked.planes is None else f"{tally.answered} planes"
+        print(f"maskserve: {answered} answered, {tally.failed} failed", file=sys.stderr)
     return code
 
 
@@ -115,12 +120,16 @@ def _own_ids(asked: argparse.Namespace) -> CocoIds | None:
     for flag, value in (("--coco-images", asked.coco_images), ("--image-ids", asked.image_ids)):
         if value is not None and asked.format != "coco":
             raise UsageError(f"{flag} goes with --format coco")
+    if asked.image_ids is not None and asked.planes is not None:
+        raise UsageError("--image-ids has an id for each file, and --planes all gives each plane one: leave one out")
     return None if asked.image_ids is None else read_ids(asked.image_ids)
 
 
 def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
     inputs = find_images(asked.images, [folder for folder in (asked.overlay, _folder(asked)) if folder is not None])
-    numbers: Sequence[ImageId] = range(1, len(inputs) + 1) if ids is None else ids.of_images(inputs)
+    numbers: Sequence[ImageId | None] = range(1, len(inputs) + 1) if ids is None else ids.of_images(inputs)
+    if asked.planes is not None:
+        numbers = [None] * len(inputs)  # how many planes there are, the server knows
     overlays: Sequence[Path | None] = [None] * len(inputs)
     files = overlays
     if asked.overlay is not None:
@@ -173,12 +182,19 @@ async def _run(asked: argparse.Namespace, jobs: Sequence[Job], ids: CocoIds | No
         if ids is not None and asked.version is None:  # of another version than the newest the answers tell
             ids.require_labels(asked.labels or list(known.values()))
         bar = sys.stderr.isatty() and not asked.quiet and not (asked.output is None and sys.stdout.isatty())
-        frame = csv_frame(csv_columns(asked.channels)) if asked.format == "csv" else FRAMES.get(asked.format)
+        columns = csv_columns(asked.channels, planes=asked.planes is not None)
+        frame = csv_frame(columns) if asked.format == "csv" else FRAMES.get(asked.format)
         output = None if frame is None else Output(partial(_opened, asked.output), frame)
         dataset = None if asked.coco_images is None else Output(partial(_opened, asked.coco_images), DATASET)
         tail = dataset_tail(known if categories is None else {one: name for name, one in categories.items()})
         with Display(len(jobs), bar=bar) as display:
-            bulk = Bulk(client, _options(asked), asked.format, labels, categories, output, dataset, display, tally)
+            planes = None
+            if asked.planes is not None:
+                written = [path for path in (asked.output, asked.coco_images) if path is not None]
+                planes = PlaneFiles([job.image.path for job in jobs], written)
+            bulk = Bulk(
+                client, _options(asked), asked.format, labels, categories, output, dataset, display, tally, planes
+            )
             try:
                 await bulk.run(jobs, asked.jobs)
                 if output is not None:
@@ -309,6 +325,11 @@ def _parser() -> argparse.ArgumentParser:
     wishes("--z", type=int, metavar="N", help="which focal plane of an OME-TIFF or ImageJ stack, from 0")
     wishes("--t", type=int, metavar="N", help="which point of time of such a stack, from 0")
     wishes("--channel", type=int, metavar="N", help="which channel of a stack, or of an RGB image, from 0")
+    wishes(
+        "--planes",
+        choices=("all",),
+        help="every plane that --z, --t, --channel and --channels leave open is an image of its own",
+    )
     wishes(
         "--channels",
         type=_channels,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -135,6 +138,45 @@ def test_the_model_the_version_and_the_requests_id_are_in_the_answer(client: tri
         answer = ask(client, PNG, model_version=version, request_id="slide 7 µ").get_response()
         assert (answer["model_name"], answer["model_version"], answer["id"]) == ("probe", "1", "slide 7 µ")
     assert "id" not in ask(client, PNG).get_response()
+
+
+def deep_stack() -> bytes:
+    """An OME-TIFF of two focal planes of 12 bits that states its pixels' size."""
+    file = BytesIO()
+    planes = np.stack([picture(seed, (120, 110))[..., 0] for seed in range(2)]).astype(np.uint16) * 16
+    said = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+    tifffile.imwrite(file, planes, ome=True, metadata=said)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
+def test_what_was_done_with_each_image_is_said_as_by_predict(
+    client: triton.InferenceServerClient, server: Server, binary: bool
+) -> None:
+    images = (deep_stack(), PNG, encode(picture(3)))
+    for parameters in (
+        {"z": 1, "tile": "100", "overlap": 10},
+        {"low": 16, "high": 4080, "max_detections": 1},
+        {"channels": "0,,0"},
+    ):
+        sent = images[:1] if "z" in parameters or "channels" in parameters else images
+        said = ask(client, *sent, binary=binary, parameters=parameters).get_response()["parameters"]
+        whole = [server.predict(image, **parameters).json() for image in sent]
+        assert json.loads(said["images"]) == [{**one["image"], "truncated": one["truncated"]} for one in whole]
+        assert said["truncated"] is any(one["truncated"] for one in whole)
+        assert said["precision"] == "f32"
+        assert {"pixel_size_um", "plane"} <= whole[0]["image"].keys()
+
+
+def test_a_limit_that_cut_one_image_off_is_said_of_that_one(
+    client: triton.InferenceServerClient, server: Server
+) -> None:
+    limit = len(server.predict(BLACK, score_threshold=0.5).json()["scores"])
+    parameters = {"score_threshold": 0.5, "max_detections": limit + 1}
+    said = ask(client, BLACK, PNG, parameters=parameters).get_response()["parameters"]
+    assert [one["truncated"] for one in json.loads(said["images"])] == [False, True]
+    assert said["truncated"] is True
+    assert ask(client, BLACK, parameters=parameters).get_response()["parameters"]["truncated"] is False
 
 
 @pytest.mark.parametrize(

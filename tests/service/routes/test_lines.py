@@ -70,6 +70,7 @@ def test_lines_say_what_the_json_says(server: Server, data: bytes, parameters: d
     assert head["detections"] == len(found) == len(whole["scores"])
     assert set(head.pop("timing_ms")) == set(whole.pop("timing_ms"))
     columns = {plural: [one[name] for one in found] for name, plural in PLURAL.items() if plural in whole}
+    assert head.pop("columns") == [column for column in whole if column in PLURAL.values()]
     assert {name: value for name, value in head.items() if name != "detections"} | columns == whole
     assert all(set(one) == {name for name, plural in PLURAL.items() if plural in whole} for one in found)
 
@@ -125,7 +126,7 @@ def test_what_fails_behind_the_first_line_is_told_in_the_last(server: Server) ->
     requests = 'maskserve_requests_total{route="/predict",status="504"}'
     count = server.metrics().get(requests, 0.0)
     with server.busy():
-        *_, last = lines_of(ask(server, LARGE, timeout_ms=300, priority="bulk", **TILED))
+        *_, last = lines_of(ask(server, LARGE, timeout_ms=2000, priority="bulk", **TILED))
     assert last["error"]["type"].endswith("deadline-passed")
     assert last["error"]["status"] == 504
     assert logged(server, 504, before)["problem"] == "deadline-passed"

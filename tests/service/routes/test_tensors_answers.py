@@ -13,7 +13,7 @@ import tritonclient.http as triton
 
 from model.architecture import ArchitectureConfig
 from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem, ProblemKind
-from service.routes.inference_schemas import TensorMetadata, output_tensors
+from service.routes.inference_schemas import InferResponseParameters, TensorMetadata, output_tensors
 from service.routes.tensors import (
     InferRequest,
     RequestedOutput,
@@ -30,6 +30,8 @@ from tests.service.routes.inference_requests import (
     tensor,
 )
 
+SAID = InferResponseParameters(precision="f32", truncated=False, images="[]")
+
 
 def random_tensor(expected: TensorMetadata, detections: int, images: int, rng: np.random.Generator) -> Tensor:
     rows = images if expected.name == "IMAGE_SIZES" else detections
@@ -44,7 +46,7 @@ def random_tensor(expected: TensorMetadata, detections: int, images: int, rng: n
 
 def check_with_tritons_client(request: InferRequest, tensors: Sequence[Tensor]) -> None:
     """Triton's client must read from the response exactly what is in `tensors`."""
-    response, header_length = render_infer_response(request, "nuclei", "3", "f32", tensors)
+    response, header_length = render_infer_response(request, "nuclei", "3", SAID, tensors)
     assert (header_length is not None) == any(output.binary for output in request.outputs)
     result = triton.InferenceServerClient.parse_response_body(response, header_length=header_length)
     document = result.get_response()
@@ -81,7 +83,7 @@ def test_arrays_in_any_layout_are_sent_row_by_row() -> None:
     boxes = Tensor("BOXES", "FP32", np.arange(24, dtype=">f4").reshape(4, 6).T)
     for binary in (True, False):
         request = InferRequest(None, IMAGES, parse(body()).parameters, (RequestedOutput("BOXES", binary),))
-        response, header_length = render_infer_response(request, "m", "1", "f32", [boxes])
+        response, header_length = render_infer_response(request, "m", "1", SAID, [boxes])
         result = triton.InferenceServerClient.parse_response_body(response, header_length=header_length)
         assert np.array_equal(result.as_numpy("BOXES"), boxes.data)
         assert "id" not in result.get_response()
@@ -89,7 +91,7 @@ def test_arrays_in_any_layout_are_sent_row_by_row() -> None:
 
 def test_a_binary_output_without_a_byte_still_has_its_header_length() -> None:
     request = InferRequest(None, IMAGES, parse(body()).parameters, (RequestedOutput("LABELS", True),))
-    response, header_length = render_infer_response(request, "m", "1", "f32", [Tensor("LABELS", "BYTES", [])])
+    response, header_length = render_infer_response(request, "m", "1", SAID, [Tensor("LABELS", "BYTES", [])])
     assert header_length == len(response)
 
 

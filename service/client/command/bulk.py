@@ -146,9 +146,11 @@ class Bulk:
 
     async def _asked_planes(self, job: Job, files: PlaneFiles) -> list[Done]:
         """Which planes there are, the server's answer of all of them says; files it gives of one plane alone."""
-        masks: PredictOptions = {"masks": "none"} if self._wants_files and job.overlay is None else {}
+        options = self.options.copy()
+        if self.format not in ("jsonl", "coco") and job.overlay is None:
+            options["masks"] = "none"
         with self.display.part(job.name, "planes") as progress:
-            answers = await self.client.predict_planes(job.image.path, progress=progress, **{**self.options, **masks})
+            answers = await self.client.predict_planes(job.image.path, progress=progress, **options)
         done = []
         for answer in answers:
             one = job.of_plane(answer.json["plane"])
@@ -176,10 +178,6 @@ class Bulk:
             await asyncio.to_thread(self._draw, job.overlay, job, prediction)
         return await asyncio.to_thread(self._finish_file, job, file)
 
-    @property
-    def _wants_files(self) -> bool:
-        return self.format not in ("jsonl", "coco")
-
     def _finish(
         self, job: Job, format: Literal["jsonl", "coco"], answer: bytes, prediction: Prediction | None = None
     ) -> Done:
@@ -187,7 +185,8 @@ class Bulk:
         name = job.image.name
         if format == "jsonl" and job.overlay is None:
             return Done(job, json_line(name, answer, job.plane))
-        prediction = prediction or Prediction.from_json(orjson.loads(answer))
+        if prediction is None:
+            prediction = Prediction.from_json(orjson.loads(answer))
         if job.overlay is not None:
             self._draw(job.overlay, job, prediction)
         if format == "jsonl":

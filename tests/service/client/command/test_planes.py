@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def test_a_file_for_each_plane(server: Server, image: Path, tmp_path: Path, form
 
 def test_rows_say_which_plane_they_are_of(server: Server, image: Path, tmp_path: Path) -> None:
     assert run(server, image, "--format", "csv", "--output", tmp_path / "out") == ExitCode.ANSWERED
-    rows = list(csv.DictReader((tmp_path / "out").open()))
+    rows = list(csv.DictReader(StringIO((tmp_path / "out").read_text())))
     of_planes = {(row["page"], row["z"], row["t"], row["channel"]) for row in rows}
     assert of_planes == {("", str(z), "", str(c)) for z in range(3) for c in range(2)}
 
@@ -130,14 +130,14 @@ def test_a_plane_overwrites_neither_an_image_nor_another_result(
 ) -> None:
     other = tmp_path / "out" / "stack-z0-channel0.tif"
     other.parent.mkdir()
-    other.write_bytes(stack())
+    other.write_bytes(image.read_bytes())
     arguments = ["--format", "labels", "--output", other.parent, "--channel", "0"]
     assert run(server, image, other, *arguments) == ExitCode.WRONG_USAGE
     other.rename(tmp_path / other.name)
     (other.parent / other.name).symlink_to(tmp_path / other.name)
     assert run(server, image, tmp_path / other.name, *arguments) != ExitCode.ANSWERED
     assert "would overwrite" in capfd.readouterr().err
-    assert (tmp_path / other.name).read_bytes() == stack()
+    assert (tmp_path / other.name).read_bytes() == image.read_bytes()
 
 
 def test_an_image_that_has_no_such_plane_fails_alone(

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -22,6 +23,7 @@ from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback
 from tests.service.client.shell import command, lines, without
 from tests.service.harness import LABELS, ROOT, Server, encode, picture
+from tests.service.routes.test_planes import stack
 
 KEY = "0123456789abcdef0123"
 Names = list[str]
@@ -306,10 +308,10 @@ def test_large_pictures_are_cut_as_the_flags_say(server: Server, tmp_path: Path)
     assert answer["scores"] == asked["scores"]
 
 
-def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, images: Path) -> None:
-    (images / "d.png").write_bytes(b"")
+def on_terminal(*flags: str | Path) -> tuple[int, bytes]:
+    """The command's exit code, and what it shows on a terminal."""
     controller, terminal = pty.openpty()
-    arguments = [sys.executable, "-m", "service.client", str(images), "--url", server.url]
+    arguments = [sys.executable, "-m", "service.client", *map(str, flags)]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=terminal) as running:
         os.close(terminal)
@@ -320,7 +322,35 @@ def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, im
         except OSError:  # the terminal is gone with the process
             pass
     os.close(controller)
-    assert running.returncode == ExitCode.SOME_FAILED
+    return running.returncode, shown
+
+
+def test_a_picture_in_tiles_and_a_stack_have_their_own_bars_and_the_same_results(
+    server: Server, tmp_path: Path
+) -> None:
+    large, several = tmp_path / "[b]large.png", tmp_path / "stack.tif"
+    large.write_bytes(encode(picture(5, (300, 200))))
+    several.write_bytes(stack())
+    tiled: list[str | Path] = ["--url", server.url, "--tile", "100", "--overlap", "10"]
+    cases: list[tuple[list[str | Path], str]] = [
+        ([large], f"tiles of {large}"),
+        ([large, "--format", "coco"], f"tiles of {large}"),
+        ([several, "--planes", "all"], f"planes of {several}"),
+    ]
+    for arguments, told in cases:
+        outputs = [tmp_path / "watched", tmp_path / "plain"]
+        code, shown = on_terminal(*arguments, *tiled, "--output", outputs[0])
+        assert code == ExitCode.ANSWERED
+        assert told.encode() in shown
+        assert main([*map(str, [*arguments, *tiled]), "--output", str(outputs[1])]) == ExitCode.ANSWERED
+        watched, plain = (re.sub(rb'"timing_ms":{[^}]*}', b"", output.read_bytes()) for output in outputs)
+        assert watched == plain
+
+
+def test_a_terminal_gets_a_progress_bar_and_nothing_else_does(server: Server, images: Path) -> None:
+    (images / "d.png").write_bytes(b"")
+    code, shown = on_terminal(images, "--url", server.url)
+    assert code == ExitCode.SOME_FAILED
     assert b"4/4" in shown
     assert b"1 failed" in shown
     assert f"{images / 'd.png'}: The upload is not an image".encode() in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,22 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.network.exporting.quantize import quantize_int8
 from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.manifest import INT8_FILE
 from model.runtime.engines.engine import Engine
+from model.runtime.engines.loading import load_engine
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.predict import Predictor
 from tests.once import once
 from tests.service.harness import Server, encode, picture, publish_probe
 from tests.training.runs import SMALL, last_checkpoint
 from training.data.check import main as check
+from training.data.formats.coco.layouts import load_coco_split
 from training.data.shapes import write_shapes
+from training.evaluation.validation import detect
 from training.export import main as export
+from training.publishing.trades import calibration_batches
 from training.train import main
 
 TINY = (
@@ -147,6 +154,32 @@ def test_a_stack_is_answered_to_the_last_bit_as_the_network_sees_it(server: Serv
         np.testing.assert_array_equal(np.float32(found["boxes"]), expected.boxes)
         assert found["label_ids"] == expected.labels.tolist()
     assert darkest > 0, "no image has a dark current to subtract"
+
+
+def scores_of(engine: Engine, made: Path) -> NDArray[np.float32]:
+    """Of all that it finds in the stacks to validate on, float32 [N], by image and falling."""
+    preprocessing = open_bundle(made / "models" / "five" / "1").manifest.preprocessing
+    data = load_coco_split(made / "stacks", "val")
+    found = detect(Predictor(engine, preprocessing), data, max_detections=5, score_threshold=0)
+    return np.concatenate([one.scores for one in found])
+
+
+def test_the_network_in_int8_takes_as_many(made: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(made / "models" / "five" / "1")
+    data = load_coco_split(made / "stacks", "train")
+    file = bundle.file("model.onnx")
+    quantize_int8(file, tmp_path / INT8_FILE, calibration_batches(data, bundle.manifest.preprocessing, 2))
+    f32, int8 = (scores_of(OnnxEngine(one, "boxes", "cpu", 1), made) for one in (file, tmp_path / INT8_FILE))
+    assert f32.tolist() != int8.tolist()
+    np.testing.assert_allclose(int8, f32, atol=0.03)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_answers_as_onnx_runtime(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = open_bundle(made / "models" / "five" / "1")
+    theirs, ours = (scores_of(load_engine(bundle, kind, "cpu", 1), made) for kind in ("openvino", "onnx"))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
 
 
 def test_models_say_how_many_channels_they_take(server: Server) -> None:

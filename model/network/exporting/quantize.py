@@ -30,7 +30,7 @@ from model.network.exporting.export import store_in_half
 from model.runtime.engines.engine import INPUTS
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""What `model.runtime.preprocess.stack` returns: images uint8 [B, H, W, 3] and their valid sizes int64 [B, 2]."""
+"""What `model.runtime.preprocess.stack` returns: images uint8 [B, H, W, C] and their valid sizes int64 [B, 2]."""
 
 CALIBRATION_THRESHOLD = 0.05
 """Score of the detections whose masks and keypoints count for the scales: those that an evaluation counts."""

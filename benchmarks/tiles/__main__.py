@@ -29,10 +29,10 @@ from benchmarks.tiles import sizes
 from benchmarks.tiles.sizes import Measured
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.detections import Detections
+from model.runtime.images.picture import Size
 from model.runtime.kernels.rle import area, decode_part, encode_bitmap
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
-from model.runtime.preprocess import Size
 from model.runtime.tiling import OVERLAP, SMALLEST, STEP, Tile, plan_tiles, smaller_tiles, tile_side
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.locate import Origin

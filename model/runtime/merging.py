@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
+from model.runtime.images.picture import Size
 from model.runtime.kernels.rle import decode_part, encode_bitmap, place
-from model.runtime.preprocess import Size
 from model.runtime.tiling import Tile
 
 TOUCHING = 2.0

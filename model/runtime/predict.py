@@ -13,8 +13,9 @@ from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import Detections
 from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind
 from model.runtime.engines.loading import load_engine
+from model.runtime.images.picture import Size
 from model.runtime.kernels import keypoints, masks
-from model.runtime.preprocess import Preprocessing, Size, prepare, stack, to_original
+from model.runtime.preprocess import Preprocessing, prepare, stack, to_original
 
 
 class Predictor:

@@ -19,11 +19,9 @@ from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
 from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS, is_rgb
 from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.picture import Size
 from model.runtime.kernels.keypoints import decode_keypoints
 from model.runtime.kernels.masks import encode_masks
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 
 class Preprocessing(BaseModel):
@@ -103,8 +101,10 @@ class Prepared:
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> Prepared:
+def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing, original: Size | None = None) -> Prepared:
     """Resize an image, uint8 [H, W, C] of `preprocessing.channels`, into its bucket. Releases the GIL while resampling.
+
+    `original` is the image's size where it may have been resized already (`read_picture` with `fit`).
 
     Raises:
         ValueError: the image has another shape or type, or no pixels.
@@ -114,9 +114,12 @@ def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> Prepared:
         raise ValueError(
             f"an image is uint8 [H, W, {channels}] with at least one pixel, not {image.dtype} {list(image.shape)}"
         )
-    original = (image.shape[0], image.shape[1])
+    size = (image.shape[0], image.shape[1])
+    original = original or size
     valid, bucket = preprocessing.resized(original), preprocessing.bucket(original)
-    if valid != original:
+    if size not in (original, valid):
+        raise ValueError(f"an image of {list(original)} pixels is seen as {list(valid)}, not as {list(size)}")
+    if size != valid:
         image = _resized(image, valid)
     if valid == bucket:
         return Prepared(image, valid, original)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
-from model.runtime.preprocess import Preprocessing, Size
+from model.runtime.images.picture import Size
+from model.runtime.preprocess import Preprocessing
 
 STEP = 64
 """Tiles begin at multiples of the network's coarsest stride, small ones of half of it: neighbors see an object at

@@ -28,7 +28,7 @@ from model.runtime.images.errors import (
     UnsupportedVariant,
 )
 from model.runtime.images.limits import ImageLimits
-from model.runtime.images.picture import PixelSize
+from model.runtime.images.picture import PixelSize, Size
 from model.runtime.images.pixels import Done, apply, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.images.reading import open_picture
@@ -255,8 +255,16 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     """The image as the network takes it, and itself where it is needed. The header's pixel count is checked before
     decoding. Raises ImageError."""
     data = job.encoded()
+    architecture, preprocessing = job.model.manifest.architecture, job.model.manifest.preprocessing
+    options = job.options
+    seen_in_full = job.keep_image or job.keep_values or not options.intensity.keeps_8_bits
+
+    def fit(size: Size) -> Size:  # only where nothing else looks at the pixels
+        in_full = seen_in_full or options.tiling.plan(architecture, preprocessing, size)
+        return size if in_full else preprocessing.resized(size)
+
     try:
-        picture = open_picture(data, limits, choice=job.options.plane)
+        picture = open_picture(data, limits, choice=options.plane, fit=fit)
     except NotAnImage as error:
         if said := advice(bytes(data[:ADVISED])):
             raise NotAnImage(f"{error}. {said}") from error
@@ -264,10 +272,9 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     if isinstance(picture, PictureByRegion):
         return _to_be_read(job, picture, limits)
     image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
-    size = (image.shape[0], image.shape[1])
-    preprocessing = job.model.manifest.preprocessing
-    tiles = job.options.tiling.plan(job.model.manifest.architecture, preprocessing, size)
-    whole = None if tiles else prepare(image, preprocessing)
+    size = picture.size
+    tiles = options.tiling.plan(architecture, preprocessing, size)
+    whole = None if tiles else prepare(image, preprocessing, size)
     return Decoded(
         size,
         whole,

@@ -1,34 +1,69 @@
-"""From a loaded Pillow image of any mode to a picture: gray, or RGB as viewers show it."""
+"""From a loaded Pillow image of any mode to a picture: gray, or RGB as viewers show it.
+
+Pillow holds RGB as four bytes a pixel, and makes the three of an array by way of two copies. So a picture that will be
+resized is resized by Pillow first, and one that will not leaves it in bands.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from model.runtime.images.errors import NoSuchPlane
-from model.runtime.images.picture import Picture
+from model.runtime.images.picture import Picture, Size
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
 
+Fit = Callable[[Size], Size]
+"""From a picture's size as seen to the size to which it will be resized."""
 
-def picture_of(image: Image.Image) -> Picture:
-    """The picture of a loaded image of any mode."""
-    if image.mode.startswith("I;16"):
-        return Picture(np.asarray(image).astype(np.uint16, copy=False))  # the machine's byte order
-    if image.mode in ("I", "F"):
-        return Picture(np.asarray(image))
+_BAND: Final = 1 << 18
+"""Bytes that leave Pillow at once: they stay in the processor's cache between their two copies."""
+
+
+def picture_of(image: Image.Image, fit: Fit | None = None) -> Picture:
+    """The picture of a loaded image of any mode that is upright, resized where it has 8 bits and `fit` is given."""
+    image = _shown(image)
+    if image.mode not in ("L", "RGB"):
+        return Picture(np.asarray(image, np.uint16 if image.mode.startswith("I;16") else None))  # this machine's order
+    original = (image.height, image.width)
+    if fit is None:
+        return Picture(pixels(image))
+    height, width = fit(original)
+    if (height, width) != original:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return Picture(pixels(image), original=original)
+
+
+def pixels(image: Image.Image) -> NDArray[Any]:
+    """The values of an image of mode L or RGB: uint8 [H, W] or [H, W, 3]."""
+    width, height = image.size
+    channels = len(image.getbands())
+    values = np.empty((height, width, channels)[: 2 if channels == 1 else 3], np.uint8)
+    rows = max(1, _BAND // (4 * width))
+    for top in range(0, height, rows):
+        values[top : top + rows] = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+    return values
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """In mode L or RGB what has 8 bits, the others as they are."""
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        return Picture(np.asarray(converted))
+        assert converted is not None, "None comes only where the image itself is changed"
+        return converted
+    if image.mode.startswith("I") or image.mode == "F":
+        return image
     if image.has_transparency_data:
-        image = _over_white(image)
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    return Picture(np.asarray(image))
+        return _over_white(image)
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -76,6 +76,11 @@ class Intensity(BaseModel):
         return self
 
     @property
+    def keeps_8_bits(self) -> bool:
+        """Whether 8 bits stay as they are, so that a picture of 8 bits may be resized before this is applied."""
+        return self.mode == "auto"
+
+    @property
     def percentiles(self) -> tuple[float, float]:
         """`low` and `high` as percent, those that are missing filled in."""
         low, high = PERCENTILES
@@ -146,7 +151,7 @@ class WindowSearch:
 
 def keeps(dtype: np.dtype[Any], intensity: Intensity) -> bool:
     """Whether values of that type stay as they are, whatever they are."""
-    return dtype == np.uint8 and intensity.mode == "auto"
+    return dtype == np.uint8 and intensity.keeps_8_bits
 
 
 def _applied(dtype: np.dtype[Any], summary: Summary, intensity: Intensity, declared: Declared) -> Applied:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from model.runtime.images.planes import Channels, PlaneAxis
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
 PixelSizeSource = Literal["request", "ome", "imagej", "tiff"]
 
 
@@ -36,6 +39,8 @@ class Picture:
     `transparent` is bool [H, W], true where a picture of more than 8 bits is see-through; viewers show white there.
     `plane` says which of several planes this is, an entry for each axis along which the file has more than one.
     `pixel_size` is None where the file does not state it beyond doubt.
+    `original` is the size of the picture as seen where `values` have been resized already; None where they have its
+    size.
     """
 
     values: NDArray[Any]
@@ -45,3 +50,9 @@ class Picture:
     plane: tuple[PlaneAxis, ...] = ()
     pixel_size: PixelSize | None = None
     channels: Channels | None = None
+    original: Size | None = None
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the picture as seen."""
+        return self.original or (self.values.shape[0], self.values.shape[1])

@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from model.console.installing import install
-from model.runtime.images.conversion import check_only_plane, of_channel, picture_of
+from model.runtime.images.conversion import Fit, check_only_plane, of_channel, picture_of
 from model.runtime.images.data import Data
 from model.runtime.images.errors import (
     ImageError,
@@ -121,9 +121,17 @@ def planes_of(
 
 
 def read_picture(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True, choice: PlaneChoice = FIRST_PLANE
+    data: bytes,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    upright: bool = True,
+    choice: PlaneChoice = FIRST_PLANE,
+    fit: Fit | None = None,
 ) -> Picture:
     """The picture with all of its bits: the chosen plane or channels of a TIFF, the first picture of another file.
+
+    With `fit`, a picture of 8 bits may come resized to what that says, to the bit as if its pixels were resized later,
+    which saves copies of it at full size; `Picture.original` says whether it was.
 
     Releases the GIL while decoding. `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but a
     TIFF is always turned, as libraries do that read it).
@@ -142,11 +150,17 @@ def read_picture(
             if choice.by_channel:
                 return read_channels(data, limits, choice)
             return require_one_channel(read_tiff(data, limits, choice), choice)
-        return of_channel(_read_by_pillow(data, format, limits, upright), choice)
+        if choice.inputs == 1:
+            fit = None  # colors that become one gray do so before they are resized
+        return of_channel(_read_by_pillow(data, format, limits, upright, fit), choice)
 
 
 def open_picture(
-    data: Data, limits: ImageLimits = DEFAULT_LIMITS, *, choice: PlaneChoice = FIRST_PLANE
+    data: Data,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    choice: PlaneChoice = FIRST_PLANE,
+    fit: Fit | None = None,
 ) -> Picture | PictureByRegion:
     """As `read_picture`, upright; but a TIFF's plane that is too large to be decoded at once can be read part by part,
     if it is stored so and has no more than `limits.max_picture_pixels`.
@@ -154,14 +168,14 @@ def open_picture(
     Raises ImageError as `read_picture`.
     """
     if sniff_format(bytes(data[:1024])) != "TIFF" or "TIFF" not in limits.formats:
-        return read_picture(bytes(data), limits, choice=choice)
+        return read_picture(bytes(data), limits, choice=choice, fit=fit)
     with saying("the TIFF image cannot be decoded"):
         if choice.by_channel:
             return open_channels(data, limits, choice)
         return require_one_channel(open_tiff(data, limits, choice), choice)
 
 
-def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool) -> Picture:
+def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool, fit: Fit | None) -> Picture:
     image = _loaded(_open(data, format, limits), data)
     # After loading, because a PNG's EXIF may lie behind its pixels.
     orientation = exif_orientation(image) if upright else 1
@@ -172,7 +186,8 @@ def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, uprig
         picture = jpeg2000.to_picture(image, data)
     if picture is not None:
         return turned(picture, orientation)
-    return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]))
+    # Turned first: a resized picture that is turned differs in the last bit from a turned one that is resized.
+    return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]), fit)
 
 
 def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:

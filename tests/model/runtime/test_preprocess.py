@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import RawDetections
+from model.runtime.images.decode import decode_image
 from model.runtime.images.intensity import Intensity
+from model.runtime.images.picture import Size
+from model.runtime.images.pixels import to_pixels
+from model.runtime.images.planes import PlaneChoice
+from model.runtime.images.reading import read_picture
 from model.runtime.kernels.masks import decode
 from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
+from tests.model.runtime.images.pictures import encode
 
 
 def ramp(height: int, width: int) -> NDArray[np.uint8]:
@@ -275,3 +282,76 @@ def test_each_channel_is_resized_as_in_an_rgb_picture(channels: int) -> None:
 def test_preprocessing_of_rgb_says_nothing_of_channels() -> None:
     assert "channels" not in Preprocessing().model_dump()
     assert Preprocessing.from_architecture(ArchitectureConfig(channels=2)).model_dump()["channels"] == 2
+
+
+def files() -> dict[str, bytes]:
+    """Files of one picture, by what is in them."""
+    picture = Image.fromarray(ramp(90, 131))
+    gray = picture.convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 200)
+    faint = picture.copy()
+    faint.putalpha(gray)
+    found: dict[str, bytes] = {
+        "TIFF, 16 bits": encode(deep, "TIFF"),
+        "PNG, 16 bits": encode(deep, "PNG"),
+        "TIFF, LZW": encode(picture, "TIFF", compression="tiff_lzw"),
+        "PNG, alpha": encode(faint, "PNG"),
+        "PNG, palette": encode(picture.quantize(64), "PNG"),
+        "PNG, 1 bit": encode(gray.convert("1"), "PNG"),
+        "PNG, transparent gray": encode(gray, "PNG", transparency=40),
+        "TIFF, CMYK": encode(picture.convert("CMYK"), "TIFF"),
+        "JPEG, CMYK": encode(picture.convert("CMYK"), "JPEG"),
+    }
+    for format in ("PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG"):
+        found |= {format: encode(picture, format), f"{format}, gray": encode(gray, format)}
+    exif = Image.Exif()
+    for orientation in range(2, 9):
+        exif[274] = orientation
+        found[f"JPEG, orientation {orientation}"] = encode(picture, "JPEG", exif=exif)
+        found[f"PNG, gray, orientation {orientation}"] = encode(gray, "PNG", exif=exif)
+        found[f"PNG, 16 bits, orientation {orientation}"] = encode(deep, "PNG", exif=exif)
+    return found
+
+
+FILES = files()
+NETWORKS = [PlaneChoice(), PlaneChoice(inputs=1)]
+
+
+def seen(data: bytes, preprocessing: Preprocessing, choice: PlaneChoice) -> tuple[NDArray[np.uint8], Size]:
+    picture = read_picture(data, choice=choice, fit=preprocessing.resized)
+    return to_pixels(picture, inputs=choice.inputs)[0], picture.size
+
+
+@pytest.mark.parametrize("choice", NETWORKS, ids=["RGB", "gray"])
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_a_file_is_seen_as_its_whole_picture_is(data: bytes, choice: PlaneChoice) -> None:
+    """Bit for bit, whether it is resized before it becomes an array or after, enlarged, shrunk, or neither."""
+    whole = decode_image(data, choice=choice)
+    for min_size in (20, 50, 90, 140):
+        preprocessing = Preprocessing(min_size=min_size, max_size=300, channels=choice.inputs)
+        image, size = seen(data, preprocessing, choice)
+        found, expected = prepare(image, preprocessing, size), prepare(whole, preprocessing)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert (found.valid, found.original) == (expected.valid, expected.original)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_file_is_seen_as_one_that_is_stored_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    turned = encode(Image.fromarray(ramp(90, 131)), "PNG", exif=exif)
+    upright = encode(Image.fromarray(decode_image(turned)), "PNG")
+    preprocessing = Preprocessing(min_size=37, max_size=300)
+    expected, size = seen(upright, preprocessing, PlaneChoice())
+    assert size == ((131, 90) if orientation >= 5 else (90, 131))
+    found, found_size = seen(turned, preprocessing, PlaneChoice())
+    np.testing.assert_array_equal(found, expected)
+    assert found_size == size
+
+
+def test_an_image_of_neither_size_is_refused() -> None:
+    preprocessing = Preprocessing(min_size=50, max_size=300)
+    assert prepare(ramp(50, 75), preprocessing, (400, 600)).original == (400, 600)
+    for size in ((50, 76), (100, 150)):
+        with pytest.raises(ValueError, match=r"\[400, 600\] pixels is seen as \[50, 75\]"):
+            prepare(ramp(*size), preprocessing, (400, 600))

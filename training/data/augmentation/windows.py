@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
-from model.runtime.preprocess import Preprocessing, Size
+from model.runtime.images.picture import Size
+from model.runtime.preprocess import Preprocessing
 from training.config import AugmentConfig
 from training.data.annotations.records import Window
 from training.data.augmentation.draws import chance, integer, uniform

@@ -172,16 +172,16 @@ def _contents(data: bytes, wanted: bytes) -> Iterator[bytes]:
 
 
 def to_picture(image: PngImagePlugin.PngImageFile, data: bytes) -> Picture | None:
-    """The picture, as stored, of a loaded PNG of `data`; None for one that Pillow's own conversion serves: 8-bit colors
-    with or without alpha, and palettes."""
+    """The picture, as stored, of a loaded PNG of `data`; None for one that Pillow's own conversion serves: gray, 8-bit
+    colors with or without alpha, and palettes."""
     depth, color = data[24], data[25]
     key = image.info.get("transparency")
     if depth == 16 and color != _GRAY:
         return _deep(image, data, color)
     if color == _GRAY:
-        values = np.asarray(image) if depth == 16 else np.asarray(image.convert("L"))
         if not isinstance(key, int):
-            return Picture(values)
+            return None
+        values = np.asarray(image) if depth == 16 else np.asarray(image.convert("L"))
         # Only the lowest bits of the key count, and Pillow has spread samples of less than 8 bits over 0..255.
         key &= 2**depth - 1
         see_through = values == (key * 255 // (2**depth - 1) if depth < 8 else key)

@@ -29,11 +29,11 @@ def choose_engine(
 ) -> ChosenEngine:
     """The engine for a bundle that is to compute in the precision `wanted`.
 
-    OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own instructions. To
-    ONNX Runtime in float32 (INT8) it gains 1.9 in bfloat16 and 3.0 (1.7) in INT8 on a Xeon with AMX, 1.4 and 3.4 (2.0)
-    on an EPYC with AVX-512 alone: `benchmarks.engines`, docs/benchmarks.md. Otherwise ONNX Runtime: in float32 OpenVINO
-    gains 1.1 to 1.3, takes more memory and starts later, and on other processors nothing has been measured.
-    features: the processor's; None asks it.
+    OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own instructions.
+    Measured by `benchmarks.engines` (docs/benchmarks.md), with ONNX Runtime in float32 as 1: on a Xeon with AMX 1.9 in
+    bfloat16 and 3.0 in INT8, where ONNX Runtime reaches 1.7; on an EPYC with AVX-512 alone 1.4, 3.4 and 2.0. Otherwise
+    ONNX Runtime: in float32 OpenVINO gains 1.1 to 1.3, takes more memory and starts later, and on other processors
+    nothing has been measured. features: the processor's; None asks it.
 
     Raises Unavailable as `choose_precision` does.
     """

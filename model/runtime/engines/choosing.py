@@ -30,10 +30,11 @@ def choose_engine(
     """The engine for a bundle that is to compute in the precision `wanted`.
 
     OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own instructions.
-    Measured by `benchmarks.engines` (docs/benchmarks.md), with ONNX Runtime in float32 as 1: on a Xeon with AMX 1.9 in
-    bfloat16 and 3.0 in INT8, where ONNX Runtime reaches 1.7; on an EPYC with AVX-512 alone 1.4, 3.4 and 2.0. Otherwise
-    ONNX Runtime: in float32 OpenVINO gains 1.1 to 1.3, takes more memory and starts later, and on other processors
-    nothing has been measured. features: the processor's; None asks it.
+    With ONNX Runtime in float32 as 1, an EPYC with AVX-512 alone reached 1.4 in bfloat16 and 3.4 in INT8, where ONNX
+    Runtime has 2.0 (`benchmarks.engines`, beside other work; docs/benchmarks.md), and an idle Xeon with AMX, measured
+    before there was that command, 1.9, 3.0 and 1.7. Otherwise ONNX Runtime: in float32 OpenVINO gains 1.1 to 1.3, takes
+    more memory and starts later, and on other processors nothing has been measured. features: the processor's; None
+    asks it.
 
     Raises Unavailable as `choose_precision` does.
     """

@@ -221,7 +221,7 @@ def test_every_line_about_a_request_names_its_callers_trace(
     lines = [lines_with(server, answer.headers["x-request-id"]) for answer in answers]
     assert {ids(line) for those in lines for line in those} == {expected}
     assert [len(those) for those in lines[:3]] == [1, 1, 2]
-    assert [line["message"] for line in lines[3]].count("an image of a batch failed") == 2
+    assert [line["message"] for line in lines[3]].count("an image of several failed") == 2
     for those in lines:
         for line in those:
             assert ("trace_id" in line, "span_id" in line) == (expected[0] is not None,) * 2

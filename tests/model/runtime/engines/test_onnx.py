@@ -18,6 +18,7 @@ from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
 from model.runtime.engines.engine import EngineError, OutOfMemory, Unavailable
 from model.runtime.engines.loading import load_engine
 from model.runtime.engines.onnx import OnnxEngine
+from tests.measured import measured
 from tests.model.runtime.conftest import tiny_network
 from tests.service.harness import SIDE, build_probe, picture
 
@@ -105,7 +106,8 @@ def test_missing_file_of_another_engine(publish: Publish) -> None:
 
 def test_which_of_the_bundles_files_runs(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:
     (staging / "model.int8.onnx").write_bytes(tiny_network("boxes"))
-    bundle = publish_bundle(staging, draft, tmp_path / "repository", "tiny")
+    told = draft.model_copy(update={"precisions": measured(f32=0.5, int8=0.5)})
+    bundle = publish_bundle(staging, told, tmp_path / "repository", "tiny")
     assert load_engine(bundle, device="cpu", threads=1).run(*batch(255)).masks is not None
     with pytest.raises(EngineError, match=r"model\.int8\.onnx has .* outputs boxes, scores, labels, image_index; "):
         load_engine(bundle, device="cpu", threads=1, model_file="model.int8.onnx")

@@ -67,7 +67,7 @@ def test_the_protocol_says_it_too(int8_server: Server) -> None:
         "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(IMAGE).decode()]}]
     }
     answer = int8_server.client.post("/v2/models/both/infer", json=body).raise_for_status().json()
-    assert answer["parameters"] == {"precision": "int8"}
+    assert answer["parameters"]["precision"] == "int8"
     config = int8_server.client.get("/v2/models/both/config").json()
     assert config["default_model_filename"] == "model.int8.onnx"
     assert config["parameters"] == {"precision": {"string_value": "int8"}}

@@ -194,7 +194,7 @@ def files_in(folder: Path) -> dict[Path, tuple[int, int]]:
     [
         pytest.param(["--architecture.fpn_channels=8"], "architecture.fpn_channels was 16 and is 8", id="a network"),
         pytest.param(["--optimizer.rate=0.5"], "optimizer.rate was", id="a configuration"),
-        pytest.param(["--data={findable}"], "it has learned from data (8 images", id="data of the same classes"),
+        pytest.param(["--data={findable}"], "it has learned from shapes (8 images", id="data of the same classes"),
         pytest.param(["--rename", "circle=ball"], "are ball, ", id="other classes"),
     ],
 )

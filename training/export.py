@@ -35,7 +35,7 @@ from training.progress import Display
 from training.publishing.checks import GateError
 from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import GATE_IMAGES, generated_images
-from training.publishing.precisions import publish_beside
+from training.publishing.precisions import publish_beside, publish_diameter
 from training.publishing.publish import publish, publish_run
 from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, Int8, TradeOptions
 from training.starting.identity import dataset_name
@@ -92,26 +92,33 @@ def _data(config: TrainConfig) -> TrainingData | None:
 
 
 def _again(options: argparse.Namespace, files: ExportOptions, display: Display) -> Bundle:
-    """A bundle's files once more, with its network in INT8 beside them."""
+    """A bundle's files once more, with the size of its training objects, and its network in INT8 beside them."""
     wishes = files.trades
-    if wishes.int8 != "beside" or wishes or options.without:
-        raise ValueError("a bundle's files stay as they are: with --bundle give --int8 beside, and no other trade")
+    if wishes or options.without:
+        raise ValueError(
+            "a bundle's files stay as they are: with --bundle give --int8 beside or nothing, and no other trade"
+        )
     source = open_bundle(options.bundle)
     known = source.manifest
-    if "f32" not in known.network_precisions:
+    if wishes.int8 and "f32" not in known.network_precisions:
         raise ValueError(f"{source.path} has nothing but INT8: export its checkpoint, with --int8 beside")
     intensity = known.preprocessing.intensity
     config = TrainConfig(name=known.name, architecture=known.architecture, intensity=intensity)
     config = _with_data(config, options)
     data = _data(config)
-    if data is None or data.val is None:
-        raise ValueError("INT8 is calibrated and measured on data: give --data, a dataset with a validation split")
-    train, val = (order_classes(split, known.class_names) for split in (data.train, data.val))
+    if data is None:
+        raise ValueError("objects, and INT8, are measured on data: give --data, a dataset with a validation split")
+    train = order_classes(data.train, known.class_names)
     if train.class_names != known.class_names:
         raise ValueError(
             f"{source.path} knows {', '.join(known.class_names)}, the data {', '.join(train.class_names)}: the classes "
             f"must be the same"
         )
+    if wishes.int8 is None:
+        return publish_diameter(source, train, options.output, config.name)
+    if data.val is None:
+        raise ValueError("INT8 is calibrated and measured on data: give --data, a dataset with a validation split")
+    val = order_classes(data.val, known.class_names)
     readable = readable_images(val.images, intensity, config.on_broken, known.architecture.channels)
     export = Export(
         model=load_network(source),
@@ -162,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a training run's checkpoint")
     source.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="a bundle NAME/VERSION, to publish again with --int8 beside"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="a bundle NAME/VERSION, to publish again: with the size of --data's objects, and --int8 beside",
     )
     source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")

@@ -20,7 +20,8 @@ from model.runtime.kernels.rle import decode_part, encode_bitmap, place
 from model.runtime.tiling import Tile
 
 TOUCHING = 2.0
-"""A box this near to its tile's border, in pixels, is cut by it."""
+"""A box this near to its tile's border, in pixels of the picture or of what the network sees, whichever are larger, is
+cut by it."""
 SAME = 0.5
 """IoU from which two tiles' masks, where both tiles see, are one object; as NMS has it for boxes. Of pieces, the share
 of the smaller one: what one tile shows as one, another may show in two parts."""
@@ -35,16 +36,18 @@ class TileAnswer:
     full: bool = False
 
 
-def merge_tiles(size: Size, answers: Sequence[TileAnswer]) -> Detections:
+def merge_tiles(size: Size, answers: Sequence[TileAnswer], scale: float = 1.0) -> Detections:
     """One picture's detections of its tiles', in falling score; no tile's order changes the result.
 
-    size: (height, width) of the picture. Boxes, masks and keypoints become the picture's.
+    size: (height, width) of the picture. Boxes, masks and keypoints become the picture's. scale: what the tiles were
+    resized by for the network.
     """
+    touching = TOUCHING / min(scale, 1.0)
     answers = list({answer.tile: answer for answer in answers}.values())  # split ones may share a part
-    found = [one for answer in answers for one in _objects(size, answer)]
+    found = [one for answer in answers for one in _objects(size, answer, touching)]
     found.sort(key=_order)
     tiles = np.array([answer.tile.box for answer in answers], np.float32).reshape(-1, 4)
-    view = _View(size, found, tiles[[not answer.full for answer in answers]], _compare(found))
+    view = _View(size, found, tiles[[not answer.full for answer in answers]], _compare(found), touching)
     whole = _whole(view)
     merged = [found[number] for number in whole] + _joined(view, whole)
     merged.sort(key=_order)
@@ -65,19 +68,17 @@ def merge_tiles(size: Size, answers: Sequence[TileAnswer]) -> Detections:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Object:
-    """One detection. box float32 [4] in the picture; `mask` lies at `tile`'s corner; `room`: see `_room`."""
+    """One detection. box float32 [4] in the picture; `mask` lies at `tile`'s corner; `room`: see `_room`, of which it
+    has little where the tile's border cuts it."""
 
     tile: Tile
     box: NDArray[np.float32]
     score: float
     label: int
     room: float
+    is_cut: bool
     mask: RLE | None
     keypoints: NDArray[np.float32] | None
-
-    @property
-    def is_cut(self) -> bool:
-        return self.room <= TOUCHING
 
 
 def _order(one: _Object) -> tuple[float, ...]:
@@ -96,22 +97,24 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _View:
-    """What is known of a picture: `found` in all tiles, `tiles` [T, 4] that could name all that they saw."""
+    """What is known of a picture: `found` in all tiles, `tiles` [T, 4] that could name all that they saw. A box within
+    `touching` pixels of a border is cut by it."""
 
     size: Size
     found: list[_Object]
     tiles: NDArray[np.float32]
     pairs: list[_Pair]
+    touching: float
 
     def is_unseen_by_better(self, one: _Object, seen_in: set[Tile]) -> bool:
         """Whether a tile that sees more around it than its own has found nothing there."""
         rooms = _room(self.size, self.tiles, one.box)
         for tile in seen_in:
             rooms[(self.tiles == tile.box).all(1)] = -np.inf
-        return bool(rooms.max(initial=-np.inf) > max(one.room, TOUCHING))
+        return bool(rooms.max(initial=-np.inf) > max(one.room, self.touching))
 
 
-def _objects(size: Size, answer: TileAnswer) -> Iterator[_Object]:
+def _objects(size: Size, answer: TileAnswer, touching: float) -> Iterator[_Object]:
     tile, detections = answer.tile, answer.detections
     offset = np.array([tile.left, tile.top], np.float32)
     boxes = detections.boxes + np.tile(offset, 2)
@@ -126,6 +129,7 @@ def _objects(size: Size, answer: TileAnswer) -> Iterator[_Object]:
             float(detections.scores[row]),
             int(detections.labels[row]),
             float(rooms[row]),
+            bool(rooms[row] <= touching),
             None if detections.masks is None else detections.masks[row],
             keypoints,
         )

@@ -55,18 +55,20 @@ class Preprocessing(BaseModel):
             channels=config.channels,
         )
 
-    def resized(self, size: Size) -> Size:
-        """The size that an image of `size` is resized to: at least one pixel a side, the aspect ratio kept."""
-        height, width = size
-        scale = self.min_size / min(size)
-        if not self.allow_downscale:
-            scale = max(1.0, scale)
-        scale = min(scale, self.max_size / max(size))
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    def resized(self, size: Size, scale: float | None = None) -> Size:
+        """The size that an image of `size` is resized to: at least one pixel a side, the aspect ratio kept.
 
-    def bucket(self, size: Size) -> Size:
-        """The padded size of an image of `size`."""
-        height, width = self.resized(size)
+        scale: what is asked for in place of min_size; max_size wins over it, too.
+        """
+        if scale is None:
+            scale = self.min_size / min(size)
+            if not self.allow_downscale:
+                scale = max(1.0, scale)
+        return scaled(size, min(scale, self.max_size / max(size)))
+
+    def bucket(self, size: Size, scale: float | None = None) -> Size:
+        """The padded size of an image of `size`; scale as in `resized`."""
+        height, width = self.resized(size, scale)
         step = self.bucket_step
         return -(-height // step) * step, -(-width // step) * step
 
@@ -81,6 +83,12 @@ class Preprocessing(BaseModel):
         steps |= {(a, longest) for a in range(1, shortest + 1)}
         sizes = {(a * step, b * step) for a, b in steps} | {(b * step, a * step) for a, b in steps}
         return sorted(sizes, key=lambda size: (size[0] * size[1], size), reverse=True)
+
+
+def scaled(size: Size, scale: float) -> Size:
+    """A size times `scale` in whole pixels, at least one a side."""
+    height, width = size
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,11 @@ class Prepared:
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing, original: Size | None = None) -> Prepared:
-    """Resize an image, uint8 [H, W, C] of `preprocessing.channels`, into its bucket. Releases the GIL while resampling.
+def prepare(
+    image: NDArray[np.uint8], preprocessing: Preprocessing, original: Size | None = None, scale: float | None = None
+) -> Prepared:
+    """Resize an image, uint8 [H, W, C] of `preprocessing.channels`, into its bucket, by `scale` if one is asked for.
+    Releases the GIL while resampling.
 
     `original` is the image's size where it may have been resized already (`read_picture` with `fit`).
 
@@ -116,7 +127,7 @@ def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing, original: Si
         )
     size = (image.shape[0], image.shape[1])
     original = original or size
-    valid, bucket = preprocessing.resized(original), preprocessing.bucket(original)
+    valid, bucket = preprocessing.resized(original, scale), preprocessing.bucket(original, scale)
     if size not in (original, valid):
         raise ValueError(f"an image of {list(original)} pixels is seen as {list(valid)}, not as {list(size)}")
     if size != valid:

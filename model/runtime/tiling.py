@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
 from model.runtime.images.picture import Size
-from model.runtime.preprocess import Preprocessing
+from model.runtime.preprocess import Preprocessing, scaled
 
 STEP = 64
 """Tiles begin at multiples of the network's coarsest stride, small ones of half of it: neighbors see an object at
@@ -46,17 +47,31 @@ class Tile:
         return picture[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def plan_tiles(size: Size, side: int, overlap: int, shift: tuple[int, int] = (0, 0)) -> list[Tile]:
+def plan_tiles(size: Size, side: int, overlap: int, shift: tuple[int, int] = (0, 0), scale: float = 1.0) -> list[Tile]:
     """Tiles of `side` pixels that overlap by `overlap` or more, row by row. The last ones may be up to `STEP` longer; a
     picture that is smaller than a tile is one. `shift`: how far all but the first row and column begin earlier.
+
+    All of these are pixels of the picture resized by `scale`, as the network sees it; `size` and the tiles are the
+    picture's own, to the nearest pixel.
 
     Raises:
         ValueError: no room is left between two overlaps.
     """
     if not 0 <= overlap <= side // 2:
         raise ValueError(f"an overlap of {overlap} does not fit tiles of {side} pixels: it may be half of them")
-    rows, columns = (_spans(length, side, overlap, by) for length, by in zip(size, shift, strict=True))
+    rows, columns = (
+        [(_unscaled(start, length, seen, scale), _unscaled(end, length, seen, scale)) for start, end in spans]
+        for length, seen, spans in (
+            (length, seen, _spans(seen, side, overlap, by))
+            for length, seen, by in zip(size, scaled(size, scale), shift, strict=True)
+        )
+    )
     return [Tile(top, left, bottom - top, right - left) for top, bottom in rows for left, right in columns]
+
+
+def _unscaled(place: int, length: int, seen: int, scale: float) -> int:
+    """Where a place of `seen` resized pixels lies among the `length` of the picture."""
+    return length if place == seen else int(place / scale + 0.5)
 
 
 def _spans(length: int, side: int, overlap: int, shift: int) -> list[tuple[int, int]]:
@@ -69,30 +84,44 @@ def _spans(length: int, side: int, overlap: int, shift: int) -> list[tuple[int, 
     return [*((start, start + side) for start in starts), (last, length)]
 
 
-def tile_side(architecture: ArchitectureConfig, preprocessing: Preprocessing, size: Size) -> int | None:
-    """The side of the tiles for a picture of `size`; None where it is best seen whole.
+def tile_side(
+    architecture: ArchitectureConfig, preprocessing: Preprocessing, size: Size, scale: float | None = None
+) -> int | None:
+    """The side of the tiles for a picture of `size`, as the network sees them; None where it is best seen whole.
 
     A network that sees pictures at their own scale (`allow_downscale` is off) was trained at it: `max_size` would
-    shrink a larger one below that. One that shrinks every picture to `min_size` has learned from shrunk ones.
+    shrink a larger one below that. One that shrinks every picture to `min_size` has learned from shrunk ones. Where a
+    `scale` is asked for, `max_size` would shrink what is longer at it.
     """
-    if preprocessing.allow_downscale or max(size) <= preprocessing.max_size or min(size) < preprocessing.min_size:
+    if scale is not None:
+        if max(scaled(size, scale)) <= preprocessing.max_size:
+            return None
+    elif preprocessing.allow_downscale or max(size) <= preprocessing.max_size or min(size) < preprocessing.min_size:
         return None
     largest = max(side for sides in architecture.anchor_sizes for side in sides)
     side = min(max(OBJECTS_A_SIDE * largest, SMALLEST), LARGEST)
+    if scale is not None:  # longer tiles, and those of rounded borders, shall not be shrunk either
+        return min(-(-side // STEP) * STEP, max(preprocessing.max_size - 2 * STEP, STEP))
     side = -(-max(side, preprocessing.min_size) // STEP) * STEP  # a smaller one would be enlarged
     return min(side, preprocessing.max_size)
 
 
-def smaller_tiles(tile: Tile, found: int, architecture: ArchitectureConfig, preprocessing: Preprocessing) -> list[Tile]:
+def smaller_tiles(
+    tile: Tile, found: int, architecture: ArchitectureConfig, preprocessing: Preprocessing, scale: float | None = None
+) -> list[Tile]:
     """The tiles, of half its side, in which a tile must be seen again because the network's limits may have cut some of
     the objects off: it has `found` as many as it can give, or as many as it can propose. None where it is well, or as
-    small as tiles get.
+    small as tiles get, as the network sees them at `scale`.
     """
+    factor, least, rounded = 1.0, max(LEAST, preprocessing.min_size), 0  # a smaller one would be enlarged
+    if scale is not None:
+        factor, least, rounded = scale, LEAST, math.ceil(scale)  # a pixel of the picture
+    height, width = scaled((tile.height, tile.width), factor)
     proposals = min(architecture.rpn_pre_nms_top_n_test, architecture.rpn_post_nms_top_n_test)
-    side = max(tile.height, tile.width) // 2 // STEP * STEP
+    side = (max(height, width) + rounded) // 2 // STEP * STEP
     if found < min(architecture.detections_per_image, proposals // PROPOSALS_OF_AN_OBJECT):
         return []
-    if side < max(LEAST, preprocessing.min_size) or min(tile.height, tile.width) < side:
+    if side < least or min(height, width) < side:
         return []
-    parts = plan_tiles((tile.height, tile.width), side, side // 2)
+    parts = plan_tiles((tile.height, tile.width), side, side // 2, scale=factor)
     return [replace(part, top=part.top + tile.top, left=part.left + tile.left) for part in parts]

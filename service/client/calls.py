@@ -42,6 +42,8 @@ class PredictOptions(TypedDict, total=False):
     model, version: default the server's own model and its newest version. priority: "interactive" goes before "bulk".
     pixel_size_um: micrometers from one pixel to the next, whatever the file says.
     tile: "auto", "off" or a side in pixels, and overlap in pixels: how large pictures are cut into tiles.
+    scale: what the picture is resized by before the network sees it; or object_diameter: how many pixels across objects
+    are, from which the server finds the scale.
     timeout_ms: the server drops the request when it is not answered so many milliseconds after its upload.
     """
 
@@ -64,6 +66,8 @@ class PredictOptions(TypedDict, total=False):
     pixel_size_um: float | None
     tile: str | int | None
     overlap: int | None
+    scale: float | None
+    object_diameter: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Prediction:
     plane: which of the file's planes was seen, from 0, by the axis page, z, t or channel; empty when it has only one.
     truncated: whether a limit cut detections off, or may have.
     pixel_size: micrometers from one pixel to the next, and who states it; None where nobody does.
+    scale: what the image was resized by, where that was asked for.
     json: the server's answer.
     """
 
@@ -80,6 +81,7 @@ class Prediction:
     plane: Mapping[str, int]
     truncated: bool
     pixel_size: PixelSize | None
+    scale: float | None
     json: dict[str, Any]
 
     @classmethod
@@ -107,6 +109,7 @@ class Prediction:
             plane={axis: which["index"] for axis, which in answer["image"].get("plane", {}).items()},
             truncated=answer.get("truncated", False),  # servers of before tiling did not say
             pixel_size=None if pixel_size is None else PixelSize(**pixel_size),
+            scale=answer["image"].get("scale"),
             json=answer,
         )
 

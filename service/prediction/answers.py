@@ -46,7 +46,8 @@ class Detected:
     are `values`, the image as its file holds it, see `Picture`, or to be read part by part.
     `intensity` is what was done to its values, or None if they were 8 bits and stayed as they are.
     `plane` says which of the file's planes the image is, for each axis along which it has several, `channels` which of
-    its channels, where they were taken one by one. `pixel_size` is None where nobody states it.
+    its channels, where they were taken one by one. `pixel_size` is None where nobody states it, `scale` where none was
+    asked for.
     """
 
     model: ServedModel
@@ -59,6 +60,7 @@ class Detected:
     plane: tuple[PlaneAxis, ...] = ()
     channels: Channels | None = None
     pixel_size: PixelSize | None = None
+    scale: float | None = None
 
     @property
     def detections(self) -> Detections:
@@ -112,6 +114,8 @@ def image_said(detected: Detected) -> dict[str, Any]:
     image: dict[str, Any] = {"width": width, "height": height}
     if detected.seen.tiles is not None:
         image["tiles"] = detected.seen.tiles
+    if detected.scale is not None:
+        image["scale"] = detected.scale
     if detected.channels is not None:
         image["channels"] = _channels(detected.channels, detected.intensity)
     else:

@@ -25,7 +25,7 @@ from model.runtime.images.channels import MOST_CHANNELS
 from model.runtime.images.intensity import Intensity, Mode
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
-from model.runtime.preprocess import Preprocessing
+from model.runtime.preprocess import Preprocessing, scaled
 from model.runtime.tiling import OVERLAP, Tile, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
@@ -38,6 +38,8 @@ MAX_VERSION = 2**31
 MAX_PLANE = 2**31
 MOST_DIGITS = 9
 """Of a channel's number."""
+LEAST_SCALE, MOST_SCALE = 0.05, 20.0
+"""Beyond these nothing is left to be seen of a picture, or nothing is added to it."""
 
 
 MOST_IN_TILES = 100_000
@@ -46,19 +48,47 @@ MOST_IN_TILES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; None overlaps by a quarter."""
+    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; None overlaps by a quarter. Where a scale
+    is asked for, these are pixels at that scale."""
 
     tile: str | int
     overlap: int | None = None
 
-    def plan(self, architecture: ArchitectureConfig, preprocessing: Preprocessing, size: tuple[int, int]) -> list[Tile]:
-        """The tiles of a picture of `size` (height, width); none where it is seen whole."""
-        side = tile_side(architecture, preprocessing, size) if self.tile == "auto" else self.tile
-        if not isinstance(side, int):
-            return []
-        overlap = min(side // OVERLAP if self.overlap is None else self.overlap, side // 2)
-        tiles = plan_tiles(size, side, overlap)
+    def plan(
+        self,
+        architecture: ArchitectureConfig,
+        preprocessing: Preprocessing,
+        size: tuple[int, int],
+        scale: float | None = None,
+    ) -> list[Tile]:
+        """The tiles of a picture of `size` (height, width); none where it is seen whole. Raises Problem where the
+        network could not see it, or them, at `scale`."""
+        side = tile_side(architecture, preprocessing, size, scale) if self.tile == "auto" else self.tile
+        tiles: list[Tile] = []
+        if isinstance(side, int):
+            overlap = min(side // OVERLAP if self.overlap is None else self.overlap, side // 2)
+            tiles = plan_tiles(size, side, overlap, scale=scale or 1.0)
+        if scale is not None:
+            seen = [scaled((tile.height, tile.width), scale) for tile in tiles] or [scaled(size, scale)]
+            _require_seen(max(map(max, seen)), preprocessing.max_size, self.tile)
         return tiles if len(tiles) > 1 else []
+
+
+def _require_seen(longest: int, most: int, tile: str | int) -> None:
+    """That the network sees what is so many pixels long at the scale asked for, and `max_size` does not shrink it."""
+    if longest > most:
+        what = "the image is" if tile == "off" else "tiles are"
+        message = (
+            f"{what} {longest} pixels long at the scale asked for, and the model sees at most {most} (max_size); ask "
+            f"for tile=auto, or for a smaller scale"
+        )
+        raise invalid_parameter("tile", message)
+
+
+def invalid_parameter(parameter: str, message: str) -> Problem:
+    return Problem(
+        INVALID_PARAMETER, f"{parameter}: {message}.", extra={"errors": [{"parameter": parameter, "message": message}]}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +107,8 @@ class Options:
     intensity: Intensity
     tiling: Tiling
     plane: PlaneChoice
+    scale: float | None
+    """What pictures are resized by; None: as the model does it."""
     pixel_size: PixelSize | None = None
     """Where the request states it, whatever the file says."""
 
@@ -149,6 +181,29 @@ class PredictParameters(BaseModel):
         description="Pixels that tiles have in common: longer than most objects, so that each is whole in some tile. "
         "More than half a tile counts as half. Default: a quarter of the tile.",
     )
+    scale: FiniteFloat | None = Field(
+        None,
+        ge=LEAST_SCALE,
+        le=MOST_SCALE,
+        description="Resize the picture by this factor before the network sees it, whatever the model would do: 0.5 "
+        "for objects twice as large as those that it was trained with, 1 for the picture's own pixels. `tile` and "
+        "`overlap` are pixels at that scale. Answers stay in pixels of the picture.",
+    )
+    object_diameter: FiniteFloat | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="In place of `scale`: about how many pixels across an object is in the picture. The picture is "
+        "resized so that the network sees such objects as large as it saw them in training (`object_diameter` of "
+        "`/models`).",
+    )
+
+    @field_validator("object_diameter")
+    @classmethod
+    def _one_scale(cls, diameter: float | None, others: ValidationInfo) -> float | None:
+        if diameter is not None and others.data.get("scale") is not None:
+            raise PydanticCustomError("object_diameter", "contradicts scale, which it gives: leave one of the two out")
+        return diameter
 
     def options(self, model: ServedModel) -> Options:
         """Fill in the model's defaults. Raises Problem: a label is unknown, or `low` and `high` contradict the rest."""
@@ -164,7 +219,27 @@ class PredictParameters(BaseModel):
             self._intensity(model),
             Tiling(int(self.tile) if self.tile.isdecimal() else self.tile, self.overlap),
             self._plane(model),
+            self._scale(model),
         )
+
+    def _scale(self, model: ServedModel) -> float | None:
+        if self.object_diameter is None:
+            return self.scale
+        trained = model.manifest.object_diameter
+        if trained is None:
+            raise invalid_parameter(
+                "object_diameter",
+                f"{model.name}/{model.version} does not say how large objects were in its training; give scale, or "
+                f"measure it: maskserve export --bundle",
+            )
+        scale = trained / self.object_diameter
+        if not LEAST_SCALE <= scale <= MOST_SCALE:
+            raise invalid_parameter(
+                "object_diameter",
+                f"{self.object_diameter:g} pixels, where the model was trained with {trained:g}, are a scale of "
+                f"{scale:g}; it may be {LEAST_SCALE:g} to {MOST_SCALE:g}",
+            )
+        return scale
 
     def _plane(self, model: ServedModel) -> PlaneChoice:
         try:
@@ -173,8 +248,7 @@ class PredictParameters(BaseModel):
             return PlaneChoice(self.page, self.z, self.t, self.channel, channels, inputs)
         except ValueError as contradiction:
             parameter = "channels" if self.channels else "channel"
-            errors = [{"parameter": parameter, "message": str(contradiction)}]
-            raise Problem(INVALID_PARAMETER, f"{parameter}: {contradiction}.", extra={"errors": errors}) from None
+            raise invalid_parameter(parameter, str(contradiction)) from None
 
     def _intensity(self, model: ServedModel) -> Intensity:
         if self.intensity is None and self.low is None and self.high is None:
@@ -183,8 +257,7 @@ class PredictParameters(BaseModel):
             return Intensity(mode=self.intensity or "full-range", low=self.low, high=self.high)
         except ValidationError as contradiction:
             message = contradiction.errors()[0]["msg"].removeprefix("Value error, ")
-            errors = [{"parameter": "intensity", "message": message}]
-            raise Problem(INVALID_PARAMETER, f"intensity: {message}.", extra={"errors": errors}) from None
+            raise invalid_parameter("intensity", message) from None
 
     def _label_ids(self, model: ServedModel) -> frozenset[int] | None:
         if not self.labels:

@@ -33,7 +33,7 @@ from model.runtime.images.pixels import Done, apply, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.images.reading import open_picture
 from model.runtime.images.regions import PictureByRegion
-from model.runtime.preprocess import Prepared, count_wanted, prepare, stack, to_original
+from model.runtime.preprocess import Prepared, count_wanted, prepare, scaled, stack, to_original
 from model.runtime.tiling import Tile
 from service.http.problems import (
     DAMAGED_IMAGE,
@@ -49,7 +49,7 @@ from service.observability.metrics import Metrics, ScoreCounts
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
 from service.prediction.no_image import ADVISED, advice
-from service.prediction.parameters import MOST_IN_TILES, Options
+from service.prediction.parameters import MOST_IN_TILES, Options, invalid_parameter
 from service.prediction.progress import Progress
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
@@ -253,15 +253,14 @@ class Pipeline:
 
 def decode(job: Job, limits: ImageLimits) -> Decoded:
     """The image as the network takes it, and itself where it is needed. The header's pixel count is checked before
-    decoding. Raises ImageError."""
+    decoding. Raises ImageError, and Problem where it cannot be seen at the scale asked for."""
     data = job.encoded()
-    architecture, preprocessing = job.model.manifest.architecture, job.model.manifest.preprocessing
-    options = job.options
+    preprocessing, options = job.model.manifest.preprocessing, job.options
     seen_in_full = job.keep_image or job.keep_values or not options.intensity.keeps_8_bits
 
     def fit(size: Size) -> Size:  # only where nothing else looks at the pixels
-        in_full = seen_in_full or options.tiling.plan(architecture, preprocessing, size)
-        return size if in_full else preprocessing.resized(size)
+        in_full = seen_in_full or _plan(job, size, limits)
+        return size if in_full else preprocessing.resized(size, options.scale)
 
     try:
         picture = open_picture(data, limits, choice=options.plane, fit=fit)
@@ -273,8 +272,8 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         return _to_be_read(job, picture, limits)
     image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
     size = picture.size
-    tiles = options.tiling.plan(architecture, preprocessing, size)
-    whole = None if tiles else prepare(image, preprocessing, size)
+    tiles = _plan(job, size, limits)
+    whole = None if tiles else prepare(image, preprocessing, size, options.scale)
     return Decoded(
         size,
         whole,
@@ -288,6 +287,21 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     )
 
 
+def _plan(job: Job, size: Size, limits: ImageLimits) -> list[Tile]:
+    """The tiles of a picture of `size`, none where it is seen whole. Raises Problem."""
+    scale, most = job.options.scale, limits.max_picture_pixels
+    if scale is not None and most is not None:
+        height, width = scaled(size, scale)
+        if height * width > most:
+            message = (
+                f"at {scale:g} the image has {width} x {height} = {width * height} pixels, and at most {most} are seen "
+                f"(max_picture_pixels); ask for a smaller one"
+            )
+            raise invalid_parameter("scale", message)
+    manifest = job.model.manifest
+    return job.options.tiling.plan(manifest.architecture, manifest.preprocessing, size, scale)
+
+
 def _to_be_read(job: Job, picture: PictureByRegion, limits: ImageLimits) -> Decoded:
     """Of a picture that is too large to be decoded at once. Raises TooManyPixels where only that would do."""
     height, width = picture.size
@@ -295,10 +309,14 @@ def _to_be_read(job: Job, picture: PictureByRegion, limits: ImageLimits) -> Deco
         f"the image has {width} x {height} = {width * height} pixels and at most {limits.max_pixels} are decoded at "
         f"once (max_pixels)"
     )
-    manifest = job.model.manifest
-    tiles = job.options.tiling.plan(manifest.architecture, manifest.preprocessing, picture.size)
+    tiles = _plan(job, picture.size, limits)
     if not tiles:
-        raise TooManyPixels(f"{at_once}, which seeing it whole would need; ask for tiles, as in tile=1024")
+        smaller = "tiles, as in tile=1024" if job.options.scale is None else "smaller tiles, or for a larger scale"
+        raise TooManyPixels(f"{at_once}, which seeing it whole would need; ask for {smaller}")
+    if max(tile.height * tile.width for tile in tiles) > limits.max_pixels:
+        raise TooManyPixels(
+            f"{at_once}, fewer than a tile has at the scale asked for; ask for smaller tiles, or for a larger scale"
+        )
     if job.keep_image:
         raise TooManyPixels(f"{at_once}, which drawing on it would need; ask for JSON, or for one of the files")
     values = picture if job.keep_values else None
@@ -381,6 +399,7 @@ def render_timed(
             picture.plane,
             picture.channels,
             picture.pixel_size,
+            job.options.scale,
         )
     )
 
@@ -390,13 +409,13 @@ def score_counts_of(
 ) -> list[tuple[str, ScoreCounts]] | None:
     """By label, the scores that an image has at the model's own thresholds, whatever the request asked for.
 
-    None where they are not known: the request's threshold kept the network from finding all. (Tiles, whose scale is the
-    request's choice, are not counted at all.)
+    None where they are not known: the request's threshold kept the network from finding all, or the scale was its
+    choice. (Tiles, whose scale is that, too, are not counted at all.)
     """
     model, defaults = job.model, job.model.manifest.defaults
     own = model.score_thresholds
     lowest = defaults.score_threshold if own is None else float(own[1:].min())
-    if job.options.score_threshold > lowest:
+    if job.options.score_threshold > lowest or job.options.scale is not None:
         return None
     kept = scores > (np.float32(lowest) if own is None else own[labels])
     scores, labels = scores[kept][: defaults.max_detections], labels[kept][: defaults.max_detections]

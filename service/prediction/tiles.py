@@ -82,15 +82,18 @@ async def predict_in_tiles(
     extend(len(tiles))
     free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
     architecture, preprocessing = model.manifest.architecture, model.manifest.preprocessing
+    scale = options.scale
     answers: list[TileAnswer] = []
     begun = set(tiles)
 
     async def see(tile: Tile) -> None:
         async with free:
-            prepared, seconds = await decode_pool.run(lambda: prepare(read(tile), preprocessing), Priority.BULK)
+            prepared, seconds = await decode_pool.run(
+                lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
+            )
             record.add("decode", seconds)
             raw = await compute(prepared)
-            parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing)
+            parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing, scale)
             if not parts:
                 full = len(raw.scores) >= architecture.detections_per_image
                 detections, seconds = await postprocess_pool.run(
@@ -108,7 +111,7 @@ async def predict_in_tiles(
     async with asyncio.TaskGroup() as group:
         for tile in tiles:
             group.create_task(see(tile))
-    merged, seconds = await postprocess_pool.run(lambda: merge_tiles(size, answers), Priority.BULK)
+    merged, seconds = await postprocess_pool.run(lambda: merge_tiles(size, answers, scale or 1.0), Priority.BULK)
     record.add("postprocess", seconds)
     return InTiles(merged, len(answers), any(answer.full for answer in answers))
 

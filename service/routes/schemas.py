@@ -56,6 +56,9 @@ class ModelDetails(BaseModel):
     labels: dict[int, str] = Field(description="label id -> name")
     keypoints: list[str] = Field(description="names of a detection's keypoints, in order")
     defaults: ServingDefaults
+    object_diameter: float | None = Field(
+        None, description="pixels of what the network saw: the median of its training objects; null: not known"
+    )
     preprocessing: Preprocessing
     provenance: Provenance
     evaluation: list[Evaluation]
@@ -83,6 +86,7 @@ class ModelDetails(BaseModel):
             labels=dict(enumerate(manifest.class_names, start=1)),
             keypoints=list(manifest.keypoint_names),
             defaults=manifest.defaults,
+            object_diameter=manifest.object_diameter,
             preprocessing=manifest.preprocessing,
             provenance=manifest.provenance,
             evaluation=list(manifest.evaluation),
@@ -160,6 +164,9 @@ class ImageSize(BaseModel):
         None, description="Missing where neither the request nor the file states it beyond doubt."
     )
     tiles: int | None = Field(None, description="How many tiles the image was seen in; missing where it was seen whole")
+    scale: float | None = Field(
+        None, description="What it was resized by, where `scale` or `object_diameter` asked for that; else missing."
+    )
 
 
 class CompressedRLE(BaseModel):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -26,6 +27,8 @@ from model.runtime.bundles.manifest import (
 )
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
+from training.data.annotations.dataset import Dataset
+from training.data.annotations.diameter import median_diameter
 from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.exported import Export
@@ -91,27 +94,50 @@ def measure_bf16(
 def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
     """Publishes a bundle once more as the next version of `name`, with its network in INT8 beside `model.onnx`.
 
-    The bundle's files stay as they are, but for what `model.onnx` says of itself. `export` is the bundle's network with
+    The bundle's files stay as they are, but for what `model.onnx` says of itself; its manifest gets the size of the
+    training objects, too. `export` is the bundle's network with
     the data to measure on. Raises GateError where `model.onnx` is not that network, or INT8 loses more than is allowed;
     then nothing is published.
     """
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder, display.bar("publishing", 3) as done:
         staging = Path(folder)
-        for file in bundle.manifest.files:
-            shutil.copyfile(bundle.file(file), staging / file)
+        _copy_files(bundle, staging)
         engine = OnnxEngine(staging / NETWORK_FILE, export.architecture.task, "cpu", None)
         require("onnx", compare(EagerEngine(export.model), engine, "onnx", export, display), {})
         done(1)
         outcome = measure(engine, export, "onnx", display)
         engine.close()
         assert outcome is not None
+        assert export.train is not None
         done(2)
         f32 = evaluation(export, outcome, "onnx")
         precisions = add_precisions(export, staging, f32, f32.metrics, display)
         done(3)
-        known = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
-        draft = ManifestDraft(**known | {"precisions": precisions})
-        return publish_bundle(staging, draft, repository, name, describe_onnx)
+        changes = {"precisions": precisions, "object_diameter": median_diameter(export.train, export.architecture)}
+        return _publish_changed(bundle, staging, changes, repository, name)
+
+
+def publish_diameter(bundle: Bundle, train: Dataset, repository: Path, name: str) -> Bundle:
+    """Publishes a bundle once more as the next version of `name`, with the size of the objects in `train`, of which it
+    was trained. Raises ValueError where there are none."""
+    diameter = median_diameter(train, bundle.manifest.architecture)
+    if diameter is None:
+        raise ValueError(f"{train.name} has no objects that could be measured")
+    with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder:
+        staging = Path(folder)
+        _copy_files(bundle, staging)
+        return _publish_changed(bundle, staging, {"object_diameter": diameter}, repository, name)
+
+
+def _copy_files(bundle: Bundle, staging: Path) -> None:
+    for file in bundle.manifest.files:
+        shutil.copyfile(bundle.file(file), staging / file)
+
+
+def _publish_changed(bundle: Bundle, staging: Path, changes: dict[str, Any], repository: Path, name: str) -> Bundle:
+    """The files of `staging` with a bundle's manifest, but for these fields."""
+    known = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
+    return publish_bundle(staging, ManifestDraft(**known | changes), repository, name, describe_onnx)
 
 
 def _measured(

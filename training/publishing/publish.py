@@ -31,6 +31,7 @@ from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
 from training.checkpoint import Checkpoint
 from training.config import PublishIf, TrainConfig
+from training.data.annotations.diameter import median_diameter
 from training.data.loading.samples import readable_images
 from training.data.loading.source import TrainingData
 from training.evaluation.matching import MATCHED_BY, match_detections
@@ -150,6 +151,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
                 max_detections=export.architecture.detections_per_image, score_thresholds=thresholds
             ),
             provenance=export.provenance,
+            object_diameter=None if export.train is None else median_diameter(export.train, export.architecture),
             evaluation=tuple(evaluations),
             export_check=checks["onnx"],
             trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,

@@ -120,6 +120,12 @@ class ManifestDraft(_Record):
     keypoint_names: tuple[str, ...] = ()
     preprocessing: Preprocessing
     defaults: ServingDefaults = ServingDefaults()
+    object_diameter: FiniteFloat | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda diameter: diameter is None,  # as of precisions below
+        description="median diameter of the training objects, in pixels of what the network saw; None: not known",
+    )
     provenance: Provenance
     evaluation: tuple[Evaluation, ...] = ()
     export_check: ExportCheck | None = None

@@ -253,6 +253,8 @@ def _options(asked: argparse.Namespace) -> PredictOptions:
         "pixel_size_um": asked.pixel_size_um,
         "tile": asked.tile,
         "overlap": asked.overlap,
+        "scale": asked.scale,
+        "object_diameter": asked.object_diameter,
         "model": asked.model,
         "version": asked.version,
         "priority": asked.priority,
@@ -349,6 +351,13 @@ def _parser() -> argparse.ArgumentParser:
         help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999",
     )
     wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a quarter of a tile)")
+    wishes("--scale", type=float, metavar="FACTOR", help="what pictures are resized by before the model sees them")
+    wishes(
+        "--object-diameter",
+        type=float,
+        metavar="PIXELS",
+        help="in place of --scale: how large objects are, for the model to see them as large as in its training",
+    )
     results = parser.add_argument_group("results").add_argument
     results("--format", choices=get_args(FormatName), default="jsonl", help="see below (default: %(default)s)")
     results(

@@ -355,3 +355,24 @@ def test_an_image_of_neither_size_is_refused() -> None:
     for size in ((50, 76), (100, 150)):
         with pytest.raises(ValueError, match=r"\[400, 600\] pixels is seen as \[50, 75\]"):
             prepare(ramp(*size), preprocessing, (400, 600))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "resized", "why"),
+    [
+        ((100, 150), 1.0, (100, 150), "not enlarged to min_size"),
+        ((100, 150), 0.5, (50, 75), "smaller"),
+        ((100, 150), 2.0, (200, 300), "larger"),
+        ((3, 50), 0.05, (1, 3), "at least a pixel"),
+        ((300, 500), 2.0, (240, 400), "max_size wins"),
+    ],
+)
+def test_a_scale_that_is_asked_for_stands_in_place_of_min_size(
+    size: tuple[int, int], scale: float, resized: tuple[int, int], why: str
+) -> None:
+    for shrinks in (False, True):
+        preprocessing = Preprocessing(min_size=200, max_size=400, allow_downscale=shrinks)
+        prepared = prepare(np.full((*size, 3), 7, np.uint8), preprocessing, scale=scale)
+        assert (prepared.valid, prepared.original) == (resized, size), why
+        assert prepared.bucket == preprocessing.bucket(size, scale)
+        assert (prepared.pixels[: resized[0], : resized[1]] == 7).all()

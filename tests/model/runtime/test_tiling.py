@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from model.architecture import ArchitectureConfig
-from model.runtime.preprocess import Preprocessing
+from model.runtime.preprocess import Preprocessing, scaled
 from model.runtime.tiling import STEP, Tile, plan_tiles, smaller_tiles, tile_side
 
 NUCLEI = ArchitectureConfig(
@@ -93,3 +95,44 @@ def test_auto_tiles_what_would_be_seen_smaller_than_trained(
     least, most, downscale = preprocessing
     seen = Preprocessing(min_size=least, max_size=most, allow_downscale=downscale)
     assert tile_side(architecture, seen, size) == side
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 0.5, 0.7, 1.0, 2.0, 3.3, 20.0])
+@pytest.mark.parametrize(("side", "overlap"), [(512, 128), (256, 128), (100, 0)])
+def test_tiles_at_a_scale_are_of_the_side_that_the_network_sees(scale: float, side: int, overlap: int) -> None:
+    size = scaled((1500, 2111), 1 / scale)
+    tiles = plan_tiles(size, side, overlap, scale=scale)
+    rows = sorted({(tile.top, tile.top + tile.height) for tile in tiles})
+    columns = sorted({(tile.left, tile.left + tile.width) for tile in tiles})
+    for spans, length in ((rows, size[0]), (columns, size[1])):
+        assert (spans[0][0], spans[-1][1]) == (0, length)
+        for (start, end), (following, _) in pairwise(spans):
+            assert start < following <= end
+            assert abs((end - start) * scale - side) <= scale
+            assert (end - following) * scale >= overlap - scale
+    assert len(tiles) == len(plan_tiles(scaled(size, scale), side, overlap))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "side", "why"),
+    [
+        ((3000, 4000), 0.3, None, "not longer than max_size at that scale"),
+        ((3000, 4000), 0.5, 512, "longer"),
+        ((100, 800), 2.0, 512, "flat, but not to be shrunk"),
+        ((100, 700), 2.0, None, "fits"),
+    ],
+)
+def test_a_scale_cuts_what_it_makes_longer_than_max_size(
+    size: tuple[int, int], scale: float, side: int | None, why: str
+) -> None:
+    for shrinks in (False, True):
+        seen = Preprocessing(min_size=256, max_size=1536, allow_downscale=shrinks)
+        assert tile_side(NUCLEI, seen, size, scale) == side, why
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 0.7, 0.95, 1.0, 2.0, 3.3, 20.0])
+def test_crowded_tiles_at_a_scale_are_split_as_the_network_sees_them(scale: float) -> None:
+    tiles = plan_tiles(scaled((2000, 2000), 1 / scale), 512, 128, scale=scale)
+    parts = smaller_tiles(tiles[0], 400, NUCLEI, Preprocessing(min_size=800, max_size=1536), scale)
+    assert len(parts) == 9
+    assert {round(part.width * scale / 256) for part in parts} == {1}

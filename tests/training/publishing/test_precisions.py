@@ -11,14 +11,15 @@ import onnx
 import pytest
 
 from model.network.weights import load_network
-from model.runtime.bundles.bundle import Bundle
-from model.runtime.bundles.manifest import INT8_FILE
+from model.runtime.bundles.bundle import Bundle, publish_bundle
+from model.runtime.bundles.manifest import INT8_FILE, ManifestDraft
 from model.runtime.bundles.repository import Repository
 from model.runtime.engines.processor import BF16_FEATURES, processor_features
 from training.evaluation.evaluated import open_model
 from training.export import main as export
 from training.train import main as train
 
+UNKNOWN = {"object_diameter": None}
 BESIDE = ("--int8=beside", "--calibration_images=4")
 
 
@@ -43,6 +44,21 @@ def test_a_bundle_stays_as_it_is(source: Bundle, again: Bundle) -> None:
     assert onnx.load(again.file("model.onnx")).graph == onnx.load(source.file("model.onnx")).graph
     changed = {name for name in type(before).model_fields if getattr(before, name) != getattr(after, name)}
     assert changed == {"precisions", "created", "files"}
+
+
+def test_a_bundle_of_before_gets_the_size_of_its_objects(source: Bundle, shapes: Path, tmp_path: Path) -> None:
+    measured = source.manifest.object_diameter
+    assert measured is not None
+    old = ManifestDraft(**{name: getattr(source.manifest, name) for name in ManifestDraft.model_fields} | UNKNOWN)
+    staging = tmp_path / "staging"
+    shutil.copytree(source.path, staging, ignore=shutil.ignore_patterns("manifest.json"))
+    before = publish_bundle(staging, old, tmp_path / "old", "shapes")
+    assert "object_diameter" not in (before.path / "manifest.json").read_text()
+    assert export([f"--bundle={before.path}", f"--data={shapes}", f"--output={tmp_path / 'new'}"]) == 0
+    after = Repository(tmp_path / "new").latest("shapes").manifest
+    assert after.object_diameter == measured
+    assert after.evaluation == before.manifest.evaluation
+    assert after.files.keys() == before.manifest.files.keys()
 
 
 def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> None:
@@ -89,8 +105,7 @@ def test_a_checkpoint_gives_both_at_once(finished_run: Path, shapes: Path, tmp_p
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param(["--data"], "with --bundle give --int8 beside, and no other trade", id="nothing wished for"),
-        pytest.param(["--data", "--int8"], "with --bundle give --int8 beside", id="INT8 alone"),
+        pytest.param(["--data", "--int8"], "with --bundle give --int8 beside or nothing", id="INT8 alone"),
         pytest.param(["--data", *BESIDE, "--proposals=3"], "and no other trade", id="fewer proposals"),
         pytest.param(["--data", *BESIDE, "--without", "weights"], "files stay as they are", id="without a file"),
         pytest.param([*BESIDE], "give --data, a dataset with a validation split", id="no data"),

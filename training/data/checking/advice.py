@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.architecture import ArchitectureConfig
-from model.runtime.preprocess import Preprocessing
 from training.data.annotations.dataset import Dataset
+from training.data.annotations.diameter import input_scales
 from training.data.checking.statistics import Objects
 
 ANCHOR_IOU = 0.5
@@ -23,8 +23,6 @@ SAME_OBJECT = 0.9
 FEW_LOST = 0.01
 """Share of objects that non-maximum suppression may take for their neighbors."""
 NMS_THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
-UNLIMITED = 10**9
-"""Pixels that no picture has."""
 
 Values = NDArray[np.float64]
 
@@ -47,15 +45,8 @@ def advise(
 
 
 def input_sizes(data: Dataset, objects: Objects, architecture: ArchitectureConfig) -> Values:
-    """float64 [O, 2], (width, height) of boxes at the network's input.
-
-    What is longer than max_size, of models that see pictures at their own scale, is served in tiles of that scale.
-    """
-    preprocessing = Preprocessing.from_architecture(architecture)
-    if not architecture.allow_downscale:
-        preprocessing = preprocessing.model_copy(update={"max_size": UNLIMITED})
-    factors = [preprocessing.resized((one.height, one.width))[1] / one.width for one in data.images]
-    sizes: Values = objects.sizes * np.array(factors)[objects.image][:, None]
+    """float64 [O, 2], (width, height) of boxes at the network's input."""
+    sizes: Values = objects.sizes * input_scales(data, architecture)[objects.image][:, None]
     return sizes
 
 

@@ -259,7 +259,10 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     seen_in_full = job.keep_image or job.keep_values or not options.intensity.keeps_8_bits
 
     def fit(size: Size) -> Size:  # only where nothing else looks at the pixels
-        in_full = seen_in_full or _plan(job, size, limits)
+        try:
+            in_full = seen_in_full or _plan(job, size, limits)
+        except Problem:  # raised again below: in here it would be taken for one of the file's
+            in_full = True
         return size if in_full else preprocessing.resized(size, options.scale)
 
     try:

@@ -301,9 +301,9 @@ def test_large_pictures_are_cut_as_the_flags_say(server: Server, tmp_path: Path)
     Image.fromarray(picture(2, (150, 260))).save(tmp_path / "large.png")
     output = tmp_path / "answers.jsonl"
     arguments = [str(tmp_path / "large.png"), "--url", server.url, "--output", str(output)]
-    assert main([*arguments, "--tile", "128", "--overlap", "32", "--scale", "0.9"]) == 0
+    assert main([*arguments, "--tile", "100", "--overlap", "25", "--scale", "0.9"]) == 0
     (answer,) = map(json.loads, output.read_text().splitlines())
-    asked = server.predict((tmp_path / "large.png").read_bytes(), tile=128, overlap=32, scale=0.9).json()
+    asked = server.predict((tmp_path / "large.png").read_bytes(), tile=100, overlap=25, scale=0.9).json()
     assert answer["image"] == asked["image"]
     assert (answer["image"]["scale"], answer["image"]["tiles"] > 1) == (0.9, True)
     assert answer["scores"] == asked["scores"]

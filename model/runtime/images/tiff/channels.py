@@ -20,8 +20,16 @@ from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL, block_size, is_deco
 
 _Opened = TypeVar("_Opened", bound=Picture | PictureByRegion)
 
+_ORIENTATION: Final = 274
 _DIFFERENT: Final = (
     "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
+)
+_TURNED: Final = (
+    "the TIFF image cannot be read by channels: its pages have different orientations; ask for one, with page"
+)
+_RANGES: Final = (
+    "the TIFF image cannot be read by channels: its pages state different ranges of values (SMinSampleValue, "
+    "SMaxSampleValue); ask for one, with page or channel"
 )
 
 
@@ -57,6 +65,8 @@ def open_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Pictu
     files = [opened(data, limits, _of_axis(alone, along, index), by_region=True) for index in channels.used]
     if len({(one.page.imagelength, one.page.imagewidth, *block_size(one.page)) for _, one in files}) > 1:
         raise UnsupportedVariant(_DIFFERENT)
+    if len({one.page.tags.valueof(_ORIENTATION) for _, one in files}) > 1:
+        raise UnsupportedVariant(_TURNED)
     of_channels = [block_decoder(data, *file) for file in files]
     return by_region(*files[0], lambda part: _together([decode(part) for decode in of_channels], along, channels))
 
@@ -70,12 +80,12 @@ def _together(pictures: Sequence[Picture], along: PlaneAxis, channels: Channels)
         )
     if len({(picture.values.shape, picture.values.dtype) for picture in pictures}) > 1:
         raise UnsupportedVariant(_DIFFERENT)
-    ranges = {picture.declared_range for picture in pictures}
+    if len({picture.declared_range for picture in pictures}) > 1:
+        raise UnsupportedVariant(_RANGES)
     hidden = [picture.transparent for picture in pictures if picture.transparent is not None]
     return replace(
         first,
         values=np.stack([picture.values for picture in pictures], axis=2),
-        declared_range=first.declared_range if len(ranges) == 1 else None,
         transparent=np.logical_or.reduce(hidden) if hidden else None,
         plane=tuple(axis for axis in first.plane if axis.name != along.name),
         channels=channels,

@@ -192,6 +192,32 @@ def test_planes_that_are_no_channels_of_one_picture() -> None:
         read_picture(file.getvalue(), choice=PlaneChoice(channels=(0, 1, None)))
 
 
+def of_pages(*tags: list[tuple[int, str, int, int, bool]]) -> bytes:
+    """Square pages in tiles, each with tags of its own."""
+    file = BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for number, extra in enumerate(tags):
+            page = np.arange(256 * 256).reshape(256, 256) % 1000 + 1000 * number
+            writer.write(page.astype(np.uint16), metadata=None, tile=(64, 64), extratags=extra)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("most", [256 * 256, 30_000], ids=["whole", "by region"])
+def test_pages_that_state_different_ranges_are_refused(most: int) -> None:
+    data = of_pages([(340, "H", 1, 0, True), (341, "H", 1, 4095, True)], [(341, "H", 1, 1023, True)])
+    with pytest.raises(UnsupportedVariant, match="state different ranges of values"):
+        open_picture(data, ImageLimits(most, max_picture_pixels=100_000), choice=PlaneChoice(channels=(0, 1, None)))
+
+
+def test_pages_that_are_turned_differently_are_not_laid_over_each_other() -> None:
+    data = of_pages([(274, "H", 1, 1, True)], [(274, "H", 1, 3, True)])
+    choice = PlaneChoice(channels=(0, 1, None))
+    upright = read_picture(data, choice=choice).values
+    assert upright[0, 0].tolist() == [0, (256 * 256 - 1) % 1000 + 1000]
+    with pytest.raises(UnsupportedVariant, match="have different orientations"):
+        open_picture(data, ImageLimits(30_000, max_picture_pixels=100_000), choice=choice)
+
+
 def test_many_channels_are_refused_before_they_are_read() -> None:
     data = LAYOUTS["OME"](np.zeros((20, 8, 8), np.uint16))
     wanted = PlaneChoice(channels=tuple(range(16)), inputs=16)

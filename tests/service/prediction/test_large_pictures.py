@@ -180,7 +180,7 @@ def test_an_image_goes_before_the_tiles_that_wait(start_server: Callable[..., Se
 
 def test_a_body_that_is_too_large_for_memory_is_read_from_its_file(start_server: Callable[..., Server]) -> None:
     """More than 32 MiB, which is more than is kept."""
-    server = start_server("--max-pixels", "2000000", "--max-body-bytes", "50000000")
+    server = start_server("--max-pixels", "5000000", "--max-body-bytes", "50000000")
     values = np.zeros((3500, 3500, 3), np.uint8)
     data = tiff(values, compression=None, tile=(512, 512))
     assert len(data) > IN_MEMORY

@@ -165,12 +165,15 @@ def test_what_was_kept_is_loaded_and_what_cannot_be_is_compiled_anew(
         kept_engine = OpenVinoEngine(file, "masks", "cpu", 1)
     np.testing.assert_allclose(kept_engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
 
-    kept.keep(key, b"whole, but no network")
-    with caplog.at_level(logging.WARNING):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no network")  # real bytes that are none can break the process's memory for who comes later
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(openvino.openvino.Core, "import_model", refuse)
         engine = OpenVinoEngine(file, "masks", "cpu", 1)
     np.testing.assert_allclose(engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
     assert f"compiling {file} anew" in caplog.text
-    assert len(kept.find(key) or b"") == len(network)
+    assert kept.find(key) is not None
 
 
 def test_nothing_is_reported_to_anybody_and_nothing_said(publish: Publish) -> None:

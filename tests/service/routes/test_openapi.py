@@ -142,6 +142,9 @@ def satisfy(case: Case) -> Case:
 def fit_window(wishes: dict[str, Any]) -> None:
     """`low` and `high` so that they are values of 8 bits and percent, and left out where the intensity has its own; the
     only plane that there is."""
+    wishes.pop("object_diameter", None)  # contradicts scale, and the probe does not know how large its objects were
+    if wishes.get("scale") is not None:
+        wishes["scale"] = 1
     for name in ("page", "z", "t", "channel"):
         if wishes.get(name) is not None:
             wishes[name] = 0

@@ -15,12 +15,12 @@ from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
 from model.runtime.images.regions import PictureByRegion
-from model.runtime.images.tiff.reading import block_decoder, by_region, opened, read_tiff
+from model.runtime.images.tiff.opening import opened, orientation_of
+from model.runtime.images.tiff.reading import block_decoder, by_region, read_tiff
 from model.runtime.images.tiff.sizes import BYTES_PER_PIXEL, block_size, is_decoded_whole
 
 _Opened = TypeVar("_Opened", bound=Picture | PictureByRegion)
 
-_ORIENTATION: Final = 274
 _DIFFERENT: Final = (
     "the TIFF image cannot be read by channels: its pages differ in size or type; ask for one, with page"
 )
@@ -60,15 +60,17 @@ def open_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Pictu
     along = _axis_of_channels(plane.axes, plane.page.samplesperpixel, choice)
     if along is None:
         of_pixels = block_decoder(data, tiff, replace(plane, all_samples=True))
-        return by_region(tiff, plane, lambda part: by_channel(of_pixels(part), choice))
+        return by_region(tiff, plane, limits, lambda part: by_channel(of_pixels(part), choice))
     channels = choice.of(along.size)
     files = [opened(data, limits, _of_axis(alone, along, index), by_region=True) for index in channels.used]
-    if len({(one.page.imagelength, one.page.imagewidth, *block_size(one.page)) for _, one in files}) > 1:
+    if len({(one.page.imagelength, one.page.imagewidth, *block_size(one.page, limits)) for _, one in files}) > 1:
         raise UnsupportedVariant(_DIFFERENT)
-    if len({one.page.tags.valueof(_ORIENTATION) for _, one in files}) > 1:
+    if len({orientation_of(one.page) for _, one in files}) > 1:
         raise UnsupportedVariant(_TURNED)
     of_channels = [block_decoder(data, *file) for file in files]
-    return by_region(*files[0], lambda part: _together([decode(part) for decode in of_channels], along, channels))
+    return by_region(
+        *files[0], limits, lambda part: _together([decode(part) for decode in of_channels], along, channels)
+    )
 
 
 def _together(pictures: Sequence[Picture], along: PlaneAxis, channels: Channels) -> Picture:

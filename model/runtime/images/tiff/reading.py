@@ -7,64 +7,39 @@ is then given the strips or tiles of a part as a file of their own (`excerpt`).
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.images.conversion import of_channel
-from model.runtime.images.data import Data, as_file, let_go
-from model.runtime.images.errors import DamagedImage, ImageError, NoSuchPlane, UnsupportedVariant, saying
+from model.runtime.images.data import Data, let_go
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant, saying
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.orientation import turned
 from model.runtime.images.picture import Picture, PixelSize
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
 from model.runtime.images.regions import Part, PictureByRegion
 from model.runtime.images.tiff.by_pillow import by_pillow, is_for_pillow
-from model.runtime.images.tiff.directories import full_directories
 from model.runtime.images.tiff.excerpt import decoding_tags, excerpt
+from model.runtime.images.tiff.opening import Plane, opened, orientation_of, within
 from model.runtime.images.tiff.pixel_size import stated_pixel_size
 from model.runtime.images.tiff.segments import read_samples, segment_size
 from model.runtime.images.tiff.sizes import (
     block_size,
-    check_by_region,
-    check_header,
-    check_whole,
     is_decoded_whole,
-    rows_at_once,
 )
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage, TiffPageSeries
+    from tifffile import TiffFile, TiffPage
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA: Final = (1, 2)
 """ExtraSamples: associated and unassociated alpha."""
-_AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """One plane of a file: the page whose header describes it, where its data lie, and which of several it is.
-
-    `directory` is the offset of its own directory, None when it has none.
-    """
-
-    page: TiffPage
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-    axes: tuple[PlaneAxis, ...]
-    directory: int | None
-    sample: int | None
-    """The sample that is asked for; None for all that make a color, or the first."""
-    all_samples: bool = False
-    """Whether all are asked for, but for an opacity."""
 
 
 def read_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice, *, all_samples: bool = False) -> Picture:
@@ -82,14 +57,14 @@ def open_tiff(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture |
     tiff, plane = opened(data, limits, choice, by_region=True)
     if is_decoded_whole(plane.page, limits):
         return _whole(data, tiff, plane, limits)
-    return by_region(tiff, plane, block_decoder(data, tiff, plane))
+    return by_region(tiff, plane, limits, block_decoder(data, tiff, plane))
 
 
 def tiff_size(data: Data, limits: ImageLimits, choice: PlaneChoice) -> tuple[int, int]:
     """(width, height) as seen, in pixels, without decoding. Raises ImageError as far as the header shows it."""
     _, plane = opened(data, limits, choice)
     width, height = plane.page.imagewidth, plane.page.imagelength
-    return (height, width) if _orientation(plane.page) >= 5 else (width, height)
+    return (height, width) if orientation_of(plane.page) >= 5 else (width, height)
 
 
 def _whole(data: Data, tiff: TiffFile, plane: Plane, limits: ImageLimits) -> Picture:
@@ -98,18 +73,18 @@ def _whole(data: Data, tiff: TiffFile, plane: Plane, limits: ImageLimits) -> Pic
         picture = of_channel(by_pillow(bytes(data), plane.directory, limits), PlaneChoice(channel=plane.sample))
     else:
         everything = Part(0, 0, page.imagelength, page.imagewidth)
-        picture = turned(_by_segments(data, plane, everything), _orientation(page))
+        picture = turned(_by_segments(data, plane, everything), orientation_of(page))
     return replace(_described(picture, tiff, plane), pixel_size=_pixel_size(tiff, page))
 
 
-def by_region(tiff: TiffFile, plane: Plane, decode: Callable[[Part], Picture]) -> PictureByRegion:
+def by_region(tiff: TiffFile, plane: Plane, limits: ImageLimits, decode: Callable[[Part], Picture]) -> PictureByRegion:
     """The picture whose blocks `decode` gives as they are stored, like those of that plane."""
     page = plane.page
     return PictureByRegion(
         (page.imagelength, page.imagewidth),
-        block_size(page),
+        block_size(page, limits),
         decode,
-        orientation=_orientation(page),
+        orientation=orientation_of(page),
         pixel_size=_pixel_size(tiff, page),
     )
 
@@ -166,162 +141,9 @@ def _described(picture: Picture, tiff: TiffFile, plane: Plane) -> Picture:
 def _pixel_size(tiff: TiffFile, page: TiffPage) -> PixelSize | None:
     """Of the picture as seen."""
     pixel_size = stated_pixel_size(tiff, page)
-    if pixel_size is not None and _orientation(page) >= 5:
+    if pixel_size is not None and orientation_of(page) >= 5:
         pixel_size = replace(pixel_size, x=pixel_size.y, y=pixel_size.x)
     return pixel_size
-
-
-def opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
-    """The file, opened by tifffile, and its chosen plane, which is not too large. There is nothing to close."""
-    with header_errors():
-        file = file_of(data)
-        plane = _chosen(file, data, choice)
-        check_header(plane.page)
-        if not by_region or is_decoded_whole(plane.page, limits):
-            check_whole(plane.page, limits)
-        else:
-            plane = _in_rows(plane)
-            check_by_region(plane.page, limits, is_turned=_orientation(plane.page) >= 5)
-    return file, plane
-
-
-def file_of(data: Data) -> TiffFile:
-    """Opened by tifffile, for `header_errors`. There is nothing to close."""
-    from tifffile import TiffFile  # takes a tenth of a second, which a server without TIFFs need not spend
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it complains of is found by other means
-    full_directories(data)  # bounds what tifffile will walk
-    # Other files that an OME-TIFF may name are none of an upload's.
-    return TiffFile(as_file(data), _multifile=False)
-
-
-@contextmanager
-def header_errors() -> Iterator[None]:
-    """Turns whatever tifffile raises into an ImageError."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except ValueError as error:
-        raise DamagedImage(f"the TIFF image's header cannot be read: {error}") from error
-    except Exception as error:  # tifffile raises whatever it stumbles over
-        raise DamagedImage("the TIFF image's header cannot be read: its tags contradict each other") from error
-
-
-def _chosen(tiff: TiffFile, data: Data, choice: PlaneChoice) -> Plane:
-    series = stack_of(tiff, data)
-    if series is not None:
-        return _of_stack(series, choice)
-    directories = full_directories(data)
-    index = within("page", choice.page, len(directories))
-    no_axes(choice, "z", "t")
-    page = page_at(tiff, directories[index].offset, index)
-    axes = (PlaneAxis("page", index, len(directories)),) if len(directories) > 1 else ()
-    return Plane(page, page.dataoffsets, page.databytecounts, axes, directories[index].offset, choice.channel)
-
-
-def page_at(tiff: TiffFile, offset: int, index: int) -> TiffPage:
-    """The header of the directory at `offset`."""
-    from tifffile import TiffPage
-
-    tiff.filehandle.seek(offset)
-    return TiffPage(tiff, index)
-
-
-def within(name: str, asked: int | None, size: int) -> int:
-    index = asked or 0
-    if index >= size:
-        raise NoSuchPlane(f"the image has no {name} {index}: it has {size}, counted from 0")
-    return index
-
-
-def no_axes(choice: PlaneChoice, *names: str) -> None:
-    for name in names:
-        if getattr(choice, name):
-            raise NoSuchPlane(f"the image has no {name} {getattr(choice, name)}: its file states no axis {name}")
-
-
-def stack_of(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
-    """The first series of a file that states its axes; None where one directory is one plane.
-
-    The axes of other kinds of file are guesses.
-    """
-    if not (tiff.is_ome or tiff.is_imagej or tiff.is_shaped):
-        return None
-    description = tiff.pages.first.description
-    for stated in (*re.findall(r"<(?:\w+:)?Pixels\b[^>]*", description), *re.findall(r"\bimages=\d+", description)):
-        sizes = [int(size) for size in re.findall(r"(?:\bSize[CZT]=[\"']|images=)(\d{1,18})", stated)]
-        planes = math.prod(sizes)
-        if planes > len(data):  # tifffile would make a list of them
-            raise DamagedImage(f"the TIFF image is damaged: it announces {planes} planes in {len(data)} bytes")
-    series = tiff.series[0]
-    keyframe = series.keyframe
-    planes, rest = divmod(series.size, max(math.prod(keyframe.shape), 1))
-    if rest or planes < 2 or keyframe.is_reduced:
-        return None
-    in_one_piece = series.dataoffset is not None and series.dataoffset + series.nbytes <= len(data)
-    return series if len(series) == planes or in_one_piece else None
-
-
-def axes_of(series: TiffPageSeries) -> tuple[list[str], list[int]]:
-    """The axes that lead to a stack's planes, page for all but z, t and channel, and how long they are."""
-    planes = series.size // math.prod(series.keyframe.shape)
-    leading = next((n for n in range(len(series.shape) + 1) if math.prod(series.shape[:n]) == planes), 0)
-    names = [_AXES.get(axis, "page") for axis in series.axes[:leading]] or ["page"]
-    return names, list(series.shape[:leading]) or [planes]
-
-
-def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
-    page, names, sizes = series.keyframe, *axes_of(series)
-    planes = math.prod(sizes)
-    no_axes(choice, *(name for name in ("z", "t") if name not in names))
-    if choice.page is not None or len(set(names)) < len(names):
-        if any(getattr(choice, name) is not None for name in names if name != "page"):
-            raise NoSuchPlane("page counts all planes of the image: ask for it alone, or for z, t and channel")
-        flat = within("page", choice.page, planes)
-        axes: tuple[PlaneAxis, ...] = (PlaneAxis("page", flat, planes),)
-    else:
-        axes = tuple(
-            PlaneAxis(name, within(name, getattr(choice, name), size), size)
-            for name, size in zip(names, sizes, strict=True)
-        )
-        flat = int(np.ravel_multi_index([axis.index for axis in axes], sizes))
-        axes = tuple(axis for axis in axes if axis.size > 1)
-    sample = None if "channel" in names else choice.channel
-    if len(series) == planes and (entry := series[flat]) is not None:
-        own = getattr(entry, "offset", 0) or None
-        return Plane(page, entry.dataoffsets, entry.databytecounts, axes, own, sample)
-    if page.compression == 1 and series.dataoffset is not None:
-        size = math.prod(page.shape) * page.bitspersample // 8
-        whole = Plane(page, (series.dataoffset + flat * size,), (size,), axes, None, sample)
-        page.rowsperstrip = page.imagelength
-        return whole
-    raise DamagedImage(f"the TIFF image is damaged: plane {flat} of {planes} is not in the file")
-
-
-def _in_rows(plane: Plane) -> Plane:
-    """A plane in large strips that are not compressed, as ImageJ writes one, is the same in smaller ones."""
-    page = plane.page
-    height, row_bits = page.imagelength, page.imagewidth * page.bitspersample
-    if page.is_tiled or page.compression != 1 or not isinstance(row_bits, int) or page.rowsperstrip < height:
-        return plane
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    if len(plane.offsets) != planes or len(plane.counts) != planes:
-        return plane
-    row_bytes = (row_bits * (page.samplesperpixel // planes) + 7) // 8
-    rows = rows_at_once(page)
-    page.rowsperstrip = rows
-    strips = [
-        (offset + top * row_bytes, max(0, min(count - top * row_bytes, rows * row_bytes)))
-        for offset, count in zip(plane.offsets, plane.counts, strict=True)
-        for top in range(0, height, rows)
-    ]
-    return replace(plane, offsets=tuple(at for at, _ in strips), counts=tuple(count for _, count in strips))
-
-
-def _orientation(page: TiffPage) -> int:
-    value = page.tags.valueof(274)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _declared(tiff: TiffFile, page: TiffPage) -> tuple[float, float] | None:

@@ -73,22 +73,23 @@ def check_by_region(page: TiffPage, limits: ImageLimits, *, is_turned: bool) -> 
             f"the TIFF image has {width} x {height} pixels in strips or tiles of {segment_width} x {segment_height}, "
             f"and {at_once}; {_IN_TILES}"
         )
-    block_height, block_width = block_size(page)
+    block_height, block_width = block_size(page, limits)
     _check_bytes(page, limits, block_height * block_width)
     _check_segments(page)
 
 
-def block_size(page: TiffPage) -> tuple[int, int]:
+def block_size(page: TiffPage, limits: ImageLimits) -> tuple[int, int]:
     """(height, width) of what is decoded together when the plane is read part by part: some strips, or tiles."""
     height, width = segment_size(page)
     if page.is_tiled:
         return height * -(-BLOCK // height), width * -(-BLOCK // width)
-    return height * max(1, rows_at_once(page) // height), width
+    return height * max(1, rows_at_once(page, limits) // height), width
 
 
-def rows_at_once(page: TiffPage) -> int:
-    """Of a picture in strips, the rows that are decoded together."""
-    return max(1, STRIPS // int(page.imagewidth))
+def rows_at_once(page: TiffPage, limits: ImageLimits) -> int:
+    """Of a picture in strips, the rows that are decoded together: about `STRIPS` pixels, or as many as are accepted."""
+    pixels = min(STRIPS, limits.max_pixels, limits.max_pixels * BYTES_PER_PIXEL // max(_bytes(page, 1), 1))
+    return max(1, min(pixels // int(page.imagewidth), int(page.imagelength)))
 
 
 def _bytes(page: TiffPage, area: int) -> int:

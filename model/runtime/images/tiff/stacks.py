@@ -12,18 +12,8 @@ from model.runtime.images.data import Data
 from model.runtime.images.errors import NoSuchPlane
 from model.runtime.images.planes import OnePlane, PlaneAxis, PlaneChoice, Planes, check_number
 from model.runtime.images.tiff.directories import full_directories
-from model.runtime.images.tiff.reading import (
-    BLACK_IS_ZERO,
-    WHITE_IS_ZERO,
-    alpha_of,
-    axes_of,
-    file_of,
-    header_errors,
-    no_axes,
-    page_at,
-    stack_of,
-    within,
-)
+from model.runtime.images.tiff.opening import axes_of, file_of, header_errors, no_axes, page_at, stack_of, within
+from model.runtime.images.tiff.reading import BLACK_IS_ZERO, WHITE_IS_ZERO, alpha_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage, TiffPageSeries

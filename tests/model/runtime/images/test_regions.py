@@ -287,6 +287,28 @@ def test_one_strip_that_is_not_compressed_is_read_in_rows(dtype: str) -> None:
     check_same(encode(bits, "TIFF", tiffinfo={278: HEIGHT}))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float64"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="one strip that is not compressed"),
+        pytest.param({"rowsperstrip": 7}, id="small strips that are not compressed"),
+        pytest.param({"rowsperstrip": 7, "compression": "zlib"}, id="small strips"),
+    ],
+)
+def test_less_than_usual_is_decoded_at_once_where_limits_are_low(
+    options: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "STRIPS", 1 << 20)  # as it is
+    values = random(dtype, HEIGHT, WIDTH, 3)
+    data = written(values, photometric="rgb", **options)
+    opened = open_picture(data, ImageLimits(max_pixels=2000, max_picture_pixels=10**6))
+    assert isinstance(opened, PictureByRegion)
+    for top, left, height, width in PARTS:
+        part = opened.read(top, left, height, width).values
+        np.testing.assert_array_equal(part, values[top : top + height, left : left + width])
+
+
 def test_a_mapped_file_is_read_like_one_in_memory(tmp_path: Path) -> None:
     values = random("uint8", HEIGHT, WIDTH)
     path = tmp_path / "large.tif"

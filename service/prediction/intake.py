@@ -14,9 +14,10 @@ from service.http.problems import TOO_MANY_BYTES, Problem
 from service.http.uploads import Upload, read_upload
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord, RequestRecord, record_of
+from service.prediction.decoding import Job
 from service.prediction.lifecycle import Lifecycle, lifecycle_of
 from service.prediction.parameters import Options
-from service.prediction.pipeline import Job, Pipeline
+from service.prediction.pipeline import Pipeline
 from service.scheduling.gate import Deadline, Place
 from service.scheduling.priority import Priority
 

@@ -12,8 +12,8 @@ from model.runtime.images.data import Data
 from model.runtime.images.errors import ImageError
 from model.runtime.images.planes import PlaneChoice, Planes
 from model.runtime.images.reading import planes_of
+from service.prediction.decoding import as_problem
 from service.prediction.intake import Visit
-from service.prediction.pipeline import as_problem
 from service.prediction.tiles import IN_QUEUE
 
 SECONDS_PER_PLANE: Final = 5.0

@@ -50,10 +50,12 @@ async def find_done(picture: PictureByRegion, intensity: Intensity, decode_pool:
     """What makes 8 bits of the picture's values, of which all are read, a band at a time. Raises ImageError."""
     height, width = picture.size
     search = DoneSearch(picture.like, height * width, intensity)
-    if not search.is_done:
-        for band in picture.bands():
-            await decode_pool.run(partial(_count, picture, band, search), Priority.BULK)
-    return search.found()
+    if search.is_done:
+        return search.found()
+    for band in picture.bands():
+        await decode_pool.run(partial(_count, picture, band, search), Priority.BULK)
+    done, _ = await decode_pool.run(search.found, Priority.BULK)
+    return done
 
 
 def _count(picture: PictureByRegion, band: Part, search: DoneSearch) -> None:

@@ -17,9 +17,9 @@ from service.http.uploads import Upload, read_body
 from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
 from service.prediction.answers import Detected, image_said, to_json
+from service.prediction.decoding import Job
 from service.prediction.intake import Visit, visit
 from service.prediction.lifecycle import lifecycle_of
-from service.prediction.pipeline import Job
 from service.routes.inference_schemas import (
     IMAGE,
     PLATFORMS,

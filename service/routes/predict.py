@@ -25,10 +25,10 @@ from service.http.uploads import Upload
 from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
 from service.prediction.answers import Detected, coco_results, image_said, picture, plane_said, prediction, to_json
+from service.prediction.decoding import Job
 from service.prediction.intake import Visit, visit
 from service.prediction.lines import Several, end_line, head_of_several, progress_line
 from service.prediction.parameters import BatchQuery, Options, PredictQuery
-from service.prediction.pipeline import Job
 from service.prediction.planes import SECONDS_PER_PLANE, find_planes, in_order, planes_at_once
 from service.routes.direct import DirectRoute
 from service.routes.files import IMAGE, PRECISION, TRUNCATED, FileBody, begin_file, file_response

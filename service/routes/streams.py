@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from service.http.gzipped import GzipStream, accepts_gzip
 from service.http.problems import ANSWERED, CLIENT_LEFT, PROBLEM, Problem, internal_error
 from service.http.waiting import while_connected
+from service.prediction.decoding import Job
 from service.prediction.intake import Visit
 from service.prediction.lines import error_line, picture_lines, progress_line
 from service.prediction.parameters import MaskFormat
-from service.prediction.pipeline import Job
 from service.routes.files import PRECISION, grouped
 
 NDJSON: Final = "application/x-ndjson"

@@ -18,8 +18,10 @@ from service.models.loading import load_first
 from service.observability.metrics import Metrics
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, prediction, to_json
+from service.prediction.decoding import Job
 from service.prediction.parameters import MaskFormat, PredictQuery
-from service.prediction.pipeline import COLUMNS_PER_DETECTION, SMALL, Job, Pipeline, is_small
+from service.prediction.pipeline import Pipeline
+from service.prediction.seeing import COLUMNS_PER_DETECTION, SMALL, is_small
 from service.scheduling.gate import Deadline
 from service.scheduling.priority import Priority
 from service.settings.settings import Settings

@@ -30,8 +30,8 @@ from PIL import Image
 from benchmarks.measure import Comparison, alternate, machine, table
 from model.runtime.detections import Detections
 from model.runtime.images.picture import Size
-from model.runtime.images.pixels import to_pixels
 from model.runtime.images.reading import read_picture
+from model.runtime.images.values.pixels import to_pixels
 from model.runtime.preprocess import Prepared, Preprocessing, prepare
 
 PACKAGES = ("pillow", "PyTurboJPEG")

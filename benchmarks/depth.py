@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import machine
 from model.runtime.bundles.bundle import open_bundle
 from model.runtime.detections import Detections
-from model.runtime.images.intensity import Intensity, to_uint8
+from model.runtime.images.values.intensity import Intensity, to_uint8
 from model.runtime.predict import Predictor
 from training.data.annotations.dataset import Dataset
 from training.data.loading.samples import load_stored

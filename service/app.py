@@ -24,10 +24,11 @@ from service.models.loading import load_first
 from service.observability.observe import Observe, Rescue
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
-from service.routes import docs, inference, models, operations, page, predict, triton
+from service.routes import docs, models, operations, page, predict
 from service.routes.direct import Straight
 from service.routes.files import IMAGE, PRECISION, TRUNCATED
 from service.routes.openapi import describe
+from service.routes.v2 import inference, triton
 from service.settings.settings import Settings
 
 ROUTERS = (predict.router, triton.router, inference.router, models.router, operations.router, page.router, docs.router)

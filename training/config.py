@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from model.architecture import ArchitectureConfig
 from model.console.arguments import EMPTY, did_you_mean
 from model.runtime.bundles.manifest import ModelName
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"
 

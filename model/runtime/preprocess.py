@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
 from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS, is_rgb
-from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.picture import Size
+from model.runtime.images.values.intensity import AUTO, Intensity
 from model.runtime.kernels.keypoints import decode_keypoints
 from model.runtime.kernels.masks import encode_masks
 

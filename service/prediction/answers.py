@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from model.runtime.analysis.findings import Findings
 from model.runtime.detections import RLE, Detections
-from model.runtime.images.intensity import Applied
 from model.runtime.images.picture import PixelSize
-from model.runtime.images.pixels import Done, shown
 from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.images.regions import PictureByRegion
+from model.runtime.images.values.intensity import Applied
+from model.runtime.images.values.pixels import Done, shown
 from model.runtime.kernels.masks import to_polygons, to_uncompressed
 from model.runtime.overlay import draw_overlay, to_png
 from service.models.catalog import ServedModel

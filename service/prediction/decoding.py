@@ -22,10 +22,10 @@ from model.runtime.images.errors import (
 )
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import PixelSize, Size
-from model.runtime.images.pixels import Done, apply, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis
 from model.runtime.images.reading import open_picture
 from model.runtime.images.regions import PictureByRegion
+from model.runtime.images.values.pixels import Done, apply, to_pixels
 from model.runtime.preprocess import Prepared, prepare, scaled
 from model.runtime.tiling import Tile
 from service.http.problems import (

@@ -22,9 +22,9 @@ from pydantic_core import PydanticCustomError
 from model.architecture import ArchitectureConfig
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.images.channels import MOST_CHANNELS
-from model.runtime.images.intensity import Intensity, Mode
 from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
+from model.runtime.images.values.intensity import Intensity, Mode
 from model.runtime.preprocess import Preprocessing, scaled
 from model.runtime.tiling import OVERLAP, Tile, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.detections import Detections, RawDetections
-from model.runtime.images.intensity import Intensity
 from model.runtime.images.picture import Size
-from model.runtime.images.pixels import Done, DoneSearch
 from model.runtime.images.regions import Part, PictureByRegion
+from model.runtime.images.values.intensity import Intensity
+from model.runtime.images.values.pixels import Done, DoneSearch
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.preprocess import Prepared, prepare, to_original
 from model.runtime.tiling import Tile, smaller_tiles

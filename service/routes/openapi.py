@@ -12,8 +12,6 @@ from model.runtime.analysis.file_types import FILE_TYPES
 from model.runtime.bundles.manifest import Precision
 from service.http.problems import DAMAGED_IMAGE, KINDS, MEDIA_TYPE, ProblemKind
 from service.routes.files import IMAGE, PRECISION, TRUNCATED
-from service.routes.inference_schemas import InferRequestBody, InferResponseBody
-from service.routes.repository import IndexBody, LoadBody, UnloadBody
 from service.routes.schemas import (
     BatchItem,
     BatchPrediction,
@@ -30,6 +28,8 @@ from service.routes.schemas import (
     SeveralLine,
 )
 from service.routes.streams import NDJSON
+from service.routes.v2.repository import IndexBody, LoadBody, UnloadBody
+from service.routes.v2.schemas import InferRequestBody, InferResponseBody
 
 DESCRIPTION = """
 Instance segmentation, detection and keypoints over HTTP.

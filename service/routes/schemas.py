@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
 from model.runtime.bundles.manifest import Evaluation, Precision, Provenance, ServingDefaults
-from model.runtime.images.intensity import AppliedMode
 from model.runtime.images.picture import PixelSizeSource
+from model.runtime.images.values.intensity import AppliedMode
 from model.runtime.preprocess import Preprocessing
 from service.models.catalog import ServedModel, VersionState
 from service.prediction.parameters import MAX_VERSION

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from model.network.build import build_model
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 from training.command_line import load_recipe, parse_train_config, unbroken_console
 from training.config import TrainConfig, recipe_names, recipe_path, save_config
 from training.manual import as_argument, example_of, flags

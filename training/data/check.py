@@ -23,7 +23,7 @@ from model.console.arguments import Parser, whole
 from model.console.outputs import write_whole
 from model.console.running import interruptible
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 from training.command_line import load_recipe, require_writable, stop, unbroken_console
 from training.config import TrainConfig, recipe_path
 from training.data.annotations.dataset import Dataset, DatasetError, Problem

@@ -23,7 +23,7 @@ from model.runtime.engines.engine import DeviceChoice, EngineKind
 from model.runtime.engines.loading import computes_on_cpu
 from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.values.intensity import AUTO, Intensity
 from model.runtime.predict import Predictor
 from training.checkpoint import load_checkpoint
 from training.data.annotations.dataset import Dataset

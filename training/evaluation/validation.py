@@ -9,7 +9,7 @@ from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
 from model.runtime.detections import Detections
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.data.annotations.dataset import Dataset

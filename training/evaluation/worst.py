@@ -13,8 +13,8 @@ from PIL import Image
 
 from model.runtime.detections import Detections
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import AUTO, Intensity
-from model.runtime.images.pixels import shown
+from model.runtime.images.values.intensity import AUTO, Intensity
+from model.runtime.images.values.pixels import shown
 from model.runtime.overlay import draw_overlay
 from training.data.annotations.dataset import Dataset
 from training.data.checking.contact_sheet import as_detections

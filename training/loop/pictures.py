@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from model.runtime.detections import Detections
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.values.intensity import AUTO, Intensity
 from training.data.annotations.dataset import Dataset
 from training.data.formats.naming import Names
 from training.evaluation.worst import draw_pair

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector
-from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.values.intensity import AUTO, Intensity
 from training.config import AugmentConfig
 from training.data.annotations.dataset import Dataset
 from training.data.augmentation.transforms import Augmentation

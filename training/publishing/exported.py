@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector
 from model.runtime.bundles.manifest import Provenance
-from model.runtime.images.intensity import AUTO, Intensity
+from model.runtime.images.values.intensity import AUTO, Intensity
 from model.runtime.preprocess import Preprocessing
 from training.config import PublishIf
 from training.data.annotations.dataset import Dataset

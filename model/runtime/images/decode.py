@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.images.errors import ImageError
-from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageLimits
-from model.runtime.images.pixels import to_pixels
 from model.runtime.images.planes import FIRST_PLANE, PlaneChoice
 from model.runtime.images.reading import read_picture
+from model.runtime.images.values.intensity import AUTO, Intensity
+from model.runtime.images.values.pixels import to_pixels
 
 
 def decode_image(

@@ -15,8 +15,8 @@ from service.client.errors import ClientError
 from service.client.prediction import AppliedIntensity, Prediction
 
 if TYPE_CHECKING:
-    from model.runtime.images.intensity import Intensity
     from model.runtime.images.limits import ImageLimits
+    from model.runtime.images.values.intensity import Intensity
 
 
 class OverlayError(ClientError):
@@ -53,8 +53,8 @@ def write_overlay(source: Path, prediction: Prediction, labels: Mapping[int, str
 def _seen(source: Path, prediction: Prediction, limits: ImageLimits) -> NDArray[np.uint8]:
     """uint8 [H, W, 3]: what the network saw, or the first three of its channels."""
     from model.runtime.images.decode import load_image
-    from model.runtime.images.pixels import shown
     from model.runtime.images.planes import PlaneChoice
+    from model.runtime.images.values.pixels import shown
 
     index = prediction.plane.get
     plane = PlaneChoice(index("page"), index("z"), index("t"), index("channel"))
@@ -72,7 +72,7 @@ def _seen(source: Path, prediction: Prediction, limits: ImageLimits) -> NDArray[
 
 def _same_window(done: AppliedIntensity | None) -> Intensity:
     """What makes the same 8 bits of the values again."""
-    from model.runtime.images.intensity import AUTO, Intensity
+    from model.runtime.images.values.intensity import AUTO, Intensity
 
     if done is None:
         return AUTO

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import RawDetections
 from model.runtime.images.decode import decode_image
-from model.runtime.images.intensity import Intensity
 from model.runtime.images.picture import Size
-from model.runtime.images.pixels import to_pixels
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import read_picture
+from model.runtime.images.values.intensity import Intensity
+from model.runtime.images.values.pixels import to_pixels
 from model.runtime.kernels.masks import decode
 from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
 from tests.model.runtime.images.pictures import encode

@@ -105,7 +105,7 @@ def test_the_thread_makes_no_difference_to_the_answer(
             pipeline.close()
 
     answer, metrics = asyncio.run(ask())
-    monkeypatch.setattr("service.prediction.pipeline.SMALL", -1)
+    monkeypatch.setattr("service.prediction.seeing.SMALL", -1)
     on_a_thread, counted_there = asyncio.run(ask())
     assert threads[0].startswith(thread)
     assert threads[1].startswith("postprocess")

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 from model.architecture import ArchitectureConfig, Task
 from model.runtime.analysis.file_types import FILE_TYPES
 from service.prediction.parameters import BatchQuery, PredictQuery
-from service.routes.inference_schemas import output_tensors
+from service.routes.v2.schemas import output_tensors
 from tests.service.harness import LABELS, Server, encode, picture, publish_probe
 
 Case: TypeAlias = schemathesis.Case[Any]

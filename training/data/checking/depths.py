@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from model.runtime.images.intensity import Applied, AppliedMode
+from model.runtime.images.values.intensity import Applied, AppliedMode
 from training.data.checking.fingerprints import Fingerprint
 
 

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict
 from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
-from model.runtime.images.intensity import AUTO, Applied, Intensity
-from model.runtime.images.pixels import shown, to_pixels
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import read_picture
+from model.runtime.images.values.intensity import AUTO, Applied, Intensity
+from model.runtime.images.values.pixels import shown, to_pixels
 from training.data.annotations.dataset import Problem
 from training.data.annotations.orientation import orientation_of
 from training.data.annotations.records import LIMITS, ImageRecord

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset as TorchDataset
 from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
-from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.planes import PlaneChoice
+from model.runtime.images.values.intensity import AUTO, Intensity
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import LIMITS, ImageRecord
 from training.data.augmentation.draws import chance, integer, mix

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.architecture import Task, has_keypoints
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 from training.config import TrainConfig
 from training.data.annotations.classes import align_classes, change_splits
 from training.data.annotations.dataset import Dataset, DatasetError

@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from model.runtime.images.decode import decode_image, load_image
 from model.runtime.images.errors import DamagedImage, NotAnImage, TooManyPixels
-from model.runtime.images.intensity import Intensity
 from model.runtime.images.reading import ImageHeader, probe, read_picture
+from model.runtime.images.values.intensity import Intensity
 from tests.model.runtime.images.pictures import encode, intact_files, picture, tiff
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"

@@ -18,14 +18,14 @@ from PIL import Image
 
 from model.runtime.images import regions
 from model.runtime.images.errors import DamagedImage, NoSuchPlane, TooManyPixels
-from model.runtime.images.intensity import Intensity
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import Picture
-from model.runtime.images.pixels import DoneSearch, apply, to_pixels
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import open_picture, read_picture
 from model.runtime.images.regions import Part, PictureByRegion
 from model.runtime.images.tiff import sizes
+from model.runtime.images.values.intensity import Intensity
+from model.runtime.images.values.pixels import DoneSearch, apply, to_pixels
 from tests.model.runtime.images.pictures import encode, picture
 
 HEIGHT, WIDTH = 117, 153

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model.architecture import ArchitectureConfig
-from model.runtime.images.intensity import Intensity
+from model.runtime.images.values.intensity import Intensity
 from training.config import AugmentConfig
 from training.data.augmentation.transforms import Augmentation
 from training.data.formats.coco.layouts import find_splits

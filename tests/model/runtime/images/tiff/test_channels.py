@@ -14,11 +14,11 @@ from PIL import Image
 
 from model.runtime.images.decode import decode_image
 from model.runtime.images.errors import NoSuchPlane, TooManyPixels, UnsupportedVariant
-from model.runtime.images.intensity import AUTO, Intensity
 from model.runtime.images.limits import ImageLimits
-from model.runtime.images.pixels import shown, to_pixels
 from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
 from model.runtime.images.reading import open_picture, read_picture
+from model.runtime.images.values.intensity import AUTO, Intensity
+from model.runtime.images.values.pixels import shown, to_pixels
 from tests.model.runtime.images.pictures import encode, picture
 
 COLORS = np.asarray(picture())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from model.runtime.images.errors import UnknownRange
-from model.runtime.images.tones import Summary, counting_of, scale, summarize
+from model.runtime.images.values.tones import Summary, counting_of, scale, summarize
 
 Mode = Literal["auto", "full-range", "min-max", "percentile"]
 AppliedMode = Literal["auto", "declared", "full-range", "min-max", "percentile"]

@@ -13,14 +13,14 @@ import tritonclient.http as triton
 
 from model.architecture import ArchitectureConfig
 from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem, ProblemKind
-from service.routes.inference_schemas import InferResponseParameters, TensorMetadata, output_tensors
-from service.routes.tensors import (
+from service.routes.v2.schemas import InferResponseParameters, TensorMetadata, output_tensors
+from service.routes.v2.tensors import (
     InferRequest,
     RequestedOutput,
     Tensor,
     render_infer_response,
 )
-from tests.service.routes.inference_requests import (
+from tests.service.routes.v2.inference_requests import (
     IMAGES,
     MASK_OUTPUTS,
     MAX_IMAGES,

@@ -20,15 +20,6 @@ from service.prediction.answers import Detected, image_said, to_json
 from service.prediction.decoding import Job
 from service.prediction.intake import Visit, visit
 from service.prediction.lifecycle import lifecycle_of
-from service.routes.inference_schemas import (
-    IMAGE,
-    PLATFORMS,
-    InferResponseParameters,
-    ModelMetadata,
-    RepositoryEntry,
-    ServerMetadata,
-    output_tensors,
-)
 from service.routes.openapi import (
     INDEX_BODY,
     INFER_BODY,
@@ -40,9 +31,24 @@ from service.routes.openapi import (
     UNLOAD_RESPONSES,
     problem_responses,
 )
-from service.routes.repository import parse_index, parse_load, parse_unload
 from service.routes.schemas import Version
-from service.routes.tensors import InferRequest, Tensor, parse_header_length, parse_infer_request, render_infer_response
+from service.routes.v2.repository import parse_index, parse_load, parse_unload
+from service.routes.v2.schemas import (
+    IMAGE,
+    PLATFORMS,
+    InferResponseParameters,
+    ModelMetadata,
+    RepositoryEntry,
+    ServerMetadata,
+    output_tensors,
+)
+from service.routes.v2.tensors import (
+    InferRequest,
+    Tensor,
+    parse_header_length,
+    parse_infer_request,
+    render_infer_response,
+)
 from service.scheduling.gate import Deadline
 from service.scheduling.priority import Priority
 

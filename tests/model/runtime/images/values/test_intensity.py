@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.runtime.images import tones
 from model.runtime.images.errors import DamagedImage, UnknownRange
-from model.runtime.images.intensity import AUTO, Applied, Declared, Intensity, to_uint8
-from model.runtime.images.tones import summarize
+from model.runtime.images.values import tones
+from model.runtime.images.values.intensity import AUTO, Applied, Declared, Intensity, to_uint8
+from model.runtime.images.values.tones import summarize
 
 Values = NDArray[Any]
 

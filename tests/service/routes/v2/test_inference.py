@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from service import VERSION
 from tests.patience import PATIENCE
 from tests.service.harness import LABELS, Server, encode, picture, until
-from tests.service.routes.triton_client import (
+from tests.service.routes.v2.triton_client import (
     BLACK,
     IMAGES,
     OUTPUTS,

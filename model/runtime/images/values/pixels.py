@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.images.channels import RGB_CHANNELS
-from model.runtime.images.intensity import AUTO, Applied, Declared, Intensity, WindowSearch, find_window, keeps
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import Channels
-from model.runtime.images.tones import scale
+from model.runtime.images.values.intensity import AUTO, Applied, Declared, Intensity, WindowSearch, find_window, keeps
+from model.runtime.images.values.tones import scale
 
 Done: TypeAlias = Applied | tuple[Applied | None, ...] | None
 """What was done to a picture's values: to all alike, or to those of each input where channels were taken one by one.

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 
 from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, launch, picture, publish_probe
-from tests.service.routes.triton_client import PNG, connect, image_input
+from tests.service.routes.v2.triton_client import PNG, connect, image_input
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from model.runtime.engines.precision import file_of
 from service.models.catalog import ServedModel
 from service.observability.by_version import Deeds, Total
 from service.prediction.lifecycle import lifecycle_of
-from service.routes.inference_schemas import IMAGE, PLATFORMS, TensorMetadata, output_tensors
 from service.routes.openapi import MODEL_RESPONSES, problem_responses
 from service.routes.schemas import Version
+from service.routes.v2.schemas import IMAGE, PLATFORMS, TensorMetadata, output_tensors
 
 BACKENDS: Final = {"onnx": "onnxruntime", "torchscript": "pytorch", "openvino": "openvino"}
 """Engine name -> Triton's name for what runs it."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
-from service.routes.inference_schemas import IMAGE, MASKS, Datatype, InferParameters, InferResponseParameters
+from service.routes.v2.schemas import IMAGE, MASKS, Datatype, InferParameters, InferResponseParameters
 
 _NAMED = 5  # of the unknown names, which may be as many as the body holds, an error names this many
 _LENGTH: Final = struct.Struct("<I")

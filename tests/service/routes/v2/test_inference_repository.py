@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.service.harness import Server, publish_probe, until
-from tests.service.routes.triton_client import (
+from tests.service.routes.v2.triton_client import (
     PNG,
     connect,
     image_input,

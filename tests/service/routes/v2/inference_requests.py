@@ -14,8 +14,8 @@ import tritonclient.http as triton
 
 from model.architecture import ArchitectureConfig
 from service.http.problems import Problem
-from service.routes.inference_schemas import output_tensors
-from service.routes.tensors import (
+from service.routes.v2.schemas import output_tensors
+from service.routes.v2.tensors import (
     InferRequest,
     parse_infer_request,
 )

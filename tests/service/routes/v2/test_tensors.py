@@ -8,13 +8,13 @@ import pytest
 import tritonclient.http as triton
 
 from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
-from service.routes.inference_schemas import MAX_LABELS_LENGTH
-from service.routes.tensors import (
+from service.routes.v2.schemas import MAX_LABELS_LENGTH
+from service.routes.v2.tensors import (
     RequestedOutput,
     parse_header_length,
 )
 from service.scheduling.priority import Priority
-from tests.service.routes.inference_requests import (
+from tests.service.routes.v2.inference_requests import (
     IMAGES,
     NAMES,
     WITHOUT_MASKS,

@@ -95,9 +95,8 @@ def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, 
     """Publishes a bundle once more as the next version of `name`, with its network in INT8 beside `model.onnx`.
 
     The bundle's files stay as they are, but for what `model.onnx` says of itself; its manifest gets the size of the
-    training objects, too. `export` is the bundle's network with
-    the data to measure on. Raises GateError where `model.onnx` is not that network, or INT8 loses more than is allowed;
-    then nothing is published.
+    training objects, too. `export` is the bundle's network with the data to measure on. Raises GateError where
+    `model.onnx` is not that network, or INT8 loses more than is allowed; then nothing is published.
     """
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder, display.bar("publishing", 3) as done:
         staging = Path(folder)

@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contender import Contender, Running
+from benchmarks.evenly import evenly
 from benchmarks.measure import Comparison, alternate, own_seconds, table, write_json
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.manifest import INT8_FILE
@@ -77,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what was found; the exit status is 1 where other processes disturbed the run."""
     options = _parser().parse_args(arguments)
     bundle, features = open_bundle(options.model), processor_features()
-    data = _some(_validation(options.data, bundle), options.ap_images)
+    data = evenly(_validation(options.data, bundle), options.ap_images)
     contenders, left_out = possible(bundle, features)
     told = sorted(features & TOLD_FEATURES)
     print("\n".join([f"{processor_name()}: {', '.join(told) or 'features unknown'}", *left_out]), flush=True)
-    timed = [record.path for record in _some(data, options.images).images]
+    timed = [record.path for record in evenly(data, options.images).images]
     comparison, found = compare(bundle, contenders, data, timed, options.threads, options.rounds)
     print(table(comparison))
     print(findings(comparison, found, len(timed)))
@@ -188,12 +189,6 @@ def _validation(folder: Path, bundle: Bundle) -> Dataset:
     if data.class_names != names:
         raise SystemExit(f"error: the bundle knows {', '.join(names)}, {folder} has {', '.join(data.class_names)}")
     return data
-
-
-def _some(data: Dataset, most: int | None) -> Dataset:
-    """At most so many images, evenly spread; None is all."""
-    rows = np.linspace(0, len(data) - 1, len(data) if most is None else min(most, len(data))).astype(int).tolist()
-    return replace(data, images=[data.images[row] for row in rows], annotations=[data.annotations[row] for row in rows])
 
 
 def _parser() -> argparse.ArgumentParser:

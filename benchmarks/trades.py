@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from benchmarks.evenly import evenly
 from benchmarks.measure import Comparison, alternate, table, write_json
 from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector, build_model
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits = load_splits(options.data, architecture.task)
     if splits.val is None:
         raise SystemExit(f"error: {options.data} has no validation split, on which AP is measured")
-    val = splits.val if options.ap_images is None else _some(splits.val, options.ap_images)
-    images = [load_stored(record) for record in _some(splits.val, options.images).images]
+    val = evenly(splits.val, options.ap_images)
+    images = [load_stored(record) for record in evenly(splits.val, options.images).images]
     trades = _trades(architecture, options)
     limit = options.max_detections or architecture.detections_per_image
     with tempfile.TemporaryDirectory(prefix="maskserve-trades-") as folder:
@@ -210,12 +211,6 @@ def _contender(
         feeds.append(dict(zip(INPUTS, (pixels, sizes, threshold), strict=True)))
     engine = OnnxEngine(file, architecture.task, "cpu", threads)
     return Contender(file, Predictor(engine, preprocessing), tuple(feeds))
-
-
-def _some(data: Dataset, count: int) -> Dataset:
-    """Up to `count` images, evenly spread."""
-    rows = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist()
-    return replace(data, images=[data.images[row] for row in rows], annotations=[data.annotations[row] for row in rows])
 
 
 def _parser() -> argparse.ArgumentParser:

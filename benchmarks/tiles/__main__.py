@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evenly import evenly
 from benchmarks.measure import machine
 from benchmarks.tiles import sizes
 from benchmarks.tiles.sizes import Measured
@@ -185,9 +186,7 @@ def main() -> None:
         data = load_split(Origin(options.data), "masks", "val", rename={}, classes=())
     except DatasetError as error:
         parser.error(str(error))
-    if options.images is not None:
-        rows = np.linspace(0, len(data) - 1, options.images).round().astype(int)
-        data = data.part(rows.tolist(), "some")
+    data = evenly(data, options.images)
     images = [load_stored(record) for record in data.images]
     if options.sides is not None:
         grow(options.sides, images, options)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +18,10 @@ from model.runtime.engines.loading import load_engine
 from model.runtime.engines.onnx import OnnxEngine
 from tests.measured import measured
 from tests.model.runtime.conftest import tiny_network
+from tests.model.runtime.engines.feeds import assert_threads_share, batch
 from tests.service.harness import SIDE, build_probe, picture
 
 Publish = Callable[[Task], Bundle]
-Feeds = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]
-
-
-def batch(*brightness: int, thresholds: float = 0.3) -> Feeds:
-    """One gray 64x96 image for each brightness."""
-    images = np.stack([np.full((64, 96, 3), value, np.uint8) for value in brightness])
-    return images, np.array([[64, 96]] * len(images)), np.full(len(images), thresholds, np.float32)
 
 
 @pytest.mark.parametrize("task", ["boxes", "masks", "keypoints"])
@@ -62,16 +54,7 @@ def test_nothing_found(publish: Publish) -> None:
 
 
 def test_several_threads_share_an_engine(publish: Publish) -> None:
-    engine = load_engine(publish("masks"), device="cpu", threads=1)
-    start = threading.Barrier(4)
-
-    def run(brightness: int) -> list[float]:
-        start.wait()
-        return [float(engine.run(*batch(brightness)).scores[0]) for _ in range(20)]
-
-    with ThreadPoolExecutor(4) as pool:
-        for brightness, scores in zip((100, 150, 200, 250), pool.map(run, (100, 150, 200, 250)), strict=True):
-            np.testing.assert_allclose(scores, brightness / 255, rtol=1e-6)
+    assert_threads_share(load_engine(publish("masks"), device="cpu", threads=1))
 
 
 def test_closed_engine(publish: Publish) -> None:

@@ -8,9 +8,7 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from model.runtime.bundles.bundle import Bundle
 from model.runtime.engines import kept
 from model.runtime.engines.engine import EngineError, OutOfMemory, Unavailable
 from model.runtime.engines.loading import choose_devices, load_engine
-from tests.model.runtime.engines.test_onnx import batch
+from tests.model.runtime.engines.feeds import assert_threads_share, batch
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
@@ -65,16 +63,7 @@ def test_an_answer_is_not_overwritten_by_the_next(publish: Publish) -> None:
 
 
 def test_several_threads_share_an_engine(publish: Publish) -> None:
-    engine = load_engine(publish("masks"), "openvino", "cpu", threads=1)
-    start = threading.Barrier(4)
-
-    def run(brightness: int) -> list[float]:
-        start.wait()
-        return [float(engine.run(*batch(brightness)).scores[0]) for _ in range(20)]
-
-    with ThreadPoolExecutor(4) as pool:
-        for brightness, scores in zip((100, 150, 200, 250), pool.map(run, (100, 150, 200, 250)), strict=True):
-            np.testing.assert_allclose(scores, brightness / 255, rtol=1e-6)
+    assert_threads_share(load_engine(publish("masks"), "openvino", "cpu", threads=1))
 
 
 def test_closed_engine(publish: Publish) -> None:

@@ -13,6 +13,7 @@ JPEGs, and seen at their own size, and their mask AP is that of each way to get 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -121,10 +122,14 @@ def compare(kind: str, size: Size, rounds: int) -> Comparison:
 
 
 def peak(kind: str, size: Size, way: str) -> float:
-    """MiB that one way takes at its peak, beyond what this process held before, the file among it. Linux only."""
+    """MiB that one way takes at its peak, beyond what this process held before, the file among it. Linux only.
+
+    For a fresh process: what an earlier call left to the allocator would hide what this one takes.
+    """
     data = file_of(kind, size)
     call = ways(kind)[way]
     call(file_of(kind, (40, 60)))
+    ctypes.CDLL(None).malloc_trim(0)  # so what making the file has left goes back
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is held now
     before = _kib("VmRSS")
     call(data)
@@ -223,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in options.kinds:
             for size in options.sizes:
                 comparison = compare(kind, size, options.rounds)
-                peaks = {name: _peak_alone(kind, size, name) for name in ways(kind)}
+                peaks = {name: peak_alone(kind, size, name) for name in ways(kind)}
                 report["files"].append({**asdict(comparison), "peak_mib": peaks})
                 print(f"\n{kind}, {size[1]}x{size[0]}\n{table(comparison)}")
                 print("MiB at the peak: " + ", ".join(f"{name} {mib:.0f}" for name, mib in peaks.items()), flush=True)
@@ -232,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _peak_alone(kind: str, size: Size, way: str) -> float:
+def peak_alone(kind: str, size: Size, way: str) -> float:
+    """`peak` of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.decode", "--peak", way]
     command += ["--kinds", kind, "--sizes", f"{size[0]}x{size[1]}"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -10,7 +10,7 @@ from model.runtime.bundles.repository import EMBEDDED, Repository
 
 def test_embedded_network_loads_without_a_weights_file() -> None:
     bundle = Repository(EMBEDDED).latest("nuclei")
-    assert set(bundle.manifest.files) == {"model.onnx"}
+    assert set(bundle.manifest.files) == {"model.onnx", "model.int8.onnx"}
     model = load_network(bundle)
     assert not model.training
     # Trained, not freshly initialized: batch norm has seen images.

@@ -125,8 +125,9 @@ def satisfy(case: Case) -> Case:
     body: Any = case.body
     if operation == "POST /predict/batch" and isinstance(body, dict):
         body["file"] = IMAGES[:2]
-    if operation.startswith("POST /predict") and case.media_type == "application/octet-stream":
-        case.body = IMAGES[0]
+    if operation.startswith("POST /predict") and not isinstance(body, dict):
+        if case.media_type == "application/octet-stream":
+            case.body = IMAGES[0]
         for name in ("model", "version", "timeout_ms"):  # few of these are made: one must be answered
             case.query.pop(name, None)
     if operation.endswith("/infer"):

@@ -20,7 +20,6 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tifffile import imwrite
 
 from benchmarks.measure import OtherLoad
@@ -28,7 +27,7 @@ from model.runtime.tiling import plan_tiles
 
 FILE_TILE = 512
 """Side of the file's tiles in pixels."""
-SINGLE_TILES = 5
+SINGLE_TILES = 8
 LEAST_BYTES = 32 * 1024**2
 """What the server takes unless told otherwise."""
 
@@ -76,7 +75,7 @@ class Server:
         self.process.communicate()
 
 
-def write_picture(path: Path, images: Sequence[NDArray[np.uint8]], side: int) -> None:
+def write_picture(file: Path | BytesIO, images: Sequence[NDArray[np.uint8]], side: int) -> None:
     """A TIFF of side x side pixels in tiles: the images, uint8 [H, W, 3], in turn, in places of the largest one's
     size, black around the smaller ones."""
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
@@ -99,7 +98,7 @@ def write_picture(path: Path, images: Sequence[NDArray[np.uint8]], side: int) ->
                 yield tile
 
     options: dict[str, Any] = {"photometric": "rgb", "compression": "zlib", "predictor": True}
-    imwrite(path, tiles(), shape=(side, side, 3), dtype=np.uint8, tile=(FILE_TILE, FILE_TILE), **options)
+    imwrite(file, tiles(), shape=(side, side, 3), dtype=np.uint8, tile=(FILE_TILE, FILE_TILE), **options)
 
 
 def measure(repository: Path, images: Sequence[NDArray[np.uint8]], side: int, tile: int, overlap: int) -> Measured:
@@ -125,12 +124,14 @@ def measure(repository: Path, images: Sequence[NDArray[np.uint8]], side: int, ti
 
 
 def _single_tiles(client: httpx.Client, images: Sequence[NDArray[np.uint8]], tile: int) -> float:
-    """Megapixels a second of tiles that are sent alone, one after the other, after one that does not count."""
-    height, width, _ = images[0].shape
-    picture = np.tile(images[0], (-(-tile // height), -(-tile // width), 1))[:tile, :tile]
-    file = BytesIO()
-    Image.fromarray(picture).save(file, "TIFF", compression="tiff_adobe_deflate")
+    """Megapixels a second of tiles of the picture that are sent alone, one after the other, after one that does not
+    count. Each shows other images, for a crowded one takes longer."""
+    places = -(-tile // max(image.shape[0] for image in images)) * -(-tile // max(image.shape[1] for image in images))
+    most = (SINGLE_TILES + 1) * places
+    shown = [images[number * len(images) // most] for number in range(most)]
     for number in range(SINGLE_TILES + 1):
+        file = BytesIO()
+        write_picture(file, shown[number * places :][:places], tile)
         if number == 1:
             start = time.perf_counter()
         headers = {"Content-Type": "image/tiff"}

@@ -16,10 +16,10 @@ COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints
 serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
-# Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together.
-# Three processes, for tests of servers wait more than they compute.
+# Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together,
+# and begin in the order of tests/conftest.py. Three processes, for tests of servers wait more than they compute.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/all.stamp
 	$(BIN)/ruff check .

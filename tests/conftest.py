@@ -1,4 +1,5 @@
-"""A real but tiny Mask R-CNN as a published bundle, for who needs the whole line; and a line about what was skipped."""
+"""A real but tiny Mask R-CNN as a published bundle, for who needs the whole line; the order of the tests; and a line
+about what was skipped."""
 
 from __future__ import annotations
 
@@ -8,6 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.once import once
+
+TESTS = Path(__file__).parent
+
+LONGEST = ("training", "benchmarks", "model/network")
+"""The folders whose files take longest, in minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: where several processes share the files, none is left alone with one at the end."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(TESTS).as_posix()
+        return next((place for place, name in enumerate(LONGEST) if folder.startswith(f"{name}/")), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from model.console.arguments import did_you_mean, installed, nearest_flag, spelled, this_command, unknown_flag
 from model.console.outputs import why_unwritable
+from model.runtime.bundles.bundle import why_no_repository
 from training.config import NAME_RULE, TrainConfig, recipe_path
 from training.manual import as_argument, example_of, flags, manual, optional
 
@@ -114,6 +115,13 @@ def unbroken_console() -> Console:
 def require_writable(flag: str, path: Path | None, *, folder: bool = True) -> None:
     """Ends the program with one line where nothing can be written at `path`; None asks for nothing."""
     if path is not None and (why := why_unwritable(path, folder=folder)):
+        stop(f"{flag}: {why}")
+
+
+def require_repository(flag: str, path: Path) -> None:
+    """Ends the program with one line where no bundle can be published at `path`."""
+    require_writable(flag, path)
+    if why := why_no_repository(path):
         stop(f"{flag}: {why}")
 
 

@@ -24,7 +24,7 @@ from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle, BundleError, open_bundle
 from model.runtime.bundles.manifest import ModelName, Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.command_line import require_writable, stop
+from training.command_line import require_repository, stop
 from training.config import NAME_RULE, TrainConfig
 from training.data.annotations.classes import order_classes
 from training.data.annotations.dataset import DatasetError
@@ -44,7 +44,7 @@ from training.starting.identity import dataset_name
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publishes one bundle; returns the exit status."""
     options = _parser().parse_args(arguments)
-    require_writable("--output", options.output)
+    require_repository("--output", options.output)
     try:
         trades = TradeOptions(
             options.int8, options.calibration_images, options.proposals, options.min_size, options.most_ap_lost

@@ -39,7 +39,7 @@ from training.checkpoint import (
     save_checkpoint,
     save_last,
 )
-from training.command_line import parse_train_config, require_writable, resuming, stop
+from training.command_line import parse_train_config, require_repository, require_writable, resuming, stop
 from training.config import TrainConfig, save_config
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.keypoint_names import flip_pairs
@@ -72,7 +72,7 @@ def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Chec
     """Complete configuration, checked data, this process, and the checkpoint to go on from; seeds set, nothing written
     but data that is generated."""
     require_writable("--output", config.run_folder)
-    require_writable("--repository", config.model_repository)
+    require_repository("--repository", config.model_repository)
     if config.data is not None and os.path.realpath(config.run_folder) == os.path.realpath(config.data):
         raise ValueError(f"--output {config.run_folder} is the dataset's folder: choose another for the run")
     if config.threads is not None:

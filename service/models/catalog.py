@@ -155,6 +155,11 @@ class Catalog:
         if not self._served:
             raise Problem(NOTHING_SERVED, "No model is loaded; GET /models says why.", RETRY_NOTHING_SERVED)
 
+    @property
+    def alias_targets(self) -> dict[str, str]:
+        """NAME or NAME:VERSION, by alias."""
+        return {alias: of if fixed is None else f"{of}:{fixed}" for alias, (of, fixed) in self.aliases.items()}
+
     def is_fixed(self, name: str) -> bool:
         """Whether it is an alias of one version."""
         return self.aliases.get(name, (name, None))[1] is not None

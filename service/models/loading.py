@@ -46,8 +46,8 @@ class Loader:
     def look(self) -> Mapping[str, tuple[int, ...]]:
         """The versions of every model that are there now, rising.
 
-        Raises RepositoryError or OSError, also when the folder is empty and another than it was: what a volume that is
-        not mounted looks like.
+        Raises RepositoryError, BundleError or OSError, also when the folder is empty and another than it was: what a
+        volume that is not mounted looks like.
         """
         found = self._repository.models()
         status = self._settings.models.stat()
@@ -60,7 +60,7 @@ class Loader:
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:
         """Changes when the version's files do; empty when they cannot be listed."""
-        folder = self._settings.models / name / str(version)
+        folder = self._repository.folder(name, version)
         try:
             return tuple(sorted((file.name, *_stamp(file)) for file in folder.iterdir()))
         except OSError:
@@ -130,8 +130,8 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
     Raises:
         InvalidSettingsError: nothing is there, or the settings name a model, a version, a device or an engine that is
             not, or cannot be had here.
-        RefusedError: the default model has no version that can be served, or not the one that it is pinned to. Other
-            models that have none are reported.
+        RefusedError: the default model has no version that can be served, or not the one that it is pinned to, or
+            nothing says its name. Other models that have none are reported.
     """
     try:
         loader = Loader(settings)
@@ -141,15 +141,18 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
         found = loader.look()
     except (RepositoryError, OSError) as error:
         raise InvalidSettingsError(f"--models: {error}") from None
+    except BundleError as error:  # of one bundle, or one model's folder, nobody knows the name
+        raise RefusedError(_one_line(error)) from error
     default = _default_model(settings, list(found))
     _check_versions("--versions", settings, found, settings.versions.items())
-    _check_versions("--model-aliases", settings, found, settings.aliases.values())
-    if taken := sorted(set(settings.aliases) & set(found)):
+    aliases = settings.aliases(default)
+    _check_versions("--model-aliases", settings, found, aliases.values())
+    if taken := sorted(aliases.keys() & found.keys()):
         raise InvalidSettingsError(f"--model-aliases: {settings.models} has a model {taken[0]}; choose another name")
     kernels = in_background(_warm_up_kernels)  # it needs another core while an engine reads its weights
     catalog = Catalog(default)
     catalog.pins.update(settings.versions)
-    catalog.aliases = settings.aliases
+    catalog.aliases = aliases
     for name, versions in found.items():
         pin = settings.versions.get(name)
         _load_best(loader, catalog, name, versions[::-1] if pin is None else (pin,), say)
@@ -198,7 +201,10 @@ def _check_versions(
 
 def _default_model(settings: Settings, names: list[str]) -> str:
     if not names:
-        raise InvalidSettingsError(f"--models: {settings.models} holds no bundle; expected NAME/VERSION/manifest.json")
+        raise InvalidSettingsError(
+            f"--models: {settings.models} holds no bundle; expected NAME/VERSION/manifest.json, or the folder of one "
+            "model or of one bundle"
+        )
     if settings.model is None and len(names) > 1:
         raise InvalidSettingsError(f"--model: say which of {', '.join(names)} answers when a request names none")
     if settings.model is not None and settings.model not in names:

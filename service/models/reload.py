@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from model.runtime.bundles.bundle import BundleError
 from model.runtime.bundles.repository import RepositoryError
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, REPOSITORY_UNREADABLE, VERSION_PINNED, Problem
 from service.models.background import in_background
@@ -168,7 +169,7 @@ class Reloader:
         """Raises Problem: the repository cannot be read. That is logged when it begins."""
         try:
             found = await self._in_thread(self._loader.look)
-        except (RepositoryError, OSError) as error:
+        except (RepositoryError, BundleError, OSError) as error:
             if not self._is_blind:
                 logger.error("the repository cannot be read, what is served stays: %s", error)
             self._is_blind = True
@@ -274,6 +275,8 @@ class Reloader:
             if self._refused.get(key) == fingerprint:
                 return False
             self._refused[key] = fingerprint
+            if name in catalog.aliases:
+                raise RefusedError("its name is an alias of another model; rename one of them")
             catalog.loading.add(key)
             model = await self._in_thread(lambda: self._loader.load(name, version))
         except (RefusedError, OSError) as error:

@@ -20,7 +20,7 @@ async def list_models(request: Request) -> ModelList:
     unserved = [name for name in catalog.known_names if name not in {model.name for model in answering}]
     return ModelList(
         default=catalog.default_name,
-        aliases=lifecycle_of(request).settings.model_aliases,
+        aliases=catalog.alias_targets,
         models=[_details(catalog, model) for model in answering],
         refused={name: VersionDetails.of(catalog.versions(name)) for name in unserved},
     )

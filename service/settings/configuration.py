@@ -50,7 +50,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         raise InvalidSettingsError(_unread(str(error), arguments)) from None
     if not os.path.isdir(settings.models):  # unlike Path's, it raises nothing where a path is too long, or forbidden
         raise InvalidSettingsError(
-            f"--models: {settings.models} is not a folder; give a folder NAME/VERSION/ of bundles"
+            f"--models: {settings.models} is not a folder; give a folder NAME/VERSION/ of bundles, or one bundle's"
         )
     if settings.engine == "torchscript" and importlib.util.find_spec("torch") is None:
         raise InvalidSettingsError("--engine torchscript needs torch, which is not installed; choose onnx")

@@ -21,6 +21,7 @@ from model.runtime.bundles.manifest import PrecisionChoice
 from model.runtime.engines.choosing import EngineChoice
 from service.settings.environment import PREFIX, OwnVariables
 from service.settings.values import (
+    DEFAULT_MODEL,
     Aliases,
     Auto,
     Device,
@@ -110,7 +111,10 @@ class Settings(BaseSettings):
         "(often 60 s, some 600 s), which may else use one that just closed",
     )
 
-    models: PathTo = Field(EMBEDDED_MODELS, description="model repository: a folder NAME/VERSION/ of bundles")
+    models: PathTo = Field(
+        EMBEDDED_MODELS,
+        description="model repository: a folder NAME/VERSION/ of bundles, or of one the folder of one model or bundle",
+    )
     model: str | None = Field(
         None, min_length=1, description="model that answers when a request names none; needed if there are several"
     )
@@ -125,7 +129,7 @@ class Settings(BaseSettings):
     model_aliases: Aliases = Field(
         {},
         description="other names for models, or for single versions, which then stay loaded, as in "
-        "best=nuclei:1,cells=nuclei",
+        "best=nuclei:1,cells=nuclei; * is the model that answers when a request names none (segmenter=*)",
     )
     poll_interval_ms: float = Field(
         5_000,
@@ -255,10 +259,13 @@ class Settings(BaseSettings):
             self.keep_versions if own.keep_versions is None else own.keep_versions,
         )
 
-    @property
-    def aliases(self) -> dict[str, tuple[str, int | None]]:
-        """Name and version that each alias stands for; no version: the one that answers."""
-        parts = {alias: target.partition(":") for alias, target in self.model_aliases.items()}
+    def aliases(self, default: str) -> dict[str, tuple[str, int | None]]:
+        """Name and version that each alias stands for; no version: the one that answers.
+
+        `default` is the model that answers when a request names none. A model's own name for it is no alias.
+        """
+        targets = {alias: default if of == DEFAULT_MODEL else of for alias, of in self.model_aliases.items()}
+        parts = {alias: target.partition(":") for alias, target in targets.items() if target != alias}
         return {alias: (name, int(version) if version else None) for alias, (name, _, version) in parts.items()}
 
     @property

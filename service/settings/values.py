@@ -16,6 +16,9 @@ from service.http.proxies import PREFIX as PREFIX_PATH
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+DEFAULT_MODEL: Final = "*"
+"""What an alias says that is a name of the model that answers when a request names none."""
+
 
 def _split(value: object) -> object:
     """ "a, b" as the environment and flags give several values; lists as the file does."""
@@ -59,8 +62,8 @@ def _split_aliases(value: object) -> object:
 
 def _check_aliases(aliases: dict[str, str]) -> dict[str, str]:
     for alias, target in aliases.items():
-        if not (_ALIAS.fullmatch(alias) and _TARGET.fullmatch(target)):
-            raise ValueError(f"{alias}={target}: should be a name as models have it, then NAME or NAME:VERSION")
+        if not (_ALIAS.fullmatch(alias) and (target == DEFAULT_MODEL or _TARGET.fullmatch(target))):
+            raise ValueError(f"{alias}={target}: should be a name as models have it, then NAME, NAME:VERSION or *")
     return aliases
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.console.command import COMMANDS
+from model.runtime.bundles.repository import EMBEDDED
 
 BUNDLE = "model/embedded/nuclei/1"
 REFUSED = [
@@ -52,6 +53,14 @@ REFUSED = [
     ("export --checkpoint {file} --output {new} --calibration_images 0", "0 is too few; give 1 or more"),
     ("export --checkpoint {file} --output {new} --most_ap_lost nan", "give 0 or more"),
     ("export --checkpoint {file} --output {file}", "--output: {file} is a file"),
+    (
+        "export --torchvision maskrcnn_resnet50_fpn --output {embedded}/nuclei",
+        "--output: {embedded}/nuclei is one model's folder, not a repository",
+    ),
+    (
+        "train --output {new} --repository {embedded}/nuclei/1",
+        "--repository: {embedded}/nuclei/1 is one bundle, not a repository",
+    ),
     ("export --torchvision maskrcnn_resnet50:COCO_V1 --output {new}", "did you mean maskrcnn_resnet50_fpn?"),
     (
         "ablate --vary architecture.roi_pooling=align,pool --output {new} --device cuda:77",
@@ -78,7 +87,7 @@ REFUSED = [
 def test_a_refusal_is_one_line_and_leaves_nothing(
     command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"new": tmp_path / "new", "file": tmp_path / "file", "folder": tmp_path / "folder"}
+    places = {"new": tmp_path / "new", "file": tmp_path / "file", "folder": tmp_path / "folder", "embedded": EMBEDDED}
     places["file"].write_text("kept")
     places["folder"].mkdir()
     name, *arguments = (word.format(**places) for word in command.split())

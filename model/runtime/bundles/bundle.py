@@ -52,9 +52,12 @@ __all__ = [
     "Provenance",
     "PublishError",
     "ServingDefaults",
+    "bundle_versions",
     "open_bundle",
     "publish_bundle",
     "published_versions",
+    "read_manifest",
+    "why_no_repository",
 ]
 
 MANIFEST: Final = "manifest.json"
@@ -114,7 +117,7 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
         BundleError: one of its subclasses here, which say what is wrong.
         OSError: the folder cannot be read.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, record in manifest.files.items():
         file = path / name
         if not file.is_file():
@@ -131,6 +134,35 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
                 f"publish or copy the bundle again"
             )
     return Bundle(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle in this folder; its files are not looked at. Raises as `open_bundle` does."""
+    file = path / MANIFEST
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        reason = "has no manifest.json" if path.is_dir() else "is not a folder"
+        raise MissingManifest(f"{path} is no bundle: it {reason}; give a folder NAME/VERSION of a repository") from None
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise InvalidManifest(f"{file} is no JSON ({error}); publish or copy the bundle again") from error
+    written = content.get("format") if isinstance(content, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise NewerFormat(
+            f"{file} has format {written} and this release reads formats up to {FORMAT}; upgrade maskserve, or export "
+            f"the model again with this release"
+        )
+    try:
+        # From JSON, where a list stands for a tuple and a string for a time.
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'manifest'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise InvalidManifest(f"{file} is not a valid manifest: {problems}") from error
 
 
 def publish_bundle(
@@ -150,7 +182,8 @@ def publish_bundle(
     `files` of that manifest are therefore those before.
 
     Raises:
-        PublishError: `name` is no model name, or `staging` holds a folder, no `model.onnx` or nothing.
+        PublishError: `name` is no model name, `repository` is a bundle or one model's folder, or `staging` holds a
+            folder, no `model.onnx` or nothing.
         OSError: the repository cannot be written.
     """
     try:
@@ -159,6 +192,8 @@ def publish_bundle(
         raise PublishError(
             f"{name!r} is no model name; use small letters, digits, '.', '_' and '-', a letter or digit first"
         ) from None
+    if reason := why_no_repository(repository):
+        raise PublishError(reason)
     files = _staged_files(staging)
     versions = repository / name
     versions.mkdir(parents=True, exist_ok=True)
@@ -186,38 +221,28 @@ def publish_bundle(
             return Bundle(target, manifest)
 
 
+def why_no_repository(path: Path) -> str:
+    """Why nothing is to be published there: it is a bundle or one model's folder. Nothing where it is neither."""
+    if (path / MANIFEST).is_file():
+        what, where = "one bundle", f"two levels up: {path.resolve().parent.parent}"
+    elif bundle_versions(path):
+        what, where = "one model's folder", f"one level up: {path.resolve().parent}"
+    else:
+        return ""
+    return f"{path} is {what}, not a repository of NAME/VERSION/ to publish into; give the folder {where}"
+
+
+def bundle_versions(folder: Path) -> tuple[int, ...]:
+    """The versions in a model's folder that have a manifest, rising; none where there is no folder."""
+    if not folder.is_dir():
+        return ()
+    return tuple(version for version in published_versions(folder) if (folder / str(version) / MANIFEST).is_file())
+
+
 def published_versions(folder: Path) -> list[int]:
     """The versions in a model's folder, rising: entries named by a whole number as this module writes it."""
     names = (entry.name for entry in folder.iterdir())
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
-
-
-def _read_manifest(path: Path) -> Manifest:
-    file = path / MANIFEST
-    try:
-        text = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        reason = "has no manifest.json" if path.is_dir() else "is not a folder"
-        raise MissingManifest(f"{path} is no bundle: it {reason}; give a folder NAME/VERSION of a repository") from None
-    try:
-        content: Any = json.loads(text)
-    except ValueError as error:  # also bytes that are no UTF-8
-        raise InvalidManifest(f"{file} is no JSON ({error}); publish or copy the bundle again") from error
-    written = content.get("format") if isinstance(content, dict) else None
-    if isinstance(written, int) and written > FORMAT:
-        raise NewerFormat(
-            f"{file} has format {written} and this release reads formats up to {FORMAT}; upgrade maskserve, or export "
-            f"the model again with this release"
-        )
-    try:
-        # From JSON, where a list stands for a tuple and a string for a time.
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'manifest'}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise InvalidManifest(f"{file} is not a valid manifest: {problems}") from error
 
 
 def _complete(

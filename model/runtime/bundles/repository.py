@@ -1,5 +1,9 @@
 """A model repository: a folder of bundles NAME/VERSION/, versions whole numbers, highest wins.
 
+One model's folder VERSION/ and one bundle are read as repositories too: of that model, and of that version. There the
+manifests say the model's name, for the folder may have any, such as the /mnt/models to which KServe copies what lies
+below a model's address.
+
 It is looked at anew on every call, so a version that appears while the server runs is seen by the next call. Everything
 else in the folder is ignored: hidden entries (a publisher at work), other names, and folders without a manifest.
 """
@@ -11,7 +15,15 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from model.runtime.bundles.bundle import MANIFEST, Bundle, InvalidManifest, open_bundle, published_versions
+from model.runtime.bundles.bundle import (
+    MANIFEST,
+    Bundle,
+    BundleError,
+    InvalidManifest,
+    bundle_versions,
+    open_bundle,
+    read_manifest,
+)
 from model.runtime.bundles.manifest import ModelName
 
 EMBEDDED: Final = Path(__file__).resolve().parents[2] / "embedded"
@@ -25,7 +37,7 @@ class RepositoryError(Exception):
 
 
 class NotARepository(RepositoryError):
-    """The folder is missing, or is one bundle or one model instead of a repository."""
+    """The folder is missing, or holds bundles in more than one way."""
 
 
 class NoSuchModel(RepositoryError):
@@ -46,12 +58,23 @@ class Repository:
         """Every model that has a version, by name in alphabetical order, with its versions, rising.
 
         Raises:
-            NotARepository: the folder is missing, or is itself a bundle or one model's folder.
+            NotARepository: the folder is missing, or holds bundles in more than one way.
+            BundleError: it is one bundle or one model's folder, and no manifest says which model's.
         """
-        self._check()
+        own = self._own_versions()
         names = sorted(entry.name for entry in self.path.iterdir() if _is_name(entry.name))
-        found = {name: self._versions(name) for name in names}
-        return {name: versions for name, versions in found.items() if versions}
+        found = {name: versions for name in names if (versions := bundle_versions(self.path / name))}
+        if not own and not self._is_bundle():
+            return found
+        ways = [f"one bundle ({MANIFEST})"] if self._is_bundle() else []
+        ways += [f"one model's versions ({own[-1]}/{MANIFEST})"] if own else []
+        ways += [f"models ({name}/{versions[-1]}/{MANIFEST})" for name, versions in list(found.items())[:1]]
+        if len(ways) > 1:
+            raise NotARepository(f"{self.path} holds {' and '.join(ways)}; give each a folder of its own")
+        if own:
+            return {self._own_name(own): own}
+        manifest = read_manifest(self.path)
+        return {manifest.name: (manifest.version,)}
 
     def latest(self, name: str, verify: bool = True) -> Bundle:
         """Open the highest version of a model.
@@ -69,42 +92,53 @@ class Repository:
             raise NoSuchVersion(
                 f"{self.path} has no version {version} of {name!r}; it has {', '.join(map(str, versions))}"
             )
-        bundle = open_bundle(self.path / name / str(version), verify)
+        bundle = open_bundle(self.folder(name, version), verify)
         manifest = bundle.manifest
         if (manifest.name, manifest.version) != (name, version):
+            right = self.path / manifest.name / str(manifest.version)
+            if bundle.path.parent == self.path:  # one model's folder: those of others may lie anywhere
+                right = self.path / right.name if manifest.name == name else Path(manifest.name, right.name)
             raise InvalidManifest(
-                f"{bundle.path} holds {manifest.name} version {manifest.version} by its manifest; "
-                f"move it to {self.path / manifest.name / str(manifest.version)}"
+                f"{bundle.path} holds {manifest.name} version {manifest.version} by its manifest; move it to {right}"
             )
         return bundle
 
-    def _check(self) -> None:
+    def folder(self, name: str, version: int) -> Path:
+        """Where a version lies that `models` has named. It need not be there any more."""
+        if self._is_bundle():
+            return self.path
+        own = self.path / str(version)
+        return own if (own / MANIFEST).is_file() else self.path / name / str(version)
+
+    def _is_bundle(self) -> bool:
+        return (self.path / MANIFEST).is_file()
+
+    def _own_versions(self) -> tuple[int, ...]:
+        """The versions of the one model whose folder this is. Raises NotARepository where there is no folder."""
         if not self.path.is_dir():
-            raise NotARepository(f"{self.path} is no folder; give a model repository, a folder of NAME/VERSION/")
-        if (self.path / MANIFEST).is_file():
             raise NotARepository(
-                f"{self.path} is one bundle, not a repository of NAME/VERSION/; give the folder two levels up: "
-                f"{self.path.resolve().parents[1]}"
+                f"{self.path} is no folder; give a model repository, a folder of NAME/VERSION/, or one model of it"
             )
-        if any((self.path / str(version) / MANIFEST).is_file() for version in published_versions(self.path)):
-            raise NotARepository(
-                f"{self.path} is one model's folder, not a repository of NAME/VERSION/; give the folder one level up: "
-                f"{self.path.resolve().parent}"
-            )
+        return bundle_versions(self.path)
+
+    def _own_name(self, versions: tuple[int, ...]) -> str:
+        """What the oldest version calls itself that can be read, so that no newer one gives the model another name."""
+        unreadable: list[BundleError] = []
+        for version in versions:
+            try:
+                return read_manifest(self.path / str(version)).name
+            except BundleError as error:
+                unreadable.append(error)
+        raise unreadable[-1]
 
     def _known(self, name: str) -> tuple[int, ...]:
-        self._check()
-        # The name is checked before it becomes a path: it comes from a request.
-        versions = self._versions(name) if _is_name(name) else ()
+        if self._own_versions() or self._is_bundle():
+            versions = self.models().get(name, ())
+        else:  # the name is checked before it becomes a path: it comes from a request
+            versions = bundle_versions(self.path / name) if _is_name(name) else ()
         if not versions:
             raise NoSuchModel(f"{self.path} has no model {name!r}; it has {', '.join(self.models()) or 'none'}")
         return versions
-
-    def _versions(self, name: str) -> tuple[int, ...]:
-        folder = self.path / name
-        if not folder.is_dir():
-            return ()
-        return tuple(v for v in published_versions(folder) if (folder / str(v) / MANIFEST).is_file())
 
 
 def _is_name(name: str) -> bool:

@@ -291,11 +291,19 @@ def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: P
     )
 
 
-def test_a_repository_that_is_one_bundle_is_told_what_to_give_instead(repository: Path) -> None:
-    done = serve("--check", "--models", str(repository / "probe" / "1"))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert f"give the folder two levels up: {repository}" in done.stderr
+@pytest.mark.parametrize("below", ["probe", "probe/1"])
+def test_one_models_folder_and_one_bundle_can_be_served(repository: Path, below: str) -> None:
+    done = serve("--check", "--models", str(repository / below))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# probe/1: can be served" in done.stdout
+
+
+def test_a_folder_that_could_be_read_in_two_ways_is_one_line(tmp_path: Path, repository: Path) -> None:
+    for place in ("probe/1", "1"):
+        shutil.copytree(repository / "probe" / "1", tmp_path / place)
+    done = serve("--check", "--models", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "give each a folder of its own" in done.stderr
 
 
 def test_a_network_that_cannot_run_is_one_line(tmp_path: Path, repository: Path) -> None:

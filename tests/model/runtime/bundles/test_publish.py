@@ -57,6 +57,21 @@ def test_bad_names(name: str, staging: Path, draft: ManifestDraft, tmp_path: Pat
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [("tiny", "is one model's folder, not a repository"), ("tiny/1", "is one bundle, not a repository")],
+)
+def test_nothing_is_published_into_a_model_or_a_bundle(
+    below: str, said: str, bundle: Bundle, staging: Path, draft: ManifestDraft
+) -> None:
+    """A server of that folder could not tell what is meant by it."""
+    root = bundle.path.parents[1]
+    before = sorted(root.rglob("*"))
+    with pytest.raises(PublishError, match=f"{said} .* up: {root}$"):
+        publish_bundle(staging, draft, root / below, "tiny")
+    assert sorted(root.rglob("*")) == before
+
+
 STAGINGS: list[tuple[str, Callable[[Path], object], str]] = [
     ("no network", lambda staging: (staging / "model.onnx").unlink(), r"no model\.onnx"),
     ("a folder", lambda staging: (staging / "logs").mkdir(), "logs is no file"),

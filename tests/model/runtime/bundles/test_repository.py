@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from model.runtime.bundles.bundle import (
-    Bundle,
     DamagedFile,
     InvalidManifest,
     ManifestDraft,
@@ -107,22 +106,106 @@ def test_a_renamed_bundle_is_refused(repository: Repository) -> None:
         repository.latest("tiny")
 
 
-def test_wrong_folders_are_explained(bundle: Bundle, tmp_path: Path) -> None:
-    root = bundle.path.parents[1]
-    for path, message in (
-        (bundle.path, f"one bundle, not a repository of NAME/VERSION/; give the folder two levels up: {root}"),
-        (
-            bundle.path.parent,
-            f"one model's folder, not a repository of NAME/VERSION/; give the folder one level up: {root}",
+@pytest.mark.parametrize("where", ["nowhere", "repository/tiny/1/manifest.json"])
+def test_what_is_no_folder_is_no_repository(repository: Repository, tmp_path: Path, where: str) -> None:
+    for ask in (Repository(tmp_path / where).models, lambda: Repository(tmp_path / where).latest("tiny")):
+        with pytest.raises(NotARepository, match="is no folder; give a model repository"):
+            ask()
+
+
+@pytest.fixture
+def mounted(repository: Repository, tmp_path: Path) -> Path:
+    """Where what lies below a model's address is copied, which does not have the model's name."""
+    return tmp_path / "mnt" / "models"
+
+
+def test_one_models_folder_is_a_repository_of_that_model(
+    repository: Repository, mounted: Path, staging: Path, draft: ManifestDraft
+) -> None:
+    shutil.copytree(repository.path / "tiny", mounted)
+    found = Repository(mounted)
+    assert found.models() == {"tiny": (1, 2)}
+    assert found.latest("tiny").path == found.folder("tiny", 2) == mounted / "2"
+    assert found.get("tiny", 1).path == mounted / "1"
+    shutil.copytree(publish_bundle(staging, draft, repository.path, "tiny").path, mounted / "3")
+    assert (found.models(), found.latest("tiny").manifest.version) == ({"tiny": (1, 2, 3)}, 3), "new versions appear"
+    shutil.rmtree(mounted / "1")
+    assert found.models() == {"tiny": (2, 3)}
+    for name in ("models", "other", "..", "3"):
+        with pytest.raises(NoSuchModel, match="it has tiny"):
+            found.latest(name)
+    with pytest.raises(NoSuchVersion, match="it has 2, 3"):
+        found.get("tiny", 1)
+
+
+def test_one_bundle_is_a_repository_of_that_version(repository: Repository, mounted: Path) -> None:
+    shutil.copytree(repository.path / "tiny" / "2", mounted)
+    found = Repository(mounted)
+    assert found.models() == {"tiny": (2,)}
+    assert found.latest("tiny").path == found.folder("tiny", 2) == mounted
+    with pytest.raises(NoSuchVersion, match="it has 2"):
+        found.get("tiny", 1)
+    with pytest.raises(NoSuchModel, match="it has tiny"):
+        found.latest("other")
+
+
+def test_a_link_is_followed_to_where_it_points_now(repository: Repository, tmp_path: Path) -> None:
+    """How a volume, or whoever deploys, replaces all of a folder at once."""
+    link = tmp_path / "current"
+    for version in (1, 2):
+        link.unlink(missing_ok=True)
+        link.symlink_to(repository.path / "tiny" / str(version))
+        assert Repository(link).models() == {"tiny": (version,)}
+
+
+def test_a_broken_manifest_does_not_hide_the_model_that_others_name(repository: Repository, mounted: Path) -> None:
+    shutil.copytree(repository.path / "tiny", mounted)
+    (mounted / "2" / "manifest.json").write_text("{")
+    found = Repository(mounted)
+    assert found.models() == {"tiny": (1, 2)}
+    with pytest.raises(InvalidManifest, match=r"2/manifest\.json is no JSON"):
+        found.latest("tiny")
+    (mounted / "1" / "manifest.json").write_text("{")
+    with pytest.raises(InvalidManifest, match=r"2/manifest\.json is no JSON"):
+        found.models()
+
+
+@pytest.mark.parametrize(
+    ("put", "at", "message"),
+    [
+        pytest.param("tiny/2", "5", r"5 holds tiny version 2 by its manifest; move it to .*/models/2", id="a number"),
+        pytest.param("other/1", "3", r"3 holds other version 1 by its manifest; move it to other/1", id="a model"),
+    ],
+)
+def test_a_version_of_something_else_in_one_models_folder_is_refused(
+    repository: Repository, mounted: Path, put: str, at: str, message: str
+) -> None:
+    shutil.copytree(repository.path / "tiny" / "1", mounted / "1")
+    shutil.copytree(repository.path / put, mounted / at)
+    assert Repository(mounted).models() == {"tiny": (1, int(at))}
+    with pytest.raises(InvalidManifest, match=message):
+        Repository(mounted).latest("tiny")
+    assert Repository(mounted).get("tiny", 1).manifest.version == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        pytest.param(
+            ("", "1"), r"one bundle \(manifest.json\) and one model's versions \(1/manifest.json\)", id="both"
         ),
-        (tmp_path / "nowhere", "is no folder; give a model repository"),
-        (bundle.path / "manifest.json", "is no folder; give a model repository"),
-    ):
-        for ask in (Repository(path).models, lambda path=path: Repository(path).latest("tiny")):
-            with pytest.raises(NotARepository) as caught:
-                ask()
-            assert message in str(caught.value)
-    assert Repository(root).models() == {"tiny": (1,)}
+        pytest.param(("", "tiny/1"), r"one bundle .* and models \(tiny/1/manifest.json\)", id="bundle, models"),
+        pytest.param(("1", "2", "tiny/1"), r"versions \(2/manifest.json\) and models \(tiny/1/", id="model, models"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(
+    repository: Repository, mounted: Path, places: tuple[str, ...], message: str
+) -> None:
+    for place in places:
+        shutil.copytree(repository.path / "tiny" / "1", mounted / place, dirs_exist_ok=True)
+    for ask in (Repository(mounted).models, lambda: Repository(mounted).latest("tiny")):
+        with pytest.raises(NotARepository, match=message):
+            ask()
 
 
 def test_a_model_may_be_named_by_a_number(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_a_version_with_an_alias_is_not_unloaded_and_an_alias_is_none_to_adminis
         pytest.param("probe=probe:1", "has a model probe; choose another name", id="a model's own name"),
         pytest.param("best", "should be as in best=nuclei:1", id="no target"),
         pytest.param("best=probe:x", "best=probe:x: should be a name", id="no version"),
+        pytest.param("best=*:1", "best=*:1: should be a name", id="a version of the default"),
         pytest.param("a/b=probe", "a/b=probe: should be a name", id="no name"),
     ],
 )

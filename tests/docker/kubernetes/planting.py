@@ -1,0 +1,43 @@
+"""Mistakes planted into manifests, so that each check is shown to find one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.docker.kubernetes.manifests import Manifest, build, find
+
+REMOVED: Final = object()
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """In what `folder` builds, `value` stands at `path`, words and indices, of an object such as Service/maskserve.
+
+    said: part of what a check has to say of it.
+    """
+
+    folder: str
+    target: str
+    path: str
+    value: Any
+    said: str
+
+    def __str__(self) -> str:
+        value = "removed" if self.value is REMOVED else str(self.value)[:40]
+        return f"{self.target} {self.path} {value}"
+
+    def plant(self) -> list[Manifest]:
+        documents = build(self.folder)
+        kind, _, name = self.target.partition("/")
+        place: Any = find(documents, kind, name)
+        assert place is not None, f"{self.folder} has no {self.target}"
+        *parents, last = (int(word) if word.isdecimal() else word for word in self.path.split())
+        for key in parents:
+            place = place[key]
+        if self.value is REMOVED:
+            del place[last]
+        else:
+            assert isinstance(place, list) or place.get(last) != self.value, "nothing would change"
+            place[last] = self.value
+        return documents

@@ -1,0 +1,51 @@
+"""The init container's script, run as it is by a real shell: a volume without models begins with the image's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from model.runtime.bundles.repository import EMBEDDED, Repository
+from tests.docker.kubernetes.manifests import build, needs_kubectl, of_kind
+from tests.patience import PATIENCE
+
+pytestmark = needs_kubectl
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """As a disk comes, with a folder of its file system."""
+    (tmp_path / "volume" / "lost+found").mkdir(parents=True)
+    return tmp_path / "volume"
+
+
+def start(volume: Path, image: Path) -> subprocess.Popen[str]:
+    (deployment,) = of_kind(build("base"), "Deployment")
+    (first,) = deployment["spec"]["template"]["spec"]["initContainers"]
+    shell, flags, script = first["command"]
+    assert {mount["mountPath"] for mount in first["volumeMounts"]} == {"/volume"}
+    script = script.replace("/volume/", f"{volume}/").replace("/models/", f"{image}/")
+    return subprocess.Popen([shell, flags, script], stderr=subprocess.PIPE, text=True)
+
+
+def test_pods_that_start_at_once_leave_one_whole_model(volume: Path) -> None:
+    processes = [start(volume, EMBEDDED) for _ in range(4)]
+    for process in processes:
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr is not None
+        process.stderr.close()
+    found = Repository(volume)
+    assert found.models() == Repository(EMBEDDED).models()
+    assert found.latest("nuclei").manifest == Repository(EMBEDDED).latest("nuclei").manifest
+    assert {entry.name for entry in volume.iterdir()} == {"lost+found", "nuclei"}
+    assert (volume / "nuclei").stat().st_mode & 0o777 == 0o755, "others read it too"
+
+
+def test_a_volume_with_a_model_stays_as_it_is(volume: Path) -> None:
+    shutil.copytree(EMBEDDED / "nuclei", volume / "cells")
+    before = sorted(volume.rglob("*"))
+    _, errors = start(volume, EMBEDDED).communicate(timeout=PATIENCE)
+    assert (sorted(volume.rglob("*")), errors) == (before, "")

@@ -47,6 +47,11 @@ def _imported() -> Any:
 
 openvino = _imported()
 
+CORE: Final = openvino.Core()
+"""One for the process, and never freed. Each loads the CPU plugin anew, which replaces the alternate stack of the
+thread that it is loaded on, where Python handles signals. When it is freed it puts back the stack that it found: after
+two were freed in the order in which they came, one that is no more, and the next signal kills the process."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -74,10 +79,9 @@ class OpenVinoEngine:
         if device == "auto":
             tell_cpu(why_no_gpu(0))
         self._outputs = output_names(task)
-        core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("precision bf16 was asked for, but this processor does not compute in it; choose f32")
-        network = _load(core, file, _options(usable_cores() if threads is None else threads, precision))
+        network = _load(file, _options(usable_cores() if threads is None else threads, precision))
         inputs = tuple(port.get_any_name() for port in network.inputs)
         outputs = tuple(port.get_any_name() for port in network.outputs)
         if (inputs, outputs) != (INPUTS, self._outputs):
@@ -129,7 +133,7 @@ def _options(threads: int, precision: FloatPrecision) -> dict[str, Any]:
     }
 
 
-def _load(core: Any, file: Path, options: dict[str, Any]) -> Any:
+def _load(file: Path, options: dict[str, Any]) -> Any:
     """An `openvino.CompiledModel`. Raises EngineError."""
     try:
         content = file.read_bytes()
@@ -137,10 +141,10 @@ def _load(core: Any, file: Path, options: dict[str, Any]) -> Any:
         key = kept.key_of([hashlib.sha256(content).hexdigest(), version, *processor, repr(sorted(options.items()))])
         if (found := kept.find(key)) is not None:
             try:
-                return core.import_model(found, "CPU", options)
+                return CORE.import_model(found, "CPU", options)
             except RuntimeError as error:
                 logger.warning("compiling %s anew, what was kept of it cannot be loaded: %s", file, _short(error))
-        network = core.compile_model(core.read_model(content), "CPU", options)
+        network = CORE.compile_model(CORE.read_model(content), "CPU", options)
     except (OSError, RuntimeError) as error:
         raise EngineError(f"{file} cannot be loaded by OpenVINO {openvino.get_version()}: {_short(error)}") from error
     compiled = io.BytesIO()

@@ -113,7 +113,7 @@ def test_devices(publish: Publish) -> None:
 
 def test_bfloat16_only_where_the_processor_has_it(publish: Publish) -> None:
     bundle = publish("masks")
-    if "BF16" in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert load_engine(bundle, "openvino", "cpu", 1, "bf16").run(*batch(255)).scores.dtype == np.float32
     else:
         with pytest.raises(Unavailable, match="precision bf16 was asked for, but this processor does not"):
@@ -154,15 +154,49 @@ def test_what_was_kept_is_loaded_and_what_cannot_be_is_compiled_anew(
         kept_engine = OpenVinoEngine(file, "masks", "cpu", 1)
     np.testing.assert_allclose(kept_engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
 
-    def refuse(*_: object) -> None:
-        raise RuntimeError("no network")  # real bytes that are none can break the process's memory for who comes later
-
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(openvino.openvino.Core, "import_model", refuse)
+    kept.keep(key, b"whole, but no network")
+    with caplog.at_level(logging.WARNING):
         engine = OpenVinoEngine(file, "masks", "cpu", 1)
     np.testing.assert_allclose(engine.run(*batch(255)).scores, [1.0], rtol=1e-6)
     assert f"compiling {file} anew" in caplog.text
-    assert kept.find(key) is not None
+    assert len(kept.find(key) or b"") == len(network)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("ended_on", ["its thread", "another thread"])
+def test_signals_are_handled_when_engines_have_come_and_gone(publish: Publish, ended_on: str) -> None:
+    """As when versions are reloaded: a new engine is loaded before the old one is freed."""
+    program = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from model.runtime.engines.openvino import OpenVinoEngine
+
+handled = []
+signal.signal(signal.SIGTERM, lambda *_: handled.append(None))
+load = lambda: OpenVinoEngine(Path(sys.argv[1]), "masks", "cpu", 1)
+
+def end(engines):
+    engines.pop(0).close()
+    gc.collect()
+
+engines = [load()]
+for _ in range(3):
+    engines.append(load())
+    if sys.argv[2] == "its thread":
+        end(engines)
+    else:
+        thread = threading.Thread(target=end, args=(engines,))
+        thread.start()
+        thread.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+end(engines)
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(len(handled) != 4)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, publish("masks").path / "model.onnx", ended_on], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nothing_is_reported_to_anybody_and_nothing_said(publish: Publish) -> None:

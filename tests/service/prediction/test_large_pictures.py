@@ -14,12 +14,14 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from model.runtime.tiling import OVERLAP, plan_tiles
 from service.http.spool import IN_MEMORY
 from tests.service.harness import Server, encode, picture, until
 from tests.service.holding import HOLD, MARK, PASS
 
 HEIGHT, WIDTH = 900, 1200
 """More pixels than the shared server decodes at once."""
+TILE = 400
 SMALL = ("--max-pixels", "100000", "--max-body-bytes", "10000000")
 
 
@@ -30,7 +32,8 @@ def large_values() -> NDArray[np.uint8]:
     cells = np.random.default_rng(2).integers(0, 255, (HEIGHT // 100, WIDTH // 100, 3), np.uint8)
     values = np.repeat(np.repeat(cells, 100, axis=0), 100, axis=1)
     for part in (values, values[::-1], values.swapaxes(0, 1), values.swapaxes(0, 1)[::-1]):
-        part[np.arange(len(part)) % 160 < 14] = 0
+        for top in {tile.top for tile in plan_tiles(part.shape[:2], TILE, TILE // OVERLAP)}:
+            part[top : top + 14] = 0
     return values
 
 
@@ -69,7 +72,7 @@ def test_the_answer_is_that_of_the_picture_decoded_at_once(
         values[5, 5] = np.nan
     for options in ({}, {"extratags": [(274, "H", 1, 6, True)]}):
         data = tiff(values, photometric="rgb", predictor=True, **options)
-        answers = [one.predict(data, "image/tiff", tile=400, **intensity) for one in (server, whole)]
+        answers = [one.predict(data, "image/tiff", tile=TILE, **intensity) for one in (server, whole)]
         assert [one.status_code for one in answers] == [200, 200]
         by_region, at_once = (plain(one.json()) for one in answers)
         assert by_region["image"]["tiles"] > 1
@@ -82,7 +85,7 @@ def test_intensities_are_measured_in_the_files_own_values(
 ) -> None:
     data = tiff(in_sixteen_bits(large_values), photometric="rgb")
     for format in ("csv", "geojson"):
-        answers = [one.predict(data, "image/tiff", tile=400, format=format) for one in (server, whole)]
+        answers = [one.predict(data, "image/tiff", tile=TILE, format=format) for one in (server, whole)]
         assert answers[0].content == answers[1].content
     assert answers[0].json()["features"][0]["properties"]["measurements"]
 
@@ -92,7 +95,7 @@ def test_intensities_are_measured_in_the_files_own_values(
     [
         ({}, "*/*", r"(max_pixels), which seeing it whole would need; ask for tiles, as in tile=1024"),
         ({"tile": "off"}, "*/*", r"ask for tiles, as in tile=1024"),
-        ({"tile": 400}, "image/png", r"(max_pixels), which drawing on it would need; ask for JSON"),
+        ({"tile": TILE}, "image/png", r"(max_pixels), which drawing on it would need; ask for JSON"),
     ],
 )
 def test_what_needs_the_whole_picture_is_refused(
@@ -113,10 +116,10 @@ def test_limits_name_their_setting(large_values: NDArray[np.uint8], start_server
         (tiff(large_values[:800], tile=None, rowsperstrip=800), "max_pixels"),
         (encode(large_values[:800]), "max_pixels"),
     ):
-        refused = server.predict(data, "image/*", tile=400)
+        refused = server.predict(data, "image/*", tile=TILE)
         assert refused.status_code == 413
         assert f"({setting})" in refused.json()["detail"]
-    assert server.predict(tiff(large_values[:800]), "image/tiff", tile=400).status_code == 200
+    assert server.predict(tiff(large_values[:800]), "image/tiff", tile=TILE).status_code == 200
 
 
 def test_a_damaged_tile_is_an_error_and_no_part_of_an_answer(large_values: NDArray[np.uint8], server: Server) -> None:
@@ -126,7 +129,7 @@ def test_a_damaged_tile_is_an_error_and_no_part_of_an_answer(large_values: NDArr
         assert isinstance(page, tifffile.TiffPage)
         start, count = page.dataoffsets[-1], page.databytecounts[-1]
     data[start : start + count] = bytes(count)
-    refused = server.predict(bytes(data), "image/tiff", tile=400)
+    refused = server.predict(bytes(data), "image/tiff", tile=TILE)
     assert refused.status_code == 400
     assert refused.json()["type"] == "urn:maskserve:problem:damaged-image"
     assert server.predict(encode(picture())).status_code == 200

@@ -96,7 +96,7 @@ def tile_side(
     if scale is not None:
         if max(scaled(size, scale)) <= preprocessing.max_size:
             return None
-    elif preprocessing.allow_downscale or max(size) <= preprocessing.max_size or min(size) < preprocessing.min_size:
+    elif preprocessing.allow_downscale or max(size) <= preprocessing.max_size:
         return None
     largest = max(side for sides in architecture.anchor_sizes for side in sides)
     side = min(max(OBJECTS_A_SIDE * largest, SMALLEST), LARGEST)

@@ -53,6 +53,7 @@ _DESCRIPTIONS = {
     500: "The server failed on this request",
     503: "Starting, shutting down or without a model; try again after `Retry-After` seconds",
     504: "The request's deadline passed",
+    507: "The body is too large to be kept in memory, and the server cannot write a temporary file",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 
@@ -142,7 +143,7 @@ LOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("LoadRequest")}}
 INDEX_BODY: dict[str, Any] = {"requestBody": {"content": _json("IndexRequest")}}
 UNLOAD_BODY: dict[str, Any] = {"requestBody": {"content": _json("UnloadRequest")}}
 
-_PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+_PREDICTING = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504, 507)
 _PREDICTION = Prediction.model_config["json_schema_extra"]["example"]  # type: ignore[index]  # typed as any JSON
 _COCO_RESULT = {
     "image_id": 0,
@@ -267,7 +268,7 @@ INFER_RESPONSES: Responses = {
 }
 MODEL_RESPONSES: Responses = problem_responses(401, 404, 422, 503)
 RELOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 409, 422, 503)
-LOAD_RESPONSES: Responses = problem_responses(400, 401, 403, 404, 409, 413, 415, 422, 503)
+LOAD_RESPONSES: Responses = problem_responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 507)
 UNLOAD_RESPONSES: Responses = LOAD_RESPONSES
 METRICS_RESPONSES: Responses = {
     200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},

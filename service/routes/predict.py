@@ -225,7 +225,12 @@ async def _item(
     def render(detected: Detected) -> bytes:
         # Of a color image, the plane that was asked for may be one of its channels.
         named = {"plane": plane_said(detected.plane)} if "plane" in lead else lead
-        return to_json({**named, "status": 200, "prediction": orjson.Fragment(_answer(detected, query, image_id))})
+        # COCO results have no place for it, and an item has no headers.
+        besides = (
+            {"image": image_said(detected), "truncated": detected.seen.truncated} if query.format == "coco" else {}
+        )
+        answer = orjson.Fragment(_answer(detected, query, image_id))
+        return to_json({**named, "status": 200, **besides, "prediction": answer})
 
     try:
         return await visitor.pipeline.predict(job, render)

@@ -262,6 +262,8 @@ class BatchItem(BaseModel):
 
     file: str = Field(description="the part's filename")
     status: int
+    image: ImageSize | None = Field(None, description="of COCO results: as in a `Prediction`")
+    truncated: bool | None = Field(None, description="of COCO results: as in a `Prediction`")
     prediction: Prediction | list[CocoResult] | None = None
     problem: ProblemBody | None = None
 
@@ -275,6 +277,8 @@ class PlaneItem(BaseModel):
 
     plane: dict[AxisName, PlaneIndex] = Field(description="as `plane` of an image; empty where the file has only one")
     status: int
+    image: ImageSize | None = Field(None, description="of COCO results: as in a `Prediction`")
+    truncated: bool | None = Field(None, description="of COCO results: as in a `Prediction`")
     prediction: Prediction | list[CocoResult] | None = None
     problem: ProblemBody | None = None
 

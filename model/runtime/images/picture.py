@@ -35,7 +35,8 @@ class Picture:
     says that the file's channels were taken one by one, it is [H, W, U] of those that are used, rising.
     `significant_bits` is how many of an unsigned dtype's bits the file says that it uses, counted from the lowest: 12
     for values from 0 to 4095 in uint16. None when it says nothing.
-    `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none.
+    `declared_range` is the (least, greatest) value that the file states for its picture, None when it states none;
+    `channel_ranges` are those of each channel where these were taken one by one, of planes that have their own.
     `transparent` is bool [H, W], true where a picture of more than 8 bits is see-through; viewers show white there.
     `plane` says which of several planes this is, an entry for each axis along which the file has more than one.
     `pixel_size` is None where the file does not state it beyond doubt.
@@ -50,6 +51,7 @@ class Picture:
     plane: tuple[PlaneAxis, ...] = ()
     pixel_size: PixelSize | None = None
     channels: Channels | None = None
+    channel_ranges: tuple[tuple[float, float] | None, ...] = ()
     original: Size | None = None
 
     @property

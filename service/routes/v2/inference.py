@@ -138,7 +138,7 @@ async def infer_version(request: Request, name: str, version: Version) -> Respon
     "/repository/index",
     summary="Every version that is known of",
     openapi_extra=INDEX_BODY,
-    responses=problem_responses(400, 401, 408, 413, 422, 503),
+    responses=problem_responses(400, 401, 408, 413, 422, 503, 507),
 )
 async def repository_index(request: Request) -> list[RepositoryEntry]:
     """With `{"ready": true}` in the body, only those that are served."""

@@ -84,7 +84,9 @@ def test_no_tile_is_split_into_what_the_network_would_enlarge() -> None:
         pytest.param((3120, 4176), (256, 700, False), 200, 700, id="no larger than the network takes"),
         pytest.param((3120, 4176), (800, 1333, False), 128, 832, id="no smaller than the network takes"),
         pytest.param((1536, 1536), (256, 1536, False), 128, None, id="as large as the network takes"),
-        pytest.param((100, 4000), (256, 1536, False), 128, None, id="a strip that is enlarged all the same"),
+        pytest.param((100, 4000), (256, 1536, False), 128, 512, id="a strip, which would be shrunk, too"),
+        pytest.param((4000, 1), (256, 1536, False), 128, 512, id="a line"),
+        pytest.param((100, 1536), (256, 1536, False), 128, None, id="a short strip"),
         pytest.param((3024, 4032), (256, 1536, True), 128, None, id="a photograph, learned from shrunk ones"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from mmap import mmap
@@ -71,6 +72,36 @@ def test_uploads_are_unpacked_and_searched(in_memory: int, encoding: str, pack: 
     too_large = Upload(spooled(pack(CONTENT)).content(), encoding, None, len(CONTENT) - 1)
     with pytest.raises(Problem, match="At most 10239 bytes"):
         too_large.file()
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [("/dev/full", "No space left on device"), ("/no/such/folder/file", "No such file or directory")],
+    ids=["full", "no folder"],
+)
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda: spooled(CONTENT).content(), id="received"),
+        pytest.param(lambda: Upload(_gzipped(CONTENT), "gzip", None, len(CONTENT)).file(), id="unpacked"),
+        pytest.param(lambda: Upload(BODY, "", b"x", len(BODY)).files(2), id="taken apart"),
+    ],
+)
+def test_a_body_that_finds_no_room_is_a_problem_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    why: str,
+    read: Callable[[], object],
+) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", 2000)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open(file, "r+b"))  # noqa: SIM115  # as the real one
+    with pytest.raises(Problem, match=re.escape(why)) as raised:
+        read()
+    assert (raised.value.kind.status, raised.value.retry_after) == (507, None)
+    assert "2000 bytes" in str(raised.value)
+    assert file not in str(raised.value)
+    assert why in caplog.text
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 50, 64, 1000])

@@ -44,6 +44,26 @@ def test_wishes_hold_for_all_planes(server: Server) -> None:
     assert item["plane"] == {"channel": {"index": 2, "of": 3}}
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("route", ["/predict?planes=all", "/predict/batch?"])
+def test_coco_results_of_several_say_what_was_seen_and_cut_off(server: Server, route: str, accept: str) -> None:
+    deep = encode(PLANES[0].astype(np.uint16) * 16)
+    for most, truncated in ((1, True), (6, False)):
+        body: dict[str, Any] = {"content": stack(), "headers": {"Content-Type": "image/tiff", "Accept": accept}}
+        if "batch" in route:
+            body = {"files": [("file", deep), ("file", b"none")], "headers": {"Accept": accept}}
+        text = server.client.post(f"{route}&format=coco&score_threshold=0&max_detections={most}", **body).text
+        items = json.loads(text)["answers"] if accept.endswith("/json") else map(json.loads, text.splitlines()[1:-1])
+        for item in items:
+            if item["status"] == 200:
+                assert len(item["prediction"]) == most
+                assert item["truncated"] == truncated
+                assert ("intensity" in item["image"]) == ("batch" in route)
+                assert (item["image"]["width"], item["image"].get("plane")) == (64, item.get("plane"))
+            else:
+                assert item.keys() == {"file", "status", "problem"}
+
+
 def test_planes_in_lines(server: Server) -> None:
     whole = items_of(server, stack())
     headers = {"Accept": "application/x-ndjson", "Content-Type": "image/tiff"}

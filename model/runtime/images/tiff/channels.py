@@ -27,10 +27,6 @@ _DIFFERENT: Final = (
 _TURNED: Final = (
     "the TIFF image cannot be read by channels: its pages have different orientations; ask for one, with page"
 )
-_RANGES: Final = (
-    "the TIFF image cannot be read by channels: its pages state different ranges of values (SMinSampleValue, "
-    "SMaxSampleValue); ask for one, with page or channel"
-)
 
 
 def read_channels(data: Data, limits: ImageLimits, choice: PlaneChoice) -> Picture:
@@ -80,14 +76,13 @@ def _together(pictures: Sequence[Picture], along: PlaneAxis, channels: Channels)
         raise UnsupportedVariant(
             "the TIFF image cannot be read by channels: some are pictures in colors; ask for one, with page or channel"
         )
-    if len({(picture.values.shape, picture.values.dtype) for picture in pictures}) > 1:
+    if len({(one.values.shape, one.values.dtype, one.significant_bits) for one in pictures}) > 1:
         raise UnsupportedVariant(_DIFFERENT)
-    if len({picture.declared_range for picture in pictures}) > 1:
-        raise UnsupportedVariant(_RANGES)
     hidden = [picture.transparent for picture in pictures if picture.transparent is not None]
     return replace(
         first,
         values=np.stack([picture.values for picture in pictures], axis=2),
+        channel_ranges=tuple(picture.declared_range for picture in pictures),
         transparent=np.logical_or.reduce(hidden) if hidden else None,
         plane=tuple(axis for axis in first.plane if axis.name != along.name),
         channels=channels,

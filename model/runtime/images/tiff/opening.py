@@ -47,6 +47,8 @@ class Plane:
     """The sample that is asked for; None for all that make a color, or the first."""
     all_samples: bool = False
     """Whether all are asked for, but for an opacity."""
+    channel: int | None = None
+    """Its place along the axis of a stack that is called so, however it was asked for; None without one."""
 
 
 def opened(data: Data, limits: ImageLimits, choice: PlaneChoice, *, by_region: bool = False) -> tuple[TiffFile, Plane]:
@@ -88,8 +90,8 @@ def header_errors() -> Iterator[None]:
 
 def _chosen(tiff: TiffFile, data: Data, choice: PlaneChoice) -> Plane:
     series = stack_of(tiff, data)
-    if series is not None:
-        return _of_stack(series, choice)
+    if series is not None and not (choice.page is not None and has_several_stacks(tiff)):
+        return _of_stack(tiff, series, choice)
     directories = full_directories(data)
     index = within("page", choice.page, len(directories))
     no_axes(choice, "z", "t")
@@ -135,10 +137,39 @@ def stack_of(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
     series = tiff.series[0]
     keyframe = series.keyframe
     planes, rest = divmod(series.size, max(math.prod(keyframe.shape), 1))
-    if rest or planes < 2 or keyframe.is_reduced:
-        return None
-    in_one_piece = series.dataoffset is not None and series.dataoffset + series.nbytes <= len(data)
-    return series if len(series) == planes or in_one_piece else None
+    if not rest and planes > 1 and not keyframe.is_reduced:
+        in_one_piece = series.dataoffset is not None and series.dataoffset + series.nbytes <= len(data)
+        if len(series) == planes or in_one_piece:
+            return series
+    _require_all(tiff, data)
+    return None
+
+
+def has_several_stacks(tiff: TiffFile) -> bool:
+    """Whether the file holds other pictures beside its first series, whose planes only `page` can name."""
+    return any(not series.keyframe.is_reduced for series in tiff.series[1:])
+
+
+def _require_all(tiff: TiffFile, data: Data) -> None:
+    """Raises DamagedImage for a stack whose only directory lies before planes in one piece, if the last are missing:
+    else its first would be taken for the only one. Text alone is not believed: programs copy it to single planes."""
+    page = tiff.pages.first
+    images = re.search(r"\bimages=(\d{1,18})", page.description) if tiff.is_imagej else None
+    shape = re.search(r'"shape": \[([\d, ]{1,200})\]', page.description) if tiff.is_shaped else None
+    planes = int(images[1]) if images else 1
+    if shape:
+        planes = math.prod(map(int, shape[1].split(","))) // max(math.prod(page.shape), 1)
+    start = page.dataoffsets[0] if page.dataoffsets else 0
+    if (
+        planes > 1
+        and page.compression == 1
+        and len(full_directories(data)) == 1
+        and page.offset < start
+        and start + page.nbytes < len(data) < start + planes * page.nbytes
+    ):
+        raise DamagedImage(
+            f"the TIFF image is cut short: it announces {planes} planes, and the last lie behind the end of the file"
+        )
 
 
 def axes_of(series: TiffPageSeries) -> tuple[list[str], list[int]]:
@@ -149,7 +180,7 @@ def axes_of(series: TiffPageSeries) -> tuple[list[str], list[int]]:
     return names, list(series.shape[:leading]) or [planes]
 
 
-def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
+def _of_stack(tiff: TiffFile, series: TiffPageSeries, choice: PlaneChoice) -> Plane:
     page, names, sizes = series.keyframe, *axes_of(series)
     planes = math.prod(sizes)
     no_axes(choice, *(name for name in ("z", "t") if name not in names))
@@ -166,12 +197,16 @@ def _of_stack(series: TiffPageSeries, choice: PlaneChoice) -> Plane:
         flat = int(np.ravel_multi_index([axis.index for axis in axes], sizes))
         axes = tuple(axis for axis in axes if axis.size > 1)
     sample = None if "channel" in names else choice.channel
+    channel = int(np.unravel_index(flat, sizes)[names.index("channel")]) if names.count("channel") == 1 else None
     if len(series) == planes and (entry := series[flat]) is not None:
         own = getattr(entry, "offset", 0) or None
-        return Plane(page, entry.dataoffsets, entry.databytecounts, axes, own, sample)
+        if own is not None:  # what it says of itself counts: the series knows the first one's word for all
+            page = page_at(tiff, own, flat)
+            return Plane(page, page.dataoffsets, page.databytecounts, axes, own, sample, channel=channel)
+        return Plane(page, entry.dataoffsets, entry.databytecounts, axes, None, sample, channel=channel)
     if page.compression == 1 and series.dataoffset is not None:
         size = math.prod(page.shape) * page.bitspersample // 8
-        whole = Plane(page, (series.dataoffset + flat * size,), (size,), axes, None, sample)
+        whole = Plane(page, (series.dataoffset + flat * size,), (size,), axes, None, sample, channel=channel)
         page.rowsperstrip = page.imagelength
         return whole
     raise DamagedImage(f"the TIFF image is damaged: plane {flat} of {planes} is not in the file")

@@ -133,7 +133,7 @@ def _described(picture: Picture, tiff: TiffFile, plane: Plane) -> Picture:
     bits = _significant_bits(tiff) if picture.values.dtype.kind == "u" else None
     return replace(
         picture,
-        declared_range=_declared(tiff, plane.page),
+        declared_range=_declared(tiff, plane),
         significant_bits=picture.significant_bits or bits,
     )
 
@@ -146,12 +146,16 @@ def _pixel_size(tiff: TiffFile, page: TiffPage) -> PixelSize | None:
     return pixel_size
 
 
-def _declared(tiff: TiffFile, page: TiffPage) -> tuple[float, float] | None:
-    """(least, greatest) of SMinSampleValue and SMaxSampleValue, or of ImageJ's display range."""
-    low, high = page.tags.valueof(340), page.tags.valueof(341)
+def _declared(tiff: TiffFile, plane: Plane) -> tuple[float, float] | None:
+    """(least, greatest) of SMinSampleValue and SMaxSampleValue, or of ImageJ's display range. Each channel of a
+    composite has one of its own there; min and max are then those of the channel that was shown last."""
+    low, high = plane.page.tags.valueof(340), plane.page.tags.valueof(341)
     if low is None and high is None and tiff.is_imagej:
         metadata = tiff.imagej_metadata or {}
         low, high = metadata.get("min"), metadata.get("max")
+        ranges = metadata.get("Ranges", ())
+        if plane.channel is not None and len(ranges) >= 2 * plane.channel + 2:
+            low, high = ranges[2 * plane.channel : 2 * plane.channel + 2]
     try:
         least, greatest = float(np.min(low)), float(np.max(high))
     except (TypeError, ValueError):

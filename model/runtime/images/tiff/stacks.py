@@ -12,7 +12,16 @@ from model.runtime.images.data import Data
 from model.runtime.images.errors import NoSuchPlane
 from model.runtime.images.planes import OnePlane, PlaneAxis, PlaneChoice, Planes, check_number
 from model.runtime.images.tiff.directories import full_directories
-from model.runtime.images.tiff.opening import axes_of, file_of, header_errors, no_axes, page_at, stack_of, within
+from model.runtime.images.tiff.opening import (
+    axes_of,
+    file_of,
+    has_several_stacks,
+    header_errors,
+    no_axes,
+    page_at,
+    stack_of,
+    within,
+)
 from model.runtime.images.tiff.reading import BLACK_IS_ZERO, WHITE_IS_ZERO, alpha_of
 
 if TYPE_CHECKING:
@@ -23,7 +32,8 @@ def tiff_planes(data: Data, choice: PlaneChoice, most: int) -> Planes:
     """The planes that `choice` leaves open. Raises ImageError as `planes_of`."""
     with header_errors():
         tiff = file_of(data)
-        if (series := stack_of(tiff, data)) is not None:
+        narrowed = choice.by_channel or not choice.z is choice.t is choice.channel is None
+        if (series := stack_of(tiff, data)) is not None and (narrowed or not has_several_stacks(tiff)):
             return _planes_of_stack(series, choice, most)
         directories = full_directories(data)
         check_number(len(directories), most)

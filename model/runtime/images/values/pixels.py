@@ -60,11 +60,13 @@ class DoneSearch:
         """like: a few of the picture's `pixels`, with what its file says."""
         self._channels = like.channels
         dtype = like.values.dtype
-        declared = Declared(like.declared_range, like.significant_bits)
         samples = 1 if like.values.ndim == 2 else like.values.shape[2]
         self.is_done = keeps(dtype, intensity)
         count = 0 if self.is_done else 1 if like.channels is None else samples
-        self._searches = [WindowSearch(dtype, pixels * samples // count, intensity, declared) for _ in range(count)]
+        self._searches = [
+            WindowSearch(dtype, pixels * samples // count, intensity, _declared(like, column))
+            for column in range(count)
+        ]
 
     def add(self, values: NDArray[Any]) -> None:
         for column, search in enumerate(self._searches):
@@ -90,13 +92,19 @@ def shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _done(picture: Picture, intensity: Intensity) -> Done:
-    declared = Declared(picture.declared_range, picture.significant_bits)
     if picture.channels is None:
-        return find_window(picture.values, intensity, declared)
+        return find_window(picture.values, intensity, _declared(picture))
     columns = range(picture.values.shape[2])
     return _of_inputs(
-        picture.channels, [find_window(picture.values[..., column], intensity, declared) for column in columns]
+        picture.channels,
+        [find_window(picture.values[..., column], intensity, _declared(picture, column)) for column in columns],
     )
+
+
+def _declared(picture: Picture, column: int = 0) -> Declared:
+    """What the file says of the values, of the channels that were taken one by one for that one."""
+    own = picture.channel_ranges[column] if picture.channel_ranges else picture.declared_range
+    return Declared(own, picture.significant_bits)
 
 
 def _of_inputs(channels: Channels, of_used: Sequence[Applied | None]) -> tuple[Applied | None, ...]:

@@ -268,3 +268,80 @@ def test_a_page_that_cannot_be_read_is_listed_like_the_others() -> None:
     assert read_picture(bytes(data), choice=second.choice).plane == second.axes
     with pytest.raises(ImageError):
         read_picture(bytes(data), choice=first.choice)
+
+
+OWN: dict[str, tuple[dict[str, Any], Any]] = {
+    "compressed": ({"compression": "zlib"}, lambda one: one),
+    "with a predictor": ({"compression": "zlib", "predictor": 2}, lambda one: one),
+    "white is zero": ({"photometric": "miniswhite"}, lambda one: 65535 - one),
+    "upside down": ({"extratags": [(274, "H", 1, 3, True)]}, lambda one: one[::-1, ::-1]),
+    "of 12 bits": ({"bitspersample": 12, "compression": None}, lambda one: one),
+}
+"""Tags of a plane of uint16, and what is seen of it."""
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["the second", "the first"])
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("common", [{}, {"compression": "zlib"}], ids=["plain", "zlib"])
+def test_a_plane_of_a_stack_is_read_as_its_own_header_says(common: dict[str, Any], kind: str, first: bool) -> None:
+    """Not as the header of the stack's first says, which readers of stacks take for all."""
+    planes, (tags, seen) = stack(3), OWN[kind]
+    odd = 0 if first else 1
+    written = [(plane, common | (tags if index == odd else {})) for index, plane in enumerate(planes)]
+    data = pages(*[(plane, {"description": OME.format(z=3)} | own) for plane, own in written])
+    for index, plane in enumerate(planes):
+        decoded = read_picture(data, choice=PlaneChoice(z=index))
+        np.testing.assert_array_equal(decoded.values, seen(plane) if index == odd else plane)
+        assert decoded.plane == (PlaneAxis("z", index, 3),)
+
+
+def test_a_plane_of_a_stack_may_be_of_another_type_or_size() -> None:
+    planes = [stack()[:4], stack(dtype="uint8"), np.ascontiguousarray(stack().T)]
+    data = pages(*[(plane, {"description": OME.format(z=3)}) for plane in planes])
+    for one, plane in zip(planes_of(data, most=3).planes, planes, strict=True):
+        decoded = read_picture(data, choice=one.choice)
+        np.testing.assert_array_equal(decoded.values, plane)
+        assert decoded.values.dtype == plane.dtype
+
+
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+    'DimensionOrder="XYZCT" Type="uint16" SizeX="9" SizeY="6" SizeZ="{z}" SizeC="1" SizeT="1"><TiffData/></Pixels>'
+    "</Image></OME>"
+)
+
+
+@pytest.mark.parametrize("ome", [True, False], ids=["OME", "tifffile's own"])
+def test_planes_of_several_stacks_in_one_file_are_all_there(ome: bool) -> None:
+    file = BytesIO()
+    first, second = stack(3), stack(2) + 300
+    with tifffile.TiffWriter(file, ome=ome) as writer:
+        for values in (first, second):
+            writer.write(values, metadata={"axes": "ZYX"}, photometric="minisblack")
+    data = file.getvalue()
+    everything = planes_of(data, most=9).planes
+    assert [one.axes for one in everything] == [(PlaneAxis("page", page, 5),) for page in range(5)]
+    for page, (one, plane) in enumerate(zip(everything, [*first, *second], strict=True)):
+        for choice in (one.choice, PlaneChoice(page=page)):
+            np.testing.assert_array_equal(read_picture(data, choice=choice).values, plane)
+    assert read_picture(data).plane == (PlaneAxis("z", 0, 3),)
+    np.testing.assert_array_equal(read_picture(data, choice=PlaneChoice(z=2)).values, first[2])
+    assert [one.axes for one in planes_of(data, choice=PlaneChoice(z=1), most=9).planes] == [(PlaneAxis("z", 1, 3),)]
+
+
+@pytest.mark.parametrize("imagej", [True, False], ids=["ImageJ", "tifffile's own"])
+def test_a_stack_that_is_cut_short_is_no_single_plane(imagej: bool) -> None:
+    data = encode_tiff(stack(4), imagej=imagej, photometric="minisblack", truncate=True)
+    for missing in (1, 6 * 9 * 2, 3 * 6 * 9 * 2 - 1):
+        for read in (read_picture, lambda cut: planes_of(cut, most=9)):
+            with pytest.raises(ImageError, match="it announces 4 planes, and the last lie behind the end"):
+                read(data[:-missing])
+    np.testing.assert_array_equal(read_picture(data, choice=PlaneChoice(page=3)).values, stack(4)[3])
+
+
+def test_a_single_plane_with_the_text_of_its_stack_is_one() -> None:
+    """As programs write that take a plane out of one."""
+    for text in ("ImageJ=1.53t\nimages=6\nslices=6\n", '{"shape": [6, 6, 9]}'):
+        data = pages((stack(), {"description": text}))
+        np.testing.assert_array_equal(read_picture(data).values, stack())
+        assert read_picture(data).plane == ()

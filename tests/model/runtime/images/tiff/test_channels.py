@@ -15,10 +15,11 @@ from PIL import Image
 from model.runtime.images.decode import decode_image
 from model.runtime.images.errors import NoSuchPlane, TooManyPixels, UnsupportedVariant
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.picture import Picture
 from model.runtime.images.planes import Channels, PlaneAxis, PlaneChoice
 from model.runtime.images.reading import open_picture, read_picture
 from model.runtime.images.values.intensity import AUTO, Intensity
-from model.runtime.images.values.pixels import shown, to_pixels
+from model.runtime.images.values.pixels import DoneSearch, shown, to_pixels
 from tests.model.runtime.images.pictures import encode, picture
 
 COLORS = np.asarray(picture())
@@ -203,10 +204,52 @@ def of_pages(*tags: list[tuple[int, str, int, int, bool]]) -> bytes:
 
 
 @pytest.mark.parametrize("most", [256 * 256, 30_000], ids=["whole", "by region"])
-def test_pages_that_state_different_ranges_are_refused(most: int) -> None:
-    data = of_pages([(340, "H", 1, 0, True), (341, "H", 1, 4095, True)], [(341, "H", 1, 1023, True)])
-    with pytest.raises(UnsupportedVariant, match="state different ranges of values"):
-        open_picture(data, ImageLimits(most, max_picture_pixels=100_000), choice=PlaneChoice(channels=(0, 1, None)))
+def test_pages_state_ranges_of_their_own(most: int) -> None:
+    ranges: list[tuple[int, int] | None] = [(0, 4095), (900, 3000), None]
+    data = of_pages(*([(340, "H", 1, of[0], True), (341, "H", 1, of[1], True)] if of else [] for of in ranges))
+    limits = ImageLimits(most, max_picture_pixels=100_000)
+    together = open_picture(data, limits, choice=PlaneChoice(channels=(1, 2, 0)))
+    like = together if isinstance(together, Picture) else together.like
+    assert like.channel_ranges == tuple(ranges)
+    search = DoneSearch(like, 256 * 256, AUTO)
+    search.add(read_picture(data, choice=PlaneChoice(channels=(1, 2, 0))).values)
+    done = search.found()
+    assert isinstance(done, tuple)
+    for page, one in zip((1, 2, 0), done, strict=True):
+        assert one == to_pixels(read_picture(data, choice=PlaneChoice(page=page)))[1]
+    if isinstance(together, Picture):
+        assert to_pixels(together)[1] == done
+    assert [one.mode for one in done if one is not None] == ["declared", "auto", "declared"]
+
+
+@pytest.mark.parametrize("axes", ["ZCYX", "TCYX", "CYX"])
+def test_channels_of_a_composite_have_display_ranges_of_their_own(axes: str) -> None:
+    """ImageJ's min and max are those of the channel that was shown last."""
+    values = STACK[:4].reshape(2, 2, 7, 9) if len(axes) == 4 else STACK[:2]
+    last, own = {"min": 0.0, "max": 60000.0}, (0.0, 4000.0, 50.0, 900.0)
+
+    def declared(metadata: dict[str, Any], **choice: Any) -> tuple[float, float] | None:
+        data = written(values, imagej=True, metadata={"axes": axes, **last, **metadata})
+        return read_picture(data, choice=PlaneChoice(**choice)).declared_range
+
+    assert declared({}, channel=1) == (0, 60000)
+    for ranges in (own, (*own, 3.0)):
+        assert declared({"Ranges": ranges}) == declared({"Ranges": ranges}, channel=0) == (0, 4000)
+        assert declared({"Ranges": ranges}, channel=1) == declared({"Ranges": ranges}, page=1) == (50, 900)
+    if len(axes) == 4:
+        assert declared({"Ranges": own}, page=2) == (0, 4000)
+    assert declared({"Ranges": own[:3]}, channel=1) == (0, 60000)
+    data = written(values, imagej=True, metadata={"axes": axes, **last, "Ranges": own})
+    assert read_picture(data, choice=PlaneChoice(channels=(1, None, 0))).channel_ranges == ((0, 4000), (50, 900))
+
+
+def test_pages_of_different_depth_are_not_one_picture() -> None:
+    file = BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for options in ({}, {"bitspersample": 12}):
+            writer.write(STACK[0], metadata=None, photometric="minisblack", **options)
+    with pytest.raises(UnsupportedVariant, match="differ in size or type"):
+        read_picture(file.getvalue(), choice=PlaneChoice(channels=(0, 1, None)))
 
 
 def test_pages_that_are_turned_differently_are_not_laid_over_each_other() -> None:

@@ -4,6 +4,7 @@ maskserve evaluate --model models/nuclei/1 --data DIR --report report
 maskserve evaluate --model models/nuclei/1 --data DIR --engine torchscript --json figures.json
 maskserve evaluate --model runs/nuclei/checkpoints/best.pt --data DIR
 maskserve evaluate --model http://127.0.0.1:8000 --data DIR
+maskserve evaluate --results found/results.json --data DIR
 maskserve evaluate --model models/bikes/1 --data DIR --rename bicycle=bike --classes bike
 """
 
@@ -41,6 +42,7 @@ from training.evaluation.operating_point import operating_point
 from training.evaluation.own_split import divide_as_in_training
 from training.evaluation.remote import KEY_VARIABLE, RemoteError
 from training.evaluation.report import PAGE, Report, write_report
+from training.evaluation.results import ResultsError, open_results
 from training.evaluation.tables import (
     class_table,
     confusion_table,
@@ -61,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable("--json", options.json, folder=False)
     require_writable("--report", options.report)
     try:
-        evaluated = open_model(options.model, options.engine, options.device, options.threads, options.precision)
+        evaluated = _opened(options)
         origin = origin_of(options, options.data)
         data = _chosen(options, origin, evaluated)
     except (BundleError, CheckpointError, DataStop, DatasetError, EngineError, RemoteError, ValueError) as error:
         stop(str(error))
     page = None if options.report is None else options.report / PAGE
-    require_apart({"--json": options.json, "--report": page}, origin, [data], Path(options.model))
+    require_apart({"--json": options.json, "--report": page}, origin, [data], Path(options.model or options.results))
     try:
         with Display() as display, display.bar("evaluating", len(data)) as done:
             detections = evaluated.detect(
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 score_threshold=options.score_threshold,
                 progress=done,
             )
-    except (RemoteError, UnreadableImage) as error:
+    except (RemoteError, ResultsError, UnreadableImage) as error:
         stop(str(error))
     task = evaluated.task
     metrics = evaluate_detections(data, detections, ALL_KINDS[task], limits(options.max_detections))
@@ -114,6 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _opened(options: argparse.Namespace) -> Evaluated:
+    """Raises as `open_model` and `open_results`."""
+    if options.results is None:
+        return open_model(options.model, options.engine, options.device, options.threads, options.precision)
+    own = (options.engine, options.precision, options.threads)
+    if own != (None, None, None) or options.device != "auto":
+        raise ValueError("results are there already: leave out --engine, --precision, --device and --threads")
+    return open_results(options.results)
+
+
 def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -> Dataset:
     """The split that is asked for, checked, its classes in the model's order. Raises DatasetError and DataStop; stops
     where the classes are others."""
@@ -122,10 +134,12 @@ def _chosen(options: argparse.Namespace, origin: Origin, evaluated: Evaluated) -
     else:
         read = partial(load_divided, origin, evaluated.task, rename=options.rename, classes=options.classes)
         asked = (options.val, options.seed)
-        own = divide_as_in_training(read, evaluated.learned, asked, evaluated.task, evaluated.class_names)
+        own = divide_as_in_training(read, evaluated.learned, asked, evaluated.task, evaluated.class_names or ())
         print(own.line, file=sys.stderr)
         found = choose_split(own.splits, options.split, origin)
     kept = sound(found, evaluated.task, options.on_broken, decoded=evaluated.intensity, channels=evaluated.channels)
+    if evaluated.class_names is None:
+        return kept
     data = order_classes(kept, evaluated.class_names)
     if data.class_names != evaluated.class_names:
         stop(
@@ -141,12 +155,18 @@ def _parser() -> argparse.ArgumentParser:
         description="COCO figures of a model, run through the serving runtime or asked of a running server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
+    evaluated = parser.add_mutually_exclusive_group(required=True)
+    evaluated.add_argument(
         "--model",
-        required=True,
         metavar="MODEL",
         help="a bundle's folder (NAME/VERSION), a checkpoint (FILE.pt), or a running server's address, "
         f"http://HOST:PORT or http://HOST:PORT/models/NAME (key in {KEY_VARIABLE})",
+    )
+    evaluated.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="in place of a model what one has found: COCO results, with the dataset's ids of images and categories",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder in any format of docs/formats.md")
     add_origin_flags(parser)

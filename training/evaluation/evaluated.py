@@ -50,13 +50,14 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ...;
+    """A model to evaluate. title says what it is and what runs it; class_names are those of labels 1, 2, ..., None
+    where they are the dataset's own;
     intensity is its rule for images of more than 8 bits, channels how many it takes, learned what it says of its
     training."""
 
     title: str
     task: Task
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] | None
     defaults: ServingDefaults
     detect: Detector
     intensity: Intensity = AUTO

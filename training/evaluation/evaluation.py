@@ -217,7 +217,8 @@ def _evaluate(data: Dataset, results: Sequence[Detections], kind: Kind, max_dete
     run = COCOeval_faster(truth, found, _IOU_TYPE[kind], print_function=_silent, kpt_oks_sigmas=sigmas)
     limits = KEYPOINT_MAX_DETECTIONS if kind == "keypoints" else tuple(sorted(max_detections))
     run.params.maxDets = list(limits)
-    run.params.catIds = [category.id for category in data.categories]
+    ids = sorted(category.id for category in data.categories)  # as the library does: its figures are in this order
+    run.params.catIds = ids
     run.evaluate()
     run.accumulate()
     # precision is [IoU threshold, recall, class, area, limit], recall [IoU threshold, class, area, limit]; -1: absent
@@ -229,8 +230,9 @@ def _evaluate(data: Dataset, results: Sequence[Detections], kind: Kind, max_dete
         max_detections=limits,
         AR_at=tuple(_mean(recall[:, :, 0, index]) for index in range(len(limits))),
         per_class=tuple(
-            ClassMetrics(name=name, **_figures(precision, recall[..., -1], sizes, slice(index, index + 1)))
-            for index, name in enumerate(data.class_names)
+            ClassMetrics(name=category.name, **_figures(precision, recall[..., -1], sizes, slice(index, index + 1)))
+            for category in data.categories
+            for index in (ids.index(category.id),)
         ),
     )
 

@@ -27,6 +27,7 @@ class Command(NamedTuple):
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("service.__main__", "answer over HTTP", "serve"),
     "predict": Command("service.client.command.main", "ask a running server about files and folders"),
+    "predict-many": Command("service.predict_many.__main__", "predict a folder, a list or a bucket, and go on", "many"),
     "train": Command("training.train", "train a network and publish it as a bundle", "train"),
     "evaluate": Command("training.evaluate", "COCO figures of a bundle, a checkpoint or a server", "train"),
     "export": Command("training.export", "a checkpoint, or torchvision's weights, to a bundle", "train"),
@@ -66,7 +67,7 @@ def _run(given: Sequence[str]) -> int:
 
 def manual() -> str:
     """The text of `--help`."""
-    lines = [f"  {name:9} {command.does}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:12} {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: maskserve COMMAND ...", "", *lines, "", "maskserve COMMAND --help says more."])
 
 

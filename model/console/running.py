@@ -80,7 +80,7 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
         raise SystemExit(INTERRUPTED)
     if isinstance(error, ModuleNotFoundError):
         name = _program().removesuffix(".__main__")
-        extra = {"service.client": "", "service": "serve"}.get(name, "train")
+        extra = {"service.client": "", "service": "serve", "service.predict_many": "many"}.get(name, "train")
         if said := missing_package(error, name, extra):
             print(said, file=sys.stderr)
             raise SystemExit(WRONG)

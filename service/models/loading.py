@@ -133,17 +133,7 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
         RefusedError: the default model has no version that can be served, or not the one that it is pinned to, or
             nothing says its name. Other models that have none are reported.
     """
-    try:
-        loader = Loader(settings)
-    except Unavailable as error:
-        raise InvalidSettingsError(str(error)) from error
-    try:
-        found = loader.look()
-    except (RepositoryError, OSError) as error:
-        raise InvalidSettingsError(f"--models: {error}") from None
-    except BundleError as error:  # of one bundle, or one model's folder, nobody knows the name
-        raise RefusedError(_one_line(error)) from error
-    default = _default_model(settings, list(found))
+    loader, found, default = _look(settings)
     _check_versions("--versions", settings, found, settings.versions.items())
     aliases = settings.aliases(default)
     _check_versions("--model-aliases", settings, found, aliases.values())
@@ -163,6 +153,35 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
         say("preparing kernels; where none are kept they are compiled, once")
     kernels.result()
     return catalog
+
+
+def load_one(settings: Settings, version: int | None, say: Callable[[str], None]) -> Catalog:
+    """The default model alone: this version of it, else the one that it is pinned to, else the newest that can be
+    served. Raises as `load_first`.
+    """
+    loader, found, name = _look(settings)
+    pins = {**settings.versions, **({} if version is None else {name: version})}
+    _check_versions("--versions" if version is None else "--version", settings, found, pins.items())
+    kernels = in_background(_warm_up_kernels)
+    catalog = Catalog(name)
+    _load_best(loader, catalog, name, (pins[name],) if name in pins else found[name][::-1], say)
+    kernels.result()
+    return catalog
+
+
+def _look(settings: Settings) -> tuple[Loader, Mapping[str, tuple[int, ...]], str]:
+    """What there is, and the default model. Raises InvalidSettingsError and RefusedError."""
+    try:
+        loader = Loader(settings)
+    except Unavailable as error:
+        raise InvalidSettingsError(str(error)) from error
+    try:
+        found = loader.look()
+    except (RepositoryError, OSError) as error:
+        raise InvalidSettingsError(f"--models: {error}") from None
+    except BundleError as error:  # of one bundle, or one model's folder, nobody knows the name
+        raise RefusedError(_one_line(error)) from error
+    return loader, found, _default_model(settings, list(found))
 
 
 def _warm_up_kernels() -> None:

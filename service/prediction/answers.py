@@ -127,12 +127,11 @@ def image_said(detected: Detected) -> dict[str, Any]:
     return image
 
 
-def coco_results(detected: Detected, masks: MaskFormat, image_id: int) -> list[dict[str, Any]]:
+def coco_results(detections: Detections, masks: MaskFormat, image_id: int | str) -> list[dict[str, Any]]:
     """COCO's results format: an entry a detection, `bbox` as x, y, width, height. `category_id` is the label id.
 
     As polygons, `segmentation` holds the outer rings alone, as COCO's has no holes.
     """
-    detections = detected.detections
     corners = detections.boxes.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(3)
     entries: list[dict[str, Any]] = [

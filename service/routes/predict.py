@@ -249,7 +249,7 @@ def _visit(request: Request, query: PredictQuery | BatchQuery) -> AbstractContex
 
 def _answer(detected: Detected, query: PredictQuery | BatchQuery, image_id: int) -> bytes:
     if query.format == "coco":
-        return to_json(coco_results(detected, query.masks, image_id))
+        return to_json(coco_results(detected.detections, query.masks, image_id))
     return to_json(prediction(detected, query.masks))
 
 

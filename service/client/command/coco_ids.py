@@ -97,7 +97,7 @@ def read_ids(file: Path) -> CocoIds:
     images: dict[str, list[tuple[tuple[str, ...], ImageId]]] = {}
     names: dict[ImageId, str] = {}
     for name, value in pairs:
-        image_id = _id(value)
+        image_id = as_id(value)
         parts = _parts(name) if isinstance(name, str) else ()
         if image_id is None or not parts:
             raise UsageError(f"--image-ids {file}: {name!r} with the id {value!r} is no file name with an id; {_FORMS}")
@@ -108,7 +108,7 @@ def read_ids(file: Path) -> CocoIds:
             raise UsageError(f"--image-ids {file} has {name} twice, with several ids")
         names[image_id] = name
         same.append((parts, image_id))
-    return CocoIds(file, images, _categories(document, file))
+    return CocoIds(file, images, categories_of(document, f"--image-ids {file}"))
 
 
 def _of_json(document: Any, file: Path) -> Iterator[tuple[Any, Any]]:
@@ -127,7 +127,7 @@ def _of_csv(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
     try:
         text = content.decode("utf-8-sig")
         line, _, _ = text.partition("\n")
-        rows = [row for row in csv.reader(StringIO(text, newline=""), delimiter=_delimiter(line)) if any(row)]
+        rows = [row for row in csv.reader(StringIO(text, newline=""), delimiter=delimiter(line)) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"--image-ids {file} is neither JSON nor CSV ({error}); {_FORMS}") from None
     header = [cell.strip().casefold() for cell in rows[0]] if rows else []
@@ -144,26 +144,31 @@ def _of_csv(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
         yield row[name].strip(), row[number].strip()
 
 
-def _delimiter(line: str) -> str:
+def delimiter(line: str) -> str:
+    """What separates the cells of a table with such a first line."""
     return max(",;\t", key=line.count)  # the first of those that are as many
 
 
-def _categories(document: Any, file: Path) -> dict[str, int] | None:
+def categories_of(document: Any, where: str) -> dict[str, int] | None:
+    """The ids of a COCO dataset's categories by name; None where it has none. `where` is what messages call it.
+
+    Raises UsageError where two have one name or id.
+    """
     records = document.get("categories") if isinstance(document, dict) else None
     if not isinstance(records, list) or not records:
         return None
     found: dict[str, int] = {}
     for record in records:
-        name, number = (record.get("name"), _id(record.get("id"))) if isinstance(record, dict) else (None, None)
+        name, number = (record.get("name"), as_id(record.get("id"))) if isinstance(record, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(number, int):
-            raise UsageError(f"--image-ids {file}: a category has no name or no whole number as its id")
+            raise UsageError(f"{where}: a category has no name or no whole number as its id")
         if name in found or number in found.values():
-            raise UsageError(f"--image-ids {file}: two categories are called {name!r} or have the id {number}")
+            raise UsageError(f"{where}: two categories are called {name!r} or have the id {number}")
         found[name] = number
     return found
 
 
-def _id(value: Any) -> ImageId | None:
+def as_id(value: Any) -> ImageId | None:
     """A whole number, however it is written, or a text; None for what is no id."""
     if isinstance(value, str):
         whole = _WHOLE.fullmatch(value)

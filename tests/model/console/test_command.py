@@ -44,7 +44,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == "maskserve: there is no command trian; did you mean train?\n"
     assert main(["zzz"]) == 2
-    assert "there are serve, predict, train" in capsys.readouterr().err
+    assert "there are serve, predict, predict-many, train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -62,10 +62,15 @@ def test_exit_codes_are_the_commands_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "missing", "extra"),
-    [("serve", "pydantic_settings", "'.[serve]'"), ("train", "torch", "'.[train]'"), ("predict", "httpx", ".")],
+    [
+        ("serve", "pydantic_settings", "'.[serve]'"),
+        ("predict", "httpx", "."),
+        ("predict-many", "pyarrow", "'.[many]'"),
+        ("train", "torch", "'.[train]'"),
+    ],
 )
 def test_a_package_that_is_not_installed_is_one_line(name: str, missing: str, extra: str) -> None:
-    done = run(name, "x", block=missing)
+    done = run(name, "x", "--output", "x", block=missing)
     assert done.returncode == 2
     assert done.stderr == (
         f"maskserve: {name} needs {missing}, which is not installed: .venv/bin/pip install {extra}\n"

@@ -102,18 +102,13 @@ MASKED = Detections(BOX, SCORE, LABEL, [RLE((4, 6), b"52a0")])
 
 
 @pytest.mark.parametrize(
-    ("task", "detections", "masks", "expected"),
+    ("detections", "masks", "expected"),
     [
-        pytest.param("boxes", Detections(BOX, SCORE, LABEL), "rle", {}, id="boxes"),
+        pytest.param(Detections(BOX, SCORE, LABEL), "rle", {}, id="boxes"),
+        pytest.param(MASKED, "rle", {"segmentation": {"size": [4, 6], "counts": "52a0"}}, id="run lengths as text"),
+        pytest.param(MASKED, "polygon", {"segmentation": [[1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 2.0, 3.0]]}, id="polygons"),
+        pytest.param(MASKED, "none", {}, id="masks left out"),
         pytest.param(
-            "masks", MASKED, "rle", {"segmentation": {"size": [4, 6], "counts": "52a0"}}, id="run lengths as text"
-        ),
-        pytest.param(
-            "masks", MASKED, "polygon", {"segmentation": [[1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 2.0, 3.0]]}, id="polygons"
-        ),
-        pytest.param("masks", MASKED, "none", {}, id="masks left out"),
-        pytest.param(
-            "keypoints",
             Detections(BOX, SCORE, LABEL, None, np.array([[[1, 2, 8.5], [3, 0, -1]]], np.float32)),
             "rle",
             {"keypoints": [1.0, 2.0, 8.5, 3.0, 0.0, -1.0]},
@@ -121,6 +116,6 @@ MASKED = Detections(BOX, SCORE, LABEL, [RLE((4, 6), b"52a0")])
         ),
     ],
 )
-def test_coco_results(task: Task, detections: Detections, masks: MaskFormat, expected: dict[str, Any]) -> None:
-    (entry,) = orjson.loads(to_json(coco_results(detected(task, detections), masks, 42)))
+def test_coco_results(detections: Detections, masks: MaskFormat, expected: dict[str, Any]) -> None:
+    (entry,) = orjson.loads(to_json(coco_results(detections, masks, 42)))
     assert entry == {"image_id": 42, "category_id": 1, "bbox": [0.1, 0.5, 5.15, 2.5], "score": 0.9, **expected}

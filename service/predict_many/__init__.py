@@ -1,0 +1,1 @@
+"""The command `maskserve predict-many`: a folder, a list or a bucket through the service's pipeline, without HTTP."""

@@ -1,0 +1,152 @@
+"""Predicts what is missing of a run: images in parallel through the service's pipeline, shards written in order."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from model.runtime.images.data import Data
+from service.client.command.coco_ids import ImageId
+from service.http.problems import INTERNAL, OUT_OF_MEMORY, Problem
+from service.models.catalog import Catalog
+from service.observability.metrics import Metrics
+from service.observability.record import ImageRecord
+from service.predict_many.display import Display
+from service.predict_many.plan import Plan
+from service.predict_many.shards import Row, part_name, to_parquet
+from service.predict_many.sources import Image, Images, UnreadableError
+from service.predict_many.stores import Folder, StoreError
+from service.prediction.decoding import Job
+from service.prediction.parameters import Options
+from service.prediction.pipeline import Pipeline
+from service.prediction.planes import in_order
+from service.scheduling.gate import Deadline
+from service.scheduling.pool import Pool
+from service.scheduling.priority import Priority
+from service.settings.settings import Settings
+
+UNREADABLE: Final = "unreadable-file"
+"""The kind of error of an image that never came to be looked at; the others are the service's problems."""
+FETCHES: Final = 16
+"""Objects that are fetched at a time: a store's answer takes long, however fast it is then."""
+WAITING: Final = 2
+"""Batches that may wait for each device while one is computed, and images for each thread of a pool."""
+AHEAD: Final = 4
+"""How many rows, for each image that is worked on, may wait for a slow one before them."""
+OF_THE_ENGINE: Final = (INTERNAL.slug, OUT_OF_MEMORY.slug)
+FAILING: Final = 16
+"""So many images in a row on which the engine fails are not the images' fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One model, one list, one folder."""
+
+    plan: Plan
+    images: Images
+    folder: Folder
+    catalog: Catalog
+    options: Options
+    settings: Settings
+
+    @property
+    def text_ids(self) -> bool:
+        return any(isinstance(one.image_id, str) for one in self.images.images)
+
+
+class EngineFailing(Exception):
+    """The engine fails on one image after the other; the message is one line."""
+
+
+async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> None:
+    """Predict and write these shards. What is finished stays, whatever ends this.
+
+    Raises StoreError, EngineFailing, and OSError where a shard cannot be written.
+    """
+    names = run.catalog.find().label_names
+    left, streak = list(shards), 0
+    rows: list[Row] = []
+    writing: asyncio.Future[None] | None = None
+    predictor = Predictor(run)
+    works = (partial(predictor.predict, index) for shard in shards for index in run.plan.images_of(shard))
+    try:
+        async with aclosing(in_order(works, predictor.at_once * (1 + AHEAD))) as found:
+            async for row in found:
+                assert row is not None, "it is waited for without an end"
+                rows.append(row)
+                display.advance(failed=row.error is not None)
+                streak = streak + 1 if row.error in OF_THE_ENGINE else streak if row.error else 0
+                if streak == FAILING:
+                    raise EngineFailing(
+                        f"the engine failed on {streak} images in a row, last on {row.name}: {row.detail}"
+                    )
+                if len(rows) == len(run.plan.images_of(left[0])):
+                    if writing is not None:
+                        await writing  # no more than two are in memory
+                    write = partial(_write, run, left.pop(0), rows, names)
+                    writing, rows = asyncio.ensure_future(asyncio.to_thread(write)), []
+        if writing is not None:
+            await writing
+    finally:
+        if writing is not None:
+            await asyncio.wait([writing])  # a shard that is complete is kept
+        predictor.close()
+
+
+def _write(run: Run, shard: int, rows: Sequence[Row], label_names: Sequence[str]) -> None:
+    run.folder.write(part_name(shard), to_parquet(rows, label_names, text_ids=run.text_ids))
+
+
+class Predictor:
+    """The pipeline, with a limit to the images that are in it. Belongs to the event loop."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._model = model = run.catalog.find()
+        self._pipeline = Pipeline(run.catalog, run.settings, Metrics())
+        self._fetching = Pool(FETCHES, "fetch") if run.images.are_remote else None
+        computed = model.lane.max_batch_size * len(model.engines)
+        threads = 2 * run.settings.pool_threads + (FETCHES if self._fetching else 0)
+        self.at_once = (1 + WAITING) * computed + threads
+        self._slots = asyncio.Semaphore(self.at_once)
+
+    async def predict(self, index: int) -> Row:
+        """What becomes of one image of the list. Raises StoreError."""
+        image, image_id = self._run.images.images[index], self._run.images.image_id(index)
+        failed = partial(Row, image.name, image_id)
+        try:
+            async with self._slots:
+                return await self._predict(image, image_id)
+        except UnreadableError as error:
+            return failed(error=UNREADABLE, detail=f"The file cannot be read: {error}.")
+        except Problem as problem:
+            return failed(error=problem.kind.slug, detail=problem.detail)
+        except StoreError:
+            raise
+        except Exception as error:  # whatever an engine raises on one image, the others are good
+            said = " ".join(str(error).split())
+            return failed(error=INTERNAL.slug, detail=f"{type(error).__name__}: {said}")
+
+    async def _predict(self, image: Image, image_id: ImageId) -> Row:
+        read: Callable[[], Data] = image.read
+        if self._fetching is not None:
+            data, _ = await self._fetching.run(image.read, Priority.BULK)
+            read = partial(_given, data)
+        async with asyncio.timeout(None) as limit:
+            deadline = Deadline(limit, math.inf)
+            job = Job(self._model, read, self._run.options, deadline, Priority.BULK, ImageRecord(), is_light=True)
+            return await self._pipeline.predict(job, partial(Row.of, image.name, image_id))
+
+    def close(self) -> None:
+        self._pipeline.close()
+        if self._fetching is not None:
+            self._fetching.close()
+
+
+def _given(data: Data) -> Data:
+    return data

@@ -1,0 +1,84 @@
+"""Killed at any moment and started again: each image once, nothing computed twice, the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE
+from tests.service.harness import encode, picture, until
+from tests.service.predict_many.running import content, predict, rows, start
+
+SHARD = 2
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images that take a while each, one of them broken."""
+    folder = tmp_path_factory.mktemp("slow")
+    for seed in range(40):
+        (folder / f"{seed:02}.png").write_bytes(encode(picture(seed, slow=30)))
+    (folder / "17.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(repository: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert predict(repository, slow, "--output", folder, "--shard-size", SHARD) == 1
+    return content(folder)
+
+
+def parts(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which file each finished part is, and when it was written."""
+    found = ((file, file.stat()) for file in (folder / "_parts").glob("part-*"))
+    return {file.name: (status.st_ino, status.st_mtime_ns) for file, status in found}
+
+
+def wait(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    """Until so many parts are there."""
+    until(lambda: len(parts(folder)) >= count or process.poll() is not None)
+
+
+def test_killed_and_started_again(
+    repository: Path,
+    slow: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    generator = random.Random(0)
+    kept: dict[str, tuple[int, int]] = {}
+    for _ in range(3):
+        process = start(repository, slow, "--output", tmp_path, "--shard-size", SHARD)
+        wait(process, tmp_path, len(kept) + generator.randint(1, 4))
+        if not kept:
+            assert predict(repository, slow, "--output", tmp_path, "--quiet") == 2
+            assert "another predict-many writes into" in capsys.readouterr().err
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        now = parts(tmp_path)
+        assert kept.items() < now.items()
+        kept = now
+    assert predict(repository, slow, "--output", tmp_path) == 1
+    assert kept.items() < parts(tmp_path).items()
+    assert content(tmp_path) == undisturbed
+    shards = sorted((tmp_path / "_parts").iterdir())
+    assert [row["image_id"] for file in shards for row in rows(file)] == list(range(1, 41))
+
+
+def test_interrupted(repository: Path, slow: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    process = start(repository, slow, "--output", tmp_path, "--shard-size", SHARD, "--quiet")
+    wait(process, tmp_path, 3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert said == "maskserve: interrupted; the same command goes on from what is finished\n"
+    assert not [name for name in content(tmp_path) if "partial" in name]
+    assert predict(repository, slow, "--output", tmp_path) == 1
+    assert content(tmp_path) == undisturbed

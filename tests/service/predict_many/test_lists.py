@@ -1,0 +1,127 @@
+"""Lists of images: what they may look like, and where their names begin."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from service.client.command.inputs import UsageError
+from service.predict_many.lists import Entry, read_list
+from service.predict_many.sources import find
+from tests.service.harness import encode, picture
+
+
+def table(**columns: list[Any]) -> bytes:
+    buffer = BytesIO()
+    parquet.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def coco(*images: dict[str, Any], **others: Any) -> bytes:
+    return json.dumps({"images": images, **others}).encode()
+
+
+PLAIN = [Entry("a.png"), Entry("more/b.jpg")]
+NUMBERED = [Entry("a.png", 7), Entry("more/b.jpg", 3)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "expected"),
+    [
+        pytest.param(".txt", b"a.png\nmore/b.jpg\n", PLAIN, id="text"),
+        pytest.param(".txt", b"\xef\xbb\xbfa.png\r\n\r\nmore/b.jpg", PLAIN, id="text of Windows"),
+        pytest.param(".txt", "s3://x/ä, b.png\n".encode(), [Entry("s3://x/ä, b.png")], id="a comma is no column"),
+        pytest.param(".csv", b"file_name\na.png\nmore/b.jpg\n", PLAIN, id="CSV of names"),
+        pytest.param(".csv", b"Path,width\na.png,5\nmore/b.jpg,6\n", PLAIN, id="other columns"),
+        pytest.param(".csv", b"image_id;image\r\n7;a.png\r\n3.0;more/b.jpg\r\n", NUMBERED, id="a spreadsheet with ids"),
+        pytest.param(".tsv", b"id\tname\nx-1\ta.png\n", [Entry("a.png", "x-1")], id="text for an id"),
+        pytest.param(".parquet", table(image=["a.png", "more/b.jpg"], n=[1, 2]), PLAIN, id="Parquet"),
+        pytest.param(".parquet", table(uri=["a.png", "more/b.jpg"], image_id=[7, 3]), NUMBERED, id="Parquet with ids"),
+        pytest.param(
+            ".json",
+            coco({"file_name": "a.png", "id": 7, "width": 9}, {"file_name": "more/b.jpg", "id": 3}),
+            NUMBERED,
+            id="COCO",
+        ),
+    ],
+)
+def test_lists(suffix: str, content: bytes, expected: list[Entry]) -> None:
+    found = read_list("list", suffix, content)
+    assert (list(found.entries), found.categories) == (expected, None)
+
+
+def test_a_coco_dataset_has_categories() -> None:
+    content = coco({"file_name": "a.png", "id": 7}, categories=[{"id": 5, "name": "cell"}, {"id": 0, "name": "ring"}])
+    assert read_list("list", ".json", content).categories == {"cell": 5, "ring": 0}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "said"),
+    [
+        pytest.param(".txt", b"\n \n", "names no images", id="empty"),
+        pytest.param(".txt", b"\xff\xfe\x00", "is no text in UTF-8", id="bytes"),
+        pytest.param(".txt", b"a.png\nb.png\na.png\n", "has the image a.png twice", id="twice"),
+        pytest.param(".csv", b"", "names no images", id="empty CSV"),
+        pytest.param(".csv", b"a.png\nb.png\n", "has no column of the images' names, only a.png", id="no header"),
+        pytest.param(".csv", b"file_nam,x\na.png,1\n", "did you mean file_name", id="a misspelled header"),
+        pytest.param(".csv", b"name,x\na.png\n", "row 2 has 1 cells, and its header 2", id="a short row"),
+        pytest.param(".csv", b"name,id\na.png,1\nb.png,1\n", "has the id 1 twice", id="an id twice"),
+        pytest.param(".csv", b"name,id\na.png,1\nb.png,\n", "'b.png' with the id ''", id="no id"),
+        pytest.param(".parquet", b"PAR1", "is no Parquet file", id="no Parquet"),
+        pytest.param(".parquet", table(x=["a"]), "has no column of the images' names, only x", id="no names"),
+        pytest.param(".parquet", table(path=["a", None]), "None is no image's name", id="a name that is missing"),
+        pytest.param(
+            ".parquet", table(path=["a", "b"], id=[1, None]), "b has no id, and others have", id="an id missing"
+        ),
+        pytest.param(".json", b"{", "is not valid JSON", id="half a JSON"),
+        pytest.param(".json", b"[]", "is no COCO dataset", id="a list of results"),
+        pytest.param(".json", coco(), "names no images", id="no images"),
+        pytest.param(".json", coco({"file_name": "a.png"}), "image 0 of its list has no file_name or no id", id="COCO"),
+    ],
+)
+def test_what_is_no_list_is_one_line(suffix: str, content: bytes, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_list("list", suffix, content)
+    assert str(refused.value).startswith("list")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "a.png").write_bytes(encode(picture(1)))
+    return tmp_path
+
+
+def test_names_begin_where_the_list_lies_or_where_it_is_said(data: Path) -> None:
+    (data / "list.txt").write_text("val/a.png\n")
+    (data / "names.txt").write_text("a.png\nb.png\n")
+    (data / "absolute.txt").write_text(f"{data}/val/a.png\nfile://{data}/val/a%2Epng\n")
+    cases = {"list.txt": None, "names.txt": str(data / "val"), "absolute.txt": None}
+    for name, root in cases.items():
+        first = find([str(data / name)], root).images[0]
+        assert first.place == data / "val" / "a.png"
+        assert first.read() == (data / "val" / "a.png").read_bytes()
+    second = find([str(data / "absolute.txt")], None).images[1]
+    assert (second.name, second.place) == (f"file://{data}/val/a%2Epng", data / "val" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param("a.png\n", "none of its images is there, not even {data}/a.png; their names begin at", id="root"),
+        pytest.param("ftp://x/a.png\n", "ftp://x/a.png: ftp:// is not known here", id="a scheme"),
+    ],
+)
+def test_a_list_of_nothing_that_is_there_is_refused(content: str, said: str, data: Path) -> None:
+    (data / "list.txt").write_text(content)
+    with pytest.raises(UsageError) as refused:
+        find([str(data / "list.txt")], None)
+    assert said.format(data=data) in str(refused.value)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 TRAIN: Final = "train"
-EXTRAS: Final = {"serve-cpu": ["serve"], "serve-cuda": ["serve", "cuda"], TRAIN: ["train", "cuda"]}
+EXTRAS: Final = {"serve-cpu": ["serve", "openvino"], "serve-cuda": ["serve", "cuda"], TRAIN: ["train", "cuda"]}
 """Which extras of pyproject.toml an image is made of."""
 
 CONSTRAINTS: Final = (Path("constraints.txt"), Path("docker/constraints.txt"))
@@ -30,7 +30,9 @@ UNUSED: Final = (
     "nvidia/*/include",
     "nvidia/**/*.a",
     "nvidia/cudnn/lib/libcudnn_adv.so.*",  # recurrent networks and attention; loaded when they are first called
-    # Of OpenVINO, in an image built with EXTRAS=openvino: other devices, other formats, and what builds C++ against it.
+    # Of ONNX Runtime: what makes and converts networks.
+    *(f"onnxruntime/{package}" for package in ("datasets", "quantization", "tools", "transformers")),
+    # Of OpenVINO: other devices, other formats, and what builds C++ against it.
     "openvino/include",
     "openvino/cmake",
     "openvino/torch",

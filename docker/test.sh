@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
 image=model/samples/nuclei/stained.png
-limit_mb=600
+limit_mb=700
 export COMPOSE_PROJECT_NAME=maskserve-test-$$
 export PUBLISH=127.0.0.1:${PORT:-8765}
 url=http://$PUBLISH

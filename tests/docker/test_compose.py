@@ -19,7 +19,7 @@ from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
 FILES = ("docker-compose.yml", "docker/compose.gpu.yml", "docker/compose.index.yml")
-CHOSEN_BY_THE_IMAGE = {"host", "port", "models", "engine"}
+CHOSEN_BY_THE_IMAGE = {"host", "port", "models"}
 
 
 def read(name: str) -> Any:

@@ -44,6 +44,18 @@ def test_onnx_runtime_comes_with_cuda_only_where_it_is_of_use(target: str, machi
     assert PINS["onnxruntime"] == PINS["onnxruntime-gpu"]
 
 
+@pytest.mark.parametrize(
+    ("target", "machine", "openvino"),
+    [
+        ("serve-cpu", "x86_64", True),
+        ("serve-cpu", "aarch64", False),  # no wheel for the base image's glibc
+        ("serve-cuda", "x86_64", False),
+    ],
+)
+def test_openvino_is_in_the_image_for_cpus(target: str, machine: str, openvino: bool) -> None:
+    assert ("openvino" in names(target, machine)) == openvino
+
+
 def test_cuda_for_serving_leaves_out_what_no_detector_needs() -> None:
     cuda = {name for name in names("serve-cuda") if name.startswith("nvidia-")}
     assert "nvidia-cufft" not in cuda

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.docker.kubernetes.manifests import Manifest, build, find
+from tests.docker.kubernetes.manifests import Manifest, build, name_of
 
 REMOVED: Final = object()
 
@@ -27,11 +27,14 @@ class Mistake:
         value = "removed" if self.value is REMOVED else str(self.value)[:40]
         return f"{self.target} {self.path} {value}"
 
+    def planted(self) -> Manifest:
+        """The object alone."""
+        (one,) = (document for document in self.plant() if name_of(document) == self.target)
+        return one
+
     def plant(self) -> list[Manifest]:
         documents = build(self.folder)
-        kind, _, name = self.target.partition("/")
-        place: Any = find(documents, kind, name)
-        assert place is not None, f"{self.folder} has no {self.target}"
+        place: Any = next(document for document in documents if name_of(document) == self.target)
         *parents, last = (int(word) if word.isdecimal() else word for word in self.path.split())
         for key in parents:
             place = place[key]

@@ -74,13 +74,13 @@ def test_other_projects_take_what_is_built_for_them(folder: str) -> None:
 
 @pytest.mark.parametrize("mistake", BUILT_IN, ids=str)
 def test_a_mistake_is_found(mistake: Mistake) -> None:
-    assert any(mistake.said in error for one in mistake.plant() for error in errors(one))
+    assert any(mistake.said in error for error in errors(mistake.planted()))
 
 
 @needs_definitions
 @pytest.mark.parametrize("mistake", CUSTOM, ids=str)
 def test_a_mistake_in_another_projects_kind_is_found(mistake: Mistake) -> None:
-    assert any(mistake.said in error for one in mistake.plant() for error in errors(one))
+    assert any(mistake.said in error for error in errors(mistake.planted()))
 
 
 def test_components_go_together(tmp_path: Path) -> None:

@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from model.runtime.engines.devices import check_device, gpu_index
 
 T = TypeVar("T")
+STEP_PATIENCE = timedelta(minutes=10)
+"""How long processes wait for each other within a step, where all of them have as much to do. What is lost by then, a
+machine or the network to it, does not come back.
+"""
 PATIENCE = timedelta(hours=6)
-"""How long processes wait for the first one, which computes AP and draws pictures meanwhile."""
+"""How long they wait between steps: the first one reads the data, computes AP and draws pictures meanwhile."""
 
 VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -30,13 +34,15 @@ VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 class Process:
     """This process. device: where it computes. rank: its number, from 0, of `count`.
 
-    group: in which they wait for each other and exchange what is not a tensor; None: the default one.
+    group: in which they wait for the first one and exchange what is not a tensor. step_group: the same within a step;
+    None: the default one.
     """
 
     device: torch.device
     rank: int = 0
     count: int = 1
     group: dist.ProcessGroup | None = None
+    step_group: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -59,11 +65,11 @@ class Process:
         dist.gather_object(value, values if self.first else None, dst=0, group=self.group)
         return values if self.first else []
 
-    def agree(self, value: T) -> T:
+    def agree(self, value: T, *, within_a_step: bool = False) -> T:
         """The first process's `value`, in every process."""
         values = [value]
         if self.count > 1:
-            dist.broadcast_object_list(values, src=0, group=self.group)
+            dist.broadcast_object_list(values, src=0, group=self.step_group if within_a_step else self.group)
         return values[0]
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -94,15 +100,15 @@ def join(device: str) -> Process:
         return Process(place)
     rank, local = _place(os.environ, count)
     if device == "cpu":
-        dist.init_process_group("gloo", timeout=PATIENCE)
-        return Process(torch.device("cpu"), rank, count)
+        dist.init_process_group("gloo", timeout=STEP_PATIENCE)
+        return Process(torch.device("cpu"), rank, count, _gloo(PATIENCE))
     if device != "cuda":
         raise ValueError(f"device {device} is one GPU, but there are {count} processes: leave out its number")
     require_gpus(local + 1, f"process {local} of this machine needs a GPU of its own; start fewer (--nproc_per_node)")
     place = torch.device("cuda", local)
     torch.cuda.set_device(place)
-    dist.init_process_group("nccl", device_id=place)
-    return Process(place, rank, count, dist.new_group(backend="gloo", timeout=PATIENCE))  # type: ignore[arg-type]
+    dist.init_process_group("nccl", device_id=place, timeout=STEP_PATIENCE)
+    return Process(place, rank, count, _gloo(PATIENCE), _gloo(STEP_PATIENCE))
 
 
 def require_device(device: str) -> None:
@@ -117,6 +123,13 @@ def require_gpus(count: int, what: str) -> None:
     found = torch.cuda.device_count()
     if found < count:
         raise ValueError(f"{what}: torch finds {found} GPUs here; --device cpu takes the CPU")
+
+
+def _gloo(patience: timedelta) -> dist.ProcessGroup:
+    """All processes once more, over the CPU's network."""
+    group = dist.new_group(backend="gloo", timeout=patience)
+    assert isinstance(group, dist.ProcessGroup)  # it is none where this process is left out
+    return group
 
 
 def _place(environment: Mapping[str, str], count: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -62,10 +63,13 @@ from training.publishing.checks import GateError
 from training.publishing.comparison import NotBetter, incomparable, served_version
 from training.publishing.provenance import published_bundle
 from training.publishing.publish import publish_run
+from training.starting.identity import require_one_run
 from training.starting.resume import checkpoint_to_resume, set_aside
 
 LOADER = "DataLoader worker"
 """What torch's RuntimeError speaks of when a process that loads images is gone."""
+LOST, PLACE = re.compile("gloo/|NCCL"), re.compile(r"^\[.*?\] ")
+"""What it speaks of when another process of the run does not answer, and where in torch's own files it begins."""
 
 
 def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Checkpoint | None]:
@@ -81,6 +85,7 @@ def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Chec
     process = join(name)
     # The same first weights in every process; from then on each iteration seeds anew.
     seed_everything(config.seed, 0, 0)
+    require_one_run(config, process)
     resumed = checkpoint_to_resume(config, process)
     if process.first:
         data = load_training_data(config)
@@ -235,6 +240,12 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
                 f"larger, or train in mixed precision (--amp)"
             ) from error
         except RuntimeError as error:
+            if process.count > 1 and LOST.search(str(error)):
+                reason = PLACE.sub("", str(error)).partition(". ")[0]
+                raise TrainingError(
+                    f"another process of the run is gone, or the network to it ({reason}): start all of them again, "
+                    f"and they go on from the last checkpoint"
+                ) from error
             if LOADER not in str(error):
                 raise
             raise TrainingError(
@@ -271,7 +282,7 @@ def _iterate(
         complete = state.iteration == iterations
         if data.val is not None and (due or complete):
             evaluate(config, data.train, data.val, state, process, log)
-        interrupted = process.agree(interruption.requested)
+        interrupted = process.agree(interruption.requested, within_a_step=True)
         if process.first and (interrupted or complete or due or state.iteration % config.checkpoint_every == 0):
             save_last(snapshot(config, data.train, state, process), checkpoints)
         if interrupted:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -137,6 +138,75 @@ def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: P
         process.join()
     assert [process.exitcode for process in processes] == [1, 1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_with_other_flags_stop_before_anything_is_written(shapes: Path, tmp_path: Path) -> None:
+    """But for what each machine may have of its own, such as its folders."""
+    common = [*SMALL, f"--data={shapes}", "--batch_size=1"]
+    own = [[f"--output={tmp_path / name}", f"--schedule.iterations={n}"] for name, n in (("a", 1), ("b", 2))]
+    said = [{"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(2)]
+    processes = started(*([*common, *flags] for flags in own), environments=said, program=COMMAND)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [2, 2]
+    for rank in range(2):
+        (line,) = (tmp_path / f"said-{rank}").read_text().splitlines()
+        assert "schedule.iterations is 1 in process 0 and 2 in process 1: start every process" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["said-0", "said-1"]
+
+
+LOSES = """
+import os, sys
+os.environ.update(environment)
+sys.stderr = open(os.environ["STDERR"], "a")
+from datetime import timedelta
+from training import distributed, train
+distributed.STEP_PATIENCE = timedelta(seconds=3)
+def step(config, state, *others, take_step=train.take_step):
+    if state.iteration == 1 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+    return take_step(config, state, *others)
+train.take_step = step
+sys.exit(train.main(arguments))
+"""
+"""The second of two processes loses the network, as the first sees it, or its life, in its second step."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_step_with_a_process_that_is_gone_ends_in_one_line(
+    number: signal.Signals, shapes: Path, tmp_path: Path
+) -> None:
+    common = {"SIGNAL": str(int(number))}
+    said = [common | {"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(2)]
+    arguments = [*SMALL, f"--data={shapes}", f"--output={tmp_path / 'run'}", "--batch_size=1", "--checkpoint_every=1"]
+    first, second = started(arguments, arguments, environments=said, program=LOSES)
+    first.join()
+    second.kill()
+    second.join()
+    assert first.exitcode == 1
+    *_, line = (tmp_path / "said-0").read_text().splitlines()
+    assert "another process of the run is gone, or the network to it (" in line
+    assert line.endswith("start all of them again, and they go on from the last checkpoint")
+    assert "Traceback" not in (tmp_path / "said-0").read_text()
+
+
+PATIENCES = """
+import os
+os.environ.update(environment)
+import torch, torch.distributed
+from training.distributed import join
+process = join("cpu")
+device = torch.device("cpu")
+groups = (torch.distributed.group.WORLD, process.group)
+step, between = (group._get_backend(device).options._timeout.total_seconds() for group in groups)
+assert step <= 15 * 60 and between >= 3600, (step, between)
+assert process.agree(process.rank) == process.agree(process.rank, within_a_step=True) == 0
+process.close()
+"""
+
+
+def test_a_step_has_minutes_and_the_evaluation_hours() -> None:
+    finish(*started([], [], program=PATIENCES))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from training.checkpoint import Checkpoint, CheckpointError, TrainedOn
 from training.config import TrainConfig, flat_fields
 from training.data.checking.content import fingerprint
 from training.data.loading.source import TrainingData
+from training.distributed import Process
 
 MAY_CHANGE: Final = frozenset(
     {
@@ -60,6 +61,26 @@ MAY_CHANGE: Final = frozenset(
     }
 )
 """Fields of the configuration that a run may be started again with other values of."""
+
+OF_A_MACHINE: Final = frozenset(
+    {"output", "repository", "data", "annotations", "images", "val", "start_from", "workers", "threads"}
+)
+"""Where things are, and how many compute: what each process of a run may have of its own."""
+
+
+def require_one_run(config: TrainConfig, process: Process) -> None:
+    """Raises ValueError, in every process, where one is configured otherwise than the first: they would not train one
+    network, or wait for each other in vain.
+    """
+    everyone = process.gather({name: value for name, value in flat_fields(config) if name not in OF_A_MACHINE})
+    differing = [
+        f"{name} is {value} in process 0 and {other[name]} in process {rank}"
+        for rank, other in enumerate(everyone)
+        for name, value in everyone[0].items()
+        if other[name] != value
+    ]
+    if differing := process.agree(differing):
+        raise ValueError(f"{'; '.join(differing)}: start every process of a run with the same flags")
 
 
 def describe_data(config: TrainConfig, data: TrainingData) -> TrainedOn:

@@ -87,10 +87,13 @@ def _begin(asked: Asked, images: Images, folder: Folder) -> Run:
             f"{asked.sources[0]} has the categories {', '.join(known)}, and none for the model's {', '.join(missing)}"
         )
     plan = Plan.of(images, model, asked.parameters, asked.settings, asked.shard_size)
-    if frozen is None:
-        folder.write(plans.FILE, plan.to_json())
-    else:
+    if frozen is not None:
         plan = plan.agree(frozen, str(folder), any_size=asked.shard_size is None)
+    else:
+        try:
+            folder.write(plans.FILE, plan.to_json())
+        except (StoreError, OSError) as error:
+            raise UsageError(f"--output: {error}") from None
     return Run(plan, images, folder, catalog, options, asked.settings)
 
 

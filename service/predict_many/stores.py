@@ -27,6 +27,7 @@ CREDENTIALS: Final = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, gcloud's login, or the machine's account",
 }
 
+_DENIED: Final = re.compile("denied|credential|forbidden|unauthorized|signature|access.?key|token|40[13]", re.I)
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -54,18 +55,18 @@ class Remote:
 
     def kind(self) -> fs.FileType:
         """What is there. Raises StoreError."""
-        with _told(self):
+        with told(self):
             return self.store.get_file_info(self.path).type
 
     def files(self, *, recursive: bool) -> list[str]:
         """The paths of the files in it, in no order; none where it is not there. Raises StoreError."""
         selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        with _told(self):
+        with told(self):
             return [info.path for info in self.store.get_file_info(selector) if info.type == fs.FileType.File]
 
     def read(self) -> bytes:
         """Raises FileNotFoundError and StoreError."""
-        with _told(self), self.store.open_input_stream(self.path) as stream:
+        with told(self), self.store.open_input_stream(self.path) as stream:
             content: bytes = stream.read()
         return content
 
@@ -90,37 +91,39 @@ def locate(text: str) -> Path | Remote:
         raise UsageError(f"{text}: no bucket is named; give {scheme}://BUCKET/PREFIX")
     account, _, name = bucket.rpartition("@")  # gs://anonymous@BUCKET
     try:
-        store = _opened(scheme, bucket, query)
+        store = _opened(scheme, bucket, query, _endpoint() if scheme == "s3" else "")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{text}: {_one_line(error)}; credentials: {CREDENTIALS[scheme]}") from None
+        raise UsageError(f"{text}: {_said(error, scheme)}") from None
     parts = [part for part in key.split("/") if part]
     return Remote(store, "/".join([name, *parts]), f"{scheme}://{account}@" if account else f"{scheme}://")
 
 
 @cache
-def _opened(scheme: str, bucket: str, query: str) -> fs.FileSystem:
+def _opened(scheme: str, bucket: str, query: str, endpoint: str) -> fs.FileSystem:
     """Raises OSError and ValueError."""
     options = dict(parse_qsl(query))
     if scheme == "s3":
         options.setdefault("allow_delayed_open", "true")  # what is small goes in one PUT
-        own = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
-        if own and "endpoint_override" not in options:
-            endpoint = urlsplit(own)
-            options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+        if endpoint and "endpoint_override" not in options:
+            address = urlsplit(endpoint)
+            options |= {"endpoint_override": address.netloc, "scheme": address.scheme}
     store, _ = fs.FileSystem.from_uri(f"{scheme}://{bucket}" + (f"?{urlencode(options)}" if options else ""))
     return store
 
 
+def _endpoint() -> str:
+    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+
+
 @contextmanager
-def _told(place: Remote) -> Iterator[None]:
+def told(place: Remote) -> Iterator[None]:
     """What goes wrong with a store, in one line. FileNotFoundError is not about the store."""
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        scheme = place.base.partition(":")[0]
-        raise StoreError(f"{place.uri}: {_one_line(error)}; credentials: {CREDENTIALS[scheme]}") from None
+        raise StoreError(f"{place.uri}: {_said(error, place.base.partition(':')[0])}") from None
 
 
 class LocalFolder:
@@ -214,7 +217,7 @@ class RemoteFolder:
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         place = self._place.child(name)
-        with _told(place):
+        with told(place):
             stream = place.store.open_output_stream(place.path)
             try:
                 yield stream
@@ -228,5 +231,9 @@ class RemoteFolder:
 Folder = LocalFolder | RemoteFolder
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def _said(error: Exception, scheme: str) -> str:
+    """On one line, without the request's number, and where credentials come from, if it is about them."""
+    said = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(str(error).split())).rstrip(".")
+    if _DENIED.search(said):
+        said += f". Credentials come from {CREDENTIALS[scheme]}"
+    return said

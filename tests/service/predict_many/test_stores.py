@@ -1,0 +1,161 @@
+"""Images from an object store and results into one: moto's S3, in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pyarrow import fs, parquet
+
+from service.predict_many.stores import Remote, StoreError, told
+from tests.service.harness import until
+from tests.service.predict_many.running import predict, rows
+
+
+@dataclass(frozen=True)
+class Store:
+    address: str
+    log: Path
+
+    def requests(self, method: str) -> Counter[str]:
+        """How often each path was asked for by it, so far."""
+        return Counter(re.findall(rf'"{method} ([^\s?]+)\S* HTTP', self.log.read_text()))
+
+    def filesystem(self) -> fs.S3FileSystem:
+        address = self.address.removeprefix("http://")
+        options = {"allow_bucket_creation": True, "scheme": "http", "endpoint_override": address}
+        return fs.S3FileSystem(access_key="key", secret_key="secret", region="us-east-1", **options)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with log.open("w") as stream:
+        words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        process = subprocess.Popen(words, stdout=stream, stderr=stream)
+        until(lambda: "Running on http://" in log.read_text() or process.poll() is not None)
+        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        assert found is not None, log.read_text()
+        yield Store(found[0], log)
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def filled(store: Store, images: Path) -> str:
+    """A prefix of a bucket with the images in it."""
+    there = store.filesystem()
+    there.create_dir("bucket")
+    for file in (file for file in images.rglob("*") if file.is_file()):
+        with there.open_output_stream(f"bucket/a folder/images/{file.relative_to(images)}") as stream:
+            stream.write(file.read_bytes())
+    return "s3://bucket/a folder"
+
+
+@pytest.fixture
+def bucket(filled: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """For a process that finds the store and its credentials in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    return filled
+
+
+def test_results_are_those_of_the_folder(
+    bucket: str, store: Store, repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for the images' names, and for the link to nowhere, which is not there."""
+    here, there = tmp_path / "here", f"{bucket}/found"
+    assert predict(repository, images, "--output", here, "--shard-size", 7) == 1
+    assert predict(repository, f"{bucket}/images", "--output", there, "--shard-size", 7) == 1
+    assert "39 images, 3 failed" in capsys.readouterr().err
+    with store.filesystem().open_input_file("bucket/a folder/found/detections.parquet") as stream:
+        found = parquet.read_table(stream).to_pylist()
+    expected = {}
+    for row in rows(here / "detections.parquet"):
+        expected[row["image"].removeprefix(f"{images}/"), row["detection"]] = row | {"image": "", "image_id": 0}
+    for row in found:
+        key = (row["image"].removeprefix(f"{bucket}/images/"), row["detection"])
+        assert expected.pop(key) == row | {"image": "", "image_id": 0}
+    assert [name for name, _ in expected] == ["zz.png"]
+
+    paths = [f"/bucket/a%20folder/found/_parts/part-{number:06}.parquet" for number in range(6)]
+    written = store.requests("PUT")
+    assert [written[path] for path in paths] == [1] * 6, "one PUT each"
+    assert predict(repository, f"{bucket}/images", "--output", there) == 1
+    assert "39 of 39 images are there already" in capsys.readouterr().err
+    again = store.requests("PUT")
+    assert [again[path] for path in paths] == [1] * 6
+    assert predict(repository, f"{bucket}/images", "--output", there, "--quiet", "--masks=none") == 2
+    assert "s3://bucket/a folder/found holds another run, which differs in masks (rle then, none" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_list_in_the_store_names_images_there(
+    bucket: str, store: Store, repository: Path, images: Path, tmp_path: Path
+) -> None:
+    lists = {"list.txt": "01.png\nimages/02.png\nnothing.png\n", "list.csv": "path\nimages/01.png\n"}
+    for name, text in lists.items():
+        with store.filesystem().open_output_stream(f"bucket/a folder/{name}") as stream:
+            stream.write(text.encode())
+    flags = ["--rows=images", "--output"]
+    assert predict(repository, f"{bucket}/list.txt", f"--images={bucket}/images", *flags, tmp_path / "one") == 1
+    good, missing, gone = rows(tmp_path / "one" / "images.parquet")
+    assert (good["image"], good["error"]) == ("01.png", None)
+    assert missing["error"] == gone["error"] == "unreadable-file"
+    assert gone["detail"] == "The file cannot be read: no such object."
+    assert predict(repository, f"{bucket}/list.csv", *flags, tmp_path / "two") == 0
+    (same,) = rows(tmp_path / "two" / "images.parquet")
+    assert same["boxes"] == good["boxes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["s3://bucket/nothing", "--output={tmp}/out"], "there is no such prefix or object", id="prefix"),
+        pytest.param(["s3://no-bucket/x", "--output={tmp}/out"], "there is no such prefix or object", id="bucket"),
+        pytest.param(["s3://bucket/x.txt", "--output={tmp}/out"], "there is no such file", id="list"),
+        pytest.param(["{images}", "--output=s3://no-bucket/x"], "--output: s3://no-bucket/x/_plan.json: ", id="output"),
+    ],
+)
+def test_what_a_store_has_not_is_one_line(
+    arguments: list[str],
+    said: str,
+    bucket: str,
+    repository: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"tmp": tmp_path, "images": images}
+    assert predict(repository, "--quiet", *(word.format(**places) for word in arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "Request ID" not in line
+
+
+def test_whoever_is_refused_reads_where_credentials_come_from() -> None:
+    place = Remote(fs.LocalFileSystem(), "bucket/x", "s3://")
+    with pytest.raises(StoreError) as refused, told(place):
+        raise OSError("When reading key 'x': AWS Error ACCESS_DENIED during GetObject operation: No response body.")
+    assert str(refused.value).startswith("s3://bucket/x: When reading key 'x': AWS Error ACCESS_DENIED")
+    assert "Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(refused.value)
+
+
+def test_a_store_that_is_gone_ends_the_run_and_the_images_keep_their_chance(
+    bucket: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    (tmp_path / "list.txt").write_text("s3://bucket/a folder/images/01.png\n")
+    assert predict(repository, tmp_path / "list.txt", "--output", tmp_path / "out", "--quiet") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("maskserve: s3://bucket/a folder/images/01.png: ")
+    assert line.endswith("; the same command goes on from what is finished")
+    assert not list((tmp_path / "out").glob("_parts/*"))

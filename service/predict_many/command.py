@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from model.console.outputs import why_unwritable
 from service.client.command.inputs import UsageError
 from service.http.problems import Problem
+from service.models.catalog import ServedModel
 from service.models.loading import RefusedError, load_one
 from service.observability.memory import keep_freed_memory
 from service.predict_many import plan as plans
@@ -22,6 +23,7 @@ from service.predict_many.predicting import EngineFailing, Run, predict_shards
 from service.predict_many.shards import FOLDER, shards_in
 from service.predict_many.sources import Images, find
 from service.predict_many.stores import Folder, LocalFolder, RemoteFolder, StoreError, locate
+from service.prediction.parameters import Options
 
 
 class ExitCode(IntEnum):
@@ -77,15 +79,8 @@ def _begin(asked: Asked, images: Images, folder: Folder) -> Run:
         raise UsageError(str(error)) from None
     except Problem as problem:
         raise UsageError(problem.detail) from None
-    known = images.categories
-    if (
-        asked.format == "coco"
-        and known is not None
-        and (missing := [name for name in model.label_ids if name not in known])
-    ):
-        raise UsageError(
-            f"{asked.sources[0]} has the categories {', '.join(known)}, and none for the model's {', '.join(missing)}"
-        )
+    if asked.format == "coco" and images.categories is not None:
+        _require_categories(asked.sources[0], images.categories, model, options)
     plan = Plan.of(images, model, asked.parameters, asked.settings, asked.shard_size)
     if frozen is not None:
         plan = plan.agree(frozen, str(folder), any_size=asked.shard_size is None)
@@ -95,6 +90,16 @@ def _begin(asked: Asked, images: Images, folder: Folder) -> Run:
         except (StoreError, OSError) as error:
             raise UsageError(f"--output: {error}") from None
     return Run(plan, images, folder, catalog, options, asked.settings)
+
+
+def _require_categories(where: str, categories: Mapping[str, int], model: ServedModel, options: Options) -> None:
+    wanted = range(1, len(model.label_names)) if options.label_ids is None else sorted(options.label_ids)
+    names = [model.label_names[label] for label in wanted]
+    if missing := [name for name in dict.fromkeys(names) if name not in categories]:
+        raise UsageError(
+            f"{where} has the categories {', '.join(categories)}, and none for the model's "
+            f"{', '.join(missing)}: leave them out with --labels, or name them alike"
+        )
 
 
 def _written(asked: Asked) -> tuple[str, ...]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
-import yaml
 
-from tests.docker.kubernetes.manifests import FOLDERS, KUBERNETES, build, needs_kubectl, of_kind
+from tests.docker.kubernetes.manifests import FOLDERS, build, needs_kubectl
 from tests.docker.kubernetes.planting import REMOVED, Mistake
 from tests.docker.kubernetes.schemas import CRDS, errors, is_built_in
 
@@ -81,19 +77,3 @@ def test_a_mistake_is_found(mistake: Mistake) -> None:
 @pytest.mark.parametrize("mistake", CUSTOM, ids=str)
 def test_a_mistake_in_another_projects_kind_is_found(mistake: Mistake) -> None:
     assert any(mistake.said in error for error in errors(mistake.planted()))
-
-
-def test_components_go_together(tmp_path: Path) -> None:
-    """A GPU for each pod, and as many pods as Prometheus says."""
-    for name in ("kubernetes", "monitoring"):
-        shutil.copytree(KUBERNETES.parent / name, tmp_path / name)
-    (tmp_path / "kubernetes" / "mine").mkdir()
-    components = [f"../components/{name}" for name in ("gpu", "monitoring", "keda")]
-    kustomization = {"kind": "Kustomization", "resources": ["../base"], "components": components}
-    (tmp_path / "kubernetes" / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    documents = build(str(tmp_path / "kubernetes" / "mine"))
-    assert {document["kind"] for document in documents} == KINDS["base"] | KINDS["overlays/keda"]
-    assert [error for one in documents for error in errors(one)] == []
-    (deployment,) = of_kind(documents, "Deployment")
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert (container["image"], "replicas" in deployment["spec"]) == ("maskserve:cuda", False)

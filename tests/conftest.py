@@ -3,7 +3,9 @@ about what was skipped."""
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, name in enumerate(LONGEST) if folder.startswith(f"{name}/")), len(LONGEST))
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_searched_for_garbage() -> Iterator[None]:
+    """torch's exporter leaves a million objects, through which every collection after it would have to look."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extensions say at exit that they leak
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -67,6 +67,11 @@ class Pods:
         return containers
 
     @property
+    def working(self) -> list[Manifest]:
+        """Those that serve or train: not the one that only copies a model."""
+        return [container for container in self.containers if container["name"] != "first-model"]
+
+    @property
     def all_containers(self) -> list[Manifest]:
         return [*self.spec.get("initContainers", ()), *self.containers]
 
@@ -76,7 +81,7 @@ def pods(documents: list[Manifest]) -> Iterator[Pods]:
     for document in documents:
         spec = document.get("spec", {})
         match document["kind"]:
-            case "Deployment":
+            case "Deployment" | "Job":
                 yield Pods(name_of(document), spec["template"]["metadata"]["labels"], spec["template"]["spec"])
             case "InferenceService":
                 yield from _of_kserve(

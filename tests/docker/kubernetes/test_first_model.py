@@ -1,4 +1,4 @@
-"""The init container's script, run as it is by a real shell: a volume without models begins with the image's."""
+"""The script of the first pod, run as it is by a real shell: a volume without models begins with the image's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.runtime.bundles.repository import EMBEDDED, Repository
-from tests.docker.kubernetes.manifests import build, needs_kubectl, of_kind
+from tests.docker.kubernetes.manifests import KUBERNETES, build, find, needs_kubectl, pods
 from tests.patience import PATIENCE
-
-pytestmark = needs_kubectl
 
 
 @pytest.fixture
@@ -23,12 +21,26 @@ def volume(tmp_path: Path) -> Path:
 
 
 def start(volume: Path, image: Path) -> subprocess.Popen[str]:
-    (deployment,) = of_kind(build("base"), "Deployment")
-    (first,) = deployment["spec"]["template"]["spec"]["initContainers"]
-    shell, flags, script = first["command"]
-    assert {mount["mountPath"] for mount in first["volumeMounts"]} == {"/volume"}
+    script = (KUBERNETES / "models" / "first-model.sh").read_text()
     script = script.replace("/volume/", f"{volume}/").replace("/models/", f"{image}/")
-    return subprocess.Popen([shell, flags, script], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(["sh", "-euc", script], stderr=subprocess.PIPE, text=True)
+
+
+@needs_kubectl
+@pytest.mark.parametrize(("folder", "owner"), [("base", "Deployment"), ("overlays/kserve", "Job")])
+def test_the_script_is_run_where_it_is_mounted(folder: str, owner: str) -> None:
+    documents = build(folder)
+    (pod,) = (pod for pod in pods(documents) if pod.owner.startswith(f"{owner}/"))
+    first = next(container for container in pod.all_containers if container["name"] == "first-model")
+    mounts = {mount["mountPath"]: mount["name"] for mount in first["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
+    *shell, script = first["command"]
+    assert shell == ["sh", "-eu"]
+    folder, _, file = script.rpartition("/")
+    assert set(mounts) == {"/volume", folder}
+    config = find(documents, "ConfigMap", volumes[mounts[folder]]["configMap"]["name"])
+    assert config is not None
+    assert config["data"] == {file: (KUBERNETES / "models" / file).read_text()}
 
 
 def test_pods_that_start_at_once_leave_one_whole_model(volume: Path) -> None:

@@ -64,6 +64,7 @@ WIRING = [
     Mistake(
         BASE, SERVE, f"{POD} volumes 0 persistentVolumeClaim claimName", "models", "no PersistentVolumeClaim models"
     ),
+    Mistake(BASE, SERVE, f"{POD} volumes 1 configMap name", "first", "no ConfigMap first"),
     Mistake(BASE, SERVE, f"{ONE} volumeMounts 1 name", "temp", "there is no volume temp"),
     Mistake(BASE, SERVE, f"{ONE} envFrom 0 configMapRef name", "settings", "no ConfigMap settings"),
     Mistake(BASE, SERVE, f"{ONE} envFrom 1 secretRef optional", False, "no Secret maskserve-keys"),
@@ -105,6 +106,7 @@ RUNNING = [
     ),
     Mistake(BASE, SERVE, f"{ONE} volumeMounts 0 mountPath", "/data", "serves /models, where nothing is mounted"),
     Mistake(BASE, SERVE, f"{ONE} envFrom", [], "does not say which of several models answers"),
+    Mistake(BASE, SERVE, f"{ONE} command", ["serve"], "['serve'] replaces the server"),
     Mistake(TRAINING, JOB, "spec trainer args 0", "--recipes", "--recipes"),
     Mistake(TRAINING, JOB, "spec trainer args 1", "cells", "cells"),
     Mistake(TRAINING, JOB, "spec trainer command 2", "training", "starts no training"),
@@ -118,14 +120,15 @@ RUNNING = [
     Mistake(BASE, SERVE, f"{ONE} securityContext capabilities add", ["NET_ADMIN"], "capabilities is"),
     Mistake(BASE, SERVE, f"{ONE} securityContext privileged", True, "is privileged"),
     Mistake(BASE, SERVE, f"{POD} initContainers 0 securityContext", REMOVED, "first-model: allowPrivilegeEscalation"),
+    Mistake(KSERVE, "Job/maskserve-first-model", f"{ONE} securityContext", REMOVED, "readOnlyRootFilesystem is None"),
     Mistake(BASE, SERVE, f"{POD} hostNetwork", True, "has hostNetwork"),
-    Mistake(BASE, SERVE, f"{POD} volumes 1", {"name": "tmp", "hostPath": {"path": "/tmp"}}, "a folder of the machine"),
+    Mistake(BASE, SERVE, f"{POD} volumes 2", {"name": "tmp", "hostPath": {"path": "/tmp"}}, "a folder of the machine"),
     Mistake(BASE, SERVE, f"{POD} automountServiceAccountToken", REMOVED, "has a token"),
     Mistake(KSERVE, RUNTIME, "spec containers 0 securityContext readOnlyRootFilesystem", False, "readOnlyRoot"),
     Mistake(TRAINING, TRAIN, f"{NODES} containers 0 securityContext", REMOVED, "readOnlyRootFilesystem is None"),
     Mistake(BASE, SERVE, f"{ONE} resources limits memory", REMOVED, "limits no memory"),
     Mistake(TRAINING, TRAIN, f"{NODES} containers 0 resources requests cpu", REMOVED, "requests no cpu"),
-    Mistake(BASE, SERVE, f"{POD} volumes 1 emptyDir", {}, "the volume tmp has no limit"),
+    Mistake(BASE, SERVE, f"{POD} volumes 2 emptyDir", {}, "the volume tmp has no limit"),
 ]
 IN_FLIGHT, WANTED = "spec triggers 0 metadata", "spec triggers 1 metadata query"
 SCALING = [

@@ -18,8 +18,8 @@ KINDS = {
     "overlays/hpa": {"HorizontalPodAutoscaler", "PrometheusRule", "ServiceMonitor"},
     "overlays/keda": {"ScaledObject", "PrometheusRule", "ServiceMonitor"},
     "overlays/monitoring": {"PrometheusRule", "ServiceMonitor"},
-    "overlays/kserve": {"InferenceService", "PersistentVolumeClaim", "ServingRuntime"},
-    "overlays/training": {"PersistentVolumeClaim", "TrainJob", "TrainingRuntime"},
+    "overlays/kserve": {"ConfigMap", "InferenceService", "Job", "PersistentVolumeClaim", "ServingRuntime"},
+    "overlays/training": {"ConfigMap", "PersistentVolumeClaim", "TrainJob", "TrainingRuntime"},
 }
 POD = "spec template spec containers 0"
 BUILT_IN = [

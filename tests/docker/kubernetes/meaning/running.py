@@ -61,10 +61,12 @@ def periods(documents: list[Manifest]) -> Iterator[str]:
 
 def settings(documents: list[Manifest]) -> Iterator[str]:
     for pod, container in _containers(documents):
-        if container not in pod.containers:
+        if container not in pod.working:
             continue
         if (target_of(container) or "").startswith("serve"):
             found, wrong = settings_of(container, documents)
+            if "command" in container:
+                yield f"{_where(pod, container)}: {container['command']} replaces the server"
             yield from (f"{_where(pod, container)}: {reason}" for reason in wrong)
             if found is not None and str(found.models) not in _mounts(container):
                 yield f"{_where(pod, container)}: serves {found.models}, where nothing is mounted"
@@ -90,7 +92,7 @@ def settings(documents: list[Manifest]) -> Iterator[str]:
 def folders(documents: list[Manifest]) -> Iterator[str]:
     """With a read-only root, what the image writes to is mounted, and what it only reads cannot be written."""
     for pod, container in _containers(documents):
-        if container not in pod.containers or (target := target_of(container)) is None:
+        if container not in pod.working or (target := target_of(container)) is None:
             continue
         mounts = _mounts(container)
         for path in {"/tmp", variables(target).get("HOME", "/tmp")}:
@@ -146,7 +148,7 @@ def _containers(documents: list[Manifest]) -> Iterator[tuple[Pods, Manifest]]:
 
 def _serving(documents: list[Manifest]) -> Iterator[tuple[Pods, Manifest]]:
     for pod in pods(documents):
-        for container in pod.containers:
+        for container in pod.working:
             if (target_of(container) or "").startswith("serve"):
                 yield pod, container
 

@@ -32,7 +32,7 @@ def selectors(documents: list[Manifest]) -> Iterator[str]:
 
 def ports(documents: list[Manifest]) -> Iterator[str]:
     for pod in pods(documents):
-        for container in pod.containers:
+        for container in pod.working:
             where, open_ports = f"{pod.owner}, container {container['name']}", container.get("ports", ())
             for probe in (value for key, value in container.items() if key.endswith("Probe")):
                 asked = (probe.get("httpGet") or probe.get("tcpSocket") or {}).get("port")
@@ -75,6 +75,7 @@ def references(documents: list[Manifest]) -> Iterator[str]:
         for volume in volumes.values():
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
             yield from _is_there(pod.owner, documents, "PersistentVolumeClaim", claim)
+            yield from _is_there(pod.owner, documents, "ConfigMap", volume.get("configMap", {}).get("name"))
         for container in pod.all_containers:
             for mount in container.get("volumeMounts", ()):
                 if mount["name"] not in volumes:

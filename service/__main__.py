@@ -49,7 +49,7 @@ def _run(given: Sequence[str]) -> int:
     from service.observability.memory import keep_freed_memory
     from service.observability.tracing import start_tracing
     from service.settings.configuration import manual, read_all_keys, read_settings
-    from service.settings.listen import bind
+    from service.settings.listen import allow_connections, bind
     from service.settings.settings import InvalidSettingsError
 
     arguments = [argument for argument in given if argument != CHECK]
@@ -61,6 +61,7 @@ def _run(given: Sequence[str]) -> int:
         keys = read_all_keys(settings)
         if CHECK in given:
             return _check(settings, arguments)
+        allow_connections()
         listener = bind(settings.host, settings.port)
         tracing = start_tracing()
     except InvalidSettingsError as error:

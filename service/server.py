@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from service.http.protocol import protocol_class
 from service.models.catalog import Catalog
 from service.models.loading import RefusedError
-from service.observability.observe import report_refusal
+from service.observability.observe import report_unheard
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.settings.listen import address
@@ -36,7 +36,7 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Trac
         loop="uvloop",
         http=protocol_class(
             settings.header_timeout_ms / 1e3,
-            on_refusal=lambda refusal: report_refusal(refusal, metrics, settings.access_log),
+            on_unheard=lambda unheard: report_unheard(unheard, metrics, settings.access_log),
         ),
         ws="none",
         lifespan="on",

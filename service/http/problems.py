@@ -73,6 +73,7 @@ DRAINING = ProblemKind("draining", 503, "The server is shutting down")
 NOTHING_SERVED = ProblemKind("nothing-served", 503, "No model is served")
 REPOSITORY_UNREADABLE = ProblemKind("repository-unreadable", 503, "The model repository cannot be read")
 OUT_OF_MEMORY = ProblemKind("out-of-memory", 503, "The device's memory cannot hold this image")
+ENGINE_STALLED = ProblemKind("engine-stalled", 503, "The engine does not answer and is being replaced")
 DEADLINE_PASSED = ProblemKind("deadline-passed", 504, "The request's deadline passed")
 NO_STORAGE = ProblemKind("no-storage", 507, "The server has no room for this body")
 

@@ -1,6 +1,7 @@
 """The HTTP connection: uvicorn's, with limits on how slowly and how large a request's head may come.
 
-Belongs below the application, which a request without a complete head never reaches: the answers are written here.
+Belongs below the application, which a request without a complete head never reaches: the answers are written here,
+and what became of such a request is told to `on_unheard`, so that it is counted as all others are.
 What a request offers beside its own protocol (`Upgrade`: HTTP/2, WebSocket, TLS) is passed over, as RFC 9110 (7.8) lets
 a server do, and the request is answered as if it had offered nothing.
 """
@@ -10,17 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.http.headers import SECURITY, new_request_id
 from service.http.problems import (
     ANSWERED,
     BAD_HTTP,
+    CLIENT_LEFT,
     HEADER_TIMEOUT,
     HEADERS_TOO_LARGE,
     PROBLEM,
@@ -29,7 +32,8 @@ from service.http.problems import (
 )
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers together; of a request that is pipelined behind another's end, up to twice as much."""
+"""Request line and headers together; of a request that is pipelined behind another's end, up to twice as much. About as
+many bytes may lie between two pieces of a body, and behind the last: sizes and extensions of chunks, and trailers."""
 LINGER_SECONDS = 1.0
 """How long a refused client may go on sending. Closing at once would reset the connection under its answer."""
 
@@ -39,33 +43,43 @@ _NO_REQUEST = (
     "What came is not an HTTP/1.1 request with one Host and no transfer coding but chunked, or not a whole one; see "
     "RFC 9112."
 )
+_NO_PATH = "-"
+_BEGUN = "begun"
+"""Where a request's state holds when its head began, on the loop's clock."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """What was answered to a head that never reached the application. `seconds` are from its beginning."""
+class Unheard:
+    """A request that never reached the application: it was refused here, with a problem, or its connection ended before
+    its head was complete or its turn had come. `method` and `path` are "-" where nobody knows them.
+    """
 
-    problem: Problem
+    status: int
+    problem: Problem | None
     request_id: str
+    method: str
+    path: str
     client: str | None
     """The address at the connection's other end."""
     seconds: float
+    """Since its beginning."""
     bytes_in: int
     bytes_out: int
 
 
 def protocol_class(
-    header_timeout: float, on_refusal: Callable[[Refusal], None] = lambda refusal: None
+    header_timeout: float, on_unheard: Callable[[Unheard], None] = lambda unheard: None
 ) -> type[HttpToolsProtocol]:
     """For `uvicorn.Config(http=...)`. A request's head must be complete `header_timeout` seconds after the connection
-    opened, or after its first byte on a connection that has had requests. `on_refusal` hears of those that were not."""
-    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout, "on_refusal": staticmethod(on_refusal)})
+    opened, or after its first byte on a connection that has had requests.
+    """
+    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout, "on_unheard": staticmethod(on_unheard)})
 
 
 class _Protocol(HttpToolsProtocol):
     header_timeout: float
-    on_refusal: Callable[[Refusal], None]
+    on_unheard: Callable[[Unheard], None]
 
     def __init__(
         self,
@@ -80,10 +94,18 @@ class _Protocol(HttpToolsProtocol):
         """In a request's head or between requests, not in a body."""
         self._head_begun = False
         self._head_bytes = 0
+        self._bytes_between = 0
+        """Of a body that is being received: since the last byte that belongs to it."""
         self._watched_since = 0.0
         """On the loop's clock."""
+        self._current: RequestResponseCycle | None = None
+        """The request that the application has, or had last; those in `pipeline` wait for it."""
+        self._last = False
+        """The latest request asked for the connection's end: what follows is none (RFC 9112, 9.6)."""
         self._deaf = False
         """Nothing more is read: the connection ends after what is being answered."""
+        self._deferred: Problem | None = None
+        """What the latest request is refused with when those before it are answered."""
         self._has_offer = False
         """The parser is at a head that offers another protocol, and which it is to read again without the offer."""
 
@@ -99,25 +121,40 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        current = self._current
+        if current is not None and not current.response_complete:
+            current.disconnected = True  # uvicorn tells the latest request alone
+            current.message_event.set()
+            if not current.response_started:
+                current.scope["state"].setdefault(ANSWERED, CLIENT_LEFT)
+        for cycle, _ in reversed(self.pipeline):
+            self._report(CLIENT_LEFT, cycle.scope)
+        self.pipeline.clear()
+        if self._in_head and (self._deferred is not None or (self._head_begun and not self._deaf)):
+            self._report(CLIENT_LEFT)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it; uvicorn's always closes
         """The client sends nothing more. Whether it has left, or only closed its sending side and waits for its answer,
         looks the same here. What tells them apart is sending something: an interim response, which every client of
         HTTP/1.1 passes over (RFC 9110, 15.2), and to which the system of one that left answers with a reset.
         """
-        if not self._answering or self.cycle.more_body or self.scope["http_version"] != "1.1":
+        if self._in_head and self._head_begun:
+            self._refuse(Problem(BAD_HTTP, _NO_REQUEST))
+        if not self._answering or self.cycle.more_body or self.cycle.scope["http_version"] != "1.1":
             return False  # the connection is closed
         self._deaf = True
-        self.cycle.keep_alive = False
+        if self._deferred is None:
+            self.cycle.keep_alive = False
         self._stop_timer()
         self._ask_whether_there()
         return True
 
     def _ask_whether_there(self) -> None:
-        # Not while an earlier request of the same connection is being answered, nor in the middle of an answer.
-        if self._answering and not (self.pipeline or self.cycle.response_started or self.transport.is_closing()):
+        if not self._answering or self._current is None or self.transport.is_closing():
+            return
+        if not self._current.response_started:  # in the middle of an answer it would be taken for a part of that
             self.transport.write(CONTINUE)
-            self._timer = self.loop.call_later(STILL_THERE_SECONDS, self._ask_whether_there)
+        self._timer = self.loop.call_later(STILL_THERE_SECONDS, self._ask_whether_there)
 
     def data_received(self, data: bytes) -> None:
         while data and not self._deaf:
@@ -126,9 +163,13 @@ class _Protocol(HttpToolsProtocol):
                 room = MAX_HEAD_BYTES - self._head_bytes
                 piece, data = piece[:room], piece[room:]
                 self._head_bytes += len(piece)
+            self._bytes_between += len(piece)
             self._feed(piece)
             if self._in_head and self._head_bytes >= MAX_HEAD_BYTES:
                 detail = f"The request line and the headers take {MAX_HEAD_BYTES} bytes or more; send fewer or shorter."
+                self._refuse(Problem(HEADERS_TOO_LARGE, detail))
+            elif not self._in_head and self._bytes_between >= MAX_HEAD_BYTES:
+                detail = f"The body's chunks have extensions or trailers of {MAX_HEAD_BYTES} bytes or more; send fewer."
                 self._refuse(Problem(HEADERS_TOO_LARGE, detail))
 
     def send_400_response(self, msg: str) -> None:
@@ -169,10 +210,19 @@ class _Protocol(HttpToolsProtocol):
 
     # Parser callbacks
     def on_message_begin(self) -> None:
+        if self._last:
+            raise ValueError("a request behind the last")
         super().on_message_begin()
+        self.scope["state"][_BEGUN] = self.loop.time()
+        if self._answering:
+            self._watched_since = self.loop.time()
         self._head_begun = True
         self._unset_keepalive_if_required()
         self._watch_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header (RFC 9110, 6.5.1)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._has_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
@@ -181,8 +231,13 @@ class _Protocol(HttpToolsProtocol):
         self._check_head()
         super().on_headers_complete()
         self._in_head = self._head_begun = False
-        self._head_bytes = 0
+        self._last = not self.cycle.keep_alive
+        self._head_bytes = self._bytes_between = 0
         self._stop_timer()
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_between = 0
+        super().on_body(body)
 
     def _check_head(self) -> None:
         """What RFC 9112 has a server refuse and the parser takes. Raises ValueError, for the parser to stop."""
@@ -193,6 +248,13 @@ class _Protocol(HttpToolsProtocol):
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # 3.2
             raise ValueError("no Host, or several")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle is self.cycle and self._deferred is not None and not self._in_head:  # its body broke off
+            self._answer_deferred()
+        else:
+            self._current = cycle
+            super()._start_asgi_task(cycle, app)
+
     def on_message_complete(self) -> None:
         if self._has_offer:  # not yet: see `_feed`
             return
@@ -201,7 +263,9 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._head_begun and not self.transport.is_closing():
+        if self._deferred is not None and not self._answering and not self.transport.is_closing():
+            self._answer_deferred()
+        elif self._head_begun and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._watch_head()
 
@@ -225,38 +289,74 @@ class _Protocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer what is being received, and end the connection."""
+        """Answer what is being received, and end the connection. Requests before it are answered first."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = True
         self._stop_timer()
-        if self._in_head and self._answering:
-            # The client would take this for the answer to its earlier request. That one is the last.
-            self.cycle.keep_alive = False
+        if self._in_head and self._last:  # it is no request
             return
-        if self.pipeline:  # in the body of a request whose turn to be answered has not come
-            self.transport.close()
-            return
-        if self._in_head:
-            self._refuse_head(problem)
-        elif not self.cycle.response_started:  # the application reports what the client gets here
+        if self._answering and (self._in_head or self.pipeline):
+            self._deferred = problem
+        elif self._in_head:
+            self._answer(problem)
+        else:
+            self._break_off(problem)
+
+    def _break_off(self, problem: Problem) -> None:
+        """End a request in its body, which the application is reading: it hears that the client is gone, and reports
+        what the client gets here.
+        """
+        if not self.cycle.response_started:
             state = self.cycle.scope["state"]
             state[PROBLEM], state[ANSWERED] = problem.kind.slug, problem.kind.status
             self.transport.write(self._raw(problem, state.get("request_id") or new_request_id()))
-        if self._answering:  # in its body: the application hears that the client is gone, and can say nothing more
+        if self._answering:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._hang_up()
+
+    def _answer_deferred(self) -> None:
+        assert self._deferred is not None
+        problem, self._deferred = self._deferred, None
+        self._answer(problem, None if self._in_head else cast("Scope", self.cycle.scope))
+
+    def _answer(self, problem: Problem, scope: Scope | None = None) -> None:
+        """To a request that the application doesn't get, with the scope if its head was complete."""
+        identifier = new_request_id()
+        answer = self._raw(problem, identifier)
+        self.transport.write(answer)
+        self._report(problem.kind.status, scope, problem, identifier, len(answer))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
-    def _refuse_head(self, problem: Problem) -> None:
-        identifier = new_request_id()
-        answer = self._raw(problem, identifier)
-        self.transport.write(answer)
-        client = self.client[0] if self.client else None
-        seconds = self.loop.time() - self._watched_since
-        self.on_refusal(Refusal(problem, identifier, client, seconds, self._head_bytes, len(answer)))
+    def _report(
+        self,
+        status: int,
+        scope: Scope | None = None,
+        problem: Problem | None = None,
+        identifier: str | None = None,
+        bytes_out: int = 0,
+    ) -> None:
+        known = {"method": _NO_PATH, "path": _NO_PATH} if scope is None else scope
+        begun = self._watched_since if scope is None else scope["state"][_BEGUN]
+        self.on_unheard(
+            Unheard(
+                status,
+                problem,
+                identifier or new_request_id(),
+                known["method"],
+                known["path"],
+                self.client[0] if self.client else None,
+                self.loop.time() - begun,
+                self._head_bytes if scope is None else 0,
+                bytes_out,
+            )
+        )
 
     def _raw(self, problem: Problem, identifier: str) -> bytes:
         response = problem_response(problem)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.runtime.bundles.bundle import Bundle, BundleError
@@ -70,18 +71,12 @@ class Loader:
         """Check a version's files, start its engines and warm them up. Raises RefusedError."""
         engines: list[Engine] = []
         fingerprint = self.fingerprint(name, version)  # before they are read
-        try:
+        with _refusing(f"{name}/{version}", engines):
             bundle = self._repository.get(name, version)
             chosen, precision = self._choose(bundle)
             for device in self._devices:
                 engines.append(load_in(precision, bundle, chosen.kind, device, self._threads()))
                 self._warm_up(engines[-1], bundle.manifest)
-        except (BundleError, RepositoryError, EngineError, OSError) as error:
-            _close(engines)
-            raise RefusedError(_one_line(error)) from error
-        except Exception as error:  # a network that loads but cannot run raises whatever its engine does
-            _close(engines)
-            raise RefusedError(f"{name}/{version} failed its warm-up: {_one_line(error)}") from error
         limits = self._settings.limits(name)
         size = limits.max_batch_size
         if size == "auto":
@@ -91,6 +86,20 @@ class Loader:
         model.fingerprint = fingerprint
         model.engine_why = chosen.why
         return model
+
+    def start_engine(self, model: ServedModel, index: int) -> Engine:
+        """Another engine as the model's one of this index, warmed up. Raises RefusedError, also when the version's
+        files are no longer those that the model was loaded from.
+        """
+        engines: list[Engine] = []
+        with _refusing(str(model), engines):
+            bundle = self._repository.get(model.name, model.version)
+            if bundle.manifest != model.manifest:
+                raise BundleError(f"{bundle.path} was changed after it was loaded")
+            kind = self._choose(bundle)[0].kind
+            engines.append(load_in(model.precision, bundle, kind, model.devices[index], self._threads()))
+            self._warm_up(engines[0], bundle.manifest)
+        return engines[0]
 
     def still_holds(self, model: ServedModel) -> bool:
         """Whether the version's files are, byte for byte, those that the model was loaded from. Reads all of them."""
@@ -235,9 +244,17 @@ def _default_model(settings: Settings, names: list[str]) -> str:
     return settings.model or names[0]
 
 
-def _close(engines: list[Engine]) -> None:
-    for engine in engines:
-        engine.close()
+@contextmanager
+def _refusing(version: str, engines: list[Engine]) -> Iterator[None]:
+    """Closes the engines that were started, and makes a RefusedError of whatever fails."""
+    try:
+        yield
+    except Exception as error:  # a network that loads but cannot run raises whatever its engine does
+        for engine in engines:
+            engine.close()
+        if isinstance(error, BundleError | RepositoryError | EngineError | OSError):
+            raise RefusedError(_one_line(error)) from error
+        raise RefusedError(f"{version} failed its warm-up: {_one_line(error)}") from error
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -49,7 +49,8 @@ class Times(Total):
 @dataclass(slots=True, eq=False)
 class Deeds:
     """What one version did. `runs` are the network's by batch size, `sizes` the images answered by the batch size of
-    their run: seconds of decoding and of postprocessing. `last` is when it was last asked, in `time.time()`.
+    their run: seconds of decoding and of postprocessing. `last` is when it was last asked, in `time.time()`, and
+    `since` the same in `time.monotonic()`, which nobody sets.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -62,6 +63,7 @@ class Deeds:
     )
     busy_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     last: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.monotonic)
 
 
 class ByVersion(Collector):
@@ -84,7 +86,7 @@ class ByVersion(Collector):
         if record.model is None or record.version is None:
             return
         deeds = self._deeds[record.model, record.version]
-        deeds.last = time.time()
+        deeds.last, deeds.since = time.time(), time.monotonic()
         deeds.requests[str(record.status)] += 1
         (deeds.answered if record.status < 400 else deeds.failed).add(record.seconds)
 
@@ -133,9 +135,9 @@ class ByVersion(Collector):
         yield from (requests, seconds, stages, busy)
 
     def _forget(self) -> None:
-        served, now = self.served(), time.time()
+        served, now = self.served(), time.monotonic()
         for key in [*self._deeds]:
-            if key not in served and now - self._deeds[key].last > FORGOTTEN_SECONDS:
+            if key not in served and now - self._deeds[key].since > FORGOTTEN_SECONDS:
                 del self._deeds[key]
 
 

@@ -56,13 +56,15 @@ class ServedInfo:
 class Now:
     """The state of the moment that a scrape reads.
 
-    `queue_depth` is by (model, priority); `busy_seconds` and `memory_bytes` (used, total) by device.
+    `queue_depth` is by (model, priority); `stuck_threads` are those of runs that hang; `busy_seconds` and
+    `memory_bytes` (used, total) by device.
     """
 
     queue_depth: Mapping[tuple[str, str], int]
     oldest_wait: float
     in_flight: int
     uploads: int
+    stuck_threads: int
     busy_seconds: Mapping[str, float]
     memory_bytes: Mapping[str, tuple[int, int]]
     served: tuple[ServedInfo, ...]
@@ -138,6 +140,12 @@ class Metrics:
         self._failed_batches = Counter(
             "maskserve_failed_batches", "Runs of the network that failed.", ("model",), registry=self.registry
         )
+        self._stalls = Counter(
+            "maskserve_engine_stalls",
+            "Runs of the network that hung, after each of which the engine was replaced.",
+            ("model", "device"),
+            registry=self.registry,
+        )
         self._loads = Counter(
             "maskserve_model_loads",
             "Versions that were loaded while serving, by whether they were served or refused.",
@@ -187,6 +195,10 @@ class Metrics:
         else:
             self._batch_size.observe(size)
             self._batch_fill.observe(size / limit)
+
+    def stall(self, model: str, device: str) -> None:
+        """A run of the network that hangs."""
+        self._stalls.labels(model, device).inc()
 
     def load(self, model: str, version: int, served: bool) -> None:
         if served:
@@ -261,6 +273,7 @@ class _Gauges(Collector):
             ("maskserve_queue_oldest_seconds", "How long the oldest of them has waited.", now.oldest_wait),
             ("maskserve_requests_in_flight", "Images accepted and not yet answered.", now.in_flight),
             ("maskserve_uploads_in_flight", "Bodies being received.", now.uploads),
+            ("maskserve_stuck_threads", "Abandoned threads whose run of the network still hangs.", now.stuck_threads),
         ):
             yield GaugeMetricFamily(name, text, value)
         busy = CounterMetricFamily(

@@ -9,8 +9,8 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import ANSWERED, CLIENT_LEFT, PROBLEM, unexpected
-from service.http.protocol import Refusal
+from service.http.problems import ANSWERED, CLIENT_LEFT, INTERNAL, PROBLEM, unexpected
+from service.http.protocol import Unheard
 from service.observability.logs import current_ids, log_request
 from service.observability.metrics import Metrics
 from service.observability.record import UNMATCHED, RequestRecord, record_of
@@ -42,13 +42,16 @@ class Observe:
             return message
 
         async def sent(message: Message) -> None:
+            await send(message)
             if message["type"] == "http.response.start":
                 record.status = message["status"]
             record.bytes_out += len(message.get("body", b""))
-            await send(message)
 
         try:
             await self._app(scope, received, sent)
+        except BaseException:  # raised again; uvicorn answers 500 where nothing was answered yet
+            record.status = record.status or INTERNAL.status
+            raise
         finally:
             record.status = scope["state"].get(ANSWERED) or record.status or CLIENT_LEFT
             record.problem = scope["state"].get(PROBLEM)
@@ -80,20 +83,20 @@ class Rescue:
             await unexpected(error, scope)(scope, receive, send)
 
 
-def report_refusal(refusal: Refusal, metrics: Metrics, access_log: bool) -> None:
-    """Count and log what was answered below the application, to a request whose method and path nobody knows."""
+def report_unheard(unheard: Unheard, metrics: Metrics, access_log: bool) -> None:
+    """Count and log a request that ended below the application."""
     record = RequestRecord(
-        request_id=refusal.request_id,
-        method="-",
-        path="-",
-        client=refusal.client,
+        request_id=unheard.request_id,
+        method=unheard.method,
+        path=unheard.path,
+        client=unheard.client,
         headers={},
-        started_ns=time.time_ns() - round(refusal.seconds * 1e9),
-        status=refusal.problem.kind.status,
-        seconds=refusal.seconds,
-        bytes_in=refusal.bytes_in,
-        bytes_out=refusal.bytes_out,
-        problem=refusal.problem.kind.slug,
+        started_ns=time.time_ns() - round(unheard.seconds * 1e9),
+        status=unheard.status,
+        seconds=unheard.seconds,
+        bytes_in=unheard.bytes_in,
+        bytes_out=unheard.bytes_out,
+        problem=None if unheard.problem is None else unheard.problem.kind.slug,
     )
     metrics.request(record)
     if access_log:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from concurrent.futures import Future
+from contextvars import Context
 
 from fastapi import Request
 
-from service.models.catalog import Catalog
+from service.models.catalog import Catalog, ServedModel
 from service.models.reload import Reloader
+from service.models.replacing import replace_engine
 from service.observability.device_memory import read_memory
 from service.observability.metrics import Metrics, Now, ServedInfo
 from service.prediction.pipeline import Pipeline
@@ -30,6 +32,7 @@ class Lifecycle:
         self._reloader: Reloader | None = None
         self._loading: asyncio.Task[Catalog] | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._replacing: set[asyncio.Task[None]] = set()
 
     @property
     def catalog(self) -> Catalog:
@@ -75,7 +78,7 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Free threads and models."""
-        for task in (self._loading, self._reloading):
+        for task in (self._loading, self._reloading, *self._replacing):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(BaseException):
@@ -92,11 +95,27 @@ class Lifecycle:
         self._reloader.on_load = self.metrics.load
         self.gate.devices = pipeline.batcher.devices
         self.gate.seconds_per_image = lambda name: _seconds_per_image(catalog, name)
+        pipeline.on_stall = lambda model, device: self._on_stall(catalog, pipeline, model, device)
         self.metrics.watch(lambda: self._now(catalog, pipeline))
         if self.gate.phase is Phase.STARTING:
             self.gate.phase = Phase.READY
             self._reloading = asyncio.create_task(self._reloader.run())
         return catalog
+
+    def _on_stall(self, catalog: Catalog, pipeline: Pipeline, model: ServedModel, device: int) -> None:
+        self.metrics.stall(model.name, pipeline.device_names[device])
+        if pipeline.batcher.is_out and self.gate.phase is Phase.READY:
+            self.gate.phase = Phase.RECOVERING
+
+        async def replace() -> None:
+            await replace_engine(catalog, self.settings, model, device)
+            pipeline.batcher.restore(device)
+            if self.gate.phase is Phase.RECOVERING:
+                self.gate.phase = Phase.READY
+
+        task = asyncio.create_task(replace(), context=Context())  # it is about more than the request that hung
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
 
     def _now(self, catalog: Catalog, pipeline: Pipeline) -> Now:
         batcher, answering = pipeline.batcher, catalog.answering
@@ -109,6 +128,7 @@ class Lifecycle:
             oldest_wait=batcher.oldest_wait(),
             in_flight=self.gate.in_flight,
             uploads=self.gate.uploads,
+            stuck_threads=batcher.abandoned,
             busy_seconds={device: batcher.busy_seconds(index) for index, device in enumerate(pipeline.device_names)},
             memory_bytes=read_memory(pipeline.devices),
             served=tuple(

@@ -31,8 +31,8 @@ from service.prediction.answers import Detected, Seen
 from service.prediction.decoding import Decoded, Job, as_problem, decode
 from service.prediction.seeing import is_small, score_counts_of, see_tiles, see_whole
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
-from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError
-from service.scheduling.gate import deadline_passed
+from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError, EngineStalledError
+from service.scheduling.gate import deadline_passed, engine_stalled
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
 from service.settings.settings import Settings
@@ -63,7 +63,15 @@ class Pipeline:
         self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
         self.devices = catalog.served[0].devices
         self.device_names = distinct(self.devices)
-        self.batcher = Batcher[_Task, RawDetections](infer, devices=len(self.devices), on_batch=self._on_batch)
+        self.batcher = Batcher[_Task, RawDetections](
+            infer,
+            devices=len(self.devices),
+            on_batch=self._on_batch,
+            stall_after=settings.stall_seconds,
+            on_stall=lambda tasks, device: self.on_stall(tasks[0].model, device),
+        )
+        self.on_stall: Callable[[ServedModel, int], None] = lambda model, device: None
+        """Told the model whose engine hangs, and which of its engines it is."""
 
     async def predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
         """What `render` makes of the detections, on a postprocess thread unless it is little.
@@ -144,6 +152,8 @@ class Pipeline:
             computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline.at, priority)
         except DeadlinePassedError:
             raise deadline_passed() from None
+        except EngineStalledError:
+            raise engine_stalled() from None
         except OutOfMemory as error:
             raise Problem(
                 OUT_OF_MEMORY, f"{str(error).capitalize()}; send the image smaller, or try again.", RETRY_OUT_OF_MEMORY

@@ -4,6 +4,9 @@ Callers `await submit(item, lane, bucket)` on the event loop. Items of one lane 
 It leaves as soon as a device is idle and either it is full or its oldest item has waited the lane's `max_delay`. Three
 events wake the batcher: an item arrives, a device becomes free, the oldest item's delay runs out.
 
+A run that hangs cannot be ended: its thread is abandoned, its items fail, and the device is out of service until
+`restore`.
+
 All state belongs to the event loop's thread, so there are no locks. Only `run` executes elsewhere, on the devices'
 threads, one call at a time on each.
 """
@@ -22,6 +25,7 @@ from typing import Generic, TypeVar
 from model.runtime.engines.engine import OutOfMemory
 from service.scheduling.priority import Priority, Turns
 from service.scheduling.threads import Outcome, Threads
+from service.scheduling.watchdog import Watchdog
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -36,6 +40,10 @@ THROUGHPUT_WEIGHT = 0.2
 
 class DeadlinePassedError(Exception):
     """The item's deadline passed while it waited; it was never computed."""
+
+
+class EngineStalledError(Exception):
+    """The item's run hangs, or it waited for a device and none is in service."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +102,16 @@ class _Job(Generic[In, Out]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Run(Generic[In, Out]):
+    """A batch on a device. It could have had `limit` items."""
+
+    batch: list[_Job[In, Out]]
+    device: int
+    limit: int
+    began: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Group(Generic[In, Out]):
     """The waiting items of one lane and bucket, which may share a batch, in order of arrival."""
 
@@ -115,6 +133,9 @@ class Batcher(Generic[In, Out]):
     allows, and returns a value for each, in order. When it raises on several items, each is run again alone, so that a
     bad one fails alone; what it raises on a single item is what that item's `submit` raises. `OutOfMemory` on several
     items halves the lane's limit, and they run again in smaller batches. Clocks are `time.monotonic()`.
+
+    A run that has not ended after `stall_after` seconds (None: never) hangs: `on_stall(items, device)` is told, and
+    must see to it that `restore` is called. `abandoned` counts the threads that are stuck in such runs.
     """
 
     def __init__(
@@ -123,9 +144,14 @@ class Batcher(Generic[In, Out]):
         *,
         devices: int = 1,
         on_batch: Callable[[BatchReport], None] = lambda report: None,
+        stall_after: float | None = None,
+        on_stall: Callable[[Sequence[In], int], None] = lambda items, device: None,
     ) -> None:
+        self.abandoned = 0
         self._run = run
         self._on_batch = on_batch
+        self._on_stall = on_stall
+        self._watchdog: Watchdog[_Run[In, Out]] = Watchdog(stall_after, self._give_up)
         self._groups: dict[tuple[Lane, Hashable], _Group[In, Out]] = {}
         self._alone: deque[_Job[In, Out]] = deque()
         self._turns = Turns()
@@ -133,13 +159,19 @@ class Batcher(Generic[In, Out]):
         self._timer: asyncio.TimerHandle | None = None
         self._threads = [Threads(1, f"engine-{device}") for device in range(devices)]
         self._idle = set(range(devices))
-        self._busy_since: dict[int, float] = {}
+        self._out: set[int] = set()
+        self._runs: dict[int, _Run[In, Out]] = {}
         self._busy_seconds = [0.0] * devices
 
     @property
     def devices(self) -> int:
         """How many devices there are."""
         return len(self._threads)
+
+    @property
+    def is_out(self) -> bool:
+        """No device is in service."""
+        return len(self._out) == len(self._threads)
 
     def depth(self, lane: Lane | None = None, priority: Priority | None = None) -> int:
         """Items that wait, not counting those on a device; of one lane or priority only, if given."""
@@ -151,8 +183,8 @@ class Batcher(Generic[In, Out]):
 
     def busy_seconds(self, device: int) -> float:
         """Seconds that the device has computed, the batch on it now included."""
-        since = self._busy_since.get(device)
-        return self._busy_seconds[device] + (0.0 if since is None else time.monotonic() - since)
+        run = self._runs.get(device)
+        return self._busy_seconds[device] + (0.0 if run is None else time.monotonic() - run.began)
 
     async def submit(
         self,
@@ -164,8 +196,10 @@ class Batcher(Generic[In, Out]):
     ) -> Computed[Out]:
         """Wait for `item`'s value. Cancelling the caller takes the item out of the queue.
 
-        Raises DeadlinePassedError, or what `run` raised on the item alone.
+        Raises DeadlinePassedError, EngineStalledError, or what `run` raised on the item alone.
         """
+        if self.is_out:
+            raise EngineStalledError
         future: asyncio.Future[Computed[Out]] = asyncio.get_running_loop().create_future()
         job = _Job(item, lane, bucket, priority, deadline, time.monotonic(), future)
         self._group_of(job).waiting[priority].append(job)
@@ -181,8 +215,15 @@ class Batcher(Generic[In, Out]):
         self._hurried = True
         self._dispatch()
 
+    def restore(self, device: int) -> None:
+        """Let a device compute again whose run hung, on a new thread."""
+        self._out.discard(device)
+        self._idle.add(device)
+        self._dispatch()
+
     def close(self) -> None:
         """Let the devices' threads end. A batch that runs is finished first; its answers go nowhere."""
+        self._watchdog.close()
         if self._timer is not None:
             self._timer.cancel()
         for thread in self._threads:
@@ -261,17 +302,17 @@ class Batcher(Generic[In, Out]):
     def _start(self, batch: list[_Job[In, Out]], now: float) -> None:
         device = min(self._idle)
         self._idle.remove(device)
-        self._busy_since[device] = now
+        run = self._runs[device] = _Run(batch, device, batch[0].lane.max_batch_size, now)
+        self._watchdog.begin(run)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         items = [job.item for job in batch]
-        limit = batch[0].lane.max_batch_size
         # The end is not in the context of the request that happened to start the batch: it is not about it alone.
         self._threads[device].submit(
             asyncio.get_running_loop(),
             lambda: self._values(items, device),
-            lambda outcome: self._finish(batch, device, limit, now, outcome),
+            lambda outcome: self._finish(run, outcome),
         )
 
     def _values(self, items: list[In], device: int) -> Sequence[Out]:
@@ -280,17 +321,14 @@ class Batcher(Generic[In, Out]):
             raise RuntimeError(f"the engine answered {len(values)} of {len(items)} images")
         return values
 
-    def _finish(
-        self,
-        batch: list[_Job[In, Out]],
-        device: int,
-        limit: int,
-        started: float,
-        outcome: Outcome[Sequence[Out]],
-    ) -> None:
+    def _finish(self, run: _Run[In, Out], outcome: Outcome[Sequence[Out]]) -> None:
+        batch, device = run.batch, run.device
+        if self._runs.get(device) is not run:
+            self.abandoned -= 1
+            logger.warning("a run that hung has ended after %.1f s; its thread ends", outcome.seconds)
+            return
         self._idle.add(device)
-        seconds = time.monotonic() - self._busy_since.pop(device)
-        self._busy_seconds[device] += seconds
+        seconds = self._end(run)
         lane, error = batch[0].lane, outcome.error
         if error is None:
             seconds = outcome.seconds
@@ -298,14 +336,41 @@ class Batcher(Generic[In, Out]):
         elif len(batch) > 1:
             self._run_again(batch, error)
         self._dispatch()  # first the next batch, then the answers: the device should not wait for them
-        self._on_batch(BatchReport(lane, device, len(batch), limit, seconds, error is not None))
+        self._on_batch(BatchReport(lane, device, len(batch), run.limit, seconds, error is not None))
         if error is not None:
             if len(batch) == 1 and not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
         for job, value in zip(batch, outcome.result(), strict=True):
             if not job.future.done():
-                job.future.set_result(Computed(value, started - job.arrived, seconds, len(batch)))
+                job.future.set_result(Computed(value, run.began - job.arrived, seconds, len(batch)))
+
+    def _end(self, run: _Run[In, Out]) -> float:
+        """The device is free of it. Returns the run's seconds."""
+        self._watchdog.end(run)
+        del self._runs[run.device]
+        seconds = time.monotonic() - run.began
+        self._busy_seconds[run.device] += seconds
+        return seconds
+
+    def _give_up(self, run: _Run[In, Out]) -> None:
+        """A run hangs. Its items fail, and if no device is left, all that wait."""
+        device, lane = run.device, run.batch[0].lane
+        seconds = self._end(run)
+        self._threads[device].abandon()
+        self._threads[device] = Threads(1, f"engine-{device}")
+        self._out.add(device)
+        self.abandoned += 1
+        lost = [*run.batch]
+        if self.is_out:
+            lost += self._jobs()
+            self._alone.clear()
+            self._groups.clear()
+        for job in lost:
+            if not job.future.done():
+                job.future.set_exception(EngineStalledError())
+        self._on_batch(BatchReport(lane, device, len(run.batch), run.limit, seconds, failed=True))
+        self._on_stall([job.item for job in run.batch], device)
 
     def _run_again(self, batch: list[_Job[In, Out]], error: BaseException) -> None:
         """In smaller batches if memory was short, else one at a time."""

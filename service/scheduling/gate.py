@@ -18,6 +18,7 @@ from enum import Enum
 from service.http.problems import (
     DEADLINE_PASSED,
     DRAINING,
+    ENGINE_STALLED,
     NO_TIME,
     QUEUE_FULL,
     SLOW_UPLOAD,
@@ -29,6 +30,7 @@ from service.scheduling.priority import SHARES, Priority
 
 RETRY_STARTING = 1
 RETRY_DRAINING = 5
+RETRY_STALLED = 5
 MAX_RETRY = 60
 """Seconds in `Retry-After`."""
 
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 class Phase(Enum):
     STARTING = "starting"
     READY = "ready"
+    RECOVERING = "recovering"
+    """No device computes: an engine that hangs is being replaced."""
     LEAVING = "leaving"
     """About to drain: everything is still answered, but whoever asks whether it is ready hears no."""
     DRAINING = "draining"
@@ -51,6 +55,15 @@ class Phase(Enum):
 
 def still_starting() -> Problem:
     return Problem(STARTING, "The model is being loaded; GET /readyz tells when it is ready.", RETRY_STARTING)
+
+
+def engine_stalled() -> Problem:
+    return Problem(
+        ENGINE_STALLED,
+        "A run of the network did not end, so its engine is being replaced; GET /readyz tells when it is ready. If it "
+        "was this image's run, the same image may do it again.",
+        RETRY_STALLED,
+    )
 
 
 def deadline_passed() -> Problem:
@@ -131,6 +144,8 @@ class Gate:
         """Raise a Problem unless requests are answered."""
         if self.phase is Phase.STARTING:
             raise still_starting()
+        if self.phase is Phase.RECOVERING:
+            raise engine_stalled()
         if self.phase is Phase.DRAINING:
             raise _draining()
 

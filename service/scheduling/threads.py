@@ -68,6 +68,11 @@ class Threads:
         for _ in self._threads:
             self._queue.put(None)
 
+    def abandon(self) -> None:
+        """As `close`, and nobody waits for them at the exit: one of them may never come back."""
+        self.close()
+        _alive.discard(self)
+
     def join(self) -> None:
         """Wait until they have ended."""
         for thread in self._threads:

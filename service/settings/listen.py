@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
 
 from service.settings.settings import InvalidSettingsError
+
+MOST_FILES: Final = 65_536
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -19,6 +22,18 @@ def bind(host: str, port: int) -> socket.socket:
         raise InvalidSettingsError(
             f"cannot listen at {host}:{port}: {reason}; choose another --host or --port"
         ) from None
+
+
+def allow_connections() -> None:
+    """Let this process open as many files as it may, for each connection is one: systems begin with 1,024."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if resource.RLIM_INFINITY != soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def address(listener: socket.socket) -> str:

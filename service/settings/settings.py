@@ -26,6 +26,7 @@ from service.settings.values import (
     Auto,
     Device,
     Host,
+    NotNegative,
     Origins,
     PathTo,
     PositiveInt,
@@ -38,6 +39,8 @@ from service.settings.values import (
 
 EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
 MOST_BATCH_IMAGES: Final = 16
+LEAST_STALL_SECONDS: Final = 20.0
+"""An honest run that takes so long on a CPU is of a network that this machine is too slow for."""
 
 
 class InvalidSettingsError(Exception):
@@ -187,6 +190,11 @@ class Settings(BaseSettings):
         description="time from the complete upload to the answer, then the request is dropped with 504; a request may "
         "ask for less with its own timeout_ms",
     )
+    engine_stall_ms: NotNegative | Auto = Field(
+        "auto",
+        description="how long a run of the network may take before it counts as hung: its images get 503 and the "
+        "engine is replaced; 0: as long as it likes. Auto is two thirds of timeout_ms, and at least 20 s",
+    )
     drain_timeout_ms: float = Field(
         30_000, ge=0, description="how long accepted requests may take after SIGTERM before they are cut off"
     )
@@ -248,6 +256,13 @@ class Settings(BaseSettings):
         if self.decode_threads == "auto":
             return min(4, usable_cpus())
         return self.decode_threads
+
+    @property
+    def stall_seconds(self) -> float | None:
+        """After which a run of the network hangs; None: never."""
+        if self.engine_stall_ms == "auto":
+            return max(LEAST_STALL_SECONDS, self.timeout_ms / 1500)
+        return self.engine_stall_ms / 1e3 or None
 
     def limits(self, model: str) -> Limits:
         """What holds for a model."""
@@ -311,8 +326,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "per_model",
     ),
     "Scheduling": (
-        *("max_batch_size", "max_queue_delay_ms", "max_queue_size", "timeout_ms", "drain_timeout_ms"),
-        *("shutdown_delay_ms", "decode_threads"),
+        *("max_batch_size", "max_queue_delay_ms", "max_queue_size", "timeout_ms", "engine_stall_ms"),
+        *("drain_timeout_ms", "shutdown_delay_ms", "decode_threads"),
     ),
     "Limits": (
         *("max_body_bytes", "max_pixels", "max_picture_pixels", "max_batch_images", "max_planes", "max_uploads"),

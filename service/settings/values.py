@@ -15,6 +15,7 @@ from service.http.proxies import PREFIX as PREFIX_PATH
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 DEFAULT_MODEL: Final = "*"
 """What an alias says that is a name of the model that answers when a request names none."""

@@ -290,6 +290,7 @@ class Server:
         """Start one on a free port and wait for its ready line."""
         holding = Path(tempfile.mkdtemp())
         environment[FOLDER] = str(holding)
+        environment.setdefault(f"{PREFIX}ENGINE_STALL_MS", "0")  # what a test holds does not hang
         process = launch("--models", str(repository), *flags, module="tests.service.holding", **environment)
         assert process.stderr is not None
         assert process.stdout is not None

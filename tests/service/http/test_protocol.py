@@ -100,9 +100,9 @@ def connect(address: tuple[str, int]) -> socket.socket:
     return socket.create_connection(address, timeout=PATIENCE)
 
 
-def read_answer(connection: socket.socket) -> Answer:
+def read_answer(connection: socket.socket, method: str = "GET") -> Answer:
     """The next answer on the connection, and not a byte more."""
-    response = http.client.HTTPResponse(_Unbuffered(connection))  # type: ignore[arg-type]  # it only calls makefile
+    response = http.client.HTTPResponse(_Unbuffered(connection), method=method)  # type: ignore[arg-type]  # it only calls makefile
     response.begin()
     # In pieces: without a buffer a read gives what has come so far, and `read()` takes that for all.
     body = b"".join(iter(lambda: response.read(2**16), b""))
@@ -270,29 +270,80 @@ def test_what_the_application_answers_after_a_malformed_body_goes_nowhere(caplog
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-@pytest.mark.parametrize(
-    ("first", "answers"),
-    [
-        pytest.param(GET.replace(b"/", b"/slow", 1), 0, id="behind a request that is being answered"),
-        pytest.param(b"", 1, id="answered before it came"),
-    ],
-)
-def test_a_malformed_body_is_never_answered_in_anothers_place(first: bytes, answers: int) -> None:
+EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_malformed_body_is_answered_when_those_before_it_are() -> None:
+    app = Recorder()
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(GET.replace(b"/", b"/slow", 1) + GET + EARLY)
+        connection.sendall(b"not a length\r\n")
+        assert [read_answer(connection).status for _ in range(2)] == [200, 200]
+        assert_refused(connection, BAD_HTTP)
+    assert app.paths == ["/slow", "/"]
+
+
+def test_a_malformed_body_that_is_answered_already_gets_no_second_answer() -> None:
     with serving(Recorder()) as address, connect(address) as connection:
-        connection.sendall(first + b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(answers):
-            assert read_answer(connection).status == 200
+        connection.sendall(EARLY)
+        assert read_answer(connection).status == 200
         connection.sendall(b"not a length\r\n")
         assert connection.recv(1) == b""
 
 
-def test_garbage_behind_a_request_is_not_taken_for_its_answer() -> None:
+@pytest.mark.parametrize(
+    ("behind", "kind"),
+    [
+        pytest.param(b"\x00\x01\x02", BAD_HTTP, id="garbage"),
+        pytest.param(GET[:-2] + b"X: " + 200 * KIB * b"a", HEADERS_TOO_LARGE, id="a giant head"),
+        pytest.param(GET[:-2] + b"Host: y\r\n\r\n", BAD_HTTP, id="two hosts"),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 3])
+def test_what_is_no_request_is_answered_when_those_before_it_are(behind: bytes, kind: ProblemKind, before: int) -> None:
     with serving(Recorder()) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1) + b"\x00\x01\x02")
-        answer = read_answer(connection)
-        assert (answer.status, answer.body) == (200, b"0")
-        assert answer.headers["connection"] == "close"
+        connection.sendall(GET.replace(b"/", b"/slow", 1) + (before - 1) * GET + behind)
+        assert [read_answer(connection).status for _ in range(before)] == before * [200]
+        assert_refused(connection, kind)
+
+
+@pytest.mark.parametrize("behind", [GET, b"GET /", b"\x00\x01\x02"])
+def test_nothing_is_read_behind_a_request_that_asks_for_the_end(behind: bytes) -> None:
+    app = Recorder()
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(GET.replace(b"/", b"/slow", 1)[:-2] + b"Connection: close\r\n\r\n" + behind)
+        assert read_answer(connection).status == 200
         assert connection.recv(1) == b""
+    assert app.paths == ["/slow"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(b"0\r\n" + 200 * KIB * b"X", id="a trailer"),
+        pytest.param(b"0\r\n" + 15000 * b"X-Name: value\r\n", id="many trailers"),
+        pytest.param(b"1;" + 200 * KIB * b"x", id="a chunk's extension"),
+    ],
+)
+def test_what_comes_between_the_pieces_of_a_body_is_limited(more: bytes) -> None:
+    with serving(Recorder()) as address, connect(address) as connection:
+        connection.sendall(EARLY.replace(b"/early", b"/") + b"3\r\nabc\r\n")
+        connection.sendall(more)
+        assert_refused(connection, HEADERS_TOO_LARGE)
+
+
+def test_a_trailer_is_no_header() -> None:
+    seen: list[list[tuple[bytes, bytes]]] = []
+    recorder = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await recorder(scope, receive, send)
+        seen.append(scope["headers"])
+
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(EARLY.replace(b"/early", b"/") + b"3\r\nabc\r\n0\r\nX-API-Key: key\r\n\r\n")
+        assert read_answer(connection).body == b"3"
+    assert seen == [[(b"host", b"x"), (b"transfer-encoding", b"chunked")]]
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,13 @@ def test_its_requests_get_503_and_it_is_replaced(serve: Callable[..., Server], m
 
         aside.rename(models / "probe")
         until(lambda: server.client.get("/readyz").status_code == 200)
-        assert said(server, "a run of probe/1 on cpu hangs")
-        assert said(server, "probe/1 has a fresh engine on cpu")
+        until(lambda: said(server, "a run of probe/1 on cpu hangs"))
+        until(lambda: said(server, "probe/1 has a fresh engine on cpu"))
         assert found(server.predict(PNG)) == before
         assert stuck(server) == 1
         statuses[200] += 1
     until(lambda: stuck(server) == 0)
-    assert said(server, "a run that hung has ended")
+    until(lambda: said(server, "a run that hung has ended"))
     metrics = server.metrics()
     assert metrics['maskserve_engine_stalls_total{device="cpu",model="probe"}'] == 1
     assert metrics['maskserve_failed_batches_total{model="probe"}'] == 1

@@ -247,7 +247,7 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if isinstance(image, BmpImagePlugin.BmpImageFile):
         return bmp.load(image, data)
     if isinstance(image, GifImagePlugin.GifImageFile):
-        return gif.load(image, data)
+        return gif.load(data)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         ended = jpeg.ended(data)
         if ended is None:
@@ -257,6 +257,8 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     image.load()
     if isinstance(image, JpegImagePlugin.JpegImageFile) and (jpeg.is_cut(data, image) or jpeg.lacks_restarts(data)):
         raise OSError("image file is truncated: blocks are missing before its end marker")
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and jpeg.has_stray_marker(data):
+        raise OSError("broken data stream: a marker in the middle of the pixels")
     if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_rows(image, data):
         raise OSError("image file is truncated: its last rows are missing")
     if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_colors(image, data):

@@ -17,6 +17,8 @@ _END: Final = b"\xff\xd9"
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN: Final = re.compile(rb"(?:[^\xff]|\xff[\x00\xd0-\xd7\xff])*", re.DOTALL)
 """A scan's data: up to a marker that is neither a stuffed byte nor a restart."""
+_SEGMENTS: Final = frozenset([0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE])
+"""Markers of what may follow a scan: tables, another scan, its number of lines, data of applications, comments."""
 _TAILS: Final = (bytes(range(1, 255)) * 8, bytes(range(254, 0, -1)) * 8, b"\x55\xaa" * 1016)
 """What is put behind the data; free of 0xFF, which begins markers, and of 0x00. More bits than the blocks of a row need
 that are missing at a byte's cut; were more missing, the first of them would show it."""
@@ -52,6 +54,46 @@ def is_cut(data: bytes, image: Image.Image) -> bool:
         return False
     end, _ = _scans(data)
     return end is not None and not _is_complete(data[:end])
+
+
+def has_stray_marker(data: bytes) -> bool:
+    """Whether a scan's data are broken off by a marker that is not meant to be there: the decoder goes no further, and
+    leaves the rest of the picture, or of its details, away without a word.
+
+    Behind a scan come segments, one right behind the other, up to the next scan or the end (T.81 B.2.1). Restarts that
+    were not announced (DRI) are such markers, too.
+    """
+    interval, position = 0, 2
+    in_header = True
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return False
+        if not (marker in _SEGMENTS or (in_header and marker not in (0, 1, *range(0xD0, 0xD9)))):
+            return not in_header
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDD:
+            interval = int.from_bytes(data[position + 4 : position + 6], "big")
+        elif marker == 0xDA:
+            in_header = False
+            end = _end_of_scan(data, end, has_restarts=interval > 0)
+        elif not in_header and end != len(data) and data[end : end + 1] != b"\xff":
+            return True
+        position = end
+    return False
+
+
+def _end_of_scan(data: bytes, position: int, *, has_restarts: bool) -> int:
+    """Where the first marker is behind that position; the data's length if there is none."""
+    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 1:
+        following = data[position + 1]
+        if following not in (0, 0xFF) and not (has_restarts and 0xD0 <= following <= 0xD7):
+            return position
+        position += 1
+    return len(data)
 
 
 def lacks_restarts(data: bytes) -> bool:

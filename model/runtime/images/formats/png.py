@@ -150,7 +150,8 @@ def lacks_rows(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:
         while packed and left > 0:
             left -= len(inflater.decompress(packed, _AT_ONCE))
             packed = inflater.unconsumed_tail
-    return left > len(inflater.flush())
+    # Not where all rows are there: what may follow them would be unpacked whole.
+    return left > 0 and left > len(inflater.flush())
 
 
 def lacks_colors(image: PngImagePlugin.PngImageFile, data: bytes) -> bool:

@@ -31,6 +31,11 @@ def check_header(page: TiffPage) -> None:
             f"the TIFF image's header cannot be read: it states {samples} samples for each of {width} x {height} "
             f"pixels, in strips or tiles of {tile[0]} x {tile[1]}"
         )
+    if page.planarconfig not in (1, 2):
+        raise DamagedImage(
+            f"the TIFF image's header cannot be read: it states {page.planarconfig} for how samples are arranged "
+            f"(PlanarConfiguration), which is 1 or 2"
+        )
     if page.imagedepth != 1 or (page.is_tiled and page.tiledepth != 1):
         raise UnsupportedVariant("the TIFF image cannot be read: it is a volume of voxels, not of planes")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from model.runtime.images.decode import decode_image
-from model.runtime.images.errors import UnsupportedVariant
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 from model.runtime.images.reading import probe
 from tests.model.runtime.images.pictures import encode, picture
 
@@ -102,3 +102,17 @@ def test_so_does_one_in_which_a_color_is_transparent(frame: Image.Image) -> None
     inside[np.asarray(frame) == 3] = 255
     expected[6:18, 4:14] = inside
     np.testing.assert_array_equal(decode_image(data), expected)
+
+
+@pytest.mark.parametrize("interlaced", [0, 0x40])
+@pytest.mark.parametrize("missing", [1, 5, 19, 20])
+@pytest.mark.parametrize("follows", ["nothing", "zeros", "erased flash", "frames"])
+def test_a_frame_that_ends_early_is_not_filled_with_what_follows(follows: str, missing: int, interlaced: int) -> None:
+    data = bytearray(of_8_bits(b"\1" * (20 - missing), colors=FOUR))
+    start = 13 + len(FOUR)
+    data[6:10] = struct.pack("<HH", 5, 4)
+    data[start + 5 : start + 10] = struct.pack("<HHB", 5, 4, interlaced)
+    frame = bytes(data[start:-1])
+    behind = {"nothing": b"", "zeros": bytes(100_000), "erased flash": b"\xff" * 100_000, "frames": frame * 4000}
+    with pytest.raises(DamagedImage):
+        decode_image(bytes(data[:-1]) + behind[follows] + b";")

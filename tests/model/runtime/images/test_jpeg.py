@@ -67,6 +67,21 @@ def test_cut_short_but_with_an_end_marker(kind: str, size: tuple[int, int]) -> N
             decode_image(data[:length] + b"\xff\xd9")
 
 
+@pytest.mark.parametrize(
+    "stray", [b"\xff\x2a", b"\xff\xe1", b"\xff\xfe\0\4", b"\xff\xff\x9d", b"\xff\xd3"], ids=bytes.hex
+)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "restart intervals"])
+def test_a_marker_in_the_middle_of_a_scan(kind: str, stray: bytes, noise: Image.Image) -> None:
+    """The decoder goes no further, and would leave the rest gray."""
+    mode, options = KINDS[kind]
+    data = encode(noise.convert(mode), "JPEG", **options)
+    scan = data.index(b"\xff\xda") + 14
+    end = data.index(b"\xff", scan + 20) if "progressive" in kind else len(data) - 20
+    for at in range(scan + 4, end - 8, max(1, (end - scan) // 7)):
+        with pytest.raises(DamagedImage):
+            decode_image(data[:at] + stray + data[at + len(stray) :])
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_a_gray_picture_is_not_taken_for_a_cut_one(mode: str) -> None:
     for gray in (127, 128):

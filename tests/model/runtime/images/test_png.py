@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -319,3 +320,17 @@ def test_interlaced_pixels_are_read_and_missing_ones_are_damage(size: tuple[int,
         if size != (1, 1):
             with pytest.raises(DamagedImage, match="cannot be decoded"):
                 read_picture(interlaced(values, depth, missing))
+
+
+def test_what_follows_the_last_row_is_not_unpacked() -> None:
+    """Where the last row is black its being there is looked into."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 8, GRAY, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(3 * 5) + bytes(2**26)))
+    data = b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+    decode_image(data)
+    tracemalloc.start()
+    try:
+        assert not decode_image(data).any()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

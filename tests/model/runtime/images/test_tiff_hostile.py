@@ -63,6 +63,8 @@ HOSTILE: dict[str, tuple[bytes, type[ImageError]]] = {
     "65535 tags": (b"II*\0" + struct.pack("<IH", 8, 65535) + bytes(12 * 65535 + 4), DamagedImage),
     "a directory with no tags": (chain(1, circle=False), DamagedImage),
     "no pixels": (deep_tiff(0, 4), DamagedImage),
+    "samples arranged in no way": (deep_tiff(2, 2, (284, 3, 0)), DamagedImage),
+    "samples arranged in a third way": (deep_tiff(2, 2, (284, 3, 3)), DamagedImage),
     "more pixels than accepted": (deep_tiff(60000, 60000), TooManyPixels),
     "more samples than memory": (deep_tiff(4000, 4000, (277, 3, 60000)), TooManyPixels),
     "a huge tile": (deep_tiff(2, 2, (322, 4, 48000), (323, 4, 48000), (324, 4, 8), (325, 4, 4)), TooManyPixels),

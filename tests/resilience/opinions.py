@@ -108,7 +108,7 @@ def others(data: bytes) -> NDArray[Any]:
     if format == "TIFF":
         return _tiff(data)
     decode: dict[str | None, Callable[[bytes], NDArray[Any]]] = {
-        "JPEG": imagecodecs.jpeg8_decode,
+        "JPEG": _jpeg,
         "PNG": lambda data: imagecodecs.png_decode(_plain_png(data)),
         "WEBP": imagecodecs.webp_decode,
         "BMP": lambda data: imagecodecs.bmp_decode(_plain_bmp(data)),
@@ -119,6 +119,14 @@ def others(data: bytes) -> NDArray[Any]:
     if format not in decode:
         raise NobodyElse
     return over_white(decode[format](data))
+
+
+def _jpeg(data: bytes) -> NDArray[Any]:
+    """CMYK becomes RGB as Pillow has it, of values that are inverted, as Adobe writes them."""
+    if len(Image.open(BytesIO(data)).getbands()) != 4:
+        return imagecodecs.jpeg8_decode(data)
+    inverted = imagecodecs.jpeg8_decode(data, outcolorspace="CMYK").astype(np.float64)
+    return np.rint(inverted[..., :3] * inverted[..., 3:] / 255).astype(np.uint8)
 
 
 class NobodyElse(Exception):
@@ -157,8 +165,10 @@ def _plain_bmp(data: bytes) -> bytes:
     """
     data = data[:2] + struct.pack("<I", len(data)) + data[6:]
     offset, header, bits = *struct.unpack_from("<II", data, 10), *struct.unpack_from("<H", data, 28)
-    if bits > 8 or header < 40:
+    if header < 40:
         return data
+    if bits > 8:
+        return data[:46] + bytes(4) + data[50:]
     (stated,) = struct.unpack_from("<I", data, 46)
     start, most = 14 + header, 2**bits
     offset = max(offset, start + 4 * min(stated or most, most))
@@ -168,17 +178,24 @@ def _plain_bmp(data: bytes) -> bytes:
 
 
 def _first_frame(data: bytes) -> bytes:
-    """A GIF without what follows its first frame, of which giflib would read all."""
-    position = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
-    while data[position : position + 1] == b"!":
-        position = _behind_blocks(data, position + 2)
-    flags = data[position + 9]
-    position += 10 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0) + 1
-    return data[: _behind_blocks(data, position)] + b";"
+    """A GIF without what follows its first frame, and without what is no block: giflib would give up for either."""
+    position = 13 + _palette_bytes(data[10])
+    kept = [data[:position]]
+    while position < len(data) and (kind := data[position : position + 1]) != b",":
+        end = _behind_blocks(data, position + 2) if kind == b"!" else position + 1
+        if kind == b"!":
+            kept.append(data[position:end])
+        position = end
+    end = _behind_blocks(data, position + 11 + _palette_bytes(data[position + 9]))
+    return b"".join([*kept, data[position:end], b";" if end <= len(data) else b"\0;"])
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _behind_blocks(data: bytes, position: int) -> int:
-    while length := data[position]:
+    while position < len(data) and (length := data[position]):
         position += 1 + length
     return position + 1
 

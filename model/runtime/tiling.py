@@ -24,8 +24,14 @@ OVERLAP = 4
 """Neighbors have one part in so many in common: with the above, the largest anchor."""
 LEAST = 256
 """The shortest side of a tile that is split no further."""
+MOST = 50_000
+"""Tiles of a picture, before any is split: each is kept in mind until all are merged."""
 PROPOSALS_OF_AN_OBJECT = 10
 """About as many of the best-scored anchors show the same object, until suppression leaves one of them."""
+
+
+class TooManyTiles(ValueError):
+    """Small tiles of a large picture; the message says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ def plan_tiles(size: Size, side: int, overlap: int, shift: tuple[int, int] = (0,
 
     Raises:
         ValueError: no room is left between two overlaps.
+        TooManyTiles: there would be more than `MOST`.
     """
     if not 0 <= overlap <= side // 2:
         raise ValueError(f"an overlap of {overlap} does not fit tiles of {side} pixels: it may be half of them")
@@ -66,6 +73,8 @@ def plan_tiles(size: Size, side: int, overlap: int, shift: tuple[int, int] = (0,
             for length, seen, by in zip(size, scaled(size, scale), shift, strict=True)
         )
     )
+    if (count := len(rows) * len(columns)) > MOST:
+        raise TooManyTiles(f"that would be {count} tiles, and at most {MOST} are seen of a picture")
     return [Tile(top, left, bottom - top, right - left) for top, bottom in rows for left, right in columns]
 
 

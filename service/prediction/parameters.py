@@ -26,7 +26,7 @@ from model.runtime.images.picture import PixelSize
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.values.intensity import Intensity, Mode
 from model.runtime.preprocess import Preprocessing, scaled
-from model.runtime.tiling import OVERLAP, Tile, plan_tiles, tile_side
+from model.runtime.tiling import OVERLAP, Tile, TooManyTiles, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
 from service.scheduling.priority import Priority
@@ -61,13 +61,16 @@ class Tiling:
         size: tuple[int, int],
         scale: float | None = None,
     ) -> list[Tile]:
-        """The tiles of a picture of `size` (height, width); none where it is seen whole. Raises Problem where the
-        network could not see it, or them, at `scale`."""
+        """The tiles of a picture of `size` (height, width); none where it is seen whole. Raises Problem where there
+        are too many, or the network could not see it, or them, at `scale`."""
         side = tile_side(architecture, preprocessing, size, scale) if self.tile == "auto" else self.tile
         tiles: list[Tile] = []
         if isinstance(side, int):
             overlap = min(side // OVERLAP if self.overlap is None else self.overlap, side // 2)
-            tiles = plan_tiles(size, side, overlap, scale=scale or 1.0)
+            try:
+                tiles = plan_tiles(size, side, overlap, scale=scale or 1.0)
+            except TooManyTiles as error:
+                raise invalid_parameter("tile", f"{error}; ask for larger ones, or for less overlap") from None
         if scale is not None:
             seen = [scaled((tile.height, tile.width), scale) for tile in tiles] or [scaled(size, scale)]
             _require_seen(max(map(max, seen)), preprocessing.max_size, self.tile)

@@ -8,6 +8,7 @@ again in smaller ones.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -82,37 +83,48 @@ async def predict_in_tiles(
     `seen` is told of each tile. Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
     """
     extend(len(tiles))
-    free = asyncio.Semaphore(IN_QUEUE * len(model.engines) * model.lane.max_batch_size)
+    at_once = IN_QUEUE * len(model.engines) * model.lane.max_batch_size
     architecture, preprocessing = model.manifest.architecture, model.manifest.preprocessing
     scale = options.scale
     answers: list[TileAnswer] = []
-    begun = set(tiles)
+    waiting = deque(tiles)
+    split: set[Tile] = set()
+    working = 0
 
     async def see(tile: Tile) -> None:
-        async with free:
-            prepared, seconds = await decode_pool.run(
-                lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
-            )
-            record.add("decode", seconds)
-            raw = await compute(prepared)
-            parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing, scale)
-            if not parts:
-                full = len(raw.scores) >= architecture.detections_per_image
-                detections, seconds = await postprocess_pool.run(
-                    lambda: _detections(raw, prepared, options), Priority.BULK
-                )
-                record.add("postprocess", seconds)
-                answers.append(TileAnswer(tile, detections, full))
-        smaller = [part for part in parts if part not in begun]  # neighbors that are split may share some
-        begun.update(smaller)
+        prepared, seconds = await decode_pool.run(
+            lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
+        )
+        record.add("decode", seconds)
+        raw = await compute(prepared)
+        parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing, scale)
+        if not parts:
+            full = len(raw.scores) >= architecture.detections_per_image
+            detections, seconds = await postprocess_pool.run(lambda: _detections(raw, prepared, options), Priority.BULK)
+            record.add("postprocess", seconds)
+            answers.append(TileAnswer(tile, detections, full))
+        smaller = [part for part in parts if part not in split]  # neighbors that are split may share some
+        split.update(smaller)
+        waiting.extend(smaller)
         extend(len(smaller))
         seen()
-        for part in smaller:
-            group.create_task(see(part))
+        go_on()
+
+    async def work() -> None:
+        nonlocal working
+        while waiting:
+            await see(waiting.popleft())
+        working -= 1
+
+    def go_on() -> None:
+        """As many at work as may be, of few tasks: those of all tiles would take long to begin, and much memory."""
+        nonlocal working
+        for _ in range(min(at_once - working, len(waiting))):
+            working += 1
+            group.create_task(work())
 
     async with asyncio.TaskGroup() as group:
-        for tile in tiles:
-            group.create_task(see(tile))
+        go_on()
     merged, seconds = await postprocess_pool.run(lambda: merge_tiles(size, answers, scale or 1.0), Priority.BULK)
     record.add("postprocess", seconds)
     return InTiles(merged, len(answers), any(answer.full for answer in answers))

@@ -9,7 +9,7 @@ import pytest
 
 from model.architecture import ArchitectureConfig
 from model.runtime.preprocess import Preprocessing, scaled
-from model.runtime.tiling import STEP, Tile, plan_tiles, smaller_tiles, tile_side
+from model.runtime.tiling import MOST, STEP, Tile, TooManyTiles, plan_tiles, smaller_tiles, tile_side
 
 NUCLEI = ArchitectureConfig(
     anchor_sizes=((8,), (16,), (32,), (64,), (128,)), detections_per_image=400, min_size=256, max_size=1536
@@ -37,6 +37,18 @@ def test_tiles_cover_the_picture_overlap_and_begin_at_strides(
         ends = [start + span for start, span in sorted(starts.items())]
         assert ends[-1] == length
         assert all(end - start >= overlap for end, start in zip(ends, sorted(starts)[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "overlap", "scale"),
+    [((20_000, 20_000), 100, 50, 1.0), ((4000, 5000), 100, 50, 4.0), ((2**31, 1), 1000, 0, 1.0)],
+)
+def test_more_tiles_than_are_kept_in_mind_are_refused(
+    size: tuple[int, int], side: int, overlap: int, scale: float
+) -> None:
+    with pytest.raises(TooManyTiles, match=r"that would be \d+ tiles, and at most 50000 are seen"):
+        plan_tiles(size, side, overlap, scale=scale)
+    assert len(plan_tiles((20_000, 20_000), 128, 32)) <= MOST, "tiles of any side are seen of large pictures"
 
 
 def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:

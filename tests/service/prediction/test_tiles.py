@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.architecture import ArchitectureConfig
 from model.runtime.bundles.repository import Repository
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
+from model.runtime.preprocess import Preprocessing
 from model.runtime.tiling import plan_tiles
+from service.http.problems import Problem
+from service.prediction.parameters import Tiling
 from tests.service.harness import Server, encode, picture
 
 
@@ -62,6 +66,13 @@ def test_tiles_that_make_no_sense_are_refused(server: Server, query: dict[str, o
     refused = server.predict(encode(picture()), **query)
     assert refused.status_code == 422
     assert message in refused.json()["detail"]
+
+
+def test_too_many_tiles_are_a_parameter_that_is_wrong() -> None:
+    architecture = ArchitectureConfig()
+    preprocessing = Preprocessing.from_architecture(architecture)
+    with pytest.raises(Problem, match=r"tile: that would be 386884 tiles.*; ask for larger ones, or for less overlap"):
+        Tiling(100, 50).plan(architecture, preprocessing, (20_000, 20_000))
 
 
 def test_the_server_gives_a_picture_in_tiles_more_time(start_server: Callable[..., Server]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.training.data.coco_folder import Box, noise, write_split
@@ -39,7 +40,9 @@ def test_a_clean_dataset_passes_with_its_figures(tmp_path: Path, capsys: pytest.
 
 def test_deep_images_are_named_with_what_is_made_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = [np.uint16(1), np.uint16(16), np.uint16(16), np.int32(1), np.float32(1 / 255)]
-    write_split(tmp_path, "train", [noise((90, 60), seed) for seed in range(6)], [[Box((5, 5, 20, 20))]] * 6)
+    write_split(tmp_path, "train", [noise((90, 60), seed) for seed in range(7)], [[Box((5, 5, 20, 20))]] * 7)
+    extremes = np.where(noise((90, 60), 7)[..., 0] > 99, 1.7e308, -1.7e308)
+    tifffile.imwrite(tmp_path / "images" / "train_6.png", extremes)
     for number, factor in enumerate(kinds, start=1):
         file = tmp_path / "images" / f"train_{number}.png"
         gray = np.asarray(Image.open(file))[..., 0] * factor
@@ -53,6 +56,7 @@ def test_deep_images_are_named_with_what_is_made_of_them(tmp_path: Path, capsys:
         ("uint16", "auto", 2, 4095, 0),
         ("int32", "auto", 1, 255, 0),
         ("float32", "auto", 1, 1, 1),
+        ("float64", "auto", 1, 1.7e308, 0),
     ]
     out = capsys.readouterr().out
     assert "train: 2 of uint16, auto: 0 becomes black, 4095 white: train_2.png, train_3.png" in out

@@ -59,4 +59,6 @@ def image_depths(splits: Mapping[str, Sequence[Fingerprint]]) -> list[Depth]:
 
 def _depth(applied: Applied) -> int:
     """Bits of the window that `auto` found, which may be a little wider than they."""
-    return 2 * round(math.log2(applied.high - applied.low) / 2)
+    return 2 * round(
+        (math.log2(applied.high / 2 - applied.low / 2) + 1) / 2
+    )  # floats may lie too far apart to subtract

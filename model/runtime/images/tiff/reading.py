@@ -28,7 +28,7 @@ from model.runtime.images.tiff.by_pillow import by_pillow, is_for_pillow
 from model.runtime.images.tiff.excerpt import decoding_tags, excerpt
 from model.runtime.images.tiff.opening import Plane, opened, orientation_of, within
 from model.runtime.images.tiff.pixel_size import stated_pixel_size
-from model.runtime.images.tiff.segments import read_samples, segment_size
+from model.runtime.images.tiff.segments import NONE, read_samples, segment_size, segments_in
 from model.runtime.images.tiff.sizes import (
     block_size,
     is_decoded_whole,
@@ -69,12 +69,16 @@ def tiff_size(data: Data, limits: ImageLimits, choice: PlaneChoice) -> tuple[int
 
 def _whole(data: Data, tiff: TiffFile, plane: Plane, limits: ImageLimits) -> Picture:
     page = plane.page
-    if plane.directory is not None and is_for_pillow(page, data):
-        picture = of_channel(by_pillow(bytes(data), plane.directory, limits), PlaneChoice(channel=plane.sample))
+    everything = Part(0, 0, page.imagelength, page.imagewidth)
+    if plane.directory is None or not is_for_pillow(page, data):
+        picture = _described(turned(_by_segments(data, plane, everything), orientation_of(page)), tiff, plane)
+    elif page.compression == NONE and _stated_segments(page) != segments_in(page):
+        # Pillow would leave black what is missing, and lay what is too many over the first.
+        picture = turned(block_decoder(data, tiff, plane)(everything), orientation_of(page))
     else:
-        everything = Part(0, 0, page.imagelength, page.imagewidth)
-        picture = turned(_by_segments(data, plane, everything), orientation_of(page))
-    return replace(_described(picture, tiff, plane), pixel_size=_pixel_size(tiff, page))
+        read = by_pillow(bytes(data), plane.directory, limits)
+        picture = _described(of_channel(read, PlaneChoice(channel=plane.sample)), tiff, plane)
+    return replace(picture, pixel_size=_pixel_size(tiff, page))
 
 
 def by_region(tiff: TiffFile, plane: Plane, limits: ImageLimits, decode: Callable[[Part], Picture]) -> PictureByRegion:
@@ -123,6 +127,11 @@ def _segments_of(plane: Plane, part: Part) -> list[tuple[int, int]]:
                 raise DamagedImage(f"the TIFF image is damaged: strip or tile {index} is missing")
             found.append((plane.offsets[index], plane.counts[index]))
     return found
+
+
+def _stated_segments(page: TiffPage) -> int:
+    """How many strips or tiles the file lists, of which tifffile passes over those that are too many."""
+    return next((tag.count for code in (324, 273) if (tag := page.tags.get(code)) is not None), 0)
 
 
 def _described(picture: Picture, tiff: TiffFile, plane: Plane) -> Picture:

@@ -34,6 +34,13 @@ def segment_size(page: TiffPage) -> tuple[int, int]:
     return (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
 
 
+def segments_in(page: TiffPage) -> int:
+    """How many strips or tiles the picture has, of all planes of samples."""
+    height, width = segment_size(page)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    return -(-int(page.imagelength) // int(height)) * -(-int(page.imagewidth) // int(width)) * int(planes)
+
+
 def read_samples(
     data: Data,
     page: TiffPage,

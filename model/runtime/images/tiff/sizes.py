@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from model.runtime.images.errors import DamagedImage, TooManyPixels, UnsupportedVariant
 from model.runtime.images.limits import ImageLimits
-from model.runtime.images.tiff.segments import segment_size
+from model.runtime.images.tiff.segments import segment_size, segments_in
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -112,8 +112,5 @@ def _check_bytes(page: TiffPage, limits: ImageLimits, area: int) -> None:
 
 
 def _check_segments(page: TiffPage) -> None:
-    height, width = segment_size(page)
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    segments = -(-page.imagewidth // width) * -(-page.imagelength // height) * planes
-    if segments > _MAX_SEGMENTS:
+    if (segments := segments_in(page)) > _MAX_SEGMENTS:
         raise DamagedImage(f"the TIFF image has {segments} strips or tiles, and at most {_MAX_SEGMENTS} are read")

@@ -136,6 +136,8 @@ def _in_window(values: NDArray[np.float64], low: float, high: float) -> NDArray[
     """As `scale`, of float64, which is overwritten."""
     if high <= low:
         return np.zeros(values.shape, np.uint8)
+    if not np.isfinite(high - low):  # as far apart as floats can be
+        values, low, high = values / 2, low / 2, high / 2
     with np.errstate(over="ignore", invalid="ignore"):  # of what is far outside, or the window reaches
         values -= low
         values *= 255 / (high - low)

@@ -217,3 +217,64 @@ def test_what_needs_the_extra_says_so(tmp_path: Path) -> None:
     for name, line in zip(names[1:], others, strict=True):
         assert line.startswith(f"UnsupportedVariant this TIFF is compressed with {name}")
         assert ".venv/bin/pip install '.[codecs]'" in line
+
+
+COLORS = np.asarray(picture(60, 70))
+EIGHT_BITS: dict[str, dict[str, Any]] = {
+    "colors": {"photometric": "rgb"},
+    "gray": {"photometric": "minisblack"},
+    "a palette": {"photometric": "palette", "colormap": np.arange(3 * 256, dtype=np.uint16).reshape(3, 256)},
+    "a mask": {"photometric": "minisblack"},
+}
+
+
+def eight_bits(kind: str, **layout: Any) -> bytes:
+    values: Any = COLORS if kind == "colors" else COLORS[..., 0]
+    file = BytesIO()
+    tifffile.imwrite(file, values > 99 if kind == "a mask" else values, metadata=None, **EIGHT_BITS[kind], **layout)
+    return file.getvalue()
+
+
+def lying(data: bytes, tag: int, value: int, *, count: bool = False) -> bytes:
+    """With another value of a tag of one number, or another count of them, in the only directory."""
+    changed = bytearray(data)
+    start = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        code, width = struct.unpack_from("<HH", data, entry)
+        if code == tag:
+            struct.pack_into("<H" if width == 3 and not count else "<I", changed, entry + (4 if count else 8), value)
+    assert changed != data
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", EIGHT_BITS)
+@pytest.mark.parametrize(
+    ("layout", "tag", "value", "count"),
+    [
+        ({"tile": (16, 16)}, 256, 140, False),
+        ({"tile": (16, 16)}, 257, 200, False),
+        ({"tile": (32, 32)}, 322, 16, False),
+        ({"tile": (32, 32)}, 323, 16, False),
+        ({"tile": (16, 16)}, 324, 3, True),
+        ({"rowsperstrip": 10}, 257, 120, False),
+        ({"rowsperstrip": 10}, 278, 5, False),
+        ({"rowsperstrip": 10}, 273, 3, True),
+    ],
+    ids=lambda value: str(value),
+)
+def test_missing_strips_and_tiles_are_not_black(
+    kind: str, layout: dict[str, Any], tag: int, value: int, count: bool
+) -> None:
+    """Where they are not compressed, Pillow is content with those that there are."""
+    data = lying(eight_bits(kind, **layout), tag, value, count=count)
+    with pytest.raises(ImageError):
+        read_picture(data)
+
+
+@pytest.mark.parametrize("kind", EIGHT_BITS)
+@pytest.mark.parametrize("layout", [{"tile": (16, 16)}, {"rowsperstrip": 10}], ids=str)
+def test_strips_and_tiles_too_many_are_passed_over(kind: str, layout: dict[str, Any]) -> None:
+    """Pillow lays them over the first."""
+    data = eight_bits(kind, **layout)
+    whole = read_picture(data).values
+    np.testing.assert_array_equal(read_picture(lying(data, 257, 20)).values, whole[:20])

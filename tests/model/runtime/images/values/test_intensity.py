@@ -253,6 +253,15 @@ def test_odd_pictures_have_a_window(values: Values, mode: Any) -> None:
     assert scaled.shape == values.shape
 
 
+@pytest.mark.parametrize("wish", [{}, {"mode": "min-max"}, {"low": -1.7e308, "high": 1.7e308, "mode": "full-range"}])
+def test_windows_wider_than_the_largest_float_are_scaled_too(wish: dict[str, Any]) -> None:
+    values = np.array([[-1.7e308, -0.85e308, 0.0, 1.7e308]])
+    scaled, applied = to_uint8(values, Intensity(**wish))
+    assert scaled.tolist() == [[0, 64, 128, 255]]
+    assert applied is not None
+    assert (applied.low, applied.high) == (-1.7e308, 1.7e308)
+
+
 def test_colors_do_not_shift() -> None:
     """All channels by one window: what is twice as bright stays so."""
     image = np.stack([picture(200), picture(100), picture(50)], axis=2)

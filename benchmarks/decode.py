@@ -5,9 +5,9 @@
     python -m benchmarks.decode --model model/embedded/nuclei/1 --data DIR
 
 Each way ends with the pixels in their bucket. Plain Pillow opens, converts to RGB and resizes. PyTurboJPEG joins for
-JPEGs where it and libturbojpeg are installed; it decodes at reduced size, which we do not. Peaks of memory come from
-processes of their own. The last command measures why: validation images are enlarged, given a camera's noise, saved as
-JPEGs, and seen at their own size, and their mask AP is that of each way to get there.
+JPEGs where it and libturbojpeg are installed; it decodes down to the size that is seen, we to no less than twice that.
+Peaks of memory come from processes of their own. The last command measures why: validation images are enlarged, given a
+camera's noise, saved as JPEGs, and seen at their own size, and their mask AP is that of each way to get there.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ from PIL import Image
 from benchmarks.measure import Comparison, alternate, machine, table
 from model.runtime.detections import Detections
 from model.runtime.images.picture import Size
-from model.runtime.images.reading import read_picture
-from model.runtime.images.values.pixels import to_pixels
-from model.runtime.preprocess import Prepared, Preprocessing, prepare
+from model.runtime.preprocess import Prepared, Preprocessing, prepare_file
 
 PACKAGES = ("pillow", "PyTurboJPEG")
 OURS, PILLOW, TURBO = "maskserve", "Pillow", "PyTurboJPEG"
-PREPROCESSING: Final = Preprocessing()
+PREPROCESSING: Final = Preprocessing(reduced_decoding=True)
 SIZES = ("1080x1920", "3000x4000")
 FILES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "JPEG": ("JPEG", {"quality": 90}),
@@ -68,8 +66,7 @@ def file_of(kind: str, size: Size) -> bytes:
 
 
 def ours(data: bytes) -> Prepared:
-    picture = read_picture(data, fit=PREPROCESSING.resized)
-    return prepare(to_pixels(picture)[0], PREPROCESSING, picture.size)
+    return prepare_file(data, PREPROCESSING)
 
 
 def pillow(data: bytes) -> Prepared:
@@ -152,8 +149,8 @@ def enlarged(image: NDArray[np.uint8], by: int, generator: np.random.Generator) 
 
 
 def shrunk(data: bytes, size: Size) -> dict[str, NDArray[np.uint8]]:
-    """A JPEG at `size`, by how it is made so small: in full by Pillow, which is what we do; by a mean of blocks before
-    that, as `Image.thumbnail` does; and by the decoder, down to `size` or to no less than twice that."""
+    """A JPEG at `size`, by how it is made so small: in full by Pillow; by a mean of blocks before that, as
+    `Image.thumbnail` does; and by the decoder, down to no less than twice `size`, which is what we do, or to `size`."""
 
     def opened(margin: int = 0) -> Image.Image:
         image = Image.open(BytesIO(data))

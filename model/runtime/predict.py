@@ -15,7 +15,7 @@ from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind
 from model.runtime.engines.loading import load_engine
 from model.runtime.images.picture import Size
 from model.runtime.kernels import keypoints, masks
-from model.runtime.preprocess import Preprocessing, prepare, stack, to_original
+from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
 
 
 class Predictor:
@@ -54,14 +54,32 @@ class Predictor:
         Images of one bucket share batches of up to `batch_size`. `max_detections`, `labels` and `want_masks` are those
         of `to_original`; the score of a detection is strictly more than `score_threshold`.
         """
+        return self.predict_prepared(
+            [prepare(image, self.preprocessing) for image in images],
+            score_threshold,
+            max_detections,
+            labels=labels,
+            want_masks=want_masks,
+        )
+
+    def predict_prepared(
+        self,
+        images: Sequence[Prepared],
+        score_threshold: float,
+        max_detections: int | None = None,
+        *,
+        labels: Collection[int] | None = None,
+        want_masks: bool = True,
+    ) -> list[Detections]:
+        """`predict` of images that are prepared by `preprocessing`."""
         buckets: dict[Size, list[int]] = defaultdict(list)
         for position, image in enumerate(images):
-            buckets[self.preprocessing.bucket((image.shape[0], image.shape[1]))].append(position)
+            buckets[image.bucket].append(position)
         answers: dict[int, Detections] = {}
         for positions in buckets.values():
             for start in range(0, len(positions), self.batch_size):
                 chosen = positions[start : start + self.batch_size]
-                batch = [prepare(images[position], self.preprocessing) for position in chosen]
+                batch = [images[position] for position in chosen]
                 pixels, sizes = stack(batch)
                 raw = self.engine.run(pixels, sizes, np.full(len(batch), score_threshold, np.float32))
                 for index, position in enumerate(chosen):

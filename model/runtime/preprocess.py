@@ -18,8 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.architecture import ArchitectureConfig
 from model.runtime.detections import Detections, RawDetections
 from model.runtime.images.channels import MOST_CHANNELS, RGB_CHANNELS, is_rgb
+from model.runtime.images.limits import DEFAULT_LIMITS, ImageLimits
 from model.runtime.images.picture import Size
+from model.runtime.images.planes import PlaneChoice
+from model.runtime.images.reading import read_picture
 from model.runtime.images.values.intensity import AUTO, Intensity
+from model.runtime.images.values.pixels import to_pixels
 from model.runtime.kernels.keypoints import decode_keypoints
 from model.runtime.kernels.masks import encode_masks
 
@@ -34,6 +38,11 @@ class Preprocessing(BaseModel):
     allow_downscale: bool = Field(True, description="shrink images whose shorter side exceeds min_size")
     bucket_step: int = Field(32, ge=32, multiple_of=32, description="the padded sides are multiples of this")
     intensity: Intensity = Field(AUTO, description="how values become 8 bits")
+    reduced_decoding: bool = Field(
+        False,
+        exclude_if=lambda reduced: not reduced,  # manifests of before it keep their hash
+        description="JPEGs that shrink by four or more are decoded at no less than twice the size that is seen",
+    )
     channels: int = Field(
         RGB_CHANNELS, ge=1, le=MOST_CHANNELS, exclude_if=is_rgb, description="channels that the network takes"
     )
@@ -52,6 +61,7 @@ class Preprocessing(BaseModel):
             max_size=config.max_size,
             allow_downscale=config.allow_downscale,
             intensity=intensity,
+            reduced_decoding=True,
             channels=config.channels,
         )
 
@@ -137,6 +147,21 @@ def prepare(
     pixels = np.zeros((*bucket, channels), np.uint8)
     pixels[: valid[0], : valid[1]] = image
     return Prepared(pixels, valid, original)
+
+
+def prepare_file(
+    data: bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS, *, upright: bool = True
+) -> Prepared:
+    """An image file as the network takes it, as the service sees one whole.
+
+    `limits`, `upright` and the errors: as `read_picture`; those of `preprocessing.intensity`: as `to_uint8`.
+    """
+    choice, intensity = PlaneChoice(inputs=preprocessing.channels), preprocessing.intensity
+    fit = preprocessing.resized if intensity.keeps_8_bits else None
+    picture = read_picture(
+        data, limits, upright=upright, choice=choice, fit=fit, reduced=preprocessing.reduced_decoding
+    )
+    return prepare(to_pixels(picture, intensity, choice.inputs)[0], preprocessing, picture.size)
 
 
 def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

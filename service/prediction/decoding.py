@@ -20,10 +20,11 @@ from model.runtime.images.errors import (
     UnsupportedFormat,
     UnsupportedVariant,
 )
+from model.runtime.images.formats import jpeg
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import PixelSize, Size
 from model.runtime.images.planes import Channels, PlaneAxis
-from model.runtime.images.reading import open_picture
+from model.runtime.images.reading import open_picture, read_picture
 from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.values.pixels import Done, apply, to_pixels
 from model.runtime.preprocess import Prepared, prepare, scaled
@@ -110,7 +111,7 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         return size if in_full else preprocessing.resized(size, options.scale)
 
     try:
-        picture = open_picture(data, limits, choice=options.plane, fit=fit)
+        picture = open_picture(data, limits, choice=options.plane, fit=fit, reduced=preprocessing.reduced_decoding)
     except NotAnImage as error:
         if said := advice(bytes(data[:ADVISED])):
             raise NotAnImage(f"{error}. {said}") from error
@@ -120,7 +121,10 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
     image, applied = to_pixels(picture, job.options.intensity, job.options.plane.inputs)
     size = picture.size
     tiles = _plan(job, size, limits)
-    whole = None if tiles else prepare(image, preprocessing, size, options.scale)
+    whole = None
+    if not tiles:
+        seen = _reduced(job, bytes(data), size, limits) if seen_in_full and preprocessing.reduced_decoding else None
+        whole = prepare(image if seen is None else seen, preprocessing, size, options.scale)
     return Decoded(
         size,
         whole,
@@ -132,6 +136,17 @@ def decode(job: Job, limits: ImageLimits) -> Decoded:
         picture.channels,
         job.options.pixel_size or picture.pixel_size,
     )
+
+
+def _reduced(job: Job, data: bytes, size: Size, limits: ImageLimits) -> NDArray[np.uint8] | None:
+    """What the network sees of a JPEG of which others see all: an answer with a drawing, or with measurements, has the
+    same detections as one without. None where that is not decoded at reduced size."""
+    options = job.options
+    target = job.model.manifest.preprocessing.resized(size, options.scale)
+    if not options.intensity.keeps_8_bits or jpeg.divisor(data, size, target) == 1:
+        return None
+    picture = read_picture(data, limits, choice=options.plane, fit=lambda _: target, reduced=True)
+    return to_pixels(picture, options.intensity, options.plane.inputs)[0]
 
 
 def _plan(job: Job, size: Size, limits: ImageLimits) -> list[Tile]:

@@ -202,6 +202,7 @@ def publish_probe(
     score_thresholds: Mapping[str, float] = MappingProxyType({}),
     int8_ap: float | None = None,
     channels: int = 3,
+    reduced_decoding: bool = False,
 ) -> Bundle:
     """The probe as a bundle: images of 64 pixels' shorter side, at most 128; threshold 0.3 but for those given.
 
@@ -218,7 +219,9 @@ def publish_probe(
             {"num_classes": len(LABELS) + 1, "min_size": SIDE, "max_size": 2 * SIDE, "channels": channels}
         ),
         class_names=labels,
-        preprocessing=Preprocessing(min_size=SIDE, max_size=2 * SIDE, channels=channels),
+        preprocessing=Preprocessing(
+            min_size=SIDE, max_size=2 * SIDE, channels=channels, reduced_decoding=reduced_decoding
+        ),
         provenance=Provenance(dataset="none: a graph made by hand", license="Apache-2.0"),
         defaults=ServingDefaults(score_threshold=0.3, score_thresholds=score_thresholds),
         precisions=precisions,

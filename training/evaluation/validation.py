@@ -13,7 +13,7 @@ from model.runtime.images.values.intensity import Intensity
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from training.data.annotations.dataset import Dataset
-from training.data.loading.samples import load_stored
+from training.data.loading.samples import load_prepared
 from training.distributed import Process
 from training.evaluation.evaluation import KINDS, Kind, Metrics, evaluate_detections
 
@@ -53,8 +53,8 @@ def detect(
     """
     detections: list[Detections] = []
     for record in data.images:
-        image = load_stored(record, predictor.preprocessing.intensity, predictor.preprocessing.channels)
-        detections += predictor.predict([image], score_threshold, max_detections)
+        image = load_prepared(record, predictor.preprocessing)
+        detections += predictor.predict_prepared([image], score_threshold, max_detections)
         if progress is not None:
             progress(len(detections))
     return detections
@@ -74,8 +74,8 @@ def detect_shared(
     """
     mine: list[Detections] = []
     for record in data.images[process.rank :: process.count]:
-        image = load_stored(record, predictor.preprocessing.intensity, predictor.preprocessing.channels)
-        mine += predictor.predict([image], SCORE_THRESHOLD, max_detections)
+        image = load_prepared(record, predictor.preprocessing)
+        mine += predictor.predict_prepared([image], SCORE_THRESHOLD, max_detections)
         if progress is not None:
             progress(min(len(mine) * process.count, len(data)))
     parts = process.gather(mine)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from model.runtime.images.errors import NoSuchPlane
+from model.runtime.images.orientation import put_upright, turned_size
 from model.runtime.images.picture import Picture, Size
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
 
@@ -37,6 +38,14 @@ def picture_of(image: Image.Image, fit: Fit | None = None) -> Picture:
     if (height, width) != original:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return Picture(pixels(image), original=original)
+
+
+def reduced_picture(image: Image.Image, by: int, stored: Size, target: Size, orientation: int) -> Picture:
+    """The picture, upright and resized, of a loaded image that has one pixel for each `by` x `by` of the `stored` size,
+    and for what is left over at its right and lower borders. `target` is as stored too."""
+    box = (0, 0, stored[1] / by, stored[0] / by)  # where the stored picture lies, the last pixels in part
+    image = _shown(image).resize(target[::-1], Image.Resampling.BILINEAR, box)
+    return Picture(pixels(put_upright(image, orientation)), original=turned_size(stored, orientation))
 
 
 def pixels(image: Image.Image) -> NDArray[Any]:

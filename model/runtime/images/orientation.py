@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from model.runtime.images.picture import Picture
+from model.runtime.images.picture import Picture, Size
 
 UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,6 +58,16 @@ def stored_part(
     if orientation in _FLIPPED_COLUMNS:
         left = stored[1] - left - width
     return top, left, height, width
+
+
+def turned_size(size: Size, orientation: int) -> Size:
+    """The size of a picture of `size` once it is upright, and the other way round."""
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def put_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The stored image upright."""
+    return image if orientation == 1 else image.transpose(UPRIGHT[orientation])
 
 
 def turned(picture: Picture, orientation: int) -> Picture:

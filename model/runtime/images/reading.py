@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from model.console.installing import install
-from model.runtime.images.conversion import Fit, check_only_plane, of_channel, picture_of
+from model.runtime.images.conversion import Fit, check_only_plane, of_channel, picture_of, reduced_picture
 from model.runtime.images.data import Data
 from model.runtime.images.errors import (
     ImageError,
@@ -34,7 +34,7 @@ from model.runtime.images.errors import (
 )
 from model.runtime.images.formats import bmp, gif, jpeg, jpeg2000, png, webp
 from model.runtime.images.limits import DEFAULT_LIMITS, ImageFormat, ImageLimits
-from model.runtime.images.orientation import UPRIGHT, exif_orientation, turned
+from model.runtime.images.orientation import exif_orientation, put_upright, turned, turned_size
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import FIRST_PLANE, OnePlane, PlaneChoice, Planes
 from model.runtime.images.regions import PictureByRegion
@@ -127,11 +127,14 @@ def read_picture(
     upright: bool = True,
     choice: PlaneChoice = FIRST_PLANE,
     fit: Fit | None = None,
+    reduced: bool = False,
 ) -> Picture:
     """The picture with all of its bits: the chosen plane or channels of a TIFF, the first picture of another file.
 
     With `fit`, a picture of 8 bits may come resized to what that says, to the bit as if its pixels were resized later,
-    which saves copies of it at full size; `Picture.original` says whether it was.
+    which saves copies of it at full size; `Picture.original` says whether it was. With `reduced`, a JPEG that shrinks
+    by four or more is decoded at a half, a quarter or an eighth of its sides before it is resized (`jpeg.divisor`), and
+    the pixels are nearly the same.
 
     Releases the GIL while decoding. `upright=False` leaves the EXIF orientation alone, as COCO's annotations do (but a
     TIFF is always turned, as libraries do that read it).
@@ -152,6 +155,8 @@ def read_picture(
             return require_one_channel(read_tiff(data, limits, choice), choice)
         if choice.inputs == 1:
             fit = None  # colors that become one gray do so before they are resized
+        if format == "JPEG":
+            return of_channel(_read_jpeg(data, limits, upright, fit, reduced), choice)
         return of_channel(_read_by_pillow(data, format, limits, upright, fit), choice)
 
 
@@ -161,6 +166,7 @@ def open_picture(
     *,
     choice: PlaneChoice = FIRST_PLANE,
     fit: Fit | None = None,
+    reduced: bool = False,
 ) -> Picture | PictureByRegion:
     """As `read_picture`, upright; but a TIFF's plane that is too large to be decoded at once can be read part by part,
     if it is stored so and has no more than `limits.max_picture_pixels`.
@@ -168,11 +174,23 @@ def open_picture(
     Raises ImageError as `read_picture`.
     """
     if sniff_format(bytes(data[:1024])) != "TIFF" or "TIFF" not in limits.formats:
-        return read_picture(bytes(data), limits, choice=choice, fit=fit)
+        return read_picture(bytes(data), limits, choice=choice, fit=fit, reduced=reduced)
     with saying("the TIFF image cannot be decoded"):
         if choice.by_channel:
             return open_channels(data, limits, choice)
         return require_one_channel(open_tiff(data, limits, choice), choice)
+
+
+def _read_jpeg(data: bytes, limits: ImageLimits, upright: bool, fit: Fit | None, reduced: bool) -> Picture:
+    image = _open(data, "JPEG", limits)
+    assert isinstance(image, JpegImagePlugin.JpegImageFile)
+    orientation = exif_orientation(image) if upright else 1
+    if reduced and fit is not None:
+        stored = image.height, image.width
+        target = turned_size(fit(turned_size(stored, orientation)), orientation)
+        if (by := jpeg.divisor(data, stored, target)) > 1:
+            return reduced_picture(jpeg.load(image, data, by), by, stored, target, orientation)
+    return picture_of(put_upright(jpeg.load(image, data), orientation), fit)
 
 
 def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, upright: bool, fit: Fit | None) -> Picture:
@@ -187,7 +205,7 @@ def _read_by_pillow(data: bytes, format: ImageFormat, limits: ImageLimits, uprig
     if picture is not None:
         return turned(picture, orientation)
     # Turned first: a resized picture that is turned differs in the last bit from a turned one that is resized.
-    return picture_of(image if orientation == 1 else image.transpose(UPRIGHT[orientation]), fit)
+    return picture_of(put_upright(image, orientation), fit)
 
 
 def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
@@ -248,17 +266,7 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         return bmp.load(image, data)
     if isinstance(image, GifImagePlugin.GifImageFile):
         return gif.load(data)
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        ended = jpeg.ended(data)
-        if ended is None:
-            raise OSError("image file is truncated")
-        if ended is not data:
-            image = JpegImagePlugin.JpegImageFile(BytesIO(ended))
     image.load()
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and (jpeg.is_cut(data, image) or jpeg.lacks_restarts(data)):
-        raise OSError("image file is truncated: blocks are missing before its end marker")
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and jpeg.has_stray_marker(data):
-        raise OSError("broken data stream: a marker in the middle of the pixels")
     if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_rows(image, data):
         raise OSError("image file is truncated: its last rows are missing")
     if isinstance(image, PngImagePlugin.PngImageFile) and png.lacks_colors(image, data):

@@ -17,7 +17,7 @@ from model.runtime.images.reading import read_picture
 from model.runtime.images.values.intensity import Intensity
 from model.runtime.images.values.pixels import to_pixels
 from model.runtime.kernels.masks import decode
-from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
+from model.runtime.preprocess import Prepared, Preprocessing, prepare, prepare_file, stack, to_original
 from tests.model.runtime.images.pictures import encode
 
 
@@ -81,14 +81,18 @@ def test_no_copy_of_an_image_that_fits() -> None:
 
 def test_from_architecture() -> None:
     config = ArchitectureConfig(min_size=256, max_size=1024, allow_downscale=False)
-    assert Preprocessing.from_architecture(config) == Preprocessing(min_size=256, max_size=1024, allow_downscale=False)
+    expected = Preprocessing(min_size=256, max_size=1024, allow_downscale=False, reduced_decoding=True)
+    assert Preprocessing.from_architecture(config) == expected
     wish = Intensity(mode="percentile", high=99)
     assert Preprocessing.from_architecture(config, wish).intensity == wish
 
 
-def test_a_manifest_that_says_nothing_of_the_intensity_means_the_default() -> None:
+def test_a_manifest_of_before_means_what_it_meant() -> None:
     old = {"min_size": 256, "max_size": 1024, "allow_downscale": False, "bucket_step": 32}
-    assert Preprocessing.model_validate(old).intensity == Intensity()
+    preprocessing = Preprocessing.model_validate(old)
+    assert preprocessing.intensity == Intensity()
+    assert preprocessing.reduced_decoding is False
+    assert "reduced_decoding" not in preprocessing.model_dump()  # its hash stays
 
 
 @pytest.mark.parametrize(
@@ -333,6 +337,32 @@ def test_a_file_is_seen_as_its_whole_picture_is(data: bytes, choice: PlaneChoice
         found, expected = prepare(image, preprocessing, size), prepare(whole, preprocessing)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
         assert (found.valid, found.original) == (expected.valid, expected.original)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_a_file_is_prepared_as_its_whole_picture_is(data: bytes, reduced: bool) -> None:
+    """Bit for bit, as long as it is no JPEG that shrinks by four: neither side does here."""
+    for min_size, intensity in ((24, Intensity()), (90, Intensity()), (24, Intensity(mode="min-max"))):
+        preprocessing = Preprocessing(min_size=min_size, max_size=300, intensity=intensity, reduced_decoding=reduced)
+        expected = prepare(decode_image(data, intensity=intensity), preprocessing)
+        found = prepare_file(data, preprocessing)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert (found.valid, found.original) == (expected.valid, expected.original)
+
+
+def test_a_jpeg_that_shrinks_by_four_is_prepared_nearly_as_its_whole_picture_is() -> None:
+    data = encode(Image.fromarray(ramp(403, 601)), "JPEG", quality=95)
+    preprocessing = Preprocessing(min_size=50, max_size=300)
+    expected = prepare(decode_image(data), preprocessing)
+    np.testing.assert_array_equal(prepare_file(data, preprocessing).pixels, expected.pixels)
+    found = prepare_file(data, preprocessing.model_copy(update={"reduced_decoding": True}))
+    assert (found.valid, found.original) == ((50, 75), (403, 601))
+    assert 0 < np.abs(found.pixels.astype(int) - expected.pixels).max() < 12
+    # What is stretched by the picture's own values needs all of them.
+    stretched = Preprocessing(min_size=50, max_size=300, intensity=Intensity(mode="min-max"), reduced_decoding=True)
+    expected = prepare(decode_image(data, intensity=stretched.intensity), stretched)
+    np.testing.assert_array_equal(prepare_file(data, stretched).pixels, expected.pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

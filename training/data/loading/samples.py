@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset as TorchDataset
 from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
+from model.runtime.images.picture import Size
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.values.intensity import AUTO, Intensity
+from model.runtime.preprocess import Prepared, Preprocessing, prepare_file
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import LIMITS, ImageRecord
 from training.data.augmentation.draws import chance, integer, mix
@@ -32,19 +35,42 @@ class UnreadableImage(Exception):
 def load_stored(record: ImageRecord, intensity: Intensity = AUTO, channels: int = RGB_CHANNELS) -> NDArray[np.uint8]:
     """uint8 [H, W, channels] in the orientation that the annotations refer to; `intensity` is of what has more bits.
 
+    Always decoded in full: what training cuts out of the image, and how far that shrinks, is drawn later.
+
     Raises UnreadableImage naming the file when it cannot be decoded, or has another size than its record says or other
     channels than those.
     """
     choice = PlaneChoice(inputs=channels)
-    try:
+    with _named(record):
         image = load_image(record.path, LIMITS, upright=False, intensity=intensity, choice=choice)
+    _check_size(record, (image.shape[0], image.shape[1]))
+    return image
+
+
+def load_prepared(record: ImageRecord, preprocessing: Preprocessing) -> Prepared:
+    """The image as a server gives it to the network, but in the orientation that the annotations refer to.
+
+    Raises UnreadableImage as `load_stored`.
+    """
+    with _named(record):
+        prepared = prepare_file(record.path.read_bytes(), preprocessing, LIMITS, upright=False)
+    _check_size(record, prepared.original)
+    return prepared
+
+
+@contextmanager
+def _named(record: ImageRecord) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ImageError) as error:
         raise UnreadableImage(f"{record.path}: {error}") from error
-    if image.shape[:2] != (record.height, record.width):
+
+
+def _check_size(record: ImageRecord, size: Size) -> None:
+    if size != (record.height, record.width):
         raise UnreadableImage(
-            f"{record.path} is {image.shape[1]}x{image.shape[0]} pixels, its record says {record.width}x{record.height}"
+            f"{record.path} is {size[1]}x{size[0]} pixels, its record says {record.width}x{record.height}"
         )
-    return image
 
 
 class Draw(NamedTuple):

@@ -1,4 +1,5 @@
-"""JPEGs that lack their end marker, as some cameras write them, told from those that are cut short.
+"""JPEG beyond Pillow: decoded at reduced size, and what is cut short told from what only lacks its end marker, as some
+cameras write it.
 
 ITU-T T.81: markers in annex B, the scans of a progressive picture in annex G.
 """
@@ -13,6 +14,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from model.runtime.images.picture import Size
+
 _END: Final = b"\xff\xd9"
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN: Final = re.compile(rb"(?:[^\xff]|\xff[\x00\xd0-\xd7\xff])*", re.DOTALL)
@@ -22,6 +25,62 @@ _SEGMENTS: Final = frozenset([0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0
 _TAILS: Final = (bytes(range(1, 255)) * 8, bytes(range(254, 0, -1)) * 8, b"\x55\xaa" * 1016)
 """What is put behind the data; free of 0xFF, which begins markers, and of 0x00. More bits than the blocks of a row need
 that are missing at a byte's cut; were more missing, the first of them would show it."""
+_DIVISORS: Final = (8, 4, 2)
+"""By what libjpeg divides both sides, making a block's pixels of its lowest frequencies alone."""
+_REDUCIBLE: Final = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended and progressive frames. What is lossless has no frequencies, and arithmetic coding is rare."""
+MARGIN: Final = 2
+"""What is decoded has along each side at least so many times the pixels that the network sees."""
+
+
+def divisor(data: bytes, size: Size, target: Size) -> int:
+    """By what the sides of a JPEG of `size` are divided in decoding where it is then resized to `target`: 1, 2, 4 or 8.
+
+    Sizes as stored. 1 for what is no JPEG.
+    """
+    if _frame_marker(data) in _REDUCIBLE:
+        for by in _DIVISORS:
+            if all(side >= MARGIN * by * wanted for side, wanted in zip(size, target, strict=True)):
+                return by
+    return 1
+
+
+def load(image: JpegImagePlugin.JpegImageFile, data: bytes, by: int = 1) -> Image.Image:
+    """The opened image of `data` with its pixels, each side divided by `by` and rounded up.
+
+    Raises OSError where the data are cut short, at any size, and whatever Pillow raises.
+    """
+    complete = ended(data)
+    if complete is None:
+        raise OSError("image file is truncated")
+    if complete is not data:
+        image = JpegImagePlugin.JpegImageFile(BytesIO(complete))
+    width, height = image.size
+    if by > 1:
+        image.draft(None, (width // by, height // by))
+    image.load()
+    last = image.crop(((width - 1) // 8 * 8 // by, (height - 1) // 8 * 8 // by, *image.size))
+    if is_cut(data, last) or lacks_restarts(data):
+        raise OSError("image file is truncated: blocks are missing before its end marker")
+    if has_stray_marker(data):
+        raise OSError("broken data stream: a marker in the middle of the pixels")
+    return image
+
+
+def _frame_marker(data: bytes) -> int | None:
+    """The marker of the frame's header, which says how the picture is coded; None where there is none."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
 
 
 def ended(data: bytes) -> bytes | None:
@@ -41,13 +100,12 @@ def ended(data: bytes) -> bytes | None:
     return None if missing or not _is_complete(bare) else bare + _END
 
 
-def is_cut(data: bytes, image: Image.Image) -> bool:
-    """Whether pixels are missing before the end marker of `data`, of which `image` was decoded.
+def is_cut(data: bytes, last: Image.Image) -> bool:
+    """Whether pixels are missing before the end marker of `data`, of whose picture `last` is the last block, or what
+    there is of it.
 
     The decoder leaves such blocks in the middle gray without a word, so only a picture that ends so is looked into.
     """
-    width, height = image.size
-    last = image.crop(((width - 1) // 8 * 8, (height - 1) // 8 * 8, width, height))  # a block, or what there is of it
     if last.mode == "RGB":
         last = last.convert("L")  # what colors there are come from the blocks beside it
     if (np.abs(np.asarray(last) - 127.5) > 1.5).any():  # CMYK is inverted

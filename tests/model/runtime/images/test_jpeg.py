@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.images.decode import decode_image
 from model.runtime.images.errors import DamagedImage
+from model.runtime.images.reading import read_picture
 from tests.model.runtime.images.pictures import encode, picture
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,31 +34,46 @@ BEHIND = {
 }
 
 
+SHRINKS = [1, 4, 16]
+"""In full, and decoded at a half and an eighth: what is missing is found at any size."""
+
+
+def decoded(data: bytes, by: int) -> NDArray[np.uint8]:
+    def fit(size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // by, size[1] // by
+
+    values: NDArray[np.uint8] = read_picture(data, fit=None if by == 1 else fit, reduced=True).values
+    return values
+
+
 @pytest.fixture(scope="module")
 def noise() -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8))
 
 
+@pytest.mark.parametrize("by", SHRINKS)
 @pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
 @pytest.mark.parametrize(("mode", "options"), KINDS.values(), ids=KINDS)
-def test_without_its_end_marker(mode: str, options: dict[str, Any], behind: bytes, noise: Image.Image) -> None:
+def test_without_its_end_marker(mode: str, options: dict[str, Any], behind: bytes, by: int, noise: Image.Image) -> None:
     for image in (noise, picture(), Image.new("RGB", (40, 24), "white")):
         data = encode(image.convert(mode), "JPEG", **options)
-        np.testing.assert_array_equal(decode_image(data[:-2] + behind), decode_image(data))
+        np.testing.assert_array_equal(decoded(data[:-2] + behind, by), decoded(data, by))
 
 
+@pytest.mark.parametrize("by", SHRINKS)
 @pytest.mark.parametrize("filler", [b"", bytes(4096), b"\xff" * 4096], ids=["as it is", "zeros", "erased flash"])
 @pytest.mark.parametrize(("mode", "options"), KINDS.values(), ids=KINDS)
-def test_cut_short(mode: str, options: dict[str, Any], filler: bytes, noise: Image.Image) -> None:
+def test_cut_short(mode: str, options: dict[str, Any], filler: bytes, by: int, noise: Image.Image) -> None:
     data = encode(noise.convert(mode), "JPEG", **options)
     for cut in [*range(3, 12), *range(12, len(data) - 2, 97)]:
         with pytest.raises(DamagedImage):
-            decode_image(data[:-cut] + filler)
+            decoded(data[:-cut] + filler, by)
 
 
+@pytest.mark.parametrize("by", SHRINKS)
 @pytest.mark.parametrize("size", [(40, 56), (33, 49), (39, 55), (41, 64)], ids=str)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "progressive" not in kind])
-def test_cut_short_but_with_an_end_marker(kind: str, size: tuple[int, int]) -> None:
+def test_cut_short_but_with_an_end_marker(kind: str, size: tuple[int, int], by: int) -> None:
     """The decoder would leave the rest gray without a word. The last block may have a single row or column."""
     mode, options = KINDS[kind]
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8))
@@ -64,7 +81,7 @@ def test_cut_short_but_with_an_end_marker(kind: str, size: tuple[int, int]) -> N
     start = data.index(b"\xff\xda") + 40
     for length in range(start, len(data) * 3 // 4, 61):
         with pytest.raises(DamagedImage, match=r"blocks are missing before its end marker|broken data stream"):
-            decode_image(data[:length] + b"\xff\xd9")
+            decoded(data[:length] + b"\xff\xd9", by)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +103,8 @@ def test_a_marker_in_the_middle_of_a_scan(kind: str, stray: bytes, noise: Image.
 def test_a_gray_picture_is_not_taken_for_a_cut_one(mode: str) -> None:
     for gray in (127, 128):
         image = Image.new("L", (40, 24), gray).convert(mode)
-        assert decode_image(encode(image, "JPEG")).shape == (24, 40, 3)
+        for by in SHRINKS:
+            assert decoded(encode(image, "JPEG"), by).shape[:2] == (24 // by, 40 // by)
 
 
 def test_a_progressive_one_that_ends_between_two_scans_is_cut_short(noise: Image.Image) -> None:
@@ -96,8 +114,9 @@ def test_a_progressive_one_that_ends_between_two_scans_is_cut_short(noise: Image
         at = data.index(b"\xff\xda", at + 1)
         tables = data.rfind(b"\xff\xc4", 0, at)
         for cut in (at, tables):
-            with pytest.raises(DamagedImage):
-                decode_image(data[:cut])
+            for by in SHRINKS:
+                with pytest.raises(DamagedImage):
+                    decoded(data[:cut], by)
 
 
 @pytest.mark.parametrize(
@@ -120,5 +139,6 @@ def test_a_jpeg_that_lacks_whole_restart_intervals_is_damaged(
         if len(markers) > 8:  # eight are counted through, so that those that stay fit each other
             cuts.append(data[: markers[0]] + data[markers[8] :])
         for cut in cuts:
-            with pytest.raises(DamagedImage):
-                decode_image(cut)
+            for by in SHRINKS:
+                with pytest.raises(DamagedImage):
+                    decoded(cut, by)

@@ -54,10 +54,6 @@ class Run:
     options: Options
     settings: Settings
 
-    @property
-    def text_ids(self) -> bool:
-        return any(isinstance(one.image_id, str) for one in self.images.images)
-
 
 class EngineFailing(Exception):
     """The engine fails on one image after the other; the message is one line."""
@@ -68,7 +64,11 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
 
     Raises StoreError, EngineFailing, and OSError where a shard cannot be written.
     """
-    names = run.catalog.find().label_names
+    names, text_ids = run.catalog.find().label_names, run.images.has_text_ids
+
+    def write(shard: int, rows: Sequence[Row]) -> None:
+        run.folder.write(part_name(shard), to_parquet(rows, names, text_ids=text_ids))
+
     left, streak = list(shards), 0
     rows: list[Row] = []
     writing: asyncio.Future[None] | None = None
@@ -88,18 +88,14 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
                 if len(rows) == len(run.plan.images_of(left[0])):
                     if writing is not None:
                         await writing  # no more than two are in memory
-                    write = partial(_write, run, left.pop(0), rows, names)
-                    writing, rows = asyncio.ensure_future(asyncio.to_thread(write)), []
+                    writing = asyncio.ensure_future(asyncio.to_thread(write, left.pop(0), rows))
+                    rows = []
         if writing is not None:
             await writing
     finally:
         if writing is not None:
             await asyncio.wait([writing])  # a shard that is complete is kept
         predictor.close()
-
-
-def _write(run: Run, shard: int, rows: Sequence[Row], label_names: Sequence[str]) -> None:
-    run.folder.write(part_name(shard), to_parquet(rows, label_names, text_ids=run.text_ids))
 
 
 class Predictor:

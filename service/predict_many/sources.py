@@ -65,6 +65,10 @@ class Images:
         return digest.hexdigest()
 
     @property
+    def has_text_ids(self) -> bool:
+        return any(isinstance(one.image_id, str) for one in self.images)
+
+    @property
     def are_remote(self) -> bool:
         return any(isinstance(one.place, Remote) for one in self.images)
 

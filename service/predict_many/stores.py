@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,10 +144,12 @@ class LocalFolder:
         except OSError as error:
             raise UsageError(f"--output: {self._path} cannot be written: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"--output: another predict-many writes into {self._path}; let it end first") from None
+            with suppress(OSError):  # of a file system without locks
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    said = f"--output: another predict-many writes into {self._path}; let it end first"
+                    raise UsageError(said) from None
             yield
         finally:
             os.close(folder)  # which lets go of it, as the end of the process does
@@ -217,15 +219,18 @@ class RemoteFolder:
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         place = self._place.child(name)
-        with told(place):
-            stream = place.store.open_output_stream(place.path)
-            try:
-                yield stream
-            except BaseException:
-                stream.close()  # which cannot be left out, and completes what is there
-                place.store.delete_file(place.path)
-                raise
-            stream.close()
+        try:
+            with told(place):
+                stream = place.store.open_output_stream(place.path)
+                try:
+                    yield stream
+                except BaseException:
+                    stream.close()  # which cannot be left out, and completes what is there
+                    place.store.delete_file(place.path)
+                    raise
+                stream.close()
+        except FileNotFoundError:
+            raise StoreError(f"{place.uri}: there is no such bucket") from None
 
 
 Folder = LocalFolder | RemoteFolder

@@ -21,7 +21,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 images that take a while each, one of them broken."""
     folder = tmp_path_factory.mktemp("slow")
     for seed in range(40):
-        (folder / f"{seed:02}.png").write_bytes(encode(picture(seed, slow=30)))
+        (folder / f"{seed:02}.png").write_bytes(encode(picture(seed, slow=20)))
     (folder / "17.png").write_bytes(b"broken")
     return folder
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from pyarrow import fs, parquet
 
-from service.predict_many.stores import Remote, StoreError, told
 from tests.service.harness import until
 from tests.service.predict_many.running import predict, rows
 
@@ -141,21 +142,29 @@ def test_what_a_store_has_not_is_one_line(
     assert "Request ID" not in line
 
 
-def test_whoever_is_refused_reads_where_credentials_come_from() -> None:
-    place = Remote(fs.LocalFileSystem(), "bucket/x", "s3://")
-    with pytest.raises(StoreError) as refused, told(place):
-        raise OSError("When reading key 'x': AWS Error ACCESS_DENIED during GetObject operation: No response body.")
-    assert str(refused.value).startswith("s3://bucket/x: When reading key 'x': AWS Error ACCESS_DENIED")
-    assert "Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(refused.value)
+class Refusal(BaseHTTPRequestHandler):
+    """A store to which the credentials are nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
-def test_a_store_that_is_gone_ends_the_run_and_the_images_keep_their_chance(
+def test_a_store_that_refuses_ends_the_run_and_the_images_keep_their_chance(
     bucket: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     (tmp_path / "list.txt").write_text("s3://bucket/a folder/images/01.png\n")
-    assert predict(repository, tmp_path / "list.txt", "--output", tmp_path / "out", "--quiet") == 3
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as refusing:
+        threading.Thread(target=refusing.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{refusing.server_port}")
+        assert predict(repository, tmp_path / "list.txt", "--output", tmp_path / "out", "--quiet") == 3
+        refusing.shutdown()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("maskserve: s3://bucket/a folder/images/01.png: ")
+    assert ". Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, " in line
     assert line.endswith("; the same command goes on from what is finished")
     assert not list((tmp_path / "out").glob("_parts/*"))

@@ -73,7 +73,7 @@ def merge_coco(folder: Folder, shards: int, images: Images, label_names: Sequenc
             for row in table.to_pylist():
                 image_id = images.image_id(index)
                 dataset.write((b",\n" if index else b"") + orjson.dumps(_image(row, image_id)))
-                for entry in coco_results(_detections(row), "rle", image_id):
+                for entry in coco_results(detections_of(row), "rle", image_id):
                     if categories is not None:
                         entry["category_id"] = categories[label_names[entry["category_id"]]]
                     results.write(lead + to_json(entry))
@@ -127,7 +127,7 @@ def _image(row: Mapping[str, Any], image_id: ImageId) -> dict[str, Any]:
     return entry | {name: value for name, value in others.items() if value is not None}
 
 
-def _detections(row: Mapping[str, Any]) -> Detections:
+def detections_of(row: Mapping[str, Any]) -> Detections:
     """Those of one image; none of a bad one."""
     masks, keypoints = row["masks"], row["keypoints"]
     return Detections(

@@ -42,7 +42,7 @@ def hostile(seed: int) -> Hostile:
     story = [name]
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         damage = draw.choice(_DAMAGES)
-        data = damage(data, format, draw)
+        data = damage(data, format, draw) if data else data
         story.append(damage.__name__)
     if format == "PNG" and draw.random() < 0.7:  # or a checksum would keep everybody from looking further
         data = _checksummed(data)

@@ -19,7 +19,15 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.problems import BAD_HTTP, HEADER_TIMEOUT, HEADERS_TOO_LARGE, MEDIA_TYPE, ProblemKind
+from service.http.problems import (
+    ANSWERED,
+    BAD_HTTP,
+    CLIENT_LEFT,
+    HEADER_TIMEOUT,
+    HEADERS_TOO_LARGE,
+    MEDIA_TYPE,
+    ProblemKind,
+)
 from service.http.protocol import MAX_HEAD_BYTES, protocol_class
 from tests.patience import PATIENCE
 
@@ -429,3 +437,24 @@ def test_http_1_0_needs_no_host_and_codings_may_be_in_capitals() -> None:
             with connect(address) as connection:
                 connection.sendall(sent)
                 assert read_answer(connection).status == 200
+
+
+@pytest.mark.parametrize("behind", [b"", GET, GET + GET[:9]], ids=["alone", "before another", "before two"])
+def test_who_leaves_before_its_answer_is_known_to_have_left(behind: bytes) -> None:
+    """Whatever the application answers then, and whether or not it is the connection's latest request."""
+    known: list[int] = []
+    done = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+        known.append(scope["state"][ANSWERED])
+        done.set()
+
+    with serving(app) as address, connect(address) as connection:
+        connection.sendall(GET + behind)
+        connection.close()
+        assert done.wait(PATIENCE)
+    assert known == [CLIENT_LEFT]

@@ -71,6 +71,7 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
 
     left, streak = list(shards), 0
     rows: list[Row] = []
+    full: list[tuple[int, list[Row]]] = []
     writing: asyncio.Future[None] | None = None
     predictor = Predictor(run)
     works = (partial(predictor.predict, index) for shard in shards for index in run.plan.images_of(shard))
@@ -86,10 +87,15 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
                         f"the engine failed on {streak} images in a row, last on {row.name}: {row.detail}"
                     )
                 if len(rows) == len(run.plan.images_of(left[0])):
-                    if writing is not None:
-                        await writing  # no more than two are in memory
-                    writing = asyncio.ensure_future(asyncio.to_thread(write, left.pop(0), rows))
+                    full.append((left.pop(0), rows))
                     rows = []
+                if streak and left:
+                    continue  # whether the images are to blame will be seen: until then nothing about them is written
+                for shard, complete in full:
+                    if writing is not None:
+                        await writing  # one at a time, while the next images are computed
+                    writing = asyncio.ensure_future(asyncio.to_thread(write, shard, complete))
+                full.clear()
         if writing is not None:
             await writing
     finally:

@@ -291,3 +291,4 @@ def test_an_engine_that_fails_on_everything_stops_the_run(
         (tmp_path / "images" / f"{seed:02}.png").write_bytes(encode(picture(seed, fail=seed > 2)))
     assert predict(repository, tmp_path / "images", "--output", tmp_path / "out", "--shard-size", 3) == 3
     assert "the engine failed on 16 images in a row, last on" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out" / "_parts").iterdir()] == ["part-000000.parquet"]

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
 from starlette.routing import Route
 
 from service import VERSION
 from service.http import problems
-from service.http.gzipped import MIN_COMPRESSED
+from service.http.gzipped import MIN_COMPRESSED, CompressAnswers
 from service.http.head import HeadAsGet
 from service.http.headers import LastAnswers, SecurityHeaders
 from service.http.keys import Keys, RequireKey
@@ -76,7 +76,7 @@ def create_app(
     # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
     app.add_middleware(HeadAsGet)
     app.add_middleware(
-        GZipMiddleware,
+        CompressAnswers,
         minimum_size=MIN_COMPRESSED,
         compresslevel=1,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "image/tiff"),  # label images, which are packed

@@ -5,6 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware, GZipResponder, IdentityResponder
+from starlette.types import Receive, Scope, Send
+
 from model.runtime.images.data import Data, let_go
 from service.http.accept import qualities
 from service.http.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem
@@ -85,6 +89,26 @@ class GzipStream:
 
     def end(self) -> bytes:
         return self._packer.flush()
+
+
+class CompressAnswers(GZipMiddleware):
+    """Starlette's for clients that accept gzip, which takes any that name it for one, `gzip;q=0` too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        excluded = self.exclude_content_types
+        responder = IdentityResponder(self.app, self.minimum_size, exclude_content_types=excluded)
+        if accepts_gzip(", ".join(Headers(scope=scope).getlist("accept-encoding"))):
+            responder = GZipResponder(
+                self.app,
+                self.minimum_size,
+                compresslevel=self.compresslevel,
+                thread_minimum_size=self.thread_minimum_size,
+                exclude_content_types=excluded,
+            )
+        await responder(scope, receive, send)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

@@ -230,9 +230,9 @@ async def _infer(request: Request, name: str, version: int | None) -> Response:
             detected = await while_connected(request, _detect(visitor, asked, deadline))
             render = partial(_render, asked, detected, visitor.model, visitor.accept_encoding)
             (body, length, encoding), _ = await visitor.pipeline.postprocess_pool.run(render, visitor.priority)
-    headers = {"Vary": "Accept-Encoding"}
-    if encoding is not None:
-        headers["Content-Encoding"] = encoding
+    headers: dict[str, str] = {}
+    if encoding is not None:  # else the application says `Vary`
+        headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
     if length is not None:
         headers[HEADER_LENGTH] = str(length)
     return Response(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import random
 import tracemalloc
@@ -11,6 +12,7 @@ import pytest
 
 from service.http.gzipped import MAX_MEMBERS, MIN_COMPRESSED, compress, decompress, gunzip, inflate
 from service.http.problems import BAD_ENCODING, TOO_MANY_BYTES, UNSUPPORTED_ENCODING, Problem, ProblemKind
+from tests.service.harness import Server, encode, picture
 
 TEXT = b"The quick brown fox jumps over the lazy dog. " * 100
 NOISE = random.Random(0).randbytes(300_000)
@@ -163,3 +165,35 @@ def test_packing_writes_no_time() -> None:
     packed, _ = compress(TEXT, "gzip")
     assert packed[4:8] == bytes(4)
     assert compress(TEXT, "gzip")[0] == packed
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/", "/page/main.js", "/predict", "/v2"])
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True),
+        ("gzip;q=0.5, br", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("identity, gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("identity", False),
+    ],
+)
+def test_every_answer_is_compressed_for_those_who_accept_it(
+    server: Server, path: str, accepted: str, packed: bool
+) -> None:
+    headers = {"Accept-Encoding": accepted}
+    if path == "/v2":
+        data = base64.b64encode(encode(picture(size=(64, 128)))).decode()
+        image = {"name": "IMAGE", "datatype": "BYTES", "shape": [4], "data": [data] * 4}
+        answer = server.client.post("/v2/models/probe/infer", json={"inputs": [image]}, headers=headers)
+    elif path == "/predict":
+        content = encode(picture(size=(64, 128)))
+        answer = server.client.post(f"{path}?masks=rle_uncompressed", content=content, headers=headers)
+    else:
+        answer = server.client.get(path, headers=headers)
+    assert answer.status_code == 200
+    assert len(answer.content) >= MIN_COMPRESSED
+    assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
+    assert answer.headers["vary"].lower().split(", ").count("accept-encoding") == 1

@@ -145,7 +145,7 @@ def _plain_png(data: bytes) -> bytes:
             packed += data[position + 8 : end - 4]
         elif name == b"IEND" or end > len(data):
             break
-        elif name in (b"IHDR", b"PLTE", b"tRNS"):
+        elif name in (b"IHDR", b"PLTE") or (name == b"tRNS" and not packed):  # behind the pixels it counts for nothing
             kept.append(data[position:end])
         position = end
     try:
@@ -167,6 +167,7 @@ def _plain_bmp(data: bytes) -> bytes:
     offset, header, bits = *struct.unpack_from("<II", data, 10), *struct.unpack_from("<H", data, 28)
     if header < 40:
         return data
+    data = data[:34] + bytes(4) + data[38:]  # the pixels' size, which nobody needs
     if bits > 8:
         return data[:46] + bytes(4) + data[50:]
     (stated,) = struct.unpack_from("<I", data, 46)

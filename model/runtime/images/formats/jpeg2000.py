@@ -17,14 +17,20 @@ from model.runtime.images.picture import Picture
 
 _START: Final = b"\xff\x4f\xff\x51"
 """Of a codestream, with the marker of its header."""
+_TILE_PART: Final = b"\xff\x90\0\x0a"
+"""The marker that begins one, with its segment's length."""
 _SIGNED: Final = 0x80
 _OPACITY: Final = 1
 _DEEPEST: Final = 16
 
 
 def prepare(image: Image.Image, data: bytes) -> None:
-    """Makes the opened image of `data` fit to be loaded. Raises UnsupportedVariant where it would be other pixels."""
+    """Makes the opened image of `data` fit to be loaded. Raises UnsupportedVariant where it would be other pixels, and
+    ValueError where some are not in the file: the decoder would make them up.
+    """
     components = _components(data)
+    if missing := _missing_tiles(data):
+        raise ValueError(f"{missing} of its tiles are not in the file")
     shallowest, deepest = min(map(_bits, components)), max(map(_bits, components))
     why = ""
     if len(components) > 1 and any(component & _SIGNED for component in components):
@@ -67,6 +73,22 @@ def _components(data: bytes) -> list[int]:
     if not count:
         raise ValueError("its codestream has no components")
     return [data[start + 42 + 3 * index] for index in range(count)]
+
+
+def _missing_tiles(data: bytes) -> int:
+    """How many of the tiles that its header announces (B.3) have no part in the codestream (SOT, A.4.2)."""
+    start = _codestream(data)
+    width, height, _, _, tile_width, tile_height, left, top = struct.unpack_from(">8I", data, start + 8)
+    tiles: int = -(-(width - left) // tile_width) * -(-(height - top) // tile_height)
+    found: set[int] = set()
+    position = data.find(_TILE_PART, start)
+    while position >= 0 and data.startswith(_TILE_PART, position) and position + 12 <= len(data):
+        index, length = struct.unpack_from(">HI", data, position + 4)
+        found.add(index)
+        if not length:  # up to the end
+            break
+        position += length
+    return tiles - sum(index < tiles for index in found)
 
 
 def _ends_in_opacity(data: bytes, components: int) -> bool:

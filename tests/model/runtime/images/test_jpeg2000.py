@@ -159,3 +159,16 @@ def test_a_palette_for_8_bits_is_seen() -> None:
 def test_headers_that_are_broken_are_damage(data: bytes) -> None:
     with pytest.raises(DamagedImage, match="JPEG 2000"):
         probe(data)
+
+
+@pytest.mark.parametrize("container", ["JP2", "bare"])
+def test_tiles_that_are_not_in_the_file_are_not_made_up(container: str) -> None:
+    data = encode(picture(24, 40), "JPEG 2000", tile_size=(16, 16), no_jp2=container == "bare")
+    assert decode_image(data).shape == (24, 40, 3)
+    last = data.rindex(b"\xff\x90\0\x0a")
+    for cut in (data[:last], data[:last] + b"\xff\xd9"):
+        with pytest.raises(DamagedImage, match="1 of its tiles"):
+            decode_image(cut)
+    size = data.index(b"\xff\x4f\xff\x51") + 8
+    with pytest.raises(DamagedImage, match="of its tiles"):
+        decode_image(data[:size] + struct.pack(">I", 40_000) + data[size + 4 :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pyarrow import parquet
 
 from service.predict_many.__main__ import main
 from tests.service.harness import ROOT
+from tests.service.holding import FOLDER
 
 ENGINE = ("--engine-threads", "1", "--decode-threads", "2")
 
@@ -19,10 +21,22 @@ def predict(models: Path, *arguments: object) -> int:
     return main([*ENGINE, "--models", str(models), *map(str, arguments)])
 
 
-def start(models: Path, *arguments: object) -> subprocess.Popen[str]:
+HELD = """
+from tests.service.holding import install
+from service.predict_many.__main__ import main
+install()
+raise SystemExit(main())
+"""
+
+
+def start(models: Path, *arguments: object, holding: Path) -> subprocess.Popen[str]:
+    """`holding` is the folder of `tests.service.holding`."""
     words = [*ENGINE, "--models", str(models), *map(str, arguments)]
-    command = [sys.executable, "-m", "service.predict_many", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, FOLDER: str(holding)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", HELD, *words], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def rows(file: Path) -> list[dict[str, Any]]:

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.patience import PATIENCE
 from tests.service.harness import encode, picture, until
+from tests.service.holding import HOLD, PASS
 from tests.service.predict_many.running import content, predict, rows, start
 
 SHARD = 2
 
 
+@pytest.fixture
+def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where images are let through the engine one by one."""
+    folder = tmp_path_factory.mktemp("holding")
+    (folder / HOLD).touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 images that take a while each, one of them broken."""
-    folder = tmp_path_factory.mktemp("slow")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images that stay on the engine until they may pass, one of them broken."""
+    folder = tmp_path_factory.mktemp("held")
     for seed in range(40):
-        (folder / f"{seed:02}.png").write_bytes(encode(picture(seed, slow=20)))
+        (folder / f"{seed:02}.png").write_bytes(encode(picture(seed, held=True)))
     (folder / "17.png").write_bytes(b"broken")
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(repository: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(repository: Path, held: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert predict(repository, slow, "--output", folder, "--shard-size", SHARD) == 1
+    assert predict(repository, held, "--output", folder, "--shard-size", SHARD) == 1
     return content(folder)
 
 
@@ -39,25 +47,31 @@ def parts(folder: Path) -> dict[str, tuple[int, int]]:
     return {file.name: (status.st_ino, status.st_mtime_ns) for file, status in found}
 
 
-def wait(process: subprocess.Popen[str], folder: Path, count: int) -> None:
-    """Until so many parts are there."""
-    until(lambda: len(parts(folder)) >= count or process.poll() is not None)
+def let_through(holding: Path, folder: Path, count: int) -> None:
+    """One image after the other, until so many parts are there."""
+
+    def are_there() -> bool:
+        (holding / PASS).touch()
+        return len(parts(folder)) >= count
+
+    until(are_there)
 
 
 def test_killed_and_started_again(
     repository: Path,
-    slow: Path,
+    held: Path,
     undisturbed: dict[str, bytes],
+    holding: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     generator = random.Random(0)
     kept: dict[str, tuple[int, int]] = {}
     for _ in range(3):
-        process = start(repository, slow, "--output", tmp_path, "--shard-size", SHARD)
-        wait(process, tmp_path, len(kept) + generator.randint(1, 4))
+        process = start(repository, held, "--output", tmp_path, "--shard-size", SHARD, holding=holding)
+        let_through(holding, tmp_path, len(kept) + generator.randint(1, 4))
         if not kept:
-            assert predict(repository, slow, "--output", tmp_path, "--quiet") == 2
+            assert predict(repository, held, "--output", tmp_path, "--quiet") == 2
             assert "another predict-many writes into" in capsys.readouterr().err
         process.kill()
         process.communicate()
@@ -65,20 +79,23 @@ def test_killed_and_started_again(
         now = parts(tmp_path)
         assert kept.items() < now.items()
         kept = now
-    assert predict(repository, slow, "--output", tmp_path) == 1
+    assert predict(repository, held, "--output", tmp_path) == 1
     assert kept.items() < parts(tmp_path).items()
     assert content(tmp_path) == undisturbed
     shards = sorted((tmp_path / "_parts").iterdir())
     assert [row["image_id"] for file in shards for row in rows(file)] == list(range(1, 41))
 
 
-def test_interrupted(repository: Path, slow: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    process = start(repository, slow, "--output", tmp_path, "--shard-size", SHARD, "--quiet")
-    wait(process, tmp_path, 3)
+def test_interrupted(
+    repository: Path, held: Path, undisturbed: dict[str, bytes], holding: Path, tmp_path: Path
+) -> None:
+    process = start(repository, held, "--output", tmp_path, "--shard-size", SHARD, "--quiet", holding=holding)
+    let_through(holding, tmp_path, 3)
     process.send_signal(signal.SIGINT)
+    (holding / HOLD).unlink()
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said == "maskserve: interrupted; the same command goes on from what is finished\n"
     assert not [name for name in content(tmp_path) if "partial" in name]
-    assert predict(repository, slow, "--output", tmp_path) == 1
+    assert predict(repository, held, "--output", tmp_path) == 1
     assert content(tmp_path) == undisturbed

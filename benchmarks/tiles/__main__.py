@@ -205,13 +205,19 @@ def main() -> None:
     print(f"{len(images)} images in {size[1]}x{size[0]} pixels, tiles of {side} that overlap by {overlap}")
     pixels = size[0] * size[1]
     see = partial(run, network, data)
-    results = [
-        see(
-            "image by image",
-            lambda: [network.see(image) for image in images],
-            sum(image.shape[0] * image.shape[1] for image in images),
+    results: list[Result] = []
+
+    def tell(one: Result) -> None:
+        results.append(one)
+        print(
+            f"{one.way:16} {one.seconds:7.1f} s  {one.outside_seconds:5.1f} s outside the network  "
+            f"{one.megapixels_per_second:6.2f} MP/s  {one.seen:5.2f} pixels seen for each  {one.detections:6} found  "
+            f"mask AP {one.mask_ap:.4f}" + ("" if one.same is None else f"  {one.same:.2%} the same"),
+            flush=True,
         )
-    ]
+
+    own_pixels = sum(image.shape[0] * image.shape[1] for image in images)
+    tell(see("image by image", lambda: [network.see(image) for image in images], own_pixels))
     unshifted: Detections | None = None
     for number, shift in enumerate(shifts(options.shifts, side - overlap)):
         tiles = plan_tiles(size, side, overlap, shift)
@@ -220,14 +226,8 @@ def main() -> None:
         result = see(name, partial(tiled, network, mosaic, tiles, places), pixels)
         found = network.in_tiles(mosaic, tiles, network.thresholds)
         unshifted = unshifted or found
-        results.append(replace(result, same=same_objects(unshifted, found)))
-    results.append(see("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
-    for one in results:
-        print(
-            f"{one.way:16} {one.seconds:7.1f} s  {one.outside_seconds:5.1f} s outside the network  "
-            f"{one.megapixels_per_second:6.2f} MP/s  {one.seen:5.2f} pixels seen for each  {one.detections:6} found  "
-            f"mask AP {one.mask_ap:.4f}" + ("" if one.same is None else f"  {one.same:.2%} the same")
-        )
+        tell(replace(result, same=same_objects(unshifted, found)))
+    tell(see("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
     _write(options.json, results)
 
 

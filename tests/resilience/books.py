@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.http.problems import CLIENT_LEFT
 from service.observability.metrics import OUTCOMES
 from tests.service.harness import Server, until
-from tests.service.http.test_protocol import read_answer
+from tests.service.http.connections import read_answer
 
 LEFT = CLIENT_LEFT
 """What is expected for a request whose client left, or whose connection ended, before it was answered."""

@@ -13,7 +13,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.resilience.books import LEFT, Books, agree, by_status, logged, reset
 from tests.service.harness import Server, encode, head, picture, until
-from tests.service.http.test_protocol import read_answer
+from tests.service.http.connections import read_answer
 
 PNG = encode(picture(1))
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

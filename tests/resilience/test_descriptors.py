@@ -12,7 +12,7 @@ import pytest
 from service.settings.listen import MOST_FILES
 from tests.resilience.books import Books, agree
 from tests.service.harness import Server, encode, head, picture
-from tests.service.http.test_protocol import read_answer
+from tests.service.http.connections import read_answer
 
 PNG = encode(picture(1))
 PREDICT = head(f"Content-Length: {len(PNG)}") + PNG

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.http.protocol import CONTINUE
 from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, head, picture
-from tests.service.http.test_protocol import GET, connect, read_answer, serving
+from tests.service.http.connections import GET, connect, read_answer, serving
 
 BODY = b"12345"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n" + BODY

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.service.harness import Server, until
-from tests.service.http.test_protocol import read_answer
+from tests.service.http.connections import read_answer
 
 OPERATIONS = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/probe/ready")
 UNSEEN = ("/", "/page/main.js", "/page/samples/small.png", "/docs", "/openapi.json")

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service.http.headers import SECURITY, SecurityHeaders, request_id
 from tests.patience import PATIENCE
-from tests.service.http.test_protocol import serving
+from tests.service.http.connections import serving
 
 MADE = re.compile(r"[0-9a-f]{32}")
 

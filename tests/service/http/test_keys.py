@@ -16,7 +16,7 @@ from service.http.keys import Access, Keys, RequireKey, is_administration, read_
 from service.http.problems import ADMINISTRATION_OFF, FORBIDDEN, MEDIA_TYPE, UNAUTHORIZED, ProblemKind
 from service.http.proxies import BehindProxy
 from tests.patience import PATIENCE
-from tests.service.http.test_protocol import connect, read_answer, serving
+from tests.service.http.connections import connect, read_answer, serving
 
 API = "ordinary-key-0123456789"
 ADMIN = "admin-key-0123456789"

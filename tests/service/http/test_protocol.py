@@ -2,97 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.client
 import logging
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 import pytest
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.http.problems import (
-    ANSWERED,
     BAD_HTTP,
-    CLIENT_LEFT,
     HEADER_TIMEOUT,
     HEADERS_TOO_LARGE,
-    MEDIA_TYPE,
-    ProblemKind,
 )
-from service.http.protocol import MAX_HEAD_BYTES, protocol_class
+from service.http.protocol import MAX_HEAD_BYTES
 from tests.patience import PATIENCE
-
-SHORT = 0.15
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-KIB = 1024
-
-
-@contextmanager
-def serving(app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE) -> Iterator[tuple[str, int]]:
-    """`app` on a uvicorn in a thread, at the yielded host and port."""
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=protocol_class(header_timeout),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # seconds for call_later, which takes fractions
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield listener.getsockname()
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-
-
-@dataclass
-class Recorder:
-    """Answers 200 with the length of the body; /slow takes a while, .../early does not wait for the body."""
-
-    paths: list[str] = field(default_factory=list)
-    disconnected: threading.Event = field(default_factory=threading.Event)
-    answered: threading.Event = field(default_factory=threading.Event)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.paths.append(scope["path"])
-        size, more = 0, not scope["path"].endswith("/early")
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.disconnected.set()
-                return
-            size += len(message["body"])
-            more = message["more_body"]
-        if scope["path"].startswith("/slow"):
-            await asyncio.sleep(2 * SHORT)
-        body = str(size).encode()
-        headers = [(b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        self.answered.set()
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
+from tests.service.http.connections import (
+    EARLY,
+    GET,
+    KIB,
+    SHORT,
+    Recorder,
+    assert_problem,
+    assert_refused,
+    connect,
+    read_answer,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,48 +41,11 @@ def untouched() -> Iterator[tuple[str, int]]:
     assert app.paths == []
 
 
-def connect(address: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(address, timeout=PATIENCE)
-
-
-def read_answer(connection: socket.socket, method: str = "GET") -> Answer:
-    """The next answer on the connection, and not a byte more."""
-    response = http.client.HTTPResponse(_Unbuffered(connection), method=method)  # type: ignore[arg-type]  # it only calls makefile
-    response.begin()
-    # In pieces: without a buffer a read gives what has come so far, and `read()` takes that for all.
-    body = b"".join(iter(lambda: response.read(2**16), b""))
-    return Answer(response.status, response.headers, body)
-
-
-class _Unbuffered:
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def makefile(self, mode: str) -> Any:
-        return self._connection.makefile("rb", buffering=0)
-
-
 def send_for_ever(connection: socket.socket) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         connection.sendall(b"a")
         time.sleep(SHORT / 5)
-
-
-def assert_problem(answer: Answer, kind: ProblemKind) -> None:
-    assert answer.status == kind.status
-    assert orjson.loads(answer.body)["type"] == kind.type
-    assert answer.headers["content-type"] == MEDIA_TYPE
-    assert answer.headers["connection"] == "close"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["cache-control"] == "no-store"
-    assert len(answer.headers["x-request-id"]) == 32
-
-
-def assert_refused(connection: socket.socket, kind: ProblemKind) -> None:
-    """The next answer is this problem, and then the connection ends."""
-    assert_problem(read_answer(connection), kind)
-    assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize(
@@ -223,21 +123,6 @@ def test_a_slow_body_is_not_a_slow_head() -> None:
         assert read_answer(connection).body == b"3"
 
 
-def test_a_slow_head_behind_a_request_waits_for_that_ones_answer() -> None:
-    with serving(Recorder(), header_timeout=SHORT) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1) + b"GET /")
-        assert read_answer(connection).status == 200
-        assert_refused(connection, HEADER_TIMEOUT)
-
-
-def test_requests_in_one_packet_are_all_answered() -> None:
-    app = Recorder()
-    with serving(app) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1) + 2 * GET)
-        assert [read_answer(connection).status for _ in range(3)] == [200, 200, 200]
-    assert app.paths == ["/slow", "/", "/"]
-
-
 @pytest.mark.parametrize(
     "sent",
     [
@@ -278,51 +163,12 @@ def test_what_the_application_answers_after_a_malformed_body_goes_nowhere(caplog
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def test_a_malformed_body_is_answered_when_those_before_it_are() -> None:
-    app = Recorder()
-    with serving(app) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1) + GET + EARLY)
-        connection.sendall(b"not a length\r\n")
-        assert [read_answer(connection).status for _ in range(2)] == [200, 200]
-        assert_refused(connection, BAD_HTTP)
-    assert app.paths == ["/slow", "/"]
-
-
 def test_a_malformed_body_that_is_answered_already_gets_no_second_answer() -> None:
     with serving(Recorder()) as address, connect(address) as connection:
         connection.sendall(EARLY)
         assert read_answer(connection).status == 200
         connection.sendall(b"not a length\r\n")
         assert connection.recv(1) == b""
-
-
-@pytest.mark.parametrize(
-    ("behind", "kind"),
-    [
-        pytest.param(b"\x00\x01\x02", BAD_HTTP, id="garbage"),
-        pytest.param(GET[:-2] + b"X: " + 200 * KIB * b"a", HEADERS_TOO_LARGE, id="a giant head"),
-        pytest.param(GET[:-2] + b"Host: y\r\n\r\n", BAD_HTTP, id="two hosts"),
-    ],
-)
-@pytest.mark.parametrize("before", [1, 3])
-def test_what_is_no_request_is_answered_when_those_before_it_are(behind: bytes, kind: ProblemKind, before: int) -> None:
-    with serving(Recorder()) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1) + (before - 1) * GET + behind)
-        assert [read_answer(connection).status for _ in range(before)] == before * [200]
-        assert_refused(connection, kind)
-
-
-@pytest.mark.parametrize("behind", [GET, b"GET /", b"\x00\x01\x02"])
-def test_nothing_is_read_behind_a_request_that_asks_for_the_end(behind: bytes) -> None:
-    app = Recorder()
-    with serving(app) as address, connect(address) as connection:
-        connection.sendall(GET.replace(b"/", b"/slow", 1)[:-2] + b"Connection: close\r\n\r\n" + behind)
-        assert read_answer(connection).status == 200
-        assert connection.recv(1) == b""
-    assert app.paths == ["/slow"]
 
 
 @pytest.mark.parametrize(
@@ -437,24 +283,3 @@ def test_http_1_0_needs_no_host_and_codings_may_be_in_capitals() -> None:
             with connect(address) as connection:
                 connection.sendall(sent)
                 assert read_answer(connection).status == 200
-
-
-@pytest.mark.parametrize("behind", [b"", GET, GET + GET[:9]], ids=["alone", "before another", "before two"])
-def test_who_leaves_before_its_answer_is_known_to_have_left(behind: bytes) -> None:
-    """Whatever the application answers then, and whether or not it is the connection's latest request."""
-    known: list[int] = []
-    done = threading.Event()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-        known.append(scope["state"][ANSWERED])
-        done.set()
-
-    with serving(app) as address, connect(address) as connection:
-        connection.sendall(GET + behind)
-        connection.close()
-        assert done.wait(PATIENCE)
-    assert known == [CLIENT_LEFT]

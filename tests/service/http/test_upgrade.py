@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, picture
-from tests.service.http.test_protocol import GET, Recorder, connect, read_answer, serving
+from tests.service.http.connections import GET, Recorder, connect, read_answer, serving
 
 SETTINGS = b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + SETTINGS

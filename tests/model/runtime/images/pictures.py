@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pillow_heif
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.images.limits import FORMATS
@@ -50,3 +51,9 @@ def intact_files() -> dict[str, bytes]:
     files["lossy WebP"] = encode(noise, "WEBP", quality=80)
     files["LZW TIFF"] = encode(noise, "TIFF", compression="tiff_lzw")
     return files
+
+
+def ramp(height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: red grows to the right, green downwards."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 9)], axis=2).astype(np.uint8)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from mmap import mmap
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.runtime.images import regions
 from model.runtime.images.errors import DamagedImage, NoSuchPlane, TooManyPixels
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.picture import Picture
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import open_picture, read_picture
-from model.runtime.images.regions import Part, PictureByRegion
+from model.runtime.images.regions import PictureByRegion
 from model.runtime.images.tiff import sizes
 from model.runtime.images.values.intensity import Intensity
 from model.runtime.images.values.pixels import DoneSearch, apply, to_pixels
@@ -367,40 +364,3 @@ def test_a_damaged_tile_is_told_when_it_is_read(compression: str | None, dtype: 
     for _ in range(2):  # and again: what failed is not kept
         with pytest.raises(DamagedImage, match="cut short"):
             opened.read(HEIGHT - 1, WIDTH - 1, 1, 1)
-
-
-def test_threads_that_want_one_block_decode_it_once() -> None:
-    decoded: list[Part] = []
-    together = Barrier(4)
-
-    def decode(part: Part) -> Picture:
-        decoded.append(part)
-        return Picture(np.full((part.height, part.width), part.top, np.uint8))
-
-    opened = PictureByRegion((100, 100), (50, 100), decode)
-
-    def read() -> int:
-        together.wait()
-        return int(opened.read(60, 0, 10, 10).values[0, 0])
-
-    with ThreadPoolExecutor(4) as pool:
-        assert [one.result() for one in [pool.submit(read) for _ in range(4)]] == [50] * 4
-    assert decoded == [Part(0, 0, 50, 100), Part(50, 0, 50, 100)]
-
-
-def test_rows_of_parts_decode_a_block_once_and_keep_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[Part] = []
-
-    def decode(part: Part) -> Picture:
-        decoded.append(part)
-        return Picture(np.zeros((part.height, part.width), np.uint8))
-
-    monkeypatch.setattr(regions, "KEPT", 2 * 10 * 200)
-    opened = PictureByRegion((200, 200), (10, 10), decode)
-    for top in range(0, 190, 9):
-        for left in range(0, 190, 9):
-            opened.read(top, left, 11, 11)
-    assert len(decoded) == len(set(decoded)) == 20 * 20
-    opened.read(0, 0, 1, 1)
-    assert decoded[-1] == Part(0, 0, 10, 10)
-    assert len(decoded) == 20 * 20 + 1

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.bundles.manifest import Manifest, Precision
-from model.runtime.engines.engine import Engine
+from model.runtime.engines.engine import Engine, OverlappingEngine
+from model.runtime.images.picture import Size
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
 from service.scheduling.batcher import Lane
 
@@ -73,6 +74,11 @@ class ServedModel:
         """The engine's name, with why it was chosen."""
         name = self.engines[0].name
         return f"{name}, {self.engine_why}" if self.engine_why else name
+
+    def bucket(self, size: Size) -> Size:
+        """Images of this padded size share batches with those of which it says the same."""
+        engine = self.engines[0]
+        return engine.bucket(size) if isinstance(engine, OverlappingEngine) else size
 
     def close(self) -> None:
         """Free the networks. A run that has begun still ends."""

@@ -12,7 +12,7 @@ from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError, Unavailable
+from model.runtime.engines.engine import Engine, EngineError, OverlappingEngine, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu
 from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.kernels import masks, regions
@@ -81,7 +81,8 @@ class Loader:
         size = limits.max_batch_size
         if size == "auto":
             size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
-        lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version)
+        at_once = min(engine.depth if isinstance(engine, OverlappingEngine) else 1 for engine in engines)
+        lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version, at_once=at_once)
         model = ServedModel.of(bundle.manifest, engines, precision, lane, limits.max_queue_size)
         model.fingerprint = fingerprint
         model.engine_why = chosen.why

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from model.runtime.detections import RawDetections
-from model.runtime.engines.engine import OutOfMemory
+from model.runtime.engines.engine import OutOfMemory, OverlappingEngine
 from model.runtime.images.errors import (
     ImageError,
 )
@@ -31,7 +31,14 @@ from service.prediction.answers import Detected, Seen
 from service.prediction.decoding import Decoded, Job, as_problem, decode
 from service.prediction.seeing import is_small, score_counts_of, see_tiles, see_whole
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
-from service.scheduling.batcher import Batcher, BatchReport, Computed, DeadlinePassedError, EngineStalledError
+from service.scheduling.batcher import (
+    Batcher,
+    BatchReport,
+    Begun,
+    Computed,
+    DeadlinePassedError,
+    EngineStalledError,
+)
 from service.scheduling.gate import deadline_passed, engine_stalled
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
@@ -149,7 +156,8 @@ class Pipeline:
     async def _compute(self, job: Job, prepared: Prepared, priority: Priority) -> Computed[RawDetections]:
         task = _Task(job.model, prepared, job.options.score_threshold, job.record)
         try:
-            computed = await self.batcher.submit(task, job.model.lane, prepared.bucket, job.deadline.at, priority)
+            bucket = job.model.bucket(prepared.bucket)
+            computed = await self.batcher.submit(task, job.model.lane, bucket, job.deadline.at, priority)
         except DeadlinePassedError:
             raise deadline_passed() from None
         except EngineStalledError:
@@ -185,14 +193,22 @@ class Pipeline:
         self.postprocess_pool.close()
 
 
-def infer(tasks: Sequence[_Task], device: int) -> list[RawDetections]:
+def infer(tasks: Sequence[_Task], device: int) -> Begun[RawDetections]:
     """One run of the network for tasks of one model and bucket, each with its own score threshold."""
     for task in tasks:
         task.record.at = "inference"
-    images, sizes = stack([task.prepared for task in tasks])
+    engine = tasks[0].model.engines[device]
     thresholds = np.array([task.score_threshold for task in tasks], np.float32)
-    raw = tasks[0].model.engines[device].run(images, sizes, thresholds)
-    return [raw.of_image(index) for index in range(len(tasks))]
+    if isinstance(engine, OverlappingEngine):
+        valid = np.array([task.prepared.valid for task in tasks], np.int64)
+        pending = engine.submit([task.prepared.pixels for task in tasks], valid, thresholds)
+        return lambda: _by_image(pending.result(), len(tasks))
+    images, sizes = stack([task.prepared for task in tasks])
+    return _by_image(engine.run(images, sizes, thresholds), len(tasks))
+
+
+def _by_image(raw: RawDetections, images: int) -> list[RawDetections]:
+    return [raw.of_image(index) for index in range(images)]
 
 
 def render_timed(

@@ -1,11 +1,14 @@
-"""Groups single items into batches for the engine threads, one for each device, without polling.
+"""Groups single items into batches for the devices, without polling.
 
 Callers `await submit(item, lane, bucket)` on the event loop. Items of one lane (a model) and bucket may share a batch.
 It leaves as soon as a device is idle and either it is full or its oldest item has waited the lane's `max_delay`. Three
 events wake the batcher: an item arrives, a device becomes free, the oldest item's delay runs out.
 
-A run that hangs cannot be ended: its thread is abandoned, its items fail, and the device is out of service until
-`restore`.
+A device whose engine can be given a batch while it computes another gets the next one before it is idle, but only a
+full one: what is not full yet may become so in the meantime.
+
+A run that hangs cannot be ended: its threads are abandoned, its items fail, and the device is out of service until
+`restore`. What the device was given besides goes back to what waits.
 
 All state belongs to the event loop's thread, so there are no locks. Only `run` executes elsewhere, on the devices'
 threads, one call at a time on each.
@@ -20,11 +23,12 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from model.runtime.engines.engine import OutOfMemory
+from service.scheduling.device import Device, Run
 from service.scheduling.priority import Priority, Turns
-from service.scheduling.threads import Outcome, Threads
+from service.scheduling.threads import Outcome
 from service.scheduling.watchdog import Watchdog
 
 In = TypeVar("In")
@@ -46,12 +50,17 @@ class EngineStalledError(Exception):
     """The item's run hangs, or it waited for a device and none is in service."""
 
 
+Begun: TypeAlias = Sequence[Out] | Callable[[], Sequence[Out]]
+"""The values of a run, or a function that waits for them."""
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """The limits of one version of a model in the batcher, and what its items have cost so far.
 
     `max_batch_size` is halved when a batch does not fit into a device's memory. `max_delay` is in seconds.
-    `seconds_per_item` is a running mean of device time, 0 before the first batch.
+    `seconds_per_item` is a running mean of device time, 0 before the first batch. So many of its batches may be on a
+    device `at_once`: the one that computes, and those that it gets meanwhile.
     """
 
     name: str
@@ -59,6 +68,7 @@ class Lane:
     max_delay: float = 0.0
     seconds_per_item: float = 0.0
     version: int = 0
+    at_once: int = 1
 
     def measure(self, size: int, seconds: float) -> None:
         mean = seconds / size
@@ -102,16 +112,6 @@ class _Job(Generic[In, Out]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(Generic[In, Out]):
-    """A batch on a device. It could have had `limit` items."""
-
-    batch: list[_Job[In, Out]]
-    device: int
-    limit: int
-    began: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Group(Generic[In, Out]):
     """The waiting items of one lane and bucket, which may share a batch, in order of arrival."""
 
@@ -130,48 +130,50 @@ class Batcher(Generic[In, Out]):
     """One queue for all devices.
 
     `run(items, device)` is called on that device's thread with items of one lane and bucket, no more than the lane
-    allows, and returns a value for each, in order. When it raises on several items, each is run again alone, so that a
-    bad one fails alone; what it raises on a single item is what that item's `submit` raises. `OutOfMemory` on several
-    items halves the lane's limit, and they run again in smaller batches. Clocks are `time.monotonic()`.
+    allows, and returns a value for each, in order, or a function that waits for them, which another thread of the
+    device calls. When either raises on several items, each is run again alone, so that a bad one fails alone; what is
+    raised on a single item is what that item's `submit` raises. `OutOfMemory` on several items halves the lane's limit,
+    and they run again in smaller batches. Clocks are `time.monotonic()`.
 
-    A run that has not ended after `stall_after` seconds (None: never) hangs: `on_stall(items, device)` is told, and
-    must see to it that `restore` is called. `abandoned` counts the threads that are stuck in such runs.
+    A run that has not ended `stall_after` seconds (None: never) after it began, and after the one before it ended,
+    hangs: `on_stall(items, device)` is told, and must see to it that `restore` is called.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[In], int], Sequence[Out]],
+        run: Callable[[Sequence[In], int], Begun[Out]],
         *,
         devices: int = 1,
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         stall_after: float | None = None,
         on_stall: Callable[[Sequence[In], int], None] = lambda items, device: None,
     ) -> None:
-        self.abandoned = 0
         self._run = run
         self._on_batch = on_batch
         self._on_stall = on_stall
-        self._watchdog: Watchdog[_Run[In, Out]] = Watchdog(stall_after, self._give_up)
+        self._watchdog: Watchdog[Run[_Job[In, Out]]] = Watchdog(stall_after, self._give_up)
         self._groups: dict[tuple[Lane, Hashable], _Group[In, Out]] = {}
         self._alone: deque[_Job[In, Out]] = deque()
         self._turns = Turns()
         self._hurried = False
         self._timer: asyncio.TimerHandle | None = None
-        self._threads = [Threads(1, f"engine-{device}") for device in range(devices)]
-        self._idle = set(range(devices))
-        self._out: set[int] = set()
-        self._runs: dict[int, _Run[In, Out]] = {}
-        self._busy_seconds = [0.0] * devices
+        self._devices: list[Device[_Job[In, Out]]] = [Device(index) for index in range(devices)]
+        self._hung: set[Run[_Job[In, Out]]] = set()
 
     @property
     def devices(self) -> int:
         """How many devices there are."""
-        return len(self._threads)
+        return len(self._devices)
 
     @property
     def is_out(self) -> bool:
         """No device is in service."""
-        return len(self._out) == len(self._threads)
+        return all(device.is_out for device in self._devices)
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that are stuck in runs that hang."""
+        return len(self._hung)
 
     def depth(self, lane: Lane | None = None, priority: Priority | None = None) -> int:
         """Items that wait, not counting those on a device; of one lane or priority only, if given."""
@@ -182,9 +184,8 @@ class Batcher(Generic[In, Out]):
         return max((time.monotonic() - job.arrived for job in self._jobs()), default=0.0)
 
     def busy_seconds(self, device: int) -> float:
-        """Seconds that the device has computed, the batch on it now included."""
-        run = self._runs.get(device)
-        return self._busy_seconds[device] + (0.0 if run is None else time.monotonic() - run.began)
+        """Seconds that the device has computed, what is on it now included."""
+        return self._devices[device].busy_seconds()
 
     async def submit(
         self,
@@ -216,9 +217,8 @@ class Batcher(Generic[In, Out]):
         self._dispatch()
 
     def restore(self, device: int) -> None:
-        """Let a device compute again whose run hung, on a new thread."""
-        self._out.discard(device)
-        self._idle.add(device)
+        """Let a device compute again whose run hung, on new threads."""
+        self._devices[device].is_out = False
         self._dispatch()
 
     def close(self) -> None:
@@ -226,8 +226,8 @@ class Batcher(Generic[In, Out]):
         self._watchdog.close()
         if self._timer is not None:
             self._timer.cancel()
-        for thread in self._threads:
-            thread.close()
+        for device in self._devices:
+            device.close()
 
     def _jobs(self) -> Iterator[_Job[In, Out]]:
         yield from self._alone
@@ -236,23 +236,29 @@ class Batcher(Generic[In, Out]):
                 yield from jobs
 
     def _dispatch(self) -> None:
-        """Start the batches that are due while devices are idle; then see that somebody wakes us in time."""
+        """Start the batches that are due while devices have room; then see that somebody wakes us in time."""
         now = time.monotonic()
-        while self._idle:  # otherwise a running batch's done callback comes back here
-            batch = self._next_batch(now)
+        while (device := self._roomiest()) is not None:  # otherwise a running batch's done callback comes back here
+            batch = self._next_batch(now, full=not device.is_idle)
             if not batch:
                 break
-            self._start(batch, now)
-        if self._idle and self._groups:
+            self._start(device, batch, now)
+        if self._groups and any(device.is_idle for device in self._devices):
             self._wake_at(min(group.oldest() + group.lane.max_delay for group in self._groups.values()), now)
 
-    def _next_batch(self, now: float) -> list[_Job[In, Out]]:
-        """The batch whose turn it is, without cancelled and expired items; empty if none is due."""
+    def _roomiest(self) -> Device[_Job[In, Out]] | None:
+        """The first of those with the least on them that have room for another batch."""
+        able = (device for device in self._devices if device.has_room)
+        return min(able, key=lambda device: len(device.runs), default=None)
+
+    def _next_batch(self, now: float, full: bool) -> list[_Job[In, Out]]:
+        """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` none
+        that no other item could join."""
         while self._alone:
             job = self._alone.popleft()
             if self._is_wanted(job, now):
                 return [job]
-        while due := [group for group in self._groups.values() if self._is_due(group, now)]:
+        while due := [group for group in self._groups.values() if self._is_due(group, now, full)]:
             waiting = {priority for group in due for priority, jobs in group.waiting.items() if jobs}
             priority = self._turns.choose(waiting)
             group = min((g for g in due if g.waiting[priority]), key=lambda g: g.waiting[priority][0].arrived)
@@ -271,10 +277,10 @@ class Batcher(Generic[In, Out]):
         self._drop_empty()
         return batch
 
-    def _is_due(self, group: _Group[In, Out], now: float) -> bool:
+    def _is_due(self, group: _Group[In, Out], now: float, full: bool) -> bool:
         if self._hurried or len(group) >= group.lane.max_batch_size:
             return True
-        return group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
+        return not full and group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
 
     def _is_wanted(self, job: _Job[In, Out], now: float) -> bool:
         if job.deadline <= now and not job.future.done():
@@ -299,68 +305,66 @@ class Batcher(Generic[In, Out]):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch, context=Context())
 
-    def _start(self, batch: list[_Job[In, Out]], now: float) -> None:
-        device = min(self._idle)
-        self._idle.remove(device)
-        run = self._runs[device] = _Run(batch, device, batch[0].lane.max_batch_size, now)
-        self._watchdog.begin(run)
+    def _start(self, device: Device[_Job[In, Out]], batch: list[_Job[In, Out]], now: float) -> None:
+        lane = batch[0].lane
+        run = Run(batch, device, lane.max_batch_size, lane.at_once, now)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         items = [job.item for job in batch]
         # The end is not in the context of the request that happened to start the batch: it is not about it alone.
-        self._threads[device].submit(
-            asyncio.get_running_loop(),
-            lambda: self._values(items, device),
-            lambda outcome: self._finish(run, outcome),
-        )
+        device.begin(run, lambda: self._begin(items, device.index), lambda outcome: self._finish(run, outcome))
+        if device.runs[0] is run:
+            self._watchdog.begin(run)
 
-    def _values(self, items: list[In], device: int) -> Sequence[Out]:
-        values = self._run(items, device)
-        if len(values) != len(items):
-            raise RuntimeError(f"the engine answered {len(values)} of {len(items)} images")
-        return values
+    def _begin(self, items: list[In], device: int) -> Begun[Out]:
+        begun = self._run(items, device)
+        if isinstance(begun, Sequence):
+            return _of_all(items, begun)
+        return lambda: _of_all(items, begun())
 
-    def _finish(self, run: _Run[In, Out], outcome: Outcome[Sequence[Out]]) -> None:
+    def _finish(self, run: Run[_Job[In, Out]], outcome: Outcome[Sequence[Out]]) -> None:
         batch, device = run.batch, run.device
-        if self._runs.get(device) is not run:
-            self.abandoned -= 1
-            logger.warning("a run that hung has ended after %.1f s; its thread ends", outcome.seconds)
+        if run not in device.runs:
+            if run in self._hung:
+                self._hung.remove(run)
+                logger.warning("a run that hung has ended after %.1f s; its thread ends", outcome.seconds)
             return
-        self._idle.add(device)
-        seconds = self._end(run)
+        computed_from, seconds = self._end(run)
         lane, error = batch[0].lane, outcome.error
         if error is None:
-            seconds = outcome.seconds
+            seconds = min(seconds, outcome.seconds)
             lane.measure(len(batch), seconds)
         elif len(batch) > 1:
             self._run_again(batch, error)
         self._dispatch()  # first the next batch, then the answers: the device should not wait for them
-        self._on_batch(BatchReport(lane, device, len(batch), run.limit, seconds, error is not None))
+        self._on_batch(BatchReport(lane, device.index, len(batch), run.limit, seconds, error is not None))
         if error is not None:
             if len(batch) == 1 and not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
         for job, value in zip(batch, outcome.result(), strict=True):
             if not job.future.done():
-                job.future.set_result(Computed(value, run.began - job.arrived, seconds, len(batch)))
+                job.future.set_result(Computed(value, computed_from - job.arrived, seconds, len(batch)))
 
-    def _end(self, run: _Run[In, Out]) -> float:
-        """The device is free of it. Returns the run's seconds."""
+    def _end(self, run: Run[_Job[In, Out]]) -> tuple[float, float]:
+        """The device is free of it. When the run began to be computed, and the seconds since."""
+        device = run.device
+        was_first = device.runs[0] is run
+        computed_from = device.end(run)
         self._watchdog.end(run)
-        del self._runs[run.device]
-        seconds = time.monotonic() - run.began
-        self._busy_seconds[run.device] += seconds
-        return seconds
+        if was_first and device.runs:
+            self._watchdog.begin(device.runs[0])
+        return computed_from, time.monotonic() - computed_from
 
-    def _give_up(self, run: _Run[In, Out]) -> None:
+    def _give_up(self, run: Run[_Job[In, Out]]) -> None:
         """A run hangs. Its items fail, and if no device is left, all that wait."""
         device, lane = run.device, run.batch[0].lane
-        seconds = self._end(run)
-        self._threads[device].abandon()
-        self._threads[device] = Threads(1, f"engine-{device}")
-        self._out.add(device)
-        self.abandoned += 1
+        seconds = time.monotonic() - run.began
+        for other in reversed(device.give_up()):
+            if other is not run:
+                self._put_back(other.batch)
+        self._hung.add(run)
         lost = [*run.batch]
         if self.is_out:
             lost += self._jobs()
@@ -369,8 +373,9 @@ class Batcher(Generic[In, Out]):
         for job in lost:
             if not job.future.done():
                 job.future.set_exception(EngineStalledError())
-        self._on_batch(BatchReport(lane, device, len(run.batch), run.limit, seconds, failed=True))
-        self._on_stall([job.item for job in run.batch], device)
+        self._on_batch(BatchReport(lane, device.index, len(run.batch), run.limit, seconds, failed=True))
+        self._on_stall([job.item for job in run.batch], device.index)
+        self._dispatch()
 
     def _run_again(self, batch: list[_Job[In, Out]], error: BaseException) -> None:
         """In smaller batches if memory was short, else one at a time."""
@@ -383,8 +388,18 @@ class Batcher(Generic[In, Out]):
             return
         lane.max_batch_size = min(lane.max_batch_size, max(1, len(batch) // 2))
         common.run(logger.warning, "%s; the batch limit of %s is now %d", error, lane.name, lane.max_batch_size)
+        self._put_back(batch)
+
+    def _put_back(self, batch: list[_Job[In, Out]]) -> None:
+        """Before all that wait, in order."""
         for job in reversed(batch):
             self._group_of(job).waiting[job.priority].appendleft(job)
+
+
+def _of_all(items: Sequence[In], values: Sequence[Out]) -> Sequence[Out]:
+    if len(values) != len(items):
+        raise RuntimeError(f"the engine answered {len(values)} of {len(items)} images")
+    return values
 
 
 def _common_context(batch: list[_Job[In, Out]]) -> Context:

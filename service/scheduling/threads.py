@@ -55,12 +55,10 @@ class Threads:
         done: Callable[[Outcome[Result]], Any],
     ) -> None:
         """Do `work` on a thread, then call `done` on the loop's, unless the loop has ended by then."""
+        self.hand_over(lambda: tell(loop, done, attempt(work)))
 
-        def run() -> None:
-            outcome = _outcome(work)
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(done, outcome)
-
+    def hand_over(self, run: Callable[[], None]) -> None:
+        """Do `run`, which raises nothing, on a thread. Nobody is told when it has ended."""
         self._queue.put(run)
 
     def close(self) -> None:
@@ -68,9 +66,8 @@ class Threads:
         for _ in self._threads:
             self._queue.put(None)
 
-    def abandon(self) -> None:
-        """As `close`, and nobody waits for them at the exit: one of them may never come back."""
-        self.close()
+    def forget(self) -> None:
+        """Don't wait for them at the exit: one of them may never come back."""
         _alive.discard(self)
 
     def join(self) -> None:
@@ -95,10 +92,17 @@ def _end() -> None:
         threads.join()
 
 
-def _outcome(work: Callable[[], Result]) -> Outcome[Result]:
-    start = time.perf_counter()
+def attempt(work: Callable[[], Result], start: float | None = None) -> Outcome[Result]:
+    """What becomes of `work`, whose seconds count from `start` (`time.perf_counter()`), or from now."""
+    start = time.perf_counter() if start is None else start
     try:
         value = work()
     except BaseException as error:  # whatever it is, it is for whoever waits
         return Outcome(None, error, time.perf_counter() - start)
     return Outcome(value, None, time.perf_counter() - start)
+
+
+def tell(loop: asyncio.AbstractEventLoop, done: Callable[[Outcome[Result]], Any], outcome: Outcome[Result]) -> None:
+    """Call `done` on the loop's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+        loop.call_soon_threadsafe(done, outcome)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RawDetections
+from model.runtime.images.picture import Size
 
 EngineKind = Literal["onnx", "torchscript", "openvino"]
 DeviceChoice = str
@@ -66,6 +68,38 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the network. `run` must not be called any more."""
+
+
+class Pending(Protocol):
+    """A batch that a device was given."""
+
+    def result(self) -> RawDetections:
+        """Wait for it. To be called once. Raises as `Engine.run` does."""
+
+
+@runtime_checkable
+class OverlappingEngine(Engine, Protocol):
+    """An engine that is given batches while it computes another. It answers them in their order."""
+
+    @property
+    def depth(self) -> int:
+        """How many batches it can have at once."""
+
+    @property
+    def answered_again(self) -> Mapping[str, int]:
+        """Images that were computed a second time, in float32, by the reason: "overflow" or "inexact"."""
+
+    def prepare(self, every_bucket: bool) -> None:
+        """Do what costs time at first for the commonest buckets, or for all, rather than when they come."""
+
+    def bucket(self, size: Size) -> Size:
+        """(height, width) in which it computes an image of this padded size; images of one bucket share a batch."""
+
+    def submit(
+        self, images: Sequence[NDArray[np.uint8]], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> Pending:
+        """Give it a batch: uint8 [H, W, C] of one bucket, the others as of `run`. From one thread at a time; results
+        may be waited for on another. Raises as `run` does."""
 
 
 def no_device(device: DeviceChoice, reason: str) -> Unavailable:

@@ -28,6 +28,7 @@ from service.routes import docs, models, operations, page, predict
 from service.routes.direct import Straight
 from service.routes.files import IMAGE, PRECISION, TRUNCATED
 from service.routes.openapi import describe
+from service.routes.slashes import NameRedirects
 from service.routes.v2 import inference, triton
 from service.settings.settings import Settings
 
@@ -74,6 +75,8 @@ def create_app(
     )
     app.state.lifecycle = lifecycle
     # From the inside out. Predictions come compressed from the pool; what this packs on the event loop is small.
+    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+    app.add_middleware(NameRedirects, routes=routes)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         CompressAnswers,
@@ -97,10 +100,8 @@ def create_app(
     app.add_middleware(Observe, metrics=lifecycle.metrics, tracing=tracing, access_log=settings.access_log)
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     app.add_middleware(LastAnswers, leaving=lambda: lifecycle.gate.is_leaving)
-    own = {route.path.split("/")[1] for router in ROUTERS for route in router.routes if isinstance(route, Route)}
-    app.add_middleware(
-        BehindProxy, trusted=settings.trusted_proxies, root_path=settings.root_path, own={*own, "openapi.json"}
-    )
+    own = {route.path.split("/")[1] for route in routes if isinstance(route, Route)}
+    app.add_middleware(BehindProxy, trusted=settings.trusted_proxies, root_path=settings.root_path, own=own)
     problems.install(app)
     describe(app)
     for router in ROUTERS:

@@ -67,6 +67,28 @@ def test_every_metric_that_exists_is_documented(server: Server) -> None:
     assert types - set(DOCUMENTED) == set()
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("POST", "/predict/", "/predict"),
+        ("POST", "/predict/batch//", "/predict/batch"),
+        ("GET", "/predict/", "/predict"),  # refused only where it leads
+        ("GET", "/models/probe/", "/models/{name}"),
+        ("HEAD", "/healthz/", "/healthz"),
+        ("GET", "/openapi.json/", "/openapi.json"),
+        ("GET", "/v2/models/probe/versions/1/", "/v2/models/{name}/versions/{version}"),
+    ],
+)
+def test_a_redirect_for_a_slash_too_many_counts_as_its_route(
+    server: Server, method: str, path: str, route: str
+) -> None:
+    counted = f'maskserve_requests_total{{route="{route}",status="307"}}'
+    before = server.metrics().get(counted, 0)
+    answer = server.client.request(method, path, follow_redirects=False)
+    assert answer.status_code == 307
+    assert server.metrics()[counted] == before + 1
+
+
 def test_refusals_are_counted_with_their_reason(small: Server) -> None:
     before = small.metrics()
     with busy(small) as pool:

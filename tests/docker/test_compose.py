@@ -14,7 +14,7 @@ import yaml
 from service.server import FLUSH_SECONDS
 from service.settings.environment import PREFIX
 from service.settings.settings import Settings
-from tests.docker.dockerfile import last_list, read_stages, variables
+from tests.docker.dockerfile import last, last_list, lineage, read_stages, variables
 from tests.patience import PATIENCE
 from tests.service.harness import ROOT
 
@@ -84,7 +84,7 @@ def test_every_setting_reaches_the_server_and_nothing_else_does() -> None:
     assert {name for name in environment if name.startswith(PREFIX)} == expected
     # Without a value it is taken from the shell if it is there: an empty one would be refused, or mean something.
     given = {name: value for name, value in environment.items() if value is not None}
-    assert given == {"MASKSERVE_MODEL": "${MASKSERVE_MODEL:-nuclei}"}
+    assert given == {"MASKSERVE_MODEL": "${MASKSERVE_MODEL:-nuclei}", "XDG_CACHE_HOME": "/cache"}
     gpu = read("docker/compose.gpu.yml")["services"]["serve"]["environment"]
     assert set(gpu) <= expected
 
@@ -120,6 +120,16 @@ def test_training_publishes_where_the_server_looks() -> None:
     assert f"training:{variables('train')['HOME']}" in TRAIN["volumes"]
     assert {"models", "training"} <= set(COMPOSE["volumes"])
     assert Settings.model_fields["poll_interval_ms"].default > 0
+
+
+@pytest.mark.parametrize("target", ["serve-cpu", "serve-cuda"])
+def test_compiled_networks_outlive_the_container_in_a_volume_of_the_servers_user(target: str) -> None:
+    volumes = dict(volume.split(":", 1) for volume in SERVE["volumes"])
+    assert volumes["cache"] == SERVE["environment"]["XDG_CACHE_HOME"]
+    assert "cache" in COMPOSE["volumes"]
+    commands = [rest for stage in lineage(target) for rest in stage.all("RUN")]
+    # A new volume takes its owner over.
+    assert f"mkdir {volumes['cache']} && chown {last(target, 'USER')} {volumes['cache']}" in commands
 
 
 def test_compose_waits_until_the_server_has_answered_what_it_accepted() -> None:

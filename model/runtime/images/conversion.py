@@ -1,7 +1,7 @@
 """From a loaded Pillow image of any mode to a picture: gray, or RGB as viewers show it.
 
 Pillow holds RGB as four bytes a pixel, and makes the three of an array by way of two copies. So a picture that will be
-resized is resized by Pillow first, and one that will not leaves it in bands.
+resized is resized by Pillow first, and a large one that will not leaves it in bands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Fit = Callable[[Size], Size]
 """From a picture's size as seen to the size to which it will be resized."""
 
 _BAND: Final = 1 << 18
-"""Bytes that leave Pillow at once: they stay in the processor's cache between their two copies."""
+"""Bytes of a large picture that leave Pillow at once: they stay in the processor's cache between their two copies."""
+_SMALL: Final = 8 << 20
+"""Bytes that Pillow holds of a picture whose bands would cost more than they save."""
 
 
 def picture_of(image: Image.Image, fit: Fit | None = None) -> Picture:
@@ -49,8 +51,10 @@ def reduced_picture(image: Image.Image, by: int, stored: Size, target: Size, ori
 
 
 def pixels(image: Image.Image) -> NDArray[Any]:
-    """The values of an image of mode L or RGB: uint8 [H, W] or [H, W, 3]."""
+    """The values of an image of mode L or RGB: uint8 [H, W] or [H, W, 3], which may be read-only."""
     width, height = image.size
+    if 4 * width * height <= _SMALL:
+        return np.asarray(image)
     channels = len(image.getbands())
     values = np.empty((height, width, channels)[: 2 if channels == 1 else 3], np.uint8)
     rows = max(1, _BAND // (4 * width))

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "train": Command("training.train", "train a network and publish it as a bundle", "train"),
     "evaluate": Command("training.evaluate", "COCO figures of a bundle, a checkpoint or a server", "train"),
     "export": Command("training.export", "a checkpoint, or torchvision's weights, to a bundle", "train"),
+    "publish": Command("model.runtime.bundles.publishing", "sign a bundle, or copy it to another repository", "serve"),
     "ablate": Command("training.ablate", "train variants of a recipe and compare them", "train"),
     "check": Command("training.data.check", "what is in a dataset, and what is wrong with it", "train"),
     "convert": Command("training.data.convert", "a dataset of one format to another", "train"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -104,6 +105,10 @@ def _state(entry: Any) -> dict[str, Tensor]:
         state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, HTTPException) as error:
         raise WeightsUnavailable(f"{entry.url} could not be downloaded ({error}); {by_hand}") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsUnavailable(
+            f"{file} holds something else than tensors, and no code of a file is run here; remove it, and {by_hand}"
+        ) from error
     except RuntimeError as error:
         if "hash" not in str(error):
             raise

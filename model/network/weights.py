@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import onnx
 import torch
 from onnx import numpy_helper
@@ -22,8 +24,8 @@ def load_network(bundle: Bundle) -> Detector:
     """The bundle's network in torchvision's own class, in eval mode.
 
     From `weights.pth`, or where the bundle has none from `model.onnx`, whose initializers carry the state_dict's names.
-    Raises DamagedFile when they are not the manifest's architecture's, MissingFile when the bundle has them in INT8
-    alone.
+    Raises DamagedFile when they are not the manifest's architecture's, or something else than tensors, MissingFile when
+    the bundle has them in INT8 alone.
     """
     model = build_model(bundle.manifest.architecture)
     if WEIGHTS_FILE not in bundle.manifest.files and "f32" not in bundle.manifest.network_precisions:
@@ -31,15 +33,25 @@ def load_network(bundle: Bundle) -> Detector:
             f"{bundle.path} has its weights in INT8 alone, from which those of the training cannot be read back; "
             f"export the model again with {WEIGHTS_FILE}, or with --int8 beside"
         )
-    if WEIGHTS_FILE in bundle.manifest.files:
-        state = torch.load(bundle.file(WEIGHTS_FILE), map_location="cpu", weights_only=True)
-    else:
-        state = _named_by_all(model, _initializers(bundle))
+    has_weights = WEIGHTS_FILE in bundle.manifest.files
+    state = _tensors(bundle) if has_weights else _named_by_all(model, _initializers(bundle))
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise DamagedFile(f"the weights of {bundle.path} are not those of its architecture: {error}") from error
     return model.eval()
+
+
+def _tensors(bundle: Bundle) -> dict[str, Tensor]:
+    """Those of `weights.pth`; no code that it may hold is run."""
+    content = BytesIO(bundle.read(WEIGHTS_FILE))
+    try:
+        return dict(torch.load(content, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch.load raises half a dozen types for a damaged file
+        raise DamagedFile(
+            f"{bundle.file(WEIGHTS_FILE)} holds something else than a network's tensors, and no code of a file is run "
+            f"here; export the model again"
+        ) from error
 
 
 def _named_by_all(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +66,7 @@ def _named_by_all(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _initializers(bundle: Bundle) -> dict[str, Tensor]:
-    network = onnx.load(bundle.file(NETWORK_FILE))
+    network = onnx.load_from_string(bundle.read(NETWORK_FILE))
     return {
         initializer.name: torch.tensor(numpy_helper.to_array(initializer)).float()
         for initializer in network.graph.initializer

@@ -37,7 +37,7 @@ class Loader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._repository = Repository(settings.models)
+        self._repository = Repository(settings.models, settings.trusted_keys)
         # Where the engine is chosen for each bundle, a GPU is ONNX Runtime's.
         kind = self._kind = "onnx" if settings.engine == "auto" else settings.engine
         self._devices = choose_devices(settings.device, kind)

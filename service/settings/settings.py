@@ -33,6 +33,7 @@ from service.settings.values import (
     Prefix,
     Proxies,
     Secrets,
+    TrustedKeys,
     Versions,
     no_bool_for_a_number,
 )
@@ -133,6 +134,11 @@ class Settings(BaseSettings):
         {},
         description="other names for models, or for single versions, which then stay loaded, as in "
         "best=nuclei:1,cells=nuclei; * is the model that answers when a request names none (segmenter=*)",
+    )
+    trusted_keys: TrustedKeys = Field(
+        (),
+        description="public keys, separated by commas, of which one must have signed a bundle (maskserve publish "
+        "--sign), else it is refused; none: unsigned bundles are served",
     )
     poll_interval_ms: float = Field(
         5_000,
@@ -316,6 +322,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
             "keep_versions",
             "versions",
             "model_aliases",
+            "trusted_keys",
             "poll_interval_ms",
             "warm_up",
             "engine",

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import NoDecode
 
+from model.runtime.bundles.signatures import check_public_key
 from model.runtime.engines.devices import list_devices
 from service.http.proxies import PREFIX as PREFIX_PATH
 
@@ -30,6 +31,13 @@ def _split_keys(value: object) -> object:
     parts = _split(value)
     if isinstance(value, str) and not parts:  # such as a variable of a deployment that is not filled in
         raise ValueError("no key in it; leave the setting out to serve without keys")
+    return parts
+
+
+def _split_trusted(value: object) -> object:
+    parts = _split(value)
+    if isinstance(value, str) and not parts:  # whoever names no key does not mean that anybody is trusted
+        raise ValueError("no key in it; leave the setting out to serve unsigned bundles")
     return parts
 
 
@@ -121,6 +129,9 @@ PathTo = Annotated[Path, BeforeValidator(_no_empty_path)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)]
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(_split)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_keys)]
+TrustedKeys = Annotated[
+    tuple[Annotated[str, AfterValidator(check_public_key)], ...], NoDecode, BeforeValidator(_split_trusted)
+]
 
 _ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _TARGET: Final = re.compile(_ALIAS.pattern + "(:[1-9][0-9]{0,8})?")

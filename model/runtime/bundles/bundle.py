@@ -9,18 +9,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from model.runtime.bundles.errors import (
+    BundleError,
+    DamagedFile,
+    InvalidManifest,
+    MissingFile,
+    MissingManifest,
+    NewerFormat,
+    PublishError,
+    Untrusted,
+)
 from model.runtime.bundles.manifest import (
     FORMAT,
     NETWORK_FILES,
@@ -33,6 +39,9 @@ from model.runtime.bundles.manifest import (
     Provenance,
     ServingDefaults,
 )
+from model.runtime.bundles.network_file import check_network
+from model.runtime.bundles.signatures import SIGNATURE, check_signature
+from model.runtime.bundles.writing import copy_file, hidden_folder, record_of, sha256_of, sync_folder, write_file
 
 __all__ = [
     "FORMAT",
@@ -63,35 +72,6 @@ __all__ = [
 MANIFEST: Final = "manifest.json"
 
 _NAME: Final = TypeAdapter(ModelName)
-_COPY_BYTES: Final = 1 << 20
-
-
-class BundleError(Exception):
-    """A bundle that cannot be read or written. The message says which, where and what to do."""
-
-
-class MissingManifest(BundleError):
-    """The folder is no bundle: it does not exist or has no manifest."""
-
-
-class InvalidManifest(BundleError):
-    """The manifest is no JSON, or lacks or contradicts something."""
-
-
-class NewerFormat(BundleError):
-    """The manifest was written by a newer release."""
-
-
-class MissingFile(BundleError):
-    """A file that the manifest names is not there."""
-
-
-class DamagedFile(BundleError):
-    """A file is not the one that was published: cut short, or changed."""
-
-
-class PublishError(BundleError):
-    """What was to be published cannot be: a bad name, or files that make no bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +87,30 @@ class Bundle:
             raise KeyError(name)
         return self.path / name
 
+    def read(self, name: str) -> bytes:
+        """The content of one of the manifest's files, which may have been replaced since the bundle was opened.
 
-def open_bundle(path: Path, verify: bool = True) -> Bundle:
-    """Read a bundle and check that every file is the one that was published.
+        Raises DamagedFile where it is not what was published, KeyError as `file` does, and OSError.
+        """
+        file = self.file(name)
+        content = file.read_bytes()
+        _require_digest(file, hashlib.sha256(content).hexdigest(), self.manifest.files[name])
+        return content
 
-    `verify=False` compares the files' sizes but spares reading and hashing them.
+
+def open_bundle(path: Path, verify: bool = True, trusted: Collection[str] = ()) -> Bundle:
+    """Read a bundle and check that every file is the one that was published, and every network complete in its file.
+
+    `verify=False` compares the files' sizes but spares reading them. trusted: public keys of which one must have signed
+    the bundle, and then nothing may lie in its folder that is not signed; none: anybody's bundle is opened.
 
     Raises:
-        BundleError: one of its subclasses here, which say what is wrong.
+        BundleError: one of its subclasses, which say what is wrong.
         OSError: the folder cannot be read.
     """
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, trusted)
+    if trusted:
+        _require_nothing_else(path, manifest)
     for name, record in manifest.files.items():
         file = path / name
         if not file.is_file():
@@ -128,15 +121,16 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
                 f"{file} has {size} bytes and was published with {record.bytes}: it was cut short or replaced; "
                 f"publish or copy the bundle again"
             )
-        if verify and (digest := _sha256(file)) != record.sha256:
-            raise DamagedFile(
-                f"{file} was changed after publishing: its SHA-256 is {digest} and was {record.sha256}; "
-                f"publish or copy the bundle again"
-            )
+        if verify and name in NETWORK_FILES:
+            content = file.read_bytes()
+            _require_digest(file, hashlib.sha256(content).hexdigest(), record)
+            check_network(memoryview(content), file)
+        elif verify:
+            _require_digest(file, sha256_of(file), record)
     return Bundle(path, manifest)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, trusted: Collection[str] = ()) -> Manifest:
     """The manifest of the bundle in this folder; its files are not looked at. Raises as `open_bundle` does."""
     file = path / MANIFEST
     try:
@@ -144,6 +138,8 @@ def read_manifest(path: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         reason = "has no manifest.json" if path.is_dir() else "is not a folder"
         raise MissingManifest(f"{path} is no bundle: it {reason}; give a folder NAME/VERSION of a repository") from None
+    if trusted:
+        check_signature(path, text, trusted)
     try:
         content: Any = json.loads(text)
     except ValueError as error:  # also bytes that are no UTF-8
@@ -197,18 +193,18 @@ def publish_bundle(
     files = _staged_files(staging)
     versions = repository / name
     versions.mkdir(parents=True, exist_ok=True)
-    with _hidden_folder(repository, name) as hidden:
-        records = {file.name: _copy(file, hidden / file.name) for file in files}
+    with hidden_folder(repository, name) as hidden:
+        records = {file.name: copy_file(file, hidden / file.name) for file in files}
         while True:
             version = max(published_versions(versions), default=0) + 1
             manifest = _complete(draft, name, version, records)
             if describe is not None:
                 for network in (name for name in NETWORK_FILES if name in records):
                     describe(hidden / network, manifest)
-                    records[network] = _record(hidden / network)
+                    records[network] = record_of(hidden / network)
                 manifest = _complete(draft, name, version, records, manifest.created)
-            _write(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
-            _sync_folder(hidden)
+            write_file(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+            sync_folder(hidden)
             target = versions / str(version)
             try:
                 hidden.rename(target)
@@ -216,8 +212,8 @@ def publish_bundle(
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
                 continue  # another publisher took this version in between
-            _sync_folder(versions)
-            _sync_folder(repository)
+            sync_folder(versions)
+            sync_folder(repository)
             return Bundle(target, manifest)
 
 
@@ -245,6 +241,21 @@ def published_versions(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
 
 
+def _require_nothing_else(path: Path, manifest: Manifest) -> None:
+    if unsigned := sorted({file.name for file in path.iterdir()} - {MANIFEST, SIGNATURE} - manifest.files.keys()):
+        raise Untrusted(
+            f"{path / unsigned[0]} is not among the files that were signed; remove it, or copy the bundle again"
+        )
+
+
+def _require_digest(file: Path, digest: str, record: FileRecord) -> None:
+    if digest != record.sha256:
+        raise DamagedFile(
+            f"{file} was changed after publishing: its SHA-256 is {digest} and was {record.sha256}; "
+            f"publish or copy the bundle again"
+        )
+
+
 def _complete(
     draft: ManifestDraft, name: str, version: int, records: dict[str, FileRecord], created: datetime | None = None
 ) -> Manifest:
@@ -264,60 +275,6 @@ def _staged_files(staging: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise PublishError(f"{file} is no file; a bundle holds plain files only")
-        if file.name == MANIFEST:
-            raise PublishError(f"{file} is in the way: publishing writes the manifest; remove it")
+        if file.name in (MANIFEST, SIGNATURE):
+            raise PublishError(f"{file} is in the way: publishing writes the manifest, and signing signs it; remove it")
     return files
-
-
-@contextmanager
-def _hidden_folder(repository: Path, name: str) -> Iterator[Path]:
-    """A new folder that no reader of the repository looks at; removed unless it was renamed."""
-    # Not tempfile.mkdtemp: its mode 0700 would stay on the published bundle and lock the server's user out.
-    hidden = repository / f".publishing-{name}-{uuid.uuid4().hex}"
-    hidden.mkdir()
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _copy(source: Path, target: Path) -> FileRecord:
-    digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(_COPY_BYTES):
-            digest.update(chunk)
-            size += writer.write(chunk)
-        _sync(writer)
-    return FileRecord(sha256=digest.hexdigest(), bytes=size)
-
-
-def _record(file: Path) -> FileRecord:
-    """Of a file that was written by others; it reaches the disk."""
-    with file.open("rb+") as writer:
-        _sync(writer)
-    return FileRecord(sha256=_sha256(file), bytes=file.stat().st_size)
-
-
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as writer:
-        writer.write(content)
-        _sync(writer)
-
-
-def _sync(writer: BinaryIO) -> None:
-    writer.flush()
-    os.fsync(writer.fileno())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the folder's entries survive a power cut; a file's own fsync does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ else in the folder is ignored: hidden entries (a publisher at work), other names
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -49,10 +50,14 @@ class NoSuchVersion(RepositoryError):
 
 
 class Repository:
-    """The bundles under one folder. Holds no state besides its path; may be used from any thread."""
+    """The bundles under one folder. Holds no state besides its path; may be used from any thread.
 
-    def __init__(self, path: Path) -> None:
+    trusted: public keys of which one must have signed a bundle, and what its manifest says; none: anybody may have.
+    """
+
+    def __init__(self, path: Path, trusted: Collection[str] = ()) -> None:
         self.path = path
+        self._trusted = trusted
 
     def models(self) -> dict[str, tuple[int, ...]]:
         """Every model that has a version, by name in alphabetical order, with its versions, rising.
@@ -73,7 +78,7 @@ class Repository:
             raise NotARepository(f"{self.path} holds {' and '.join(ways)}; give each a folder of its own")
         if own:
             return {self._own_name(own): own}
-        manifest = read_manifest(self.path)
+        manifest = read_manifest(self.path, self._trusted)
         return {manifest.name: (manifest.version,)}
 
     def latest(self, name: str, verify: bool = True) -> Bundle:
@@ -92,7 +97,7 @@ class Repository:
             raise NoSuchVersion(
                 f"{self.path} has no version {version} of {name!r}; it has {', '.join(map(str, versions))}"
             )
-        bundle = open_bundle(self.folder(name, version), verify)
+        bundle = open_bundle(self.folder(name, version), verify, self._trusted)
         manifest = bundle.manifest
         if (manifest.name, manifest.version) != (name, version):
             right = self.path / manifest.name / str(manifest.version)
@@ -126,7 +131,7 @@ class Repository:
         unreadable: list[BundleError] = []
         for version in versions:
             try:
-                return read_manifest(self.path / str(version)).name
+                return read_manifest(self.path / str(version), self._trusted).name
             except BundleError as error:
                 unreadable.append(error)
         raise unreadable[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 
 from model.console.installing import install
@@ -38,24 +37,27 @@ def load_engine(
         Unavailable: the bundle lacks the file, the engine cannot compute in this precision, or the device or the
             engine's library is not there.
         EngineError: there is no such engine or device, or the file cannot be loaded.
+        DamagedFile: the file is no longer what was published.
     """
-    file = _model_file(bundle, kind, model_file)
-    task = bundle.manifest.architecture.task
+    name = _model_file(bundle, kind, model_file)
+    file, task = bundle.file(name), bundle.manifest.architecture.task
     try:
         check_device(device)
     except ValueError as error:
         raise EngineError(str(error)) from None
+    # Once more, and the engine gets what was checked: by its name it might read what has taken the file's place since.
+    content = bundle.read(name)
     engine: Engine
     if kind == "openvino":
-        engine = _openvino().OpenVinoEngine(file, task, device, threads, precision)
+        engine = _openvino().OpenVinoEngine(file, task, device, threads, precision, content)
         return engine
     if precision != "f32":
         raise Unavailable(f"the {kind} engine computes in f32, not in {precision}; choose precision f32")
     if kind == "onnx":
         from model.runtime.engines.onnx import OnnxEngine
 
-        return OnnxEngine(file, task, device, threads)
-    engine = _torchscript().TorchScriptEngine(file, task, device, threads)
+        return OnnxEngine(file, task, device, threads, content)
+    engine = _torchscript().TorchScriptEngine(file, task, device, threads, content)
     return engine
 
 
@@ -114,7 +116,7 @@ def _openvino() -> ModuleType:
     return openvino
 
 
-def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> Path:
+def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> str:
     if kind not in MODEL_FILES:
         raise EngineError(f"there is no engine {kind!r}; choose one of {', '.join(MODEL_FILES)}")
     name = name or MODEL_FILES[kind]
@@ -123,4 +125,4 @@ def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> Path:
             f"bundle {bundle.path} has no {name}, which the {kind} engine runs; "
             f"use another engine, or export the model again with that file"
         )
-    return bundle.path / name
+    return name

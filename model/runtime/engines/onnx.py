@@ -41,14 +41,21 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
-        """Load the network.
+    def __init__(
+        self,
+        file: Path,
+        task: Task,
+        device: DeviceChoice = "auto",
+        threads: int | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        """Load the network. `content` is what was read of `file`, where it must not be read again.
 
         Raises Unavailable: no GPU for `device="cuda"`, EngineError: `file` is no network of `task`.
         """
         self._outputs = output_names(task)
         self.device = _choose_device(device)
-        session = _start(file, self.device, threads)
+        session = _start(file, self.device, threads, content)
         if not _computes_on(self.device, session):
             if device != "auto":
                 raise no_device(device, _LEFT)
@@ -107,7 +114,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in text for words in ("failed to allocate memory", "bad allocation", "bad_alloc", "out of memory"))
 
 
-def _start(file: Path, device: str, threads: int | None) -> onnxruntime.InferenceSession:
+def _start(file: Path, device: str, threads: int | None, content: bytes | None = None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -123,6 +130,9 @@ def _start(file: Path, device: str, threads: int | None) -> onnxruntime.Inferenc
         providers.insert(0, ("CUDAExecutionProvider", {**_CUDA_OPTIONS, "device_id": gpu_index(device)}))
     try:
         # Its Python would start anew on the CPU when the GPU fails, now or in any run, and say so on stdout at most.
-        return onnxruntime.InferenceSession(file, options, providers=providers, enable_fallback=0)
+        source = file if content is None else content
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no base class besides it
         raise EngineError(f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}") from error
+    session._model_bytes = None  # which it keeps to start anew, and never will
+    return session

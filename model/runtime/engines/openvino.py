@@ -68,8 +68,10 @@ class OpenVinoEngine:
         device: DeviceChoice = "auto",
         threads: int | None = None,
         precision: FloatPrecision = "f32",
+        content: bytes | None = None,
     ) -> None:
-        """Load the network, compiled as it was kept, or compile and keep it.
+        """Load the network, compiled as it was kept, or compile and keep it. `content` is what was read of `file`,
+        where it must not be read again.
 
         Raises Unavailable: another device than the CPU, or no bfloat16 here; EngineError: `file` is no network of
         `task`.
@@ -81,7 +83,7 @@ class OpenVinoEngine:
         self._outputs = output_names(task)
         if precision == "bf16" and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("precision bf16 was asked for, but this processor does not compute in it; choose f32")
-        network = _load(file, _options(usable_cores() if threads is None else threads, precision))
+        network = _load(file, content, _options(usable_cores() if threads is None else threads, precision))
         inputs = tuple(port.get_any_name() for port in network.inputs)
         outputs = tuple(port.get_any_name() for port in network.outputs)
         if (inputs, outputs) != (INPUTS, self._outputs):
@@ -133,10 +135,10 @@ def _options(threads: int, precision: FloatPrecision) -> dict[str, Any]:
     }
 
 
-def _load(file: Path, options: dict[str, Any]) -> Any:
+def _load(file: Path, content: bytes | None, options: dict[str, Any]) -> Any:
     """An `openvino.CompiledModel`. Raises EngineError."""
     try:
-        content = file.read_bytes()
+        content = file.read_bytes() if content is None else content
         version, processor = openvino.get_version(), sorted(processor_features())
         key = kept.key_of([hashlib.sha256(content).hexdigest(), version, *processor, repr(sorted(options.items()))])
         if (found := kept.find(key)) is not None:

@@ -6,6 +6,7 @@ Upstream has deprecated TorchScript, so nothing else may come to depend on this 
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,15 @@ class TorchScriptEngine:
 
     name = "torchscript"
 
-    def __init__(self, file: Path, task: Task, device: DeviceChoice = "auto", threads: int | None = None) -> None:
-        """Load the network.
+    def __init__(
+        self,
+        file: Path,
+        task: Task,
+        device: DeviceChoice = "auto",
+        threads: int | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        """Load the network. `content` is what was read of `file`, where it must not be read again.
 
         Raises Unavailable: no GPU for `device="cuda"`, EngineError: `file` is no network.
         """
@@ -43,7 +51,8 @@ class TorchScriptEngine:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is")  # its class differs between releases
             try:
-                network = torch.jit.load(str(file), map_location=self.device)
+                source = str(file) if content is None else BytesIO(content)
+                network = torch.jit.load(source, map_location=self.device)
             except (RuntimeError, ValueError, OSError) as error:
                 raise EngineError(f"{file} cannot be loaded by torch {torch.__version__}: {error}") from error
         self._network: torch.jit.ScriptModule | None = network.eval()

@@ -11,6 +11,7 @@ from model.architecture import PRESETS, ArchitectureConfig
 from model.network.build import build_model
 from model.network.published import WeightsUnavailable, imagenet_backbone, published_model
 from tests.model.network.weights_server import WeightsServer, weights_server
+from tests.planted import Planted
 
 SMALL = ArchitectureConfig(
     backbone="resnet18",
@@ -84,6 +85,16 @@ def test_a_damaged_file_in_the_cache_is_refused(server: WeightsServer, small: di
     with pytest.raises(WeightsUnavailable, match=f"{name} is not the file that torchvision published.*delete it"):
         published_model(NAME)
     assert server.requests == []
+
+
+def test_code_in_a_file_with_the_right_hash_is_not_run(
+    server: WeightsServer, small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """The hash in its name has 8 digits, for which others can make a file."""
+    server.publish(NAME, "COCO_V1", {**small, "more": Planted(tmp_path / "ran")})
+    with pytest.raises(WeightsUnavailable, match=r"holds something else than tensors.*put the file at"):
+        published_model(NAME)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_a_network_the_error_says_where_to_put_the_file(

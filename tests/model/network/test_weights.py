@@ -1,11 +1,16 @@
 """Weights of a bundle, from weights.pth and from the network itself."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from onnx import ModelProto
 
 from model.network.weights import load_network
-from model.runtime.bundles.bundle import DamagedFile, open_bundle
+from model.runtime.bundles.bundle import DamagedFile, ManifestDraft, open_bundle, publish_bundle
 from model.runtime.bundles.repository import EMBEDDED, Repository
+from tests.planted import Planted
 
 
 def test_embedded_network_loads_without_a_weights_file() -> None:
@@ -26,3 +31,18 @@ def test_weights_of_another_architecture_are_refused() -> None:
     manifest = bundle.manifest.model_copy(update={"architecture": architecture})
     with pytest.raises(DamagedFile, match="not those of its architecture"):
         load_network(type(bundle)(open_bundle(bundle.path).path, manifest))
+
+
+@pytest.mark.parametrize(
+    "kept", [lambda planted: {"x": planted}, lambda planted: planted, lambda planted: torch.zeros(1)]
+)
+def test_only_tensors_are_made_of_weights_and_no_code_is_run(kept: Callable[[object], object], tmp_path: Path) -> None:
+    known = Repository(EMBEDDED).latest("nuclei").manifest
+    draft = ManifestDraft(**{name: getattr(known, name) for name in ManifestDraft.model_fields if name != "precisions"})
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "model.onnx").write_bytes(ModelProto(ir_version=8).SerializeToString())
+    torch.save(kept(Planted(tmp_path / "ran")), tmp_path / "staging" / "weights.pth")
+    bundle = publish_bundle(tmp_path / "staging", draft, tmp_path / "models", "planted")
+    with pytest.raises(DamagedFile, match="holds something else than a network's tensors, and no code"):
+        load_network(bundle)
+    assert not (tmp_path / "ran").exists()

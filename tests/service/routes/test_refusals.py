@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import orjson
 import pytest
+import tifffile
 
+from tests.planted import Planted
 from tests.service.harness import LABELS, Server, encode, head, picture, until
 
 
@@ -64,6 +70,26 @@ UPLOADS = [
     pytest.param(b"P6 1 1 255\n...", 415, "unsupported-image-format", id="PPM, which Pillow could read"),
     pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", 415, "unsupported-image-format", id="EPS, which Pillow could run"),
 ]
+
+
+def test_nothing_in_an_upload_is_unpickled(server: Server, tmp_path: Path) -> None:
+    """Nor as part of a file that is otherwise fine: what it says of itself is text."""
+    planted = np.array([Planted(tmp_path / "ran")], object)
+    array, archive = BytesIO(), BytesIO()
+    np.save(array, planted, allow_pickle=True)
+    np.savez(archive, planted=planted)
+    code = pickle.dumps(planted[0], 0)
+    for upload in (code, array.getvalue(), archive.getvalue()):
+        problem(server.predict(upload), 400, "not-an-image")
+    for description in (
+        code.decode(),
+        f"shaped: {code.decode()}",
+        "ImageJ=1.0\nimages=1\ninfo=__import__('os').abort()\n",
+    ):
+        tiff = BytesIO()
+        tifffile.imwrite(tiff, picture(), photometric="rgb", description=description, metadata=None)
+        assert server.predict(tiff.getvalue()).status_code == 200
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("multipart", [False, True], ids=["raw", "multipart"])

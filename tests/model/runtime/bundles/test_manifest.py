@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import ModelProto
 
 from model.runtime.bundles.bundle import Bundle, DamagedFile, ManifestDraft, PublishError, open_bundle, publish_bundle
 from model.runtime.bundles.manifest import INT8_FILE, Manifest
@@ -64,10 +66,11 @@ def test_both_files_say_what_they_are(staging: Path, draft: ManifestDraft, tmp_p
     known = draft.model_copy(update={"precisions": measured(f32=0.5, int8=0.5)})
 
     def sign(file: Path, manifest: Manifest) -> None:
-        file.write_bytes(f"{file.name} of {manifest.name}/{manifest.version}".encode())
+        said = f"{file.name} of {manifest.name}/{manifest.version}"
+        file.write_bytes(ModelProto(producer_name=said).SerializeToString())
 
     published = publish_bundle(staging, known, tmp_path / "repository", "tiny", sign)
-    said = [published.file(name).read_text() for name in ("model.onnx", INT8_FILE)]
+    said = [onnx.load(published.file(name)).producer_name for name in ("model.onnx", INT8_FILE)]
     assert said == ["model.onnx of tiny/1", f"{INT8_FILE} of tiny/1"]
     assert open_bundle(published.path) == published
 

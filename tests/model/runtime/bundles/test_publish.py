@@ -92,7 +92,7 @@ def test_bad_staging(
     assert not list((tmp_path / "repository").glob(".*"))
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write", "_sync_folder", "_complete"])
+@pytest.mark.parametrize("step", ["copy_file", "write_file", "sync_folder", "_complete"])
 def test_failure_at_any_step_leaves_nothing(
     step: str, staging: Path, draft: ManifestDraft, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ bundle.STEP = killed
 for _ in"""
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write", "_sync_folder"])
+@pytest.mark.parametrize("step", ["copy_file", "write_file", "sync_folder"])
 def test_killed_at_any_step(step: str, staging: Path, draft: ManifestDraft, bundle: Bundle, tmp_path: Path) -> None:
     """SIGKILL gives no chance to clean up: what remains is hidden, and the next publisher is not in its way."""
     repository = tmp_path / "repository"

@@ -1,0 +1,70 @@
+"""How files get into a repository: whole and on the disk, in a folder that nobody sees before it is renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from model.runtime.bundles.manifest import FileRecord
+
+_COPY_BYTES: Final = 1 << 20
+
+
+@contextmanager
+def hidden_folder(repository: Path, name: str) -> Iterator[Path]:
+    """A new folder that no reader of the repository looks at; removed unless it was renamed."""
+    # Not tempfile.mkdtemp: its mode 0700 would stay on the published bundle and lock the server's user out.
+    hidden = repository / f".publishing-{name}-{uuid.uuid4().hex}"
+    hidden.mkdir()
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def copy_file(source: Path, target: Path) -> FileRecord:
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(_COPY_BYTES):
+            digest.update(chunk)
+            size += writer.write(chunk)
+        _sync(writer)
+    return FileRecord(sha256=digest.hexdigest(), bytes=size)
+
+
+def record_of(file: Path) -> FileRecord:
+    """Of a file that was written by others; it reaches the disk."""
+    with file.open("rb+") as writer:
+        _sync(writer)
+    return FileRecord(sha256=sha256_of(file), bytes=file.stat().st_size)
+
+
+def write_file(file: Path, content: bytes) -> None:
+    with file.open("wb") as writer:
+        writer.write(content)
+        _sync(writer)
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries survive a power cut; a file's own fsync does not cover its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(writer: BinaryIO) -> None:
+    writer.flush()
+    os.fsync(writer.fileno())

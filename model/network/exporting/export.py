@@ -27,6 +27,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from model.network.exporting.constants import fold_constants
+from model.network.exporting.structure import named_tensors, structure
 from model.network.graph.inference import SIZE_DIVISOR, InferenceGraph, evaluating
 from model.network.graph.nms import ONNX, TORCH, onnx_grouped_nms
 from model.runtime.engines.engine import INPUTS
@@ -40,6 +41,11 @@ HALF_SUFFIX = ".float32"
 SMALLEST_HALF_STORED = 1024
 """Weights of fewer elements stay float32: they save nothing."""
 
+MOST_TRACED = 8
+"""Graphs without weights that are kept, of half a megabyte each."""
+
+_TRACED: dict[bytes, ModelProto] = {}
+
 
 def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = False) -> None:
     """Write the model's inference graph as ONNX.
@@ -50,15 +56,41 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
     `half_storage` keeps convolution and linear weights as float16 in the file, under the same names, which halves it.
     The runtime casts them to float32 once, when it loads the file: computing stays float32. A weight beyond float16's
     range stays float32.
+
+    The graph is traced once in a process for each network that differs in more than its weights, which takes many times
+    as long as to write it.
     """
     graph = InferenceGraph(model, ONNX)
+    with evaluating(graph):
+        heads = graph.roi_heads
+        # The graph has its own anchors and plans of the poolers; those are changed by images and by torch's exporter.
+        replaced = (
+            graph.lowering,
+            graph.rpn.anchor_generator,
+            heads.box_roi_pool,
+            heads.mask_roi_pool,
+            heads.keypoint_roi_pool,
+        )
+        key = structure(graph, unread=[part for part in replaced if part is not None])
+        if key not in _TRACED:
+            while len(_TRACED) >= MOST_TRACED:
+                del _TRACED[next(iter(_TRACED))]
+            _TRACED[key] = _trace(graph)
+        proto = _with_weights(_TRACED[key], graph)
+    if half_storage:
+        store_in_half(proto)
+    onnx.save(proto, path)
+
+
+def _trace(graph: InferenceGraph) -> ModelProto:
+    """The graph as ONNX without the weights' values."""
     batch, rows, columns = Dim("batch", min=1), Dim("rows", min=1), Dim("columns", min=1)
     shapes = (
         {0: batch, 1: SIZE_DIVISOR * rows, 2: SIZE_DIVISOR * columns},
         {0: Dim.AUTO},
         {0: Dim.AUTO},
     )
-    with evaluating(graph), _batch_norm_nodes(graph), torch.no_grad(), warnings.catch_warnings():
+    with _batch_norm_nodes(graph), torch.no_grad(), warnings.catch_warnings():
         # torch 2.11 trips over its own deprecation.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         program = torch.onnx.export(
@@ -83,9 +115,22 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
     fold_constants(program.model)
     proto: ModelProto = program.model_proto
     _strip(proto)
-    if half_storage:
-        store_in_half(proto)
-    onnx.save(proto, path)
+    weights = named_tensors(graph)
+    for initializer in proto.graph.initializer:
+        if initializer.name in weights:
+            initializer.ClearField("raw_data")
+    return proto
+
+
+def _with_weights(traced: ModelProto, graph: InferenceGraph) -> ModelProto:
+    proto = ModelProto()
+    proto.CopyFrom(traced)
+    weights = named_tensors(graph)
+    for initializer in proto.graph.initializer:
+        if initializer.name in weights:
+            values = weights[initializer.name].detach().cpu().numpy()
+            initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    return proto
 
 
 def export_torchscript(model: FasterRCNN, path: Path | str) -> None:

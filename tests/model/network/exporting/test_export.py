@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from model.architecture import Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
+from model.network.exporting import export
 from model.network.exporting.export import export_onnx, export_torchscript, store_in_half
 from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RawDetections
@@ -203,6 +204,22 @@ def test_batch_norm_is_folded_at_load(exported: Exported, tmp_path: Path) -> Non
     operators = [node.op_type for node in optimized.graph.node]
     assert operators.count("Conv") + operators.count("FusedConv") > 20
     assert "BatchNormalization" not in operators
+
+
+def test_a_network_of_other_weights_becomes_the_file_that_tracing_gives(
+    helpers: Any, models: dict[str, Detector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = helpers.detector(helpers.small.model_copy(update={"task": "masks", **helpers.v2}), seed=1)
+    export_onnx(models["masks"], tmp_path / "model.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_trace", None)
+        export_onnx(models["masks"], tmp_path / "again.onnx")  # running and exporting leave traces in its parts
+        export_onnx(other, tmp_path / "other.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+    monkeypatch.setattr(export, "_TRACED", {})
+    export_onnx(other, tmp_path / "traced.onnx")
+    assert (tmp_path / "other.onnx").read_bytes() == (tmp_path / "traced.onnx").read_bytes()
+    assert (tmp_path / "other.onnx").read_bytes() != (tmp_path / "model.onnx").read_bytes()
 
 
 def test_half_storage_halves_the_file_and_keeps_the_answer(helpers: Any, exported: Exported, tmp_path: Path) -> None:

@@ -133,13 +133,6 @@ class Network:
         self.seconds, self.pixels = 0.0, 0
         self.tiles: dict[Tile, Detections] = {}
 
-    @property
-    def thresholds(self) -> NDArray[np.float32]:
-        """The model's own, float32 by label id."""
-        defaults = self.manifest.defaults
-        own = [defaults.score_thresholds.get(name, defaults.score_threshold) for name in self.manifest.class_names]
-        return np.array([0.0, *own], np.float32)
-
     def see(self, picture: NDArray[np.uint8]) -> Detections:
         start = time.perf_counter()
         (found,) = self.predictor.predict([np.ascontiguousarray(picture)], THRESHOLD)
@@ -152,16 +145,19 @@ class Network:
     ) -> Detections:
         """As the service does it, for a request with these thresholds. What tiles show is computed once."""
         waiting, answers = list(tiles), []
-        most = self.manifest.architecture.detections_per_image
+        architecture, preprocessing = self.manifest.architecture, self.manifest.preprocessing
+        own = self.manifest.score_thresholds
         while waiting:
             tile = waiting.pop()
             if tile not in self.tiles:
                 self.tiles[tile] = self.see(tile.of(picture))
-            found = self.tiles[tile] if thresholds is None else kept(self.tiles[tile], thresholds)
-            smaller = smaller_tiles(tile, len(found), self.manifest.architecture, self.manifest.preprocessing)
+            seen = self.tiles[tile]
+            found = seen if thresholds is None else kept(seen, thresholds)
+            sure = int((seen.scores > own[seen.labels]).sum())
+            smaller = smaller_tiles(tile, len(found), sure, architecture, preprocessing)
             waiting += smaller
             if not smaller:
-                answers.append(TileAnswer(tile, found, len(found) >= most))
+                answers.append(TileAnswer(tile, found, len(found) >= architecture.detections_per_image))
         return merge_tiles((picture.shape[0], picture.shape[1]), answers)
 
 
@@ -224,7 +220,7 @@ def main() -> None:
         network.tiles.clear()
         name = f"tiles, {shift[0]}, {shift[1]}" if number else "tiles"
         result = see(name, partial(tiled, network, mosaic, tiles, places), pixels)
-        found = network.in_tiles(mosaic, tiles, network.thresholds)
+        found = network.in_tiles(mosaic, tiles, manifest.score_thresholds)
         unshifted = unshifted or found
         tell(replace(result, same=same_objects(unshifted, found)))
     tell(see("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))

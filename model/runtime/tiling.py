@@ -116,10 +116,16 @@ def tile_side(
 
 
 def smaller_tiles(
-    tile: Tile, found: int, architecture: ArchitectureConfig, preprocessing: Preprocessing, scale: float | None = None
+    tile: Tile,
+    found: int,
+    sure: int,
+    architecture: ArchitectureConfig,
+    preprocessing: Preprocessing,
+    scale: float | None = None,
 ) -> list[Tile]:
     """The tiles, of half its side, in which a tile must be seen again because the network's limits may have cut some of
-    the objects off: it has `found` as many as it can give, or as many as it can propose. None where it is well, or as
+    the objects off: it has `found` as many detections as it can give, or is `sure` of as many objects as it can propose
+    (what the model's own thresholds keep, as below them a low threshold finds any number). None where it is well, or as
     small as tiles get, as the network sees them at `scale`.
     """
     factor, least, rounded = 1.0, max(LEAST, preprocessing.min_size), 0  # a smaller one would be enlarged
@@ -128,7 +134,7 @@ def smaller_tiles(
     height, width = scaled((tile.height, tile.width), factor)
     proposals = min(architecture.rpn_pre_nms_top_n_test, architecture.rpn_post_nms_top_n_test)
     side = (max(height, width) + rounded) // 2 // STEP * STEP
-    if found < min(architecture.detections_per_image, proposals // PROPOSALS_OF_AN_OBJECT):
+    if found < architecture.detections_per_image and sure < proposals // PROPOSALS_OF_AN_OBJECT:
         return []
     if side < least or min(height, width) < side:
         return []

@@ -53,8 +53,7 @@ class ServedModel:
         ids: dict[str, tuple[int, ...]] = {}
         for label_id, name in enumerate(manifest.class_names, start=1):
             ids[name] = (*ids.get(name, ()), label_id)
-        own, common = manifest.defaults.score_thresholds, manifest.defaults.score_threshold
-        thresholds = np.array([own.get(name, common) for name in names], np.float32) if own else None
+        thresholds = manifest.score_thresholds if manifest.defaults.score_thresholds else None
         return cls(manifest, tuple(engines), precision, lane, max_queue_size, names, ids, thresholds)
 
     @property

@@ -41,7 +41,8 @@ import { renderSnippet, wireTakeaway } from "./takeaway.js";
 const FLOOR = 0.05; // least score asked for, so that the slider needs no new answer
 const PARALLEL = 2;
 const ZOOM = 1.5;
-const LARGEST_PIXEL = 1e6; // µm, that the server takes
+const SMALLEST_PIXEL = 1e-6; // µm, that the server takes
+const LARGEST_PIXEL = 1e6;
 
 const api = new Api(askForKey);
 const queue = new Queue(predict, { parallel: PARALLEL, onChange: onItem });
@@ -300,7 +301,7 @@ function choosePlane(axis, index) {
 /** Micrometers are counted here: no new answer is needed. */
 function sizePixels(field) {
   const size = Number(field.value);
-  const usable = size > 0 && size <= LARGEST_PIXEL;
+  const usable = size >= SMALLEST_PIXEL && size <= LARGEST_PIXEL;
   wishes.pixelSize = usable ? size : null;
   field.toggleAttribute("aria-invalid", !usable && (field.value !== "" || field.validity.badInput));
   if (!now.scene) return;

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from model.architecture import ArchitectureConfig
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from model.runtime.images.channels import MOST_CHANNELS
-from model.runtime.images.picture import PixelSize
+from model.runtime.images.picture import LEAST_PIXEL, MOST_PIXEL, PixelSize
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.values.intensity import Intensity, Mode
 from model.runtime.preprocess import Preprocessing, scaled
@@ -307,8 +307,8 @@ class PredictionQuery(PredictParameters):
     )
     pixel_size_um: FiniteFloat | None = Field(
         None,
-        gt=0,
-        le=1e6,
+        ge=LEAST_PIXEL,
+        le=MOST_PIXEL,
         description="Micrometers from one pixel to the next, for areas and diameters in µm. Default: what the file "
         "states beyond doubt (OME-XML, ImageJ, TIFF's resolution); else there are none.",
     )

@@ -101,7 +101,7 @@ class Pipeline:
         record.at = "queue"
         if picture.whole is not None:
             prepared = picture.whole
-            raw = (await self._compute(job, prepared, job.priority)).value
+            raw = (await self._compute(job, prepared, job.options.score_threshold, job.priority)).value
             record.at = "postprocess"
 
             def answer() -> tuple[Rendered, list[tuple[str, ScoreCounts]] | None]:
@@ -133,8 +133,8 @@ class Pipeline:
             if job.may_take_longer:
                 job.deadline.extend(SECONDS_PER_TILE * tiles)
 
-        async def compute(prepared: Prepared) -> RawDetections:
-            return (await self._compute(job, prepared, Priority.BULK)).value
+        async def compute(prepared: Prepared, score_threshold: float) -> RawDetections:
+            return (await self._compute(job, prepared, score_threshold, Priority.BULK)).value
 
         try:
             return await predict_in_tiles(
@@ -153,8 +153,10 @@ class Pipeline:
         except BaseExceptionGroup as group:  # what one tile raised, raised for the picture
             raise group.exceptions[0] from None
 
-    async def _compute(self, job: Job, prepared: Prepared, priority: Priority) -> Computed[RawDetections]:
-        task = _Task(job.model, prepared, job.options.score_threshold, job.record)
+    async def _compute(
+        self, job: Job, prepared: Prepared, score_threshold: float, priority: Priority
+    ) -> Computed[RawDetections]:
+        task = _Task(job.model, prepared, score_threshold, job.record)
         try:
             bucket = job.model.bucket(prepared.bucket)
             computed = await self.batcher.submit(task, job.model.lane, bucket, job.deadline.at, priority)

@@ -2,7 +2,7 @@
 
 Tiles are read while they are needed, so that a picture waits with few of them in the queue, and other requests go
 between. What was found in them is kept as RLE. A tile with more objects than the network surely finds at once is seen
-again in smaller ones.
+again in smaller ones, whatever threshold the request has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IN_QUEUE = 2
 SECONDS_PER_TILE = 5.0
 """What a picture's deadline is later for each of its tiles."""
 
-Compute = Callable[[Prepared], Awaitable[RawDetections]]
+Compute = Callable[[Prepared, float], Awaitable[RawDetections]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,14 +78,19 @@ async def predict_in_tiles(
     seen: Callable[[], None],
 ) -> InTiles:
     """Detect in a picture of `size` (height, width), tile by tile. `read` gives a tile's pixels, uint8 [H, W, C], on a
-    decode thread, and `compute` runs the network on one image. `extend` gives the picture the time of so many tiles.
+    decode thread, and `compute` runs the network on one image at a score threshold. `extend` gives the picture the time
+    of so many tiles.
 
     `seen` is told of each tile. Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
     """
     extend(len(tiles))
     at_once = IN_QUEUE * len(model.engines) * model.lane.max_batch_size
     architecture, preprocessing = model.manifest.architecture, model.manifest.preprocessing
-    scale = options.scale
+    scale, own = options.scale, model.manifest.score_thresholds
+    wanted = options.score_thresholds
+    if wanted is None:
+        wanted = np.full(len(own), options.score_threshold, np.float32)
+    least = min(options.score_threshold, float(own[1:].min()))
     answers: list[TileAnswer] = []
     waiting = deque(tiles)
     split: set[Tile] = set()
@@ -96,11 +101,14 @@ async def predict_in_tiles(
             lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
         )
         record.add("decode", seconds)
-        raw = await compute(prepared)
-        parts = smaller_tiles(tile, len(raw.scores), architecture, preprocessing, scale)
+        raw = await compute(prepared, least)
+        found, sure = len(raw.scores), int((raw.scores > own[raw.labels]).sum())
+        parts = smaller_tiles(tile, found, sure, architecture, preprocessing, scale)
         if not parts:
-            full = len(raw.scores) >= architecture.detections_per_image
-            detections, seconds = await postprocess_pool.run(lambda: _detections(raw, prepared, options), Priority.BULK)
+            full = found >= architecture.detections_per_image and bool(raw.scores[-1] > options.score_threshold)
+            detections, seconds = await postprocess_pool.run(
+                lambda: _detections(raw, prepared, options.label_ids, wanted), Priority.BULK
+            )
             record.add("postprocess", seconds)
             answers.append(TileAnswer(tile, detections, full))
         smaller = [part for part in parts if part not in split]  # neighbors that are split may share some
@@ -130,11 +138,13 @@ async def predict_in_tiles(
     return InTiles(merged, len(answers), any(answer.full for answer in answers))
 
 
-def _detections(raw: RawDetections, prepared: Prepared, options: Options) -> Detections:
+def _detections(
+    raw: RawDetections, prepared: Prepared, labels: frozenset[int] | None, score_thresholds: NDArray[np.float32]
+) -> Detections:
     return to_original(
         raw,
         prepared,
-        labels=options.label_ids,
-        score_thresholds=options.score_thresholds,
+        labels=labels,
+        score_thresholds=score_thresholds,
         want_masks=True,  # without them two halves of an object could not be told from two objects
     )

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 from model.architecture import ArchitectureConfig
@@ -163,6 +165,14 @@ class ManifestDraft(_Record):
                 f"keypoint_names has {len(self.keypoint_names)} names, but the model predicts {keypoints} keypoints"
             )
         return self
+
+    @property
+    def score_thresholds(self) -> NDArray[np.float32]:
+        """What detections must score more than where nobody says otherwise, float32 by label id; that of 0, the
+        background, is no label's."""
+        defaults = self.defaults
+        own = [defaults.score_thresholds.get(name, defaults.score_threshold) for name in self.class_names]
+        return np.array([defaults.score_threshold, *own], np.float32)
 
 
 class Manifest(ManifestDraft):

@@ -14,6 +14,9 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 PixelSizeSource = Literal["request", "ome", "imagej", "tiff"]
+LEAST_PIXEL, MOST_PIXEL = 1e-6, 1e6
+"""Micrometers of a pixel: less is smaller than any atom, more is no microscope's, and areas of either are soon no
+numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,20 +57,22 @@ def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "found", "count", "why"),
+    ("tile", "found", "sure", "count", "why"),
     [
-        (Tile(64, 128, 512, 512), 99, 0, "few enough"),
-        (Tile(64, 128, 512, 512), 100, 9, "ten of 1,000 proposals show each object"),
-        (Tile(64, 128, 512, 560), 400, 9, "one at the picture's border is longer"),
-        (Tile(0, 0, 300, 600), 400, 4, "a flat one"),
-        (Tile(64, 128, 256, 256), 400, 0, "smaller ones show too little around an object"),
+        (Tile(64, 128, 512, 512), 99, 99, 0, "few enough"),
+        (Tile(64, 128, 512, 512), 100, 100, 9, "ten of 1,000 proposals show each object"),
+        (Tile(64, 128, 512, 512), 399, 99, 0, "what a low threshold finds besides is no crowd"),
+        (Tile(64, 128, 512, 512), 400, 0, 9, "more than can be given"),
+        (Tile(64, 128, 512, 560), 400, 400, 9, "one at the picture's border is longer"),
+        (Tile(0, 0, 300, 600), 400, 400, 4, "a flat one"),
+        (Tile(64, 128, 256, 256), 400, 400, 0, "smaller ones show too little around an object"),
     ],
 )
 def test_a_crowded_tile_is_seen_again_in_smaller_ones_that_cover_it(
-    tile: Tile, found: int, count: int, why: str
+    tile: Tile, found: int, sure: int, count: int, why: str
 ) -> None:
     preprocessing = Preprocessing.from_architecture(NUCLEI)
-    parts = smaller_tiles(tile, found, NUCLEI, preprocessing)
+    parts = smaller_tiles(tile, found, sure, NUCLEI, preprocessing)
     assert len(parts) == count, why
     covered = np.zeros((800, 800), int)
     for part in parts:
@@ -82,8 +84,8 @@ def test_a_crowded_tile_is_seen_again_in_smaller_ones_that_cover_it(
 
 def test_no_tile_is_split_into_what_the_network_would_enlarge() -> None:
     tile = Tile(0, 0, 1024, 1024)
-    assert smaller_tiles(tile, 400, NUCLEI, Preprocessing(min_size=512, max_size=1536))
-    assert not smaller_tiles(tile, 400, NUCLEI, Preprocessing(min_size=513, max_size=1536))
+    assert smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=512, max_size=1536))
+    assert not smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=513, max_size=1536))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,6 @@ def test_a_scale_cuts_what_it_makes_longer_than_max_size(
 @pytest.mark.parametrize("scale", [0.05, 0.3, 0.7, 0.95, 1.0, 2.0, 3.3, 20.0])
 def test_crowded_tiles_at_a_scale_are_split_as_the_network_sees_them(scale: float) -> None:
     tiles = plan_tiles(scaled((2000, 2000), 1 / scale), 512, 128, scale=scale)
-    parts = smaller_tiles(tiles[0], 400, NUCLEI, Preprocessing(min_size=800, max_size=1536), scale)
+    parts = smaller_tiles(tiles[0], 400, 400, NUCLEI, Preprocessing(min_size=800, max_size=1536), scale)
     assert len(parts) == 9
     assert {round(part.width * scale / 256) for part in parts} == {1}

@@ -6,12 +6,11 @@ that is no length, one side only, several that differ) is not passed over for th
 
 from __future__ import annotations
 
-import math
 import re
 from html import unescape
 from typing import TYPE_CHECKING, Final
 
-from model.runtime.images.picture import PixelSize, PixelSizeSource
+from model.runtime.images.picture import LEAST_PIXEL, MOST_PIXEL, PixelSize, PixelSizeSource
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -123,6 +122,6 @@ def _side(page: TiffPage, tag: int, unit: float | None) -> float | None:
 
 
 def _checked(x: float | None, y: float | None, source: PixelSizeSource) -> PixelSize | None:
-    if x is None or y is None or not (0 < x < math.inf and 0 < y < math.inf):
+    if x is None or y is None or not all(LEAST_PIXEL <= side <= MOST_PIXEL for side in (x, y)):
         return None
     return PixelSize(x, y, source)

@@ -57,6 +57,10 @@ OME = [
     ("less than zero", ome(-1, -1), None),
     ("no number", ome("wide", "wide"), None),
     ("not finite", ome("INF", "INF"), None),
+    ("so large that areas would be infinite", ome(1e300, 1e300), None),
+    ("so small that areas would be nothing", ome(1e-300, 1e-300), None),
+    ("light years in meters, along one side", ome(0.5, 9.5e15, "µm", "m"), None),
+    ("an electron microscope's", ome(0.2, 0.2, "Å", "Å"), (2e-5, 2e-5)),
     ("not a number", ome("NaN", "NaN"), None),
 ]
 IMAGEJ = [
@@ -69,6 +73,8 @@ IMAGEJ = [
     ("centimeters, as the tag says too", imagej("cm", (20_000, 20_000), 3), (0.5, 0.5)),
     ("pixels", imagej("pixel"), None),
     ("a unit that nobody knows", imagej("furlong"), None),
+    ("kilometers of a pixel", imagej("m", (0.001, 0.001)), None),
+    ("smaller than an atom", imagej("pm", (1e6, 1e6)), None),
     ("an unknown one along y", imagej("micron", (4, 4), yunit="sec"), None),
     ("an empty one", imagej(" "), None),
     ("none", imagej(None), None),

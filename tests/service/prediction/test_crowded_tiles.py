@@ -1,0 +1,114 @@
+"""Which tiles are seen again in smaller ones depends on the picture and the model, not on a request's threshold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.architecture import ArchitectureConfig
+from model.runtime.bundles.manifest import ServingDefaults
+from model.runtime.detections import RawDetections
+from model.runtime.preprocess import Prepared, Preprocessing
+from model.runtime.tiling import plan_tiles
+from service.models.catalog import ServedModel
+from service.models.loading import load_first
+from service.observability.record import ImageRecord
+from service.prediction.parameters import PredictQuery
+from service.prediction.tiles import InTiles, predict_in_tiles
+from service.scheduling.pool import Pool
+from service.settings.settings import Settings
+
+SIZE = (512, 896)
+MOST, OBJECTS = 400, 100
+"""Detections that the network gives, and objects of which it is sure to propose all."""
+
+
+@pytest.fixture(scope="module")
+def model(repository: Path) -> Iterator[ServedModel]:
+    """Label 1 counts from 0.8, the others from 0.3; sizes and limits are those of a model for microscopy."""
+    catalog = load_first(Settings(models=repository, engine_threads=1))
+    served = catalog.find()
+    architecture = ArchitectureConfig(num_classes=4, detections_per_image=MOST, min_size=256, max_size=1536)
+    manifest = served.manifest.model_copy(
+        update={
+            "architecture": architecture,
+            "preprocessing": Preprocessing(min_size=256, max_size=1536, allow_downscale=False),
+            "defaults": ServingDefaults(score_threshold=0.3, score_thresholds={"circle": 0.8}),
+        }
+    )
+    yield ServedModel.of(manifest, served.engines, served.precision, served.lane, served.max_queue_size)
+    catalog.close()
+
+
+def seen_in_tiles(
+    model: ServedModel, scores: list[float], label: int, query: PredictQuery
+) -> tuple[InTiles, Counter[int]]:
+    """The answer for a picture of which each tile has these scores, and how many tiles of each side were seen."""
+    sides: Counter[int] = Counter()
+
+    async def compute(prepared: Prepared, score_threshold: float) -> RawDetections:
+        height, width = prepared.valid
+        sides[height] += 1
+        kept = np.sort(np.array([score for score in scores if score > score_threshold], np.float32))[::-1][:MOST]
+        y, x = np.divmod(np.arange(len(kept)), width // 8)
+        corners = np.stack([x, y], 1) * 8.0
+        return RawDetections(
+            np.concatenate([corners, corners + 6], 1).astype(np.float32),
+            kept,
+            np.full(len(kept), label),
+            np.zeros(len(kept), np.int64),
+        )
+
+    async def predict() -> InTiles:
+        decode_pool, postprocess_pool = Pool(1, "decode"), Pool(1, "postprocess")
+        try:
+            return await predict_in_tiles(
+                SIZE,
+                lambda tile: np.zeros((tile.height, tile.width, 3), np.uint8),
+                plan_tiles(SIZE, 512, 128),
+                model,
+                query.options(model),
+                record=ImageRecord(),
+                compute=compute,
+                extend=lambda tiles: None,
+                decode_pool=decode_pool,
+                postprocess_pool=postprocess_pool,
+                seen=lambda: None,
+            )
+        finally:
+            decode_pool.close()
+            postprocess_pool.close()
+
+    return asyncio.run(predict()), sides
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "threshold", "is_split", "full", "why"),
+    [
+        ([0.9] * 99 + [0.1] * 200, 1, None, False, False, "fewer objects than it proposes"),
+        ([0.9] * 99 + [0.1] * 200, 1, 0.05, False, False, "what a low threshold finds besides is no crowd"),
+        ([0.7] * 150, 1, 0.05, False, False, "nor is what the label's own threshold would not keep"),
+        ([0.7] * 150, 2, 0.05, True, False, "another label's does"),
+        ([0.9] * OBJECTS, 1, None, True, False, "more than it surely proposes"),
+        ([0.9] * OBJECTS, 1, 0.05, True, False, "and at a low threshold"),
+        ([0.9] * OBJECTS, 1, 0.95, True, False, "and at a high one: its answer is a part of the others"),
+        ([0.1] * MOST, 1, None, False, False, "nothing is found"),
+        ([0.1] * MOST, 1, 0.05, True, True, "as many as it gives, of what is asked for"),
+        ([0.9] * (MOST - 1) + [0.85] * 9, 1, 0.87, True, False, "what it did not give is not asked for"),
+        ([0.9] * (MOST - 1) + [0.85] * 9, 1, 0.82, True, True, "now it is"),
+    ],
+)
+def test_a_tile_is_crowded_whatever_threshold_is_asked_for(
+    model: ServedModel, scores: list[float], label: int, threshold: float | None, is_split: bool, full: bool, why: str
+) -> None:
+    found, sides = seen_in_tiles(model, scores, label, PredictQuery(score_threshold=threshold, tile="512"))
+    assert sides == ({512: 2, 256: 18} if is_split else {512: 2}), why
+    assert found.full is full, why
+    wanted = {1: 0.8, 2: 0.3}[label] if threshold is None else threshold
+    assert (found.detections.scores > wanted).all(), why
+    assert len(found.detections) > 0 or max(scores) <= wanted

@@ -19,9 +19,9 @@ serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
 # Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together,
-# and begin in the order of tests/conftest.py. Three processes, for tests of servers wait more than they compute.
+# and begin in the order of tests/conftest.py. Four processes, for tests of servers wait more than they compute.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/all.stamp
 	$(BIN)/ruff check .

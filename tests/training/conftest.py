@@ -1,7 +1,6 @@
 """A tiny dataset and a finished tiny run, shared by the tests of this folder."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import pytest
 from pycocotools import mask as mask_api
 
 from tests.once import once
-from tests.training.exports import exporting_once
 from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
 from training.data.shapes import write_shapes
 from training.evaluation.evaluated import open_model
 from training.evaluation.validation import SCORE_THRESHOLD
-from training.publishing import publish
 from training.train import main
 
 TINY = (
@@ -39,14 +36,6 @@ TINY = (
     "--architecture.detections_per_image=20",
 )
 """Flags of a run that takes seconds."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        once = exporting_once(tmp_path_factory, publish.export_onnx)
-        monkeypatch.setattr(publish, "export_onnx", once)
-        yield
 
 
 @pytest.fixture(scope="session")

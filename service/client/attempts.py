@@ -66,7 +66,7 @@ class Attempts:
         if wait is None:
             wait = self._next_wait
             self._next_wait = min(2 * wait, LONGEST_WAIT)
-        wait *= 1 + JITTER * random.random()  # nosec B311  # no secret
+        wait *= 1 + JITTER * random.random()
         if wait >= self._end - time.monotonic():
             raise failure
         return wait

@@ -295,7 +295,10 @@ class Batcher(Generic[In, Out]):
         self._dispatch()
 
     def _group_of(self, job: _Job[In, Out]) -> _Group[In, Out]:
-        return self._groups.setdefault((job.lane, job.bucket), _Group(job.lane))
+        key = job.lane, job.bucket
+        if key not in self._groups:
+            self._groups[key] = _Group(job.lane)
+        return self._groups[key]
 
     def _drop_empty(self) -> None:
         self._groups = {key: group for key, group in self._groups.items() if len(group)}

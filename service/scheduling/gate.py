@@ -186,10 +186,14 @@ class Gate:
         It waits for all that is in, but for its own priority's work no longer than that priority's share of the turns
         makes it.
         """
-        seconds = dict.fromkeys(Priority, 0.0)
+        own = others = 0.0
         for (model, of), images in self._places.items():
-            seconds[of] += images * self.seconds_per_image(model) / self.devices
-        return min(sum(seconds.values()), seconds[priority] / SHARES[priority])
+            seconds = images * self.seconds_per_image(model) / self.devices
+            if of is priority:
+                own += seconds
+            else:
+                others += seconds
+        return min(own + others, own / SHARES[priority])
 
     @contextlib.asynccontextmanager
     async def upload(self, timeout: float) -> AsyncIterator[None]:

@@ -13,6 +13,8 @@ class Priority(Enum):
     INTERACTIVE = "interactive"
     BULK = "bulk"
 
+    __hash__ = object.__hash__  # Enum's own is Python, which a request would call twenty times
+
 
 INTERACTIVE_TURNS: Final = 3
 """Turns of INTERACTIVE for one of BULK while both wait: bulk work gets on, and costs the others at most a quarter."""

@@ -28,9 +28,10 @@ from service.client.command.inputs import SUFFIXES
 from service.models.catalog import Catalog
 from service.models.loading import load_one
 from service.predict_many.display import Display
-from service.predict_many.plan import Plan
+from service.predict_many.plan import Listing, Plan
 from service.predict_many.predicting import Run, predict_shards
 from service.predict_many.sources import Images, find
+from service.predict_many.starting import Loaded
 from service.predict_many.stores import LocalFolder
 from service.prediction.parameters import PredictParameters
 from service.settings.settings import EMBEDDED_MODELS, Settings
@@ -103,9 +104,9 @@ def _compute(catalog: Catalog, batches: Sequence[Sequence[Prepared]]) -> None:
 
 def _predict(catalog: Catalog, settings: Settings, images: Images, folder: Path) -> None:
     parameters, model = PredictParameters(), catalog.find()
-    plan = Plan.of(images, model, parameters, settings, None)
+    plan = Plan.of(Listing.of(images), model, parameters, settings, None)
     folder.mkdir()
-    run = Run(plan, images, LocalFolder(folder), catalog, parameters.options(model), settings)
+    run = Run(plan, images, LocalFolder(folder), Loaded(catalog, parameters.options(model), settings))
     with Display(len(images), 0, quiet=True) as display:
         asyncio.run(predict_shards(run, range(plan.shards), display))
 

@@ -1,7 +1,11 @@
 """Whether and when a failed request is tried again, and for how long altogether.
 
 Predictions change nothing on the server, so any may be sent again. It is when that may help: the server is busy (429),
-starting, draining or behind a proxy that cannot reach it (502, 503), cannot be reached, or closed the connection.
+starting, draining or behind a proxy that cannot reach it (502, 503), or cannot be reached.
+
+A connection that breaks before the answer is complete is tried again once, and so is the 500 that a proxy of Ray Serve
+gives when it loses the process under the request. The first may be a server that was killed or replaced; after a second
+it may be this image that ends them, and every other try would end one more.
 
 A 504 is tried again once. The first may be the bad luck of a burst; after a second the image, or the server, is too
 slow, and every other try would only add to its load. Not if the caller set the deadline: it meant what it said.
@@ -15,7 +19,14 @@ from collections.abc import Iterable, Iterator
 
 import httpx
 
-from service.client.errors import ClientError, ConnectionLostError, ServerProblem, TimedOutError, UnreachableError
+from service.client.errors import (
+    NOT_OURS,
+    ClientError,
+    ConnectionLostError,
+    ServerProblem,
+    TimedOutError,
+    UnreachableError,
+)
 
 CONNECT_TIMEOUT = 10.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
@@ -24,6 +35,7 @@ JITTER = 0.25
 """How much longer than asked for a wait may be, so that clients refused together don't come back together."""
 
 _PASSING = (429, 502, 503)
+_FAILED = 500
 _TOO_LATE = 504
 
 
@@ -35,6 +47,7 @@ class Attempts:
         self._end = time.monotonic() + timeout
         self._retries = retries
         self._late_retries = 0 if has_deadline else 1
+        self._lost_retries = 1
         self._next_wait = FIRST_WAIT
 
     @property
@@ -72,9 +85,19 @@ class Attempts:
         return wait
 
     def _may_pass(self, failure: ClientError) -> bool:
+        if _is_lost(failure):
+            self._lost_retries -= 1
+            return self._lost_retries >= 0
         if not isinstance(failure, ServerProblem):
-            return isinstance(failure, UnreachableError | ConnectionLostError)
+            return isinstance(failure, UnreachableError)
         if failure.status == _TOO_LATE:
             self._late_retries -= 1
             return self._late_retries >= 0
         return failure.status in _PASSING
+
+
+def _is_lost(failure: ClientError) -> bool:
+    """Whether the server went away under the request. What it says itself of a failure, it says in a problem."""
+    if isinstance(failure, ServerProblem):
+        return failure.status == _FAILED and failure.type == NOT_OURS
+    return isinstance(failure, ConnectionLostError)

@@ -18,7 +18,7 @@ import orjson
 from model.runtime.analysis.file_types import FILE_TYPES, FileFormat
 from service import VERSION
 from service.client.attempts import Attempts
-from service.client.errors import ConnectionLostError, ServerProblem, UnreachableError
+from service.client.errors import NOT_OURS, ConnectionLostError, ServerProblem, UnreachableError
 from service.client.lines import NDJSON, Progress, assembled
 
 MaskForm = Literal["rle", "rle_uncompressed", "polygon", "none"]
@@ -168,7 +168,7 @@ def checked(response: httpx.Response, body: bytes, answer: str = JSON) -> Answer
     detail = f"{status} without a maskserve answer; is {response.url.copy_with(query=None)} a maskserve server?"
     if response.has_redirect_location:
         detail = f"{status} to {response.headers['location']}; use the address that it leads to"
-    raise ServerProblem(status, "about:blank", title, detail, retry_after=_retry_after(response))
+    raise ServerProblem(status, NOT_OURS, title, detail, retry_after=_retry_after(response))
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
+
+NOT_OURS: Final = "about:blank"
+"""The type of an answer that is no problem of the server's."""
 
 
 class ClientError(Exception):
@@ -27,7 +30,7 @@ class ClientError(Exception):
 class ServerProblem(ClientError):
     """The server answered, with an error.
 
-    `type` is one of the server's `urn:maskserve:problem:` names, or about:blank when the answer is no problem of its
+    `type` is one of the server's `urn:maskserve:problem:` names, or NOT_OURS when the answer is no problem of its
     own, but a proxy's perhaps. `retry_after` is in seconds, None when the answer has no Retry-After. `extra` holds the
     members that some kinds of problem have besides the usual ones.
     """

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from model.console.outputs import why_unwritable
 from service.client.command.inputs import UsageError
-from service.http.problems import Problem
-from service.models.catalog import ServedModel
-from service.models.loading import RefusedError, load_one
-from service.observability.memory import keep_freed_memory
 from service.predict_many import plan as plans
 from service.predict_many.command_line import Asked
 from service.predict_many.display import Display, say
 from service.predict_many.merging import DATASET, RESULTS, Tally, merge_coco, merge_parquet
-from service.predict_many.plan import Plan
+from service.predict_many.plan import Listing, Plan
 from service.predict_many.predicting import EngineFailing, Run, predict_shards
 from service.predict_many.shards import FOLDER, shards_in
 from service.predict_many.sources import Images, find
+from service.predict_many.starting import Known, load, prepare_process
 from service.predict_many.stores import Folder, LocalFolder, RemoteFolder, StoreError, locate
-from service.prediction.parameters import Options
 
 
 class ExitCode(IntEnum):
@@ -35,8 +30,7 @@ class ExitCode(IntEnum):
 
 def run(asked: Asked) -> int:
     """Raises UsageError, and InvalidSettingsError."""
-    logging.disable()  # what goes wrong with an image stands in its row
-    keep_freed_memory()
+    prepare_process()
     place = locate(asked.output)
     if isinstance(place, Path) and (why := why_unwritable(place, folder=True)):
         raise UsageError(f"--output: {why}")
@@ -44,9 +38,7 @@ def run(asked: Asked) -> int:
     try:
         images = find(asked.sources, asked.images, [place] if isinstance(place, Path) else [])
         with folder.held():
-            begun = _begin(asked, images, folder)
-            _predict(begun, quiet=asked.quiet)
-            tally = _merge(asked, begun)
+            tally = _run(asked, images, folder)
     except (StoreError, EngineFailing) as error:
         return _stopped(str(error))
     except OSError as error:
@@ -64,37 +56,48 @@ def _stopped(why: str) -> int:
     return ExitCode.STOPPED
 
 
-def _begin(asked: Asked, images: Images, folder: Folder) -> Run:
-    """The model is loaded, and the plan stands in the folder. Raises UsageError, and as `load_one`."""
+def _run(asked: Asked, images: Images, folder: Folder) -> Tally:
     frozen = folder.read(plans.FILE)
     if frozen is None:
         _require_free(folder, _written(asked))
-    try:
-        catalog = load_one(asked.settings, asked.version, (lambda line: None) if asked.quiet else say)
-        for (name, version), why in catalog.refused.items():
-            say(f"{name}/{version} cannot be used, and an older version is: {why}")
-        model = catalog.find()
-        options = asked.parameters.options(model)
-    except RefusedError as error:
-        raise UsageError(str(error)) from None
-    except Problem as problem:
-        raise UsageError(problem.detail) from None
-    if asked.format == "coco" and images.categories is not None:
-        _require_categories(asked.sources[0], images.categories, model, options)
-    plan = Plan.of(images, model, asked.parameters, asked.settings, asked.shard_size)
-    if frozen is not None:
-        plan = plan.agree(frozen, str(folder), any_size=asked.shard_size is None)
+    if asked.ray is None:
+        loaded, known = load(asked, Listing.of(images), (lambda line: None) if asked.quiet else say)
+        plan = _begin(asked, images, folder, frozen, known)
+        if missing := _missing(plan, folder, quiet=asked.quiet):
+            with _display(plan, missing, quiet=asked.quiet) as display:
+                asyncio.run(predict_shards(Run(plan, images, folder, loaded), missing, display))
     else:
-        try:
-            folder.write(plans.FILE, plan.to_json())
-        except (StoreError, OSError) as error:
-            raise UsageError(f"--output: {error}") from None
-    return Run(plan, images, folder, catalog, options, asked.settings)
+        from service.predict_many.cluster import connected  # with ray, which may not be installed
+
+        with connected(asked, images) as cluster:
+            known = cluster.load()
+            plan = _begin(asked, images, folder, frozen, known)
+            if missing := _missing(plan, folder, quiet=asked.quiet):
+                with _display(plan, missing, quiet=asked.quiet) as display:
+                    cluster.predict(plan, missing, folder, display)
+    if asked.format == "coco":
+        return merge_coco(folder, plan.shards, images, known.label_names)
+    return merge_parquet(folder, plan.shards, asked.rows)
 
 
-def _require_categories(where: str, categories: Mapping[str, int], model: ServedModel, options: Options) -> None:
-    wanted = range(1, len(model.label_names)) if options.label_ids is None else sorted(options.label_ids)
-    names = [model.label_names[label] for label in wanted]
+def _begin(asked: Asked, images: Images, folder: Folder, frozen: bytes | None, known: Known) -> Plan:
+    """The plan, which stands in the folder from now on. Raises UsageError."""
+    for line in known.refused:
+        say(line)
+    if asked.format == "coco" and images.categories is not None:
+        _require_categories(asked.sources[0], images.categories, known)
+    if frozen is not None:
+        return known.plan.agree(frozen, str(folder), any_size=asked.shard_size is None)
+    try:
+        folder.write(plans.FILE, known.plan.to_json())
+    except (StoreError, OSError) as error:
+        raise UsageError(f"--output: {error}") from None
+    return known.plan
+
+
+def _require_categories(where: str, categories: Mapping[str, int], known: Known) -> None:
+    wanted = range(1, len(known.label_names)) if known.label_ids is None else sorted(known.label_ids)
+    names = [known.label_names[label] for label in wanted]
     if missing := [name for name in dict.fromkeys(names) if name not in categories]:
         raise UsageError(
             f"{where} has the categories {', '.join(categories)}, and none for the model's "
@@ -114,23 +117,21 @@ def _require_free(folder: Folder, written: Sequence[str]) -> None:
         raise UsageError(f"--output: {folder} has {said}, and no {plans.FILE} that says of what: give another folder")
 
 
-def _predict(begun: Run, *, quiet: bool) -> None:
-    plan = begun.plan
-    kept = shards_in(begun.folder.names(FOLDER))
+def _missing(plan: Plan, folder: Folder, *, quiet: bool) -> list[int]:
+    """The shards that are not there."""
+    kept = shards_in(folder.names(FOLDER))
     missing = [shard for shard in range(plan.shards) if shard not in kept]
-    images = plan.list.images - sum(len(plan.images_of(shard)) for shard in missing)
-    if images and not quiet:
+    if (images := _kept(plan, missing)) and not quiet:
         say(f"{images} of {plan.list.images} images are there already")
-    if missing:
-        with Display(plan.list.images, images, quiet=quiet) as display:
-            asyncio.run(predict_shards(begun, missing, display))
+    return missing
 
 
-def _merge(asked: Asked, begun: Run) -> Tally:
-    names = begun.catalog.find().label_names
-    if asked.format == "coco":
-        return merge_coco(begun.folder, begun.plan.shards, begun.images, names)
-    return merge_parquet(begun.folder, begun.plan.shards, asked.rows)
+def _display(plan: Plan, missing: Sequence[int], *, quiet: bool) -> Display:
+    return Display(plan.list.images, _kept(plan, missing), quiet=quiet)
+
+
+def _kept(plan: Plan, missing: Sequence[int]) -> int:
+    return plan.list.images - sum(len(plan.images_of(shard)) for shard in missing)
 
 
 def _sum_up(tally: Tally, asked: Asked, folder: Folder) -> None:

@@ -44,12 +44,15 @@ SETTINGS: Final = (
 )
 """Of the server, those that matter without one."""
 PARAMETERS: Final = tuple(PredictParameters.model_fields)
+FROM_ENVIRONMENT: Final = "$RAY_ADDRESS"
 MASKS: Final = ("rle", "none")
 """The forms in which masks are kept; the others are made of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    """`ray` is the address of a cluster, or FROM_ENVIRONMENT; None: this machine alone."""
+
     sources: tuple[str, ...]
     output: str
     images: str | None
@@ -58,6 +61,7 @@ class Asked:
     shard_size: int | None
     version: int | None
     quiet: bool
+    ray: str | None
     parameters: PredictParameters
     settings: Settings
 
@@ -78,6 +82,7 @@ def read_arguments(arguments: list[str] | None) -> Asked:
         given.shard_size,
         given.version,
         given.quiet,
+        given.ray,
         _parameters({name: getattr(given, name) for name in PARAMETERS}),
         read_settings(words),
     )
@@ -117,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
         type=whole(1),
         metavar="N",
         help="images that are kept at a time (default: a hundredth, 16-1024)",
+    )
+    add(
+        "--ray",
+        nargs="?",
+        const=FROM_ENVIRONMENT,
+        metavar="ADDRESS",
+        help="on the nodes of a Ray cluster: HOST:PORT of its head, auto (that of this machine) or local (one started "
+        "here). Without ADDRESS: $RAY_ADDRESS, else local",
     )
     add("--quiet", action="store_true", help="no progress and no summary; errors are still named")
     wishes = parser.add_argument_group("detections (default: as the model says; see docs/serving.md)").add_argument

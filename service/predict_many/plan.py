@@ -27,6 +27,10 @@ class Listing(BaseModel):
     images: int
     sha256: str
 
+    @classmethod
+    def of(cls, images: Images) -> Listing:
+        return cls(images=len(images), sha256=images.sha256)
+
 
 class Model(BaseModel):
     """What computes. `sha256` is of the bundle's manifest, which has that of every file; `device` is its kind."""
@@ -57,7 +61,7 @@ class Plan(BaseModel):
     @classmethod
     def of(
         cls,
-        images: Images,
+        listing: Listing,
         model: ServedModel,
         parameters: PredictParameters,
         settings: Settings,
@@ -66,8 +70,8 @@ class Plan(BaseModel):
         kinds = sorted({device.partition(":")[0] for device in model.devices})
         return cls(
             maskserve=VERSION,
-            list=Listing(images=len(images), sha256=images.sha256),
-            shard_size=shard_size or min(MOST, max(LEAST, len(images) // PARTS)),
+            list=listing,
+            shard_size=shard_size or min(MOST, max(LEAST, listing.images // PARTS)),
             model=Model(
                 name=model.name,
                 version=model.version,
@@ -103,7 +107,7 @@ class Plan(BaseModel):
         except ValidationError:
             raise UsageError(f"{folder}/{FILE} is no plan that this release reads: give another --output") from None
         here = self.model_copy(update={"shard_size": there.shard_size}) if any_size else self
-        if differing := _differences(there, here):
+        if differing := differences(there, here):
             raise UsageError(
                 f"{folder} holds another run, which differs in {'; '.join(differing)}: give another --output, or the "
                 f"command that began it"
@@ -111,21 +115,23 @@ class Plan(BaseModel):
         return there
 
 
-def _differences(then: Plan, now: Plan) -> list[str]:
+def differences(then: Plan, now: Plan, words: tuple[str, str] = ("then", "now")) -> list[str]:
+    """What differs, in words. `words` say which is which."""
+    first, second = words
     found = []
     if then.list != now.list:
-        counts = f"{then.list.images} then, {now.list.images} now"
+        counts = f"{then.list.images} {first}, {now.list.images} {second}"
         same = then.list.images == now.list.images
         found.append(f"the list of images ({'others, or in another order' if same else counts})")
     if (then.model.name, then.model.version) != (now.model.name, now.model.version):
         models = [f"{model.name}/{model.version}" for model in (then.model, now.model)]
-        found.append(f"the model ({models[0]} then, {models[1]} now)")
+        found.append(f"the model ({models[0]} {first}, {models[1]} {second})")
     elif then.model.sha256 != now.model.sha256:
         found.append(f"the files of the model {then.model.name}/{then.model.version}")
     pairs = [("maskserve's release", then.maskserve, now.maskserve), ("shard_size", then.shard_size, now.shard_size)]
     pairs += [(one, getattr(then.model, one), getattr(now.model, one)) for one in ("engine", "precision", "device")]
     pairs += [(one, then.options.get(one), now.options.get(one)) for one in {**then.options, **now.options}]
-    found += [f"{name} ({_said(old)} then, {_said(new)} now)" for name, old, new in pairs if old != new]
+    found += [f"{name} ({_said(old)} {first}, {_said(new)} {second})" for name, old, new in pairs if old != new]
     return found
 
 

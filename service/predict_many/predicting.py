@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -13,22 +13,20 @@ from typing import Final
 from model.runtime.images.data import Data
 from service.client.command.coco_ids import ImageId
 from service.http.problems import INTERNAL, OUT_OF_MEMORY, Problem
-from service.models.catalog import Catalog
 from service.observability.metrics import Metrics
 from service.observability.record import ImageRecord
 from service.predict_many.display import Display
 from service.predict_many.plan import Plan
 from service.predict_many.shards import Row, part_name, to_parquet
 from service.predict_many.sources import Image, Images, UnreadableError
+from service.predict_many.starting import Loaded
 from service.predict_many.stores import Folder, StoreError
 from service.prediction.decoding import Job
-from service.prediction.parameters import Options
 from service.prediction.pipeline import Pipeline
 from service.prediction.planes import in_order
 from service.scheduling.gate import Deadline
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
-from service.settings.settings import Settings
 
 UNREADABLE: Final = "unreadable-file"
 """The kind of error of an image that never came to be looked at; the others are the service's problems."""
@@ -50,13 +48,25 @@ class Run:
     plan: Plan
     images: Images
     folder: Folder
-    catalog: Catalog
-    options: Options
-    settings: Settings
+    loaded: Loaded
 
 
 class EngineFailing(Exception):
     """The engine fails on one image after the other; the message is one line."""
+
+
+class Streak:
+    """How many images in a row, up to the last, the engine failed on: until it ends, the images may not be to blame."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def judge(self, row: Row) -> None:
+        """The next one. Raises EngineFailing at the end of patience."""
+        self.length = self.length + 1 if row.error in OF_THE_ENGINE else self.length if row.error else 0
+        if self.length == FAILING:
+            said = f"the engine failed on {self.length} images in a row, last on {row.name}: {row.detail}"
+            raise EngineFailing(said)
 
 
 async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> None:
@@ -64,32 +74,28 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
 
     Raises StoreError, EngineFailing, and OSError where a shard cannot be written.
     """
-    names, text_ids = run.catalog.find().label_names, run.images.has_text_ids
+    names, text_ids = run.loaded.catalog.find().label_names, run.images.has_text_ids
 
     def write(shard: int, rows: Sequence[Row]) -> None:
         run.folder.write(part_name(shard), to_parquet(rows, names, text_ids=text_ids))
 
-    left, streak = list(shards), 0
+    left, streak = list(shards), Streak()
     rows: list[Row] = []
     full: list[tuple[int, list[Row]]] = []
     writing: asyncio.Future[None] | None = None
-    predictor = Predictor(run)
-    works = (partial(predictor.predict, index) for shard in shards for index in run.plan.images_of(shard))
+    predictor = Predictor(run.loaded, are_remote=run.images.are_remote)
+    indexes = (index for shard in shards for index in run.plan.images_of(shard))
+    works = (partial(predictor.predict, run.images.images[index], run.images.image_id(index)) for index in indexes)
     try:
-        async with aclosing(in_order(works, predictor.at_once * (1 + AHEAD))) as found:
+        async with aclosing(in_turn(works, predictor)) as found:
             async for row in found:
-                assert row is not None, "it is waited for without an end"
                 rows.append(row)
                 display.advance(failed=row.error is not None)
-                streak = streak + 1 if row.error in OF_THE_ENGINE else streak if row.error else 0
-                if streak == FAILING:
-                    raise EngineFailing(
-                        f"the engine failed on {streak} images in a row, last on {row.name}: {row.detail}"
-                    )
+                streak.judge(row)
                 if len(rows) == len(run.plan.images_of(left[0])):
                     full.append((left.pop(0), rows))
                     rows = []
-                if streak and left:
+                if streak.length and left:
                     continue  # whether the images are to blame will be seen: until then nothing about them is written
                 for shard, complete in full:
                     if writing is not None:
@@ -104,22 +110,30 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
         predictor.close()
 
 
-class Predictor:
-    """The pipeline, with a limit to the images that are in it. Belongs to the event loop."""
+async def in_turn(works: Iterable[Callable[[], Awaitable[Row]]], predictor: Predictor) -> AsyncGenerator[Row, None]:
+    """The rows in the order of the works, as many of which are under way as keep the predictor busy."""
+    async with aclosing(in_order(works, predictor.at_once * (1 + AHEAD))) as found:
+        async for row in found:
+            assert row is not None, "it is waited for without an end"
+            yield row
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._model = model = run.catalog.find()
-        self._pipeline = Pipeline(run.catalog, run.settings, Metrics())
-        self._fetching = Pool(FETCHES, "fetch") if run.images.are_remote else None
+
+class Predictor:
+    """The pipeline, with a limit to the images that are in it. Belongs to the event loop. are_remote: images are
+    fetched from a store."""
+
+    def __init__(self, loaded: Loaded, *, are_remote: bool) -> None:
+        self._options = loaded.options
+        self._model = model = loaded.catalog.find()
+        self._pipeline = Pipeline(loaded.catalog, loaded.settings, Metrics())
+        self._fetching = Pool(FETCHES, "fetch") if are_remote else None
         computed = model.lane.max_batch_size * len(model.engines)
-        threads = 2 * run.settings.pool_threads + (FETCHES if self._fetching else 0)
+        threads = 2 * loaded.settings.pool_threads + (FETCHES if self._fetching else 0)
         self.at_once = (1 + WAITING) * computed + threads
         self._slots = asyncio.Semaphore(self.at_once)
 
-    async def predict(self, index: int) -> Row:
-        """What becomes of one image of the list. Raises StoreError."""
-        image, image_id = self._run.images.images[index], self._run.images.image_id(index)
+    async def predict(self, image: Image, image_id: ImageId) -> Row:
+        """What becomes of one image. Raises StoreError."""
         failed = partial(Row, image.name, image_id)
         try:
             async with self._slots:
@@ -141,7 +155,7 @@ class Predictor:
             read = partial(_given, data)
         async with asyncio.timeout(None) as limit:
             deadline = Deadline(limit, math.inf)
-            job = Job(self._model, read, self._run.options, deadline, Priority.BULK, ImageRecord(), is_light=True)
+            job = Job(self._model, read, self._options, deadline, Priority.BULK, ImageRecord(), is_light=True)
             return await self._pipeline.predict(job, partial(Row.of, image.name, image_id))
 
     def close(self) -> None:

@@ -18,7 +18,6 @@ from service.client import (
     AsyncClient,
     Client,
     ClientError,
-    ConnectionLostError,
     Prediction,
     ServerProblem,
     TimedOutError,
@@ -60,11 +59,27 @@ def test_retry_after_is_waited_for_and_then_it_works(is_async: bool, status: int
         assert second - first >= 1
 
 
+CUT_OFF = Reply(headers={"Content-Length": "9999", "Connection": "close"})
+LOST_BY_A_PROXY = Reply(500, b"Internal Server Error", {"Content-Type": "text/plain"})
+
+
 @either_client
-def test_a_connection_that_is_closed_without_an_answer_is_tried_again(is_async: bool) -> None:
-    with loopback([Reply(0), Reply()]) as server:
+@pytest.mark.parametrize(
+    "lost", [Reply(0), LOST_BY_A_PROXY, CUT_OFF], ids=["closed", "a proxy's 500", "half an answer"]
+)
+def test_a_server_that_is_lost_under_the_request_is_asked_once_more(is_async: bool, lost: Reply) -> None:
+    with loopback([lost, Reply()]) as server:
         predict(server.url, is_async)
         assert len(server.times) == 2
+
+
+@either_client
+@pytest.mark.parametrize("second", [Reply(0), LOST_BY_A_PROXY], ids=["closed", "a proxy's 500"])
+def test_an_image_that_ends_servers_ends_no_third_one(is_async: bool, second: Reply) -> None:
+    with loopback([Reply(0), problem(503, "starting", Retry_After="0"), second, Reply()]) as server:
+        with pytest.raises(ClientError):
+            predict(server.url, is_async)
+        assert len(server.times) == 3
 
 
 @either_client
@@ -186,7 +201,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, expecte
 
 def test_waits_without_retry_after_double_up_to_a_limit() -> None:
     attempts = Attempts(LONG, retries=8)
-    waits = [attempts.wait_after(ConnectionLostError("")) for _ in range(8)]
+    waits = [attempts.wait_after(UnreachableError("")) for _ in range(8)]
     expected = [min(FIRST_WAIT * 2**number, LONGEST_WAIT) for number in range(8)]
     for wait, shortest in zip(waits, expected, strict=True):
         assert shortest <= wait <= shortest * (1 + JITTER)

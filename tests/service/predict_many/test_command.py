@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,13 @@ def test_an_engine_that_fails_on_everything_stops_the_run(
     assert predict(repository, tmp_path / "images", "--output", tmp_path / "out", "--shard-size", 3) == 3
     assert "the engine failed on 16 images in a row, last on" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out" / "_parts").iterdir()] == ["part-000000.parquet"]
+
+
+def test_ray_that_is_not_installed_is_named(
+    repository: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "service.predict_many.cluster", raising=False)
+    assert predict(repository, images, "--output", tmp_path / "found", "--ray") == 2
+    said = "maskserve: --ray needs ray, which is not installed: .venv/bin/pip install '.[ray]'\n"
+    assert capsys.readouterr().err == said

@@ -1,6 +1,7 @@
 # make serve   serve the embedded model at http://127.0.0.1:8000 (PORT=, HOST=)
 # make test    lint, types and every test
 # make soak    the long form of what tests/resilience has in short (minutes)
+# make audit   whether a package of constraints.txt has a known vulnerability (asks the package index)
 # make platforms   whether what is needed can be installed on every platform (asks the package index)
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -11,7 +12,7 @@ comma := ,
 CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
 COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
 
-.PHONY: serve test check soak platforms train-shapes clean
+.PHONY: serve test check audit soak platforms train-shapes clean
 
 # The log alone goes to stdout; what make and the server say to people goes to stderr.
 serve: .venv/serve.stamp
@@ -27,6 +28,12 @@ check: .venv/all.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml model service training
+	$(BIN)/pip-licenses > /dev/null
+
+# Strict: a package that the index knows nothing about would count as free of vulnerabilities.
+audit: .venv/all.stamp
+	$(BIN)/uvx pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
 
 soak: .venv/all.stamp
 	$(BIN)/python -m tests.resilience.hostile --count 20000

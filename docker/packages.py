@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,12 @@ UNUSED: Final = (
     ),
 )
 """What serving never opens, below site-packages."""
+
+BILL: Final = "sbom.cdx.json"
+"""What is in the virtual environment, as CycloneDX; in its folder."""
+
+BILL_OF: Final = "cyclonedx-bom"
+"""The package that writes it, which the image does not keep."""
 
 SECRETS: Final = {"PIP_CONFIG_FILE": Path("/run/secrets/pip"), "PIP_CERT": Path("/run/secrets/ca")}
 """Build secrets for machines whose way to the package index is their own; both may be missing."""
@@ -85,6 +92,13 @@ def unpinned(installed: Mapping[str, str], pins: Mapping[str, str]) -> list[str]
     return [f"{name}=={version}" for name, version in sorted(installed.items()) if pins.get(name) != version]
 
 
+def write_bill(tools: Path, venv: Path) -> None:
+    """Write `BILL` into an environment, by the `BILL_OF` of another: the same for the same packages, to the byte."""
+    command = [tools / "bin" / "python", "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    command += ["--pyproject", "pyproject.toml", "--output-file", venv / BILL, venv / "bin" / "python"]
+    subprocess.run(command, check=True)
+
+
 def normalized(name: str) -> str:
     """A package's name as the index compares it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -113,6 +127,11 @@ def main(arguments: Sequence[str]) -> int:
     if loose := unpinned(installed, {**pins, **read_pins(wanted)}):
         print(f"not pinned: {', '.join(loose)}; add them to constraints.txt", file=sys.stderr)
         return 1
+    with tempfile.TemporaryDirectory() as tools:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", tools], check=True)
+        to_tools = [*pip[:-1], f"{tools}/bin/python"]
+        subprocess.run([*to_tools, *install, *constraints, BILL_OF], env=environment, check=True)
+        write_bill(Path(tools), Path(venv))
     if target != TRAIN:
         for pattern in UNUSED:
             for path in list(Path(venv).glob(f"lib/python*/site-packages/{pattern}")):

@@ -37,5 +37,11 @@ def test_serve_itself_writes_nothing_to_stdout_but_the_servers_log() -> None:
     assert all(line.startswith("\t@") for line in recipe.splitlines()[1:])
 
 
+def test_test_checks_all_that_needs_no_network() -> None:
+    checks = [Path(line.split()[0]).name for line in planned("test") if line.startswith(".venv/bin/")]
+    assert {"ruff", "mypy", "lint-imports", "bandit", "pip-licenses"} <= set(checks)
+    assert "pip-audit" not in " ".join(planned("test"))
+
+
 def test_test_ends_with_pytest() -> None:
     assert "-m pytest" in planned("test")[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import pickle  # nosec B403  # for its error: torch unpickles, and only tensors
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path

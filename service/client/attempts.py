@@ -79,7 +79,7 @@ class Attempts:
         if wait is None:
             wait = self._next_wait
             self._next_wait = min(2 * wait, LONGEST_WAIT)
-        wait *= 1 + JITTER * random.random()
+        wait *= 1 + JITTER * random.random()  # nosec B311  # no secret
         if wait >= self._end - time.monotonic():
             raise failure
         return wait

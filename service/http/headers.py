@@ -24,7 +24,7 @@ _REQUEST_ID = b"x-request-id"
 
 def new_request_id() -> str:
     """32 hexadecimal digits. They need not be secret, and asking the system for randomness would give up the GIL."""
-    return f"{random.getrandbits(128):032x}"
+    return f"{random.getrandbits(128):032x}"  # nosec B311
 
 
 def request_id(scope: Scope) -> str:

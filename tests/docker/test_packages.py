@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from docker.packages import CONSTRAINTS, normalized, read_pins, requirements, unpinned
+from docker.packages import BILL, BILL_OF, CONSTRAINTS, normalized, read_pins, requirements, unpinned, write_bill
 from tests.service.harness import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -88,3 +92,27 @@ def test_a_package_that_nothing_pins_is_told() -> None:
     assert pins == {"some-name": "1.2", "other": "3"}
     assert unpinned({"some-name": "1.2"}, pins) == []
     assert unpinned({"some-name": "1.3", "other": "3", "third": "4"}, pins) == ["some-name==1.3", "third==4"]
+
+
+def test_the_bill_names_what_is_installed_with_version_and_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small environment; that of the tests stands for the one that the tool is installed into."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    for name, version, licence in (("some-package", "1.2", "MIT"), ("another", "3", "Apache-2.0")):
+        about = packages / f"{name.replace('-', '_')}-{version}.dist-info"
+        about.mkdir()
+        text = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}\n"
+        (about / "METADATA").write_text(text)
+    monkeypatch.chdir(ROOT)
+    write_bill(Path(sys.prefix), venv)
+    bill = json.loads((venv / BILL).read_text())
+    found = {(one["name"], one["version"], one["licenses"][0]["license"]["id"]) for one in bill["components"]}
+    assert found == {("some-package", "1.2", "MIT"), ("another", "3", "Apache-2.0")}
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "maskserve")
+    first = (venv / BILL).read_bytes()
+    write_bill(Path(sys.prefix), venv)
+    assert (venv / BILL).read_bytes() == first
+    assert normalized(BILL_OF) in PINS

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.planted import Planted
 from training.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -170,3 +171,14 @@ def test_unreadable(content: object, message: str, tmp_path: Path) -> None:
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    """Nor where only a field nobody looks at holds it."""
+    file = tmp_path / "planted.pt"
+    save_checkpoint(checkpoint(), file)
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "model": {"weight": Planted(tmp_path / "ran")}, "note": Planted(tmp_path / "ran")}, file)
+    with pytest.raises(CheckpointError, match="not a readable maskserve checkpoint"):
+        load_checkpoint(file)
+    assert not (tmp_path / "ran").exists()

@@ -162,7 +162,7 @@ class RemoteModel:
         give_up, wait = time.monotonic() + PATIENCE, FIRST_WAIT
         while True:
             try:
-                with urlopen(request, timeout=TIMEOUT) as response:
+                with urlopen(request, timeout=TIMEOUT) as response:  # nosec B310  # http and https alone, see above
                     body: bytes = response.read()
                     return body
             except HTTPError as error:

@@ -62,3 +62,9 @@ def test_commands_and_their_flags_exist(document: Path) -> None:
         assert name in COMMANDS
         for flag in re.findall(r"(?<!\S)--[\w.-]+", arguments):
             assert re.search(rf"{re.escape(flag)}\b", manual(name)), f"{name} has no {flag}"
+
+
+def test_the_tests_that_documents_name_are_there() -> None:
+    for document in DOCUMENTS:
+        for name in re.findall(r"tests/[\w/]+\.py", document.read_text()):
+            assert (ROOT / name).is_file(), f"{document.name} names {name}"

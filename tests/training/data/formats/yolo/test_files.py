@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.formats.samples import SQUARE, write_image, yolo_line
+from training.data.annotations.dataset import DatasetError
 from training.data.formats.yolo.reader import load_yolo, yolo_splits
 
 
@@ -36,3 +37,11 @@ def test_keys_of_a_yaml_that_are_splits(tmp_path: Path, yaml: str, expected: dic
     splits = yolo_splits(tmp_path)
     assert {split: len(load_yolo(tmp_path, split)) for split in splits} == expected
     assert len(splits) == len(expected)
+
+
+def test_code_in_a_yaml_is_not_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "data.yaml").write_text(f"names: [cat]\ntrain: !!python/object/apply:os.mkdir ['{ran}']\n")
+    with pytest.raises(DatasetError, match="is not YAML"):
+        yolo_splits(tmp_path)
+    assert not ran.exists()

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from model.console.outputs import why_unwritable
-from service.client.command.inputs import UsageError
+from service.client.command.inputs import UsageError, told
 from service.predict_many import plan as plans
 from service.predict_many.command_line import Asked
 from service.predict_many.display import Display, say
@@ -37,6 +37,8 @@ def run(asked: Asked) -> int:
     folder: Folder = LocalFolder(place) if isinstance(place, Path) else RemoteFolder(place)
     try:
         images = find(asked.sources, asked.images, [place] if isinstance(place, Path) else [])
+        if images.passed_over and not asked.quiet:
+            say(told(images.passed_over))
         with folder.held():
             tally = _run(asked, images, folder)
     except (StoreError, EngineFailing) as error:

@@ -7,8 +7,9 @@ import mmap
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
@@ -16,7 +17,7 @@ from pyarrow import fs
 from model.console.arguments import nearest_path
 from model.runtime.images.data import Data
 from service.client.command.coco_ids import ImageId
-from service.client.command.inputs import SUFFIXES, UsageError, find_images
+from service.client.command.inputs import SUFFIXES, UsageError, ending, find_images, told
 from service.http.spool import IN_MEMORY
 from service.predict_many.lists import LISTS, Entry, read_list
 from service.predict_many.stores import Remote, locate
@@ -47,10 +48,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """All of them. `categories` are the ids of COCO results by class name; None: the label ids."""
+    """All of them. `categories` are the ids of COCO results by class name; None: the label ids. `passed_over` counts
+    the files, or objects, beside them, by their endings."""
 
     images: Sequence[Image]
     categories: Mapping[str, int] | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,39 +96,44 @@ def find(sources: Sequence[str], root: str | None, leave_out: Sequence[Path] = (
     if root is not None:
         raise UsageError("--images is where the names of a list begin, and no list is given: leave it out")
     found: dict[str, Image] = {}
+    passed_over: Counter[str] = Counter()
     for place in places:
-        for one in _in_store(place) if isinstance(place, Remote) else _on_disk(place, leave_out):
+        images, beside = _in_store(place) if isinstance(place, Remote) else _on_disk(place, leave_out)
+        passed_over += beside
+        for one in images:
             other = found.setdefault(one.name, one)
             if other.place != one.place:
                 raise UsageError(f"two images are called {one.name}: rename one")
-    return Images(list(found.values()))
+    return Images(list(found.values()), passed_over=passed_over)
 
 
-def _on_disk(path: Path, leave_out: Sequence[Path]) -> Iterable[Image]:
+def _on_disk(path: Path, leave_out: Sequence[Path]) -> tuple[list[Image], Counter[str]]:
     if not path.is_dir() and os.path.lexists(path) and path.suffix.lower() not in SUFFIXES:
         images, lists = ", ".join(sorted(SUFFIXES)), ", ".join(sorted(LISTS))
         raise UsageError(f"{path} is neither an image ({images}) nor a list of images ({lists})")
-    return [Image(one.name, one.path) for one in find_images([os.fspath(path)], leave_out)]
+    found = find_images([os.fspath(path)], leave_out)
+    return [Image(one.name, one.path) for one in found.images], found.passed_over
 
 
-def _in_store(place: Remote) -> Iterable[Image]:
+def _in_store(place: Remote) -> tuple[list[Image], Counter[str]]:
     kind = place.kind()
     if kind == fs.FileType.NotFound:
         raise UsageError(f"{place.uri}: there is no such prefix or object")
-    paths = [place.path] if kind == fs.FileType.File else place.files(recursive=True)
+    if kind == fs.FileType.File:
+        return [Image(place.uri, place)], Counter()
     below = len(place.path) + 1
-    images = [
-        Image(place.base + path, Remote(place.store, path, place.base))
-        for path in sorted(paths)
-        if kind == fs.FileType.File or _is_taken(PurePosixPath(path[below:]))
-    ]
-    if not images:
-        raise UsageError(f"{place.uri}: no images in there (objects that end in {', '.join(sorted(SUFFIXES))})")
-    return images
+    paths = sorted(path for path in place.files(recursive=True) if not _is_hidden(PurePosixPath(path[below:])))
+    taken = [path for path in paths if ending(path) in SUFFIXES]
+    passed_over = Counter(ending(path) for path in paths if ending(path) not in SUFFIXES)
+    if not taken:
+        beside = f"; {told(passed_over)}" if passed_over else ""
+        said = f"no images in there (objects that end in {', '.join(sorted(SUFFIXES))}){beside}"
+        raise UsageError(f"{place.uri}: {said}")
+    return [Image(place.base + path, Remote(place.store, path, place.base)) for path in taken], passed_over
 
 
-def _is_taken(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _listed(place: Path | Remote, root: str | None) -> Images:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from model.runtime.images.errors import TooManyPixels
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000", "HEIC"]
-FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG 2000", "HEIC")
+ENDINGS: Final[Mapping[ImageFormat, tuple[str, ...]]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff", ".btf", ".tf2", ".tf8"),  # the last three: BigTIFF, as OME calls it
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG 2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "HEIC": (".heic", ".heif", ".hif"),
+}
+"""What the names of files end in, by format. For finding them in folders alone: a file's bytes tell what it is."""
+
+FORMATS: Final = tuple(ENDINGS)
 
 
 @dataclass(frozen=True, slots=True)

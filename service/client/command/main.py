@@ -31,7 +31,7 @@ from service.client.command.formats import (
     csv_frame,
     dataset_tail,
 )
-from service.client.command.inputs import UsageError, find_images, places
+from service.client.command.inputs import UsageError, find_images, places, told
 from service.client.command.plane_files import PlaneFiles
 from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem
@@ -89,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     tally = Tally()
     total = 0
-    said = ""
+    said = beside = ""
     try:
         ids = _own_ids(asked)
-        jobs = _jobs(asked, ids)
+        jobs, beside = _jobs(asked, ids)
         total = len(jobs)
         asyncio.run(_run(asked, jobs, ids, tally))
         code = ExitCode.SOME_FAILED if tally.failed else ExitCode.ANSWERED
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maskserve: {said}", file=sys.stderr)
     if total and not asked.quiet:
         answered = f"{tally.answered} of {total} images" if asked.planes is None else f"{tally.answered} planes"
-        print(f"maskserve: {answered} answered, {tally.failed} failed", file=sys.stderr)
+        print(f"maskserve: {answered} answered, {tally.failed} failed{beside}", file=sys.stderr)
     return code
 
 
@@ -125,8 +125,10 @@ def _own_ids(asked: argparse.Namespace) -> CocoIds | None:
     return None if asked.image_ids is None else read_ids(asked.image_ids)
 
 
-def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
-    inputs = find_images(asked.images, [folder for folder in (asked.overlay, _folder(asked)) if folder is not None])
+def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> tuple[list[Job], str]:
+    """One for each image, and what to say about the files beside them. Raises UsageError."""
+    found = find_images(asked.images, [folder for folder in (asked.overlay, _folder(asked)) if folder is not None])
+    inputs = found.images
     numbers: Sequence[ImageId | None] = range(1, len(inputs) + 1) if ids is None else ids.of_images(inputs)
     if asked.planes is not None:
         numbers = [None] * len(inputs)  # how many planes there are, the server knows
@@ -138,7 +140,7 @@ def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> list[Job]:
         files = places(inputs, folder, FILE_TYPES[asked.format].suffix)
     jobs = list(map(Job, inputs, numbers, overlays, files))
     _require_writable(asked, jobs)
-    return jobs
+    return jobs, f"; {told(found.passed_over)}" if found.passed_over else ""
 
 
 def _folder(asked: argparse.Namespace) -> Path | None:

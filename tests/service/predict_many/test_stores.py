@@ -75,7 +75,9 @@ def test_results_are_those_of_the_folder(
     here, there = tmp_path / "here", f"{bucket}/found"
     assert predict(repository, images, "--output", here, "--shard-size", 7) == 1
     assert predict(repository, f"{bucket}/images", "--output", there, "--shard-size", 7) == 1
-    assert "39 images, 3 failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "39 images, 3 failed" in said
+    assert said.count("1 file passed over, no images by their endings: .txt (1)") == 2
     with store.filesystem().open_input_file("bucket/a folder/found/detections.parquet") as stream:
         found = parquet.read_table(stream).to_pylist()
     expected = {}

@@ -58,7 +58,7 @@ def coco(images: dict[str, Any], categories: dict[str, int] | None = None) -> st
 def test_ids_are_found_by_the_end_of_paths(text: str, expected: list[Any], images: Path, tmp_path: Path) -> None:
     file = tmp_path / "ids"
     file.write_text(text)
-    assert read_ids(file).of_images(find_images([str(images)])) == expected
+    assert read_ids(file).of_images(find_images([str(images)]).images) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_not_unique_or_not_there_is_refused(
     if text is not None:
         file.write_text(text, errors="surrogateescape")
     with pytest.raises(UsageError, match=message) as refused:
-        read_ids(file).of_images(find_images([str(images)]))
+        read_ids(file).of_images(find_images([str(images)]).images)
     assert str(refused.value).startswith(f"--image-ids {file}")
 
 

@@ -20,6 +20,8 @@ from tests.service.harness import Server
 KEY = "0123456789abcdef0123"
 Names = list[str]
 
+BESIDE = "1 file passed over, no images by their endings: .txt (1)"
+
 
 def test_an_unreadable_file_is_that_images_error(
     server: Server, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -49,7 +51,7 @@ def test_a_server_that_is_not_there_ends_with_3_at_once(
     assert main([str(images), "--url", "http://127.0.0.1:1", "--output", str(output)]) == ExitCode.NO_SERVER
     errors = capfd.readouterr().err.splitlines()
     assert errors[0] == "maskserve: The server cannot be reached: http://127.0.0.1:1: Connection refused"
-    assert errors[1] == "maskserve: 0 of 3 images answered, 0 failed"
+    assert errors[1] == f"maskserve: 0 of 3 images answered, 0 failed; {BESIDE}"
     assert output.read_text() == "of an earlier run"
 
 
@@ -133,7 +135,10 @@ def test_interrupted_it_writes_what_is_finished_and_ends_with_130(images: Path, 
         _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == ExitCode.INTERRUPTED
     assert [line["file"] for line in lines(output)] == [str(images / "a.png"), str(images / "b.JPG")]
-    assert errors.decode().splitlines() == ["maskserve: interrupted", "maskserve: 2 of 3 images answered, 0 failed"]
+    assert errors.decode().splitlines() == [
+        "maskserve: interrupted",
+        f"maskserve: 2 of 3 images answered, 0 failed; {BESIDE}",
+    ]
 
 
 def test_a_reader_that_leaves_is_no_stack_trace(images: Path) -> None:

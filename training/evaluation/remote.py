@@ -13,23 +13,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from http.client import HTTPException
-from io import BytesIO
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from model.architecture import Task
 from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import RLE, Detections
-from model.runtime.images.signatures import sniff_format
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
-from training.data.loading.samples import UnreadableImage, load_stored
+from training.evaluation.stored_file import stored_file
 
 KEY_VARIABLE = "MASKSERVE_CLIENT_KEY"
 """The one that `service.client` reads."""
@@ -45,7 +42,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 _T = TypeVar("_T")
 
 _BUSY = (429, 503)
-_ORIENTATION, _UPRIGHT = 0x0112, 1
 
 
 class RemoteError(Exception):
@@ -147,7 +143,7 @@ class RemoteModel:
         return _checked(TypeAdapter(ServedModel), details, self._base)
 
     def _predict(self, record: ImageRecord, wishes: dict[str, Any], stopped: threading.Event) -> Detections:
-        body = _upright_file(record)
+        body = stored_file(record)
         headers = _headers() | {"Content-Type": "image/png"}  # any image type will do: the server looks at the bytes
         url = f"{self._base}/predict?{urlencode(wishes)}"
         try:
@@ -183,26 +179,6 @@ class RemoteModel:
 def _headers() -> dict[str, str]:
     key = os.environ.get(KEY_VARIABLE)
     return {"Accept": "application/json"} | ({"X-API-Key": key} if key else {})
-
-
-def _upright_file(record: ImageRecord) -> bytes:
-    """The file itself; the stored pixels of one that a server would turn, as those are what its annotations refer to.
-
-    Raises UnreadableImage.
-    """
-    try:
-        content = record.path.read_bytes()
-        if sniff_format(content) == "TIFF":  # which is turned upright wherever it is read
-            return content
-        with Image.open(BytesIO(content)) as image:
-            upright = image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT
-    except OSError as error:
-        raise UnreadableImage(f"{record.path}: {error}") from error
-    if upright:
-        return content
-    file = BytesIO()
-    Image.fromarray(load_stored(record)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _detections(answer: _Answer) -> Detections:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
-from types import MappingProxyType
-
-REMEMBERED = 64
-"""Headers. Clients send the same with all their requests."""
-LONGEST_REMEMBERED = 1024
-"""Characters."""
 
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 
-def qualities(header: str) -> Mapping[str, float]:
+def qualities(header: str) -> dict[str, float]:
     """How much each name in the header is wanted, 0 to 1 (RFC 9110, section 12.4.2); names in small letters.
 
     A name without a quality has 1; one whose quality is none has 0.
     """
-    return (_remembered if len(header) <= LONGEST_REMEMBERED else _read)(header)
+    found = {}
+    for entry in header.lower().split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        found[name] = _quality(parameters)
+    return found
 
 
 def preference(accept: str, media_type: str) -> tuple[float, int]:
@@ -35,17 +31,6 @@ def preference(accept: str, media_type: str) -> tuple[float, int]:
         if name in wanted:
             return wanted[name], exactness if wanted[name] else 0
     return 0.0, 0
-
-
-def _read(header: str) -> Mapping[str, float]:
-    found = {}
-    for entry in header.lower().split(","):
-        name, *parameters = (part.strip() for part in entry.split(";"))
-        found[name] = _quality(parameters)
-    return MappingProxyType(found)
-
-
-_remembered = lru_cache(REMEMBERED)(_read)
 
 
 def _quality(parameters: list[str]) -> float:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.observability.histograms import Histogram, Total
-from service.observability.record import RequestRecord
+from service.observability.record import ImageRecord, RequestRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 STAGES = ("decode", "queue", "inference", "postprocess")
@@ -22,6 +23,29 @@ Key = tuple[str, int]
 """Name and version."""
 
 
+@dataclass(slots=True)
+class Total:
+    """How often something was done, and the seconds of all of it."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Times(Total):
+    """The same with a histogram: how many fall between the bounds SECONDS, not cumulative."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+
+    def add(self, seconds: float) -> None:
+        Total.add(self, seconds)
+        self.buckets[bisect_left(SECONDS, seconds)] += 1
+
+
 @dataclass(slots=True, eq=False)
 class Deeds:
     """What one version did. `runs` are the network's by batch size, `sizes` the images answered by the batch size of
@@ -30,9 +54,9 @@ class Deeds:
     """
 
     requests: Counter[str] = field(default_factory=Counter)
-    answered: Histogram = field(default_factory=lambda: Histogram(bounds=SECONDS))
+    answered: Times = field(default_factory=Times)
     failed: Total = field(default_factory=Total)
-    stages: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram(bounds=SECONDS) for stage in STAGES})
+    stages: dict[str, Times] = field(default_factory=lambda: {stage: Times() for stage in STAGES})
     runs: defaultdict[int, Total] = field(default_factory=lambda: defaultdict(Total))
     sizes: defaultdict[int, tuple[Total, Total]] = field(
         default_factory=lambda: defaultdict(lambda: (Total(), Total()))
@@ -66,12 +90,12 @@ class ByVersion(Collector):
         deeds.requests[str(record.status)] += 1
         (deeds.answered if record.status < 400 else deeds.failed).add(record.seconds)
 
-    def image(self, model: str, version: int, batch_size: int, seconds: Mapping[str, float]) -> None:
-        """An image that is answered, after so many seconds in each stage."""
-        deeds = self._deeds[model, version]
+    def image(self, model: str, version: int, record: ImageRecord) -> None:
+        """An image that is answered."""
+        deeds, seconds = self._deeds[model, version], record.stage_seconds()
         for stage, times in deeds.stages.items():
             times.add(seconds.get(stage, 0.0))
-        decoding, postprocessing = deeds.sizes[batch_size]
+        decoding, postprocessing = deeds.sizes[record.batch_size]
         decoding.add(seconds.get("decode", 0.0))
         postprocessing.add(seconds.get("postprocess", 0.0))
 
@@ -103,9 +127,9 @@ class ByVersion(Collector):
             key = (model, str(version))
             for status, count in deeds.requests.items():
                 requests.add_metric((*key, status), count)
-            seconds.add_metric(key, deeds.answered.cumulative(), deeds.answered.sum)
+            seconds.add_metric(key, _cumulative(deeds.answered), deeds.answered.seconds)
             for stage, times in deeds.stages.items():
-                stages.add_metric((*key, stage), times.cumulative(), times.sum)
+                stages.add_metric((*key, stage), _cumulative(times), times.seconds)
             for device, spent in deeds.busy_seconds.items():
                 busy.add_metric((*key, device), spent)
         yield from (requests, seconds, stages, busy)
@@ -115,3 +139,8 @@ class ByVersion(Collector):
         for key in [*self._deeds]:
             if key not in served and now - self._deeds[key].since > FORGOTTEN_SECONDS:
                 del self._deeds[key]
+
+
+def _cumulative(times: Times) -> list[tuple[str, float]]:
+    bounds = (*map(str, SECONDS), "+Inf")
+    return list(zip(bounds, map(float, accumulate(times.buckets)), strict=True))

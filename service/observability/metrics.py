@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,7 +19,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from service.observability.by_version import SECONDS, STAGES, ByVersion
-from service.observability.histograms import Histograms
 from service.observability.record import UNMATCHED, ImageRecord, RequestRecord
 
 CONVENTIONAL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -92,12 +91,25 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = _Requests()
-        self._conventional_seconds = Histograms(
+        self._requests = Counter(
+            "maskserve_requests",
+            "Requests answered, by route template and status; 499 is a client that left before its answer.",
+            ("route", "status"),
+            registry=self.registry,
+        )
+        self._request_seconds = Histogram(
+            "maskserve_request_seconds",
+            "From the request's head to the end of its answer.",
+            ("route", "status"),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._conventional_seconds = Histogram(
             "http_server_request_duration_seconds",
             "maskserve_request_seconds by the names of OpenTelemetry's conventions (http.server.request.duration).",
             ("http_request_method", "url_scheme", "http_response_status_code", "http_route", "error_type"),
-            CONVENTIONAL_SECONDS,
+            buckets=CONVENTIONAL_SECONDS,
+            registry=self.registry,
         )
         self._dropped = Counter(
             "maskserve_dropped",
@@ -106,15 +118,24 @@ class Metrics:
             ("outcome", "reason"),
             registry=self.registry,
         )
-        stage_seconds = Histograms(
+        self._stage_seconds = Histogram(
             "maskserve_stage_seconds",
             "Time of one image in each stage of a prediction; queue is all its waiting.",
             ("stage",),
-            SECONDS,
+            buckets=SECONDS,
+            registry=self.registry,
         )
-        batch_size = Histograms("maskserve_batch_size", "Images that shared a run of the network.", (), BATCH_SIZES)
-        batch_fill = Histograms(
-            "maskserve_batch_fill", "Share of the batch limit that a run of the network used.", (), FILLS
+        self._batch_size = Histogram(
+            "maskserve_batch_size",
+            "Images that shared a run of the network.",
+            buckets=BATCH_SIZES,
+            registry=self.registry,
+        )
+        self._batch_fill = Histogram(
+            "maskserve_batch_fill",
+            "Share of the batch limit that a run of the network used.",
+            buckets=FILLS,
+            registry=self.registry,
         )
         self._failed_batches = Counter(
             "maskserve_failed_batches", "Runs of the network that failed.", ("model",), registry=self.registry
@@ -133,25 +154,24 @@ class Metrics:
         )
         self._scores = _Scores()
         self.by_version = ByVersion()
-        counted = (self._requests, self._conventional_seconds, stage_seconds, batch_size, batch_fill)
-        for collector in (*counted, self._scores, self.by_version):
+        for collector in (self._scores, self.by_version):
             self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         # Made now: a series that is missing until first used breaks rate() in dashboards.
-        self._stages = {stage: stage_seconds.of(stage) for stage in STAGES}
-        self._batch_size, self._batch_fill = batch_size.of(), batch_fill.of()
+        self._stages = {stage: self._stage_seconds.labels(stage) for stage in STAGES}
 
     def request(self, record: RequestRecord) -> None:
         """A request that is over."""
         status = str(record.status)
-        self._requests.of(record.route, status).add(record.seconds)
-        self._conventional_seconds.of(
+        self._requests.labels(record.route, status).inc()
+        self._request_seconds.labels(record.route, status).observe(record.seconds)
+        self._conventional_seconds.labels(
             record.known_method,
             record.scheme,
             status,
             "" if record.route == UNMATCHED else record.route,
             status if record.is_server_error else "",
-        ).add(record.seconds)
+        ).observe(record.seconds)
         self.by_version.request(record)
         outcome = OUTCOMES.get(record.status)
         if outcome is not None:
@@ -162,8 +182,8 @@ class Metrics:
         """An image that is answered."""
         stage_seconds = record.stage_seconds()
         for stage, seconds in self._stages.items():
-            seconds.add(stage_seconds.get(stage, 0.0))
-        self.by_version.image(model, version, record.batch_size, stage_seconds)
+            seconds.observe(stage_seconds.get(stage, 0.0))
+        self.by_version.image(model, version, record)
 
     def batch(
         self, model: str, version: int, device: str, *, size: int, limit: int, seconds: float, failed: bool
@@ -173,8 +193,8 @@ class Metrics:
         if failed:
             self._failed_batches.labels(model).inc()
         else:
-            self._batch_size.add(size)
-            self._batch_fill.add(size / limit)
+            self._batch_size.observe(size)
+            self._batch_fill.observe(size / limit)
 
     def stall(self, model: str, device: str) -> None:
         """A run of the network that hangs."""
@@ -199,29 +219,6 @@ class Metrics:
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-class _Requests(Histograms):
-    """How long requests took, and how many there were."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "maskserve_request_seconds",
-            "From the request's head to the end of its answer.",
-            ("route", "status"),
-            SECONDS,
-        )
-
-    def collect(self) -> Iterable[Metric]:
-        requests = CounterMetricFamily(
-            "maskserve_requests",
-            "Requests answered, by route template and status; 499 is a client that left before its answer.",
-            labels=("route", "status"),
-        )
-        for labels, histogram in self.by_labels.items():
-            requests.add_metric(labels, histogram.count)
-        yield requests
-        yield from super().collect()
 
 
 class _Scores(Collector):

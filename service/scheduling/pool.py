@@ -16,16 +16,15 @@ Result = TypeVar("Result")
 
 
 class Pool:
-    """Work waits here and not in the threads' own queues, where nothing could be taken out again or overtake. Of idle
-    threads the one that worked last is taken, whose memory is still in a processor's cache.
+    """Work waits here and not in the threads' own queue, where nothing could be taken out again or overtake.
 
     Belongs to the event loop's thread.
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self._threads = [Threads(1, f"{name}-{index}") for index in range(threads)]
-        self._idle = [*self._threads]
-        self._waiting: dict[Priority, deque[asyncio.Future[Threads]]] = {priority: deque() for priority in Priority}
+        self._threads = Threads(threads, name)
+        self._free = threads
+        self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
         self._turns = Turns()
 
     async def run(self, work: Callable[[], Result], priority: Priority) -> tuple[Result, float]:
@@ -35,41 +34,43 @@ class Pool:
         so that what it logs is known to belong to the caller's request.
         """
         loop = asyncio.get_running_loop()
-        thread = self._idle.pop() if self._idle else await self._turn(priority)
+        await self._turn(priority)
         waiter: asyncio.Future[Outcome[Result]] = loop.create_future()
 
         def done(outcome: Outcome[Result]) -> None:
             # Not when the caller is cancelled: the thread is free only when the work has ended.
-            self._leave(thread)
+            self._leave()
             if not waiter.done():
                 waiter.set_result(outcome)
 
-        thread.submit(loop, partial(copy_context().run, work), done)
+        self._threads.submit(loop, partial(copy_context().run, work), done)
         outcome = await waiter
         return outcome.result(), outcome.seconds
 
     def close(self) -> None:
         """Let the threads end. Work that runs is finished first."""
-        for thread in self._threads:
-            thread.close()
+        self._threads.close()
 
-    async def _turn(self, priority: Priority) -> Threads:
-        turn: asyncio.Future[Threads] = asyncio.get_running_loop().create_future()
+    async def _turn(self, priority: Priority) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append(turn)
         try:
-            return await turn
+            await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self._leave(turn.result())  # cancelled with its turn in its hand: pass it on
+                self._leave()  # cancelled with its turn in its hand: pass it on
             elif turn in self._waiting[priority]:
                 self._waiting[priority].remove(turn)
             raise
 
-    def _leave(self, thread: Threads) -> None:
+    def _leave(self) -> None:
         for turns in self._waiting.values():
             while turns and turns[0].cancelled():  # a moment ago: its owner has not come to take it out
                 turns.popleft()
         if waiting := {priority for priority, turns in self._waiting.items() if turns}:
-            self._waiting[self._turns.choose(waiting)].popleft().set_result(thread)
+            self._waiting[self._turns.choose(waiting)].popleft().set_result(None)
         else:
-            self._idle.append(thread)
+            self._free += 1

@@ -11,8 +11,7 @@ from model.runtime.engines.devices import gpu_index
 from model.runtime.engines.engine import MODEL_FILES
 from model.runtime.engines.precision import file_of
 from service.models.catalog import ServedModel
-from service.observability.by_version import Deeds
-from service.observability.histograms import Total
+from service.observability.by_version import Deeds, Total
 from service.prediction.lifecycle import lifecycle_of
 from service.routes.openapi import MODEL_RESPONSES, problem_responses
 from service.routes.schemas import Version
@@ -79,7 +78,7 @@ class Duration(BaseModel):
 
     @classmethod
     def of(cls, total: Total) -> Duration:
-        return cls(count=total.count, ns=round(total.sum * 1e9))
+        return cls(count=total.count, ns=round(total.seconds * 1e9))
 
 
 class InferenceStatistics(BaseModel):

@@ -107,27 +107,6 @@ def test_as_much_runs_at_once_as_there_are_threads() -> None:
     run(scenario, threads=3)
 
 
-def test_the_thread_that_worked_last_works_next() -> None:
-    """Its memory is still in a processor's cache."""
-
-    async def scenario() -> None:
-        pool, both = Pool(3, "worker"), threading.Barrier(2, timeout=PATIENCE)
-
-        async def name(work: Callable[[], object] = lambda: None) -> str:
-            done, _ = await pool.run(lambda: (work(), threading.current_thread().name), INTERACTIVE)
-            return done[1]
-
-        first = [await name() for _ in range(5)]
-        two = await asyncio.gather(name(both.wait), name(both.wait))  # only two threads get past it
-        assert len(set(first)) == 1
-        assert first[0] in two
-        assert len(set(two)) == 2
-        assert await name() in two
-        pool.close()
-
-    asyncio.run(scenario())
-
-
 def test_what_waits_is_started_by_priority_and_within_one_by_arrival() -> None:
     async def scenario(pool: Pool) -> None:
         order: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import pickle  # nosec B403  # nothing is unpickled
 from collections.abc import Sequence
 from io import BytesIO
 

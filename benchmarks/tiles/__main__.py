@@ -5,8 +5,9 @@
     python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --sides 1024 4096 10000 20000
 
 Each way's detections are cut back into the images and counted against the same annotations, so that their AP compare.
-Between the images lies the color that the network sees beyond the border of an image alone, its mean: with another
-(`--fill`) the mosaic is another picture, also when it is seen at once. `--shifts` moves the grid of tiles: of what the
+Between the images lies the color that the network sees beyond the border of an image alone, its mean. All the same an
+image in a frame of it is another picture to a network that has learned where images end: `framed` is each image alone
+in its frame, and what tiles lose of that they lose themselves. `--shifts` moves the grid of tiles: of what the
 model's thresholds keep, as many objects should stay the same. Engine alone, without the service around it. With
 `--sides`, pictures of these sizes go through a server instead: see `sizes`.
 """
@@ -188,9 +189,10 @@ def main() -> None:
         grow(options.sides, images, options)
         return
     size, places = shelve([(image.shape[0], image.shape[1]) for image in images], options.side, options.gap)
-    mosaic = np.zeros((*size, 3), np.uint8)
+    fill = np.zeros(3, np.uint8)
     if options.fill == "mean":
-        mosaic[:] = np.round(np.array(manifest.architecture.image_mean) * 255).astype(np.uint8)
+        fill = np.round(np.array(manifest.architecture.image_mean) * 255).astype(np.uint8)
+    mosaic = np.tile(fill, (*size, 1))
     for image, place in zip(images, places, strict=True):
         place.of(mosaic)[:] = image
 
@@ -214,6 +216,7 @@ def main() -> None:
 
     own_pixels = sum(image.shape[0] * image.shape[1] for image in images)
     tell(see("image by image", lambda: [network.see(image) for image in images], own_pixels))
+    tell(see("framed", lambda: [framed(network, image, options.gap, fill) for image in images], own_pixels))
     unshifted: Detections | None = None
     for number, shift in enumerate(shifts(options.shifts, side - overlap)):
         tiles = plan_tiles(size, side, overlap, shift)
@@ -251,6 +254,16 @@ def shifts(count: int, stride: int) -> list[tuple[int, int]]:
         (number * stride / (count + 1), (count + 1 - number) * stride / (count + 1)) for number in range(count + 1)
     ]
     return [(0, 0), *((round(up / STEP) * STEP, round(left / STEP) * STEP) for up, left in parts[1:])]
+
+
+def framed(network: Network, image: NDArray[np.uint8], gap: int, fill: NDArray[np.uint8]) -> Detections:
+    """An image alone, with as much of the color around it as lies between two images of the mosaic."""
+    height, width = image.shape[:2]
+    place = Tile(gap, gap, height, width)
+    picture = np.tile(fill, (height + 2 * gap, width + 2 * gap, 1))
+    place.of(picture)[:] = image
+    (found,) = cut_back(network.see(picture), [place])
+    return found
 
 
 def tiled(network: Network, mosaic: NDArray[np.uint8], tiles: list[Tile], places: list[Tile]) -> list[Detections]:

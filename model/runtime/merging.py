@@ -19,9 +19,9 @@ from model.runtime.images.picture import Size
 from model.runtime.kernels.rle import decode_part, encode_bitmap, place
 from model.runtime.tiling import Tile
 
-TOUCHING = 2.0
-"""A box this near to its tile's border, in pixels of the picture or of what the network sees, whichever are larger, is
-cut by it."""
+TOUCHING, TOUCHING_SHARE = 2.0, 0.05
+"""A box this near to its tile's border is cut by it: in pixels of the picture or of what the network sees, whichever
+are larger, or as a share of its longer side, as the box of a large object ends short of the border by more."""
 SAME = 0.5
 """IoU from which two tiles' masks, where both tiles see, are one object; as NMS has it for boxes. Of pieces, the share
 of the smaller one: what one tile shows as one, another may show in two parts."""
@@ -98,7 +98,7 @@ class _Pair:
 @dataclass(frozen=True, slots=True, eq=False)
 class _View:
     """What is known of a picture: `found` in all tiles, `tiles` [T, 4] that could name all that they saw. A box within
-    `touching` pixels of a border is cut by it."""
+    `touching` pixels of a border, or `TOUCHING_SHARE`, is cut by it."""
 
     size: Size
     found: list[_Object]
@@ -111,7 +111,7 @@ class _View:
         rooms = _room(self.size, self.tiles, one.box)
         for tile in seen_in:
             rooms[(self.tiles == tile.box).all(1)] = -np.inf
-        return bool(rooms.max(initial=-np.inf) > max(one.room, self.touching))
+        return bool(rooms.max(initial=-np.inf) > max(one.room, float(_touching(one.box, self.touching))))
 
 
 def _objects(size: Size, answer: TileAnswer, touching: float) -> Iterator[_Object]:
@@ -119,6 +119,7 @@ def _objects(size: Size, answer: TileAnswer, touching: float) -> Iterator[_Objec
     offset = np.array([tile.left, tile.top], np.float32)
     boxes = detections.boxes + np.tile(offset, 2)
     rooms = _room(size, tile.box, boxes)
+    cut = rooms <= _touching(boxes, touching)
     for row, box in enumerate(boxes):
         keypoints = None
         if detections.keypoints is not None:
@@ -129,7 +130,7 @@ def _objects(size: Size, answer: TileAnswer, touching: float) -> Iterator[_Objec
             float(detections.scores[row]),
             int(detections.labels[row]),
             float(rooms[row]),
-            bool(rooms[row] <= touching),
+            bool(cut[row]),
             None if detections.masks is None else detections.masks[row],
             keypoints,
         )
@@ -144,6 +145,13 @@ def _room(size: Size, tiles: NDArray[np.float32], boxes: NDArray[np.float32]) ->
     sides = np.where(inside, (boxes - tiles) * np.array([1, 1, -1, -1], np.float32), np.float32(np.inf))
     rooms: NDArray[np.float32] = sides.min(-1)
     return rooms
+
+
+def _touching(boxes: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """The room up to which a tile's border cuts a box; boxes float32 [4] or [N, 4]."""
+    longer = (boxes[..., 2:] - boxes[..., :2]).max(-1)
+    touching: NDArray[np.float32] = np.maximum(TOUCHING_SHARE * longer, np.float32(least))
+    return touching
 
 
 def _whole(view: _View) -> list[int]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSES = ("model", "service", "training", "benchmarks")
 ALONE = {
     "model": {"architecture"},
-    "service": {"app", "server", "__main__"},
+    "service": {"app", "server", "ray_app", "__main__"},
     "training": {"train", "evaluate", "export", "ablate"}
     | {"command_line", "manual", "config", "checkpoint", "distributed", "progress"},
     "training/data": {"check", "convert", "hold_out", "shapes", "figures"},

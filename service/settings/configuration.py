@@ -7,7 +7,7 @@ import json
 import os
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -35,19 +35,9 @@ TABLES: Final = {"versions": "{nuclei = 1}", "model_aliases": '{best = "nuclei:1
 PER_MODEL: Final = '{"nuclei": {"max_batch_size": 4}}'
 
 
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """Settings from the command line, the environment and the file, each winning over the next.
-
-    Raises InvalidSettingsError.
-    """
-    _refuse_unknown_variables()
-    arguments = spelled(arguments, FLAGS)
-    try:
-        settings = _with_file(_config_file(arguments))(_cli_parse_args=list(arguments))
-    except ValidationError as error:
-        raise InvalidSettingsError(_one_line(error)) from None
-    except SettingsError as error:
-        raise InvalidSettingsError(_unread(str(error), arguments)) from None
+def read_settings(arguments: Sequence[str], given: Mapping[str, Any] | None = None) -> Settings:
+    """As `parse_settings`, and what they name is there. Raises InvalidSettingsError."""
+    settings = parse_settings(arguments, given)
     if not os.path.isdir(settings.models):  # unlike Path's, it raises nothing where a path is too long, or forbidden
         raise InvalidSettingsError(
             f"--models: {settings.models} is not a folder; give a folder NAME/VERSION/ of bundles, or one bundle's"
@@ -55,6 +45,23 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     if settings.engine == "torchscript" and importlib.util.find_spec("torch") is None:
         raise InvalidSettingsError("--engine torchscript needs torch, which is not installed; choose onnx")
     return settings
+
+
+def parse_settings(arguments: Sequence[str], given: Mapping[str, Any] | None = None) -> Settings:
+    """Settings by name, from the command line, the environment and the file, each winning over the next.
+
+    given: by the names and in the forms that the file has. Raises InvalidSettingsError.
+    """
+    _refuse_unknown_variables()
+    given = given or {}
+    _refuse_unknown_names(given, "")
+    arguments = spelled(arguments, FLAGS)
+    try:
+        return _with_file(_config_file(arguments))(_cli_parse_args=list(arguments), **given)
+    except ValidationError as error:
+        raise InvalidSettingsError(_one_line(error)) from None
+    except SettingsError as error:
+        raise InvalidSettingsError(_unread(str(error), arguments)) from None
 
 
 def read_all_keys(settings: Settings) -> Keys:
@@ -130,11 +137,15 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise InvalidSettingsError(f"--{CONFIG}: {file} is no TOML: {error}") from None
     if CONFIG in content:
         raise InvalidSettingsError(f"{CONFIG} in {file} itself has no effect; name the file by --{CONFIG}")
+    _refuse_unknown_names(content, f" in {file}")
+    return content
+
+
+def _refuse_unknown_names(content: Iterable[str], where: str) -> None:
     for name in content:
         if name not in Settings.model_fields:
             hint = did_you_mean(name, list(Settings.model_fields))
-            raise InvalidSettingsError(f"unknown setting {name} in {file}; {hint}")
-    return content
+            raise InvalidSettingsError(f"unknown setting {name}{where}; {hint}")
 
 
 def _unread(message: str, arguments: Sequence[str]) -> str:

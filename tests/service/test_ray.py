@@ -1,36 +1,48 @@
-"""`predict-many --ray` on a real cluster of two nodes.
+"""`predict-many --ray` and the service on Ray Serve, on a real cluster of two nodes.
 
 While `cluster` is there the process is in a network of its own: no test here may use the session's server."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pickle
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from service.client import Client
+from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback
-from tests.service.harness import ROOT, encode, picture, until
+from tests.service.harness import ROOT, Server, encode, picture, publish_probe, until
 from tests.service.holding import FOLDER, HOLD, PASS, install
 from tests.service.loopback_only import loopback_only
 from tests.service.predict_many.running import ENGINE, content, predict
 
 pytest.importorskip("ray", reason="ray is not installed: .venv/bin/pip install '.[ray]'")
 
-import ray
-from ray.cluster_utils import Cluster
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray's own use of pydantic
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
 
+from service import ray_app
 from service.client.command.inputs import UsageError
 from service.predict_many import cluster as clusters
 from service.predict_many.command_line import read_arguments
@@ -38,6 +50,7 @@ from service.predict_many.plan import Listing
 from service.predict_many.sources import find
 from service.predict_many.starting import Known
 from service.predict_many.worker import Order, Worker
+from service.settings.settings import InvalidSettingsError
 
 SHARD = 2
 HELD = """
@@ -61,6 +74,12 @@ class HoldingWorker(Worker):
 @pytest.fixture(scope="module")
 def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("holding")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def patiently(get_node: Callable[[str, str], dict[str, Any]]) -> Callable[[str, str], dict[str, Any]]:
@@ -87,6 +106,8 @@ def cluster(holding: Path) -> Iterator[Cluster]:
         environment.setenv(FOLDER, str(holding))
         environment.setenv("RAY_AUTH_MODE", "disabled")  # it would write a token into the home folder
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")
+        environment.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING", "0")  # or one node would answer nearly all
         environment.setattr(ray._private.services, "get_node", patiently(ray._private.services.get_node))
         node = {"num_cpus": 1, "object_store_memory": 80 * 1024**2, "node_ip_address": "127.0.0.1"}
         started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
@@ -116,8 +137,9 @@ def waiting(holding: Path) -> set[str]:
     return {file.name for file in holding.glob("tmp*")}
 
 
-def workers(holding: Path) -> set[int]:
-    return {int(file.name.partition("-")[2]) for file in holding.glob("worker-*")}
+def named(holding: Path, kind: str) -> set[int]:
+    """The processes that have begun."""
+    return {int(file.name.partition("-")[2]) for file in holding.glob(f"{kind}-*")}
 
 
 def test_killed_and_started_again_while_a_worker_dies(
@@ -152,7 +174,7 @@ def test_killed_and_started_again_while_a_worker_dies(
 
     def kill_one() -> None:
         until(lambda: len(waiting(holding) - before) == 2)
-        os.kill(max(workers(holding)), signal.SIGKILL)
+        os.kill(max(named(holding, "worker")), signal.SIGKILL)
         (holding / HOLD).unlink()
 
     killer = threading.Thread(target=kill_one)
@@ -247,3 +269,159 @@ def test_settings_of_a_file_reach_the_nodes(repository: Path, tmp_path: Path, mo
     settings = read_arguments(words).settings
     there = pickle.loads(pickle.dumps(clusters.elsewhere(settings)))
     assert (there.max_pixels, there.models, there.engine_threads) == (12345, repository, "auto")
+
+
+class HoldingReplica(ray_app.Replica):
+    def __init__(self) -> None:
+        install()
+        (Path(os.environ[FOLDER]) / f"replica-{os.getpid()}").touch()
+        super().__init__()
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """What the configuration of `serving` names."""
+    ray_app.Replica = HoldingReplica  # type: ignore[misc]  # in the process that builds, which does nothing else
+    return ray_app.build(arguments)
+
+
+@pytest.fixture(scope="module")
+def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository for the test of versions to change."""
+    return Path(shutil.copytree(repository, tmp_path_factory.mktemp("own") / "models"))
+
+
+@pytest.fixture(scope="module")
+def settings(models: Path) -> dict[str, Any]:
+    return {"models": str(models), "max_body_bytes": 200_000, "max_queue_size": 32, "poll_interval_ms": 300}
+
+
+@pytest.fixture(scope="module")
+def serving(cluster: Cluster, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a replica on each node."""
+    port = free_port()
+    deployment = {
+        "name": "maskserve",
+        "num_replicas": 2,
+        "health_check_period_s": 1,
+        "ray_actor_options": {"num_cpus": 1},
+    }
+    application = {
+        "name": "maskserve",
+        "import_path": "tests.service.test_ray:build",
+        "args": settings,
+        "deployments": [deployment],
+    }
+    config = tmp_path_factory.mktemp("serve") / "config.yaml"
+    http = {"host": "127.0.0.1", "port": port}
+    config.write_text(json.dumps({"http_options": http, "proxy_location": "HeadOnly", "applications": [application]}))
+    command = [Path(sys.executable).with_name("serve"), "run", config, "--address", cluster.address, "--non-blocking"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    url = f"http://127.0.0.1:{port}"
+    until(lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code == 200)
+    return url
+
+
+@pytest.fixture(scope="module")
+def plain(settings: dict[str, Any]) -> Iterator[Server]:
+    """A server without Ray, in the same network."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "models"]
+    server = Server.start(settings["models"], *flags, "--engine-threads", "1", "--host", "0.0.0.0")
+    server.client.base_url = server.url.replace("0.0.0.0", "127.0.0.1")
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers"),
+    [
+        pytest.param("POST", "/predict", encode(picture(1)), {}, id="a prediction"),
+        pytest.param(
+            "POST", "/predict?masks=polygon&score_threshold=0.1", encode(picture(2, (90, 64))), {}, id="polygons"
+        ),
+        pytest.param("POST", "/predict?tile=100&overlap=20", encode(picture(3, (150, 190))), {}, id="in tiles"),
+        pytest.param("POST", "/predict", encode(picture(4)), {"Accept": "image/png"}, id="drawn"),
+        pytest.param("POST", "/predict", b"no image", {}, id="no image"),
+        pytest.param("POST", "/predict", bytes(300_000), {}, id="too large"),
+        pytest.param("POST", "/predict?score_threshold=2", encode(picture(1)), {}, id="a wrong parameter"),
+        pytest.param("POST", "/predict?model=other", encode(picture(1)), {}, id="another model"),
+        pytest.param("GET", "/nowhere", b"", {}, id="no such path"),
+        pytest.param("GET", "/readyz", b"", {}, id="ready"),
+        pytest.param("POST", "/models/probe/reload", b"", {}, id="administration without a key"),
+    ],
+)
+def test_answers_are_those_of_the_plain_service(
+    method: str, path: str, content: bytes, headers: dict[str, str], serving: str, plain: Server
+) -> None:
+    sent = {"Content-Type": "image/png", **headers}
+    ours, theirs = (
+        httpx.request(method, url + path, content=content, headers=sent, timeout=PATIENCE)
+        for url in (serving, str(plain.client.base_url).rstrip("/"))
+    )
+    assert ours.status_code == theirs.status_code
+    assert ours.headers["content-type"] == theirs.headers["content-type"]
+    if "json" not in ours.headers["content-type"]:
+        assert ours.content == theirs.content
+        return
+    said = [answer.json() for answer in (ours, theirs)]
+    for one in said:
+        for name in ("timing_ms", "request_id", "instance"):
+            one.pop(name, None)
+    assert said[0] == said[1]
+
+
+def test_every_request_is_answered_though_a_replica_is_killed(serving: str, plain: Server, holding: Path) -> None:
+    """Both are at work when one of them goes."""
+    data = encode(picture(5, held=True))
+    expected = plain.predict(data).json()
+    before, asked = waiting(holding), list[Future[bytes]]()
+    (holding / HOLD).touch()
+    with ThreadPoolExecutor(30) as pool, Client(serving, timeout=PATIENCE) as client:
+
+        def both_are_at_work() -> bool:
+            if len(asked) < 30:  # Serve may not know of the second when the first is asked
+                asked.append(pool.submit(client.predict_json, data))
+            return len(waiting(holding) - before) >= 2
+
+        until(both_are_at_work)
+        os.kill(max(named(holding, "replica")), signal.SIGKILL)
+        (holding / HOLD).unlink()
+        answers = [json.loads(one.result()) for one in asked]
+    assert [answer["boxes"] for answer in answers] == [expected["boxes"]] * len(asked)
+    assert [answer["masks"] for answer in answers] == [expected["masks"]] * len(asked)
+
+
+def test_gauges_reach_rays_metrics(serving: str, cluster: Cluster) -> None:
+    nodes = [cluster.head_node, *cluster.worker_nodes]
+    with httpx.Client(timeout=PATIENCE) as client:
+        urls = [f"http://127.0.0.1:{node.metrics_export_port}/metrics" for node in nodes]
+
+        def are_there() -> bool:
+            told = "".join(client.get(url).text for url in urls)
+            return all(name in told for name in ("ray_maskserve_requests_in_flight", "ray_maskserve_model_info"))
+
+        until(are_there)
+
+
+def test_each_replica_comes_to_a_new_version_by_itself(serving: str, models: Path, tmp_path: Path) -> None:
+    publish_probe(tmp_path / "staging", models)
+    data = encode(picture(6))
+    with Client(serving, timeout=PATIENCE) as client:
+        until(lambda: {json.loads(client.predict_json(data))["model"]["version"] for _ in range(12)} == {2})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"port": 9000}, r"port: connections are Ray Serve's"),
+        ({"modles": "/models"}, r"unknown setting modles; did you mean models\?"),
+        ({"max_queue_size": "many"}, r"--max-queue-size many: should be a valid integer"),
+    ],
+)
+def test_wrong_arguments_are_told_before_a_replica_starts(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=said):
+        ray_app.build(arguments)
+
+
+def test_the_models_may_lie_where_the_replicas_are_alone() -> None:
+    ray_app.build({"models": "/nowhere/models", "versions": "nuclei:1", "per_model": {"nuclei": {"max_batch_size": 2}}})

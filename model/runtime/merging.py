@@ -25,6 +25,8 @@ are larger, or as a share of its longer side, as the box of a large object ends 
 SAME = 0.5
 """IoU from which two tiles' masks, where both tiles see, are one object; as NMS has it for boxes. Of pieces, the share
 of the smaller one: what one tile shows as one, another may show in two parts."""
+INWARD = np.array([1, 1, -1, -1], np.float32)
+"""Signs of (x1, y1, x2, y2) with which what lies further in is larger."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +115,17 @@ class _View:
             rooms[(self.tiles == tile.box).all(1)] = -np.inf
         return bool(rooms.max(initial=-np.inf) > max(one.room, float(_touching(one.box, self.touching))))
 
+    def is_unseen_beyond(self, one: _Object, seen_in: set[Tile]) -> bool:
+        """Whether a tile that sees half of it, and beyond the border that cuts it, has found nothing there."""
+        cut = _sides(self.size, one.tile.box, one.box) <= _touching(one.box, self.touching)
+        beyond = (one.tile.box - self.tiles) * INWARD > self.touching
+        seen = np.minimum(self.tiles[:, 2:], one.box[2:]) - np.maximum(self.tiles[:, :2], one.box[:2])
+        share = seen.clip(0).prod(1) / max(_area(one.box), 1e-6)
+        looks = (cut & beyond).any(1) & (share >= SAME)
+        for tile in seen_in:
+            looks &= (self.tiles != tile.box).any(1)
+        return bool(looks.any())
+
 
 def _objects(size: Size, answer: TileAnswer, touching: float) -> Iterator[_Object]:
     tile, detections = answer.tile, answer.detections
@@ -140,11 +153,15 @@ def _room(size: Size, tiles: NDArray[np.float32], boxes: NDArray[np.float32]) ->
     """Pixels between a box and the nearest border of a tile that is not the picture's too: what the network sees around
     the object. Negative where the box reaches out of the tile. tiles and boxes: float32 [4] or [N, 4], one for many or
     many for one; as many rooms."""
+    rooms: NDArray[np.float32] = _sides(size, tiles, boxes).min(-1)
+    return rooms
+
+
+def _sides(size: Size, tiles: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same of each side, [4] or [N, 4]; without end where the tile's border is the picture's."""
     height, width = size
     inside = (tiles > 0) & (tiles < np.array([width, height, width, height]))  # borders within the picture
-    sides = np.where(inside, (boxes - tiles) * np.array([1, 1, -1, -1], np.float32), np.float32(np.inf))
-    rooms: NDArray[np.float32] = sides.min(-1)
-    return rooms
+    return np.where(inside, (boxes - tiles) * INWARD, np.float32(np.inf))
 
 
 def _touching(boxes: NDArray[np.float32], least: float) -> NDArray[np.float32]:
@@ -191,20 +208,24 @@ def _joined(view: _View, whole: list[int]) -> list[_Object]:
         if pair.share >= SAME:
             agreeing[pair.first].append(pair.second)
             agreeing[pair.second].append(pair.first)
+    seen_in = {number: {found[other].tile for other in (number, *agreeing[number])} for number in pieces}
     for number in sorted(pieces):
-        seen_in = {found[other].tile for other in agreeing[number]} | {found[number].tile}
-        if not taken.isdisjoint(agreeing[number]) or view.is_unseen_by_better(found[number], seen_in):
+        if not taken.isdisjoint(agreeing[number]) or view.is_unseen_by_better(found[number], seen_in[number]):
             pieces.discard(number)
     joined = []
     while pieces:
-        group, reached = [], [min(pieces)]
+        first = min(pieces)
+        group, reached = [], [first]
         while reached:
             number = reached.pop()
             if number in pieces:
                 pieces.remove(number)
                 group.append(found[number])
                 reached += agreeing[number]
-        joined.append(_join(group) if len(group) > 1 else group[0])
+        if len(group) > 1:
+            joined.append(_join(group))
+        elif not view.is_unseen_beyond(group[0], seen_in[first]):
+            joined.append(group[0])
     return joined
 
 

@@ -164,3 +164,8 @@ def test_the_tile_that_sees_more_around_a_place_decides() -> None:
     assert found([96, 50, 104, 60], right) == 0, "cut by its own border, whole in the other"
     assert found([98, 50, 104, 60], right, full=True) == 1, "the left tile could not name all that it saw"
     assert found([150, 50, 160, 60], right) == 1, "no other tile shows it"
+    assert found([70, 50, 128, 60], left) == 0, "cut; the right tile sees half of it and beyond, and has none"
+    assert found([70, 50, 128, 60], left, full=True) == 1, "which could not name all that it saw"
+    assert found([20, 50, 128, 60], left) == 1, "of which the right tile sees too little to tell"
+    assert found([96, 50, 150, 60], right) == 0, "as the first of these, from the other side"
+    assert found([70, 0, 112, 60], left) == 1, "the picture's border cuts nothing, and its own tile sees more around it"

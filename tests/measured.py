@@ -7,7 +7,7 @@ from model.runtime.bundles.manifest import INT8_FILE, NETWORK_FILE, Precision, P
 
 def measured(**ap: float) -> dict[Precision, PrecisionEvaluation]:
     """Of each precision its mask AP (0 to 1), such as measured(f32=0.5, int8=0.499); the boxes' is a tenth better."""
-    files: dict[Precision, str] = {"f32": NETWORK_FILE, "bf16": NETWORK_FILE, "int8": INT8_FILE}
+    files: dict[Precision, str] = {"f32": NETWORK_FILE, "f16": NETWORK_FILE, "bf16": NETWORK_FILE, "int8": INT8_FILE}
     return {
         precision: PrecisionEvaluation(
             dataset="generated",

@@ -16,7 +16,8 @@ SAME_IOU = 0.8
 SAME_SCORE = 0.1
 
 LEAST_SHARE = {"fp32": 0.97, "tf32": 0.1, "fp16": 0.1, "bf16": 0.1}
-"""Share of detections, either way, that must be found again. Little in low precision: see `precision`."""
+"""Share of detections, either way, that must be found again. Little in low precision: see
+`model.network.serving.checking`."""
 
 
 @dataclass(frozen=True)

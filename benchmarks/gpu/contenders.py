@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.case import Batch, Case, to_raw, torchvision_detect
-from model.network.graph.cuda_graphs import StaticEngine
 from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
+from model.network.serving.engine import StaticEngine
 from model.runtime.detections import RawDetections
 
 
@@ -161,9 +161,9 @@ def _need_gpu(case: Case, what: str) -> None:
 
 def _of(engine: StaticEngine, precision: str) -> Contender:
     def run(batch: Batch) -> RawDetections:
-        return engine.submit(batch.images, batch.sizes, batch.thresholds).result()
+        return engine.submit_tensors(batch.images, batch.sizes, batch.thresholds).result()
 
-    return Contender(precision, run, engine, engine.close)
+    return Contender(precision, run, engine, engine.forget)
 
 
 def _run_graph(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.gpu.case import Batch
 from benchmarks.gpu.contenders import Skip
-from model.network.graph.cuda_graphs import Pending, StaticEngine
+from model.network.serving.engine import Pending, StaticEngine
 from model.runtime.detections import RawDetections
 
 Post = Callable[[RawDetections], list[Future[int]]]
@@ -63,7 +63,7 @@ def _pump(engine: StaticEngine, batch: Batch, batches: int, post: Post | None) -
     start = time.perf_counter()
     for number in range(batches + AHEAD):
         if number < batches:
-            pending.append(engine.submit(batch.images, batch.sizes, batch.thresholds))
+            pending.append(engine.submit_tensors(batch.images, batch.sizes, batch.thresholds))
         if number >= AHEAD:
             raw = pending.popleft().result()
             if post is not None:

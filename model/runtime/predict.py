@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.detections import Detections
-from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind
+from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind, OverlappingEngine
 from model.runtime.engines.loading import load_engine
 from model.runtime.images.picture import Size
 from model.runtime.kernels import keypoints, masks
@@ -38,7 +38,9 @@ class Predictor:
         batch_size: int = 1,
     ) -> Self:
         """Start the bundle's engine. Raises EngineError as `load_engine` does."""
-        return cls(load_engine(bundle, kind, device, threads), bundle.manifest.preprocessing, batch_size)
+        return cls(
+            load_engine(bundle, kind, device, threads, batch_size=batch_size), bundle.manifest.preprocessing, batch_size
+        )
 
     def predict(
         self,
@@ -103,8 +105,11 @@ def warm_up(engine: Engine, preprocessing: Preprocessing, *, every_bucket: bool 
     The image is the smallest that the network takes, for what costs at first is the same at any size on a CPU. A GPU's
     libraries plan anew for each shape: `every_bucket` runs each size that a request's image can get, the largest first,
     so that memory is taken once. The image is noise, and the score threshold is zero, so that the heads behind the box
-    head run too.
+    head run too. An engine that prepares its own buckets does that instead.
     """
+    if isinstance(engine, OverlappingEngine):
+        engine.prepare(every_bucket)
+        every_bucket = False
     step = preprocessing.bucket_step
     generator = np.random.default_rng(0)
     for height, width in preprocessing.buckets() if every_bucket else [(step, step)]:

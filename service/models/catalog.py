@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,15 @@ class ServedModel:
         """Images of this padded size share batches with those of which it says the same."""
         engine = self.engines[0]
         return engine.bucket(size) if isinstance(engine, OverlappingEngine) else size
+
+    @property
+    def answered_again(self) -> Counts[str]:
+        """Images that its engines computed a second time, by reason."""
+        images = Counts[str]()
+        for engine in self.engines:
+            if isinstance(engine, OverlappingEngine):
+                images.update(engine.answered_again)  # a sum of counters would leave zeros out
+        return images
 
     def close(self) -> None:
         """Free the networks. A run that has begun still ends."""

@@ -12,8 +12,8 @@ from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError, OverlappingEngine, Unavailable
-from model.runtime.engines.loading import choose_devices, computes_on_cpu
+from model.runtime.engines.engine import Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
+from model.runtime.engines.loading import choose_devices, computes_on_cpu, why_no_cuda_engine
 from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
@@ -38,8 +38,10 @@ class Loader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._repository = Repository(settings.models, settings.trusted_keys)
-        # Where the engine is chosen for each bundle, a GPU is ONNX Runtime's.
-        kind = self._kind = "onnx" if settings.engine == "auto" else settings.engine
+        self._why_no_cuda = why_no_cuda_engine(settings.device) if settings.engine == "auto" else None
+        # Where the engine is chosen for each bundle, a GPU is the cuda engine's or ONNX Runtime's.
+        kind = "onnx" if self._why_no_cuda is not None else "cuda" if settings.engine == "auto" else settings.engine
+        self._kind: EngineKind = kind
         self._devices = choose_devices(settings.device, kind)
         self._on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
         self._place: tuple[int, int] | None = None
@@ -71,13 +73,12 @@ class Loader:
         """Check a version's files, start its engines and warm them up. Raises RefusedError."""
         engines: list[Engine] = []
         fingerprint = self.fingerprint(name, version)  # before they are read
+        limits = self._settings.limits(name)
         with _refusing(f"{name}/{version}", engines):
             bundle = self._repository.get(name, version)
             chosen, precision = self._choose(bundle)
             for device in self._devices:
-                engines.append(load_in(precision, bundle, chosen.kind, device, self._threads()))
-                self._warm_up(engines[-1], bundle.manifest)
-        limits = self._settings.limits(name)
+                engines.append(self._start(bundle, chosen.kind, precision, device))
         size = limits.max_batch_size
         if size == "auto":
             size = CPU_BATCH_SIZE if all(engine.device == "cpu" for engine in engines) else GPU_BATCH_SIZE
@@ -98,9 +99,19 @@ class Loader:
             if bundle.manifest != model.manifest:
                 raise BundleError(f"{bundle.path} was changed after it was loaded")
             kind = self._choose(bundle)[0].kind
-            engines.append(load_in(model.precision, bundle, kind, model.devices[index], self._threads()))
-            self._warm_up(engines[0], bundle.manifest)
+            engines.append(self._start(bundle, kind, model.precision, model.devices[index]))
         return engines[0]
+
+    def _start(self, bundle: Bundle, kind: EngineKind, precision: Precision, device: str) -> Engine:
+        """A warm engine."""
+        size = self._settings.limits(bundle.manifest.name).max_batch_size
+        engine = load_in(precision, bundle, kind, device, self._threads(), GPU_BATCH_SIZE if size == "auto" else size)
+        try:
+            self._warm_up(engine, bundle.manifest)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def still_holds(self, model: ServedModel) -> bool:
         """Whether the version's files are, byte for byte, those that the model was loaded from. Reads all of them."""
@@ -111,14 +122,15 @@ class Loader:
 
     def _warm_up(self, engine: Engine, manifest: Manifest) -> None:
         choice = self._settings.warm_up
-        every = choice == "every-bucket" or (choice == "auto" and engine.device != "cpu")
+        plans_anew = engine.device != "cpu" and not isinstance(engine, OverlappingEngine)
+        every = choice == "every-bucket" or (choice == "auto" and plans_anew)
         warm_up(engine, manifest.preprocessing, every_bucket=every)
 
     def _choose(self, bundle: Bundle) -> tuple[ChosenEngine, Precision]:
         """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
         wanted, chosen = self._settings.precision, ChosenEngine(self._kind)
         if self._settings.engine == "auto":
-            chosen = choose_engine(wanted, bundle, on_cpu=self._on_cpu)
+            chosen = choose_engine(wanted, bundle, on_cpu=self._on_cpu, why_no_cuda=self._why_no_cuda)
         precision = choose_precision(wanted, bundle, chosen.kind, on_cpu=self._on_cpu)
         if chosen.kind != self._kind:
             name, version = bundle.manifest.name, bundle.manifest.version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class Now:
     """The state of the moment that a scrape reads.
 
     `queue_depth` is by (model, priority); `stuck_threads` are those of runs that hang; `busy_seconds` and
-    `memory_bytes` (used, total) by device.
+    `memory_bytes` (used, total) by device; `answered_again` are images by (model, version, reason).
     """
 
     queue_depth: Mapping[tuple[str, str], int]
@@ -68,6 +68,7 @@ class Now:
     busy_seconds: Mapping[str, float]
     memory_bytes: Mapping[str, tuple[int, int]]
     served: tuple[ServedInfo, ...]
+    answered_again: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,6 +285,15 @@ class _Gauges(Collector):
         for device, seconds in now.busy_seconds.items():
             busy.add_metric((device,), seconds)
         yield busy
+        again = CounterMetricFamily(
+            "maskserve_answered_again",
+            "Images that were computed once more, in float32: a number was too large for half precision (overflow), or "
+            "fixed rounds of suppression were too few (inexact).",
+            labels=("model", "version", "reason"),
+        )
+        for version, images in now.answered_again.items():
+            again.add_metric(version, images)
+        yield again
         yield from _memory(now.memory_bytes)
         yield from _models(now.served)
 

@@ -131,6 +131,11 @@ class Lifecycle:
             stuck_threads=batcher.abandoned,
             busy_seconds={device: batcher.busy_seconds(index) for index, device in enumerate(pipeline.device_names)},
             memory_bytes=read_memory(pipeline.devices),
+            answered_again={
+                (model.name, str(model.version), reason): images
+                for model in catalog.served
+                for reason, images in model.answered_again.items()
+            },
             served=tuple(
                 ServedInfo(
                     model.name,

@@ -148,13 +148,13 @@ class Settings(BaseSettings):
     )
     warm_up: Literal["auto", "every-bucket", "one"] = Field(
         "auto",
-        description="image sizes that a model computes before it is ready. Auto is every bucket on a GPU, which plans "
-        "anew for each shape, and one on a CPU, which does not",
+        description="image sizes that a model computes before it is ready. Auto is one on a CPU, the commonest for "
+        "the engine cuda, and every bucket for other engines on a GPU, which plan anew for each shape",
     )
     engine: EngineChoice = Field(
         "auto",
-        description="what runs the network. Auto is OpenVINO for what it computes in INT8 or bfloat16 on this "
-        "processor, where it is installed, else ONNX Runtime",
+        description="what runs the network. Auto is cuda on a GPU, where torch is installed; on a CPU OpenVINO, where "
+        "it is installed, for what it computes in INT8 or bfloat16 on this processor; else ONNX Runtime",
     )
     device: Device = Field(
         "auto",
@@ -164,7 +164,8 @@ class Settings(BaseSettings):
     precision: PrecisionChoice = Field(
         "f32",
         description="what networks compute in. f32 answers the same on every machine; auto is the fastest that this "
-        "processor has instructions for and that lost at most 0.2 points of AP when the model was published",
+        "processor has instructions for and that lost at most 0.2 points of AP when the model was published, and f16 "
+        "for the engine cuda",
     )
     engine_threads: PositiveInt | Auto = Field(
         "auto", description="CPU threads of one inference; auto is every physical core, shared by the CPU devices"

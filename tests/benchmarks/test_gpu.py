@@ -33,7 +33,7 @@ def test_a_dry_run_goes_through_every_step(tmp_path: Path, capsys: pytest.Captur
     findings = comparison["details"]["findings"]
     assert findings["answers"]["static eager half"]["good"]
     errors = findings["layer_errors"]["static eager half"]
-    assert len(errors) == 6
+    assert len(errors) == 9
     assert all(0 < error < 0.1 for error in errors.values())
     assert findings["best"]["contender"] == "static eager half"
     assert "CUDA device" in findings["skipped"]["CUDA graph half"]

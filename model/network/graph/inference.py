@@ -173,6 +173,7 @@ class InferenceGraph(nn.Module):
         """The RPN's boxes float32 [B, P, 4] by falling objectness, and which of the P places hold one, bool [B, P]."""
         found = []
         for level, (logits, deltas) in enumerate(zip(*self.rpn.head(list(pyramid.values())), strict=True)):
+            logits, deltas = self._look_at(logits), self._look_at(deltas)
             # Positions count rows, then columns, then a cell's anchors. Padding lets k be the same for every size.
             padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=SUPPRESSED)
             best, position = self.lowering.top_k(padded, self.pre_nms)
@@ -254,12 +255,16 @@ class InferenceGraph(nn.Module):
         features = self.roi_heads.mask_head(features)
         predictor = self.roi_heads.mask_predictor
         if isinstance(self.roi_heads, SoftmaxMaskRoIHeads):
-            return _own(predictor(features).softmax(1), labels)
+            return _own(self._look_at(predictor(features)).softmax(1), labels)
         if isinstance(predictor, MlpMaskPredictor):
-            return _own(predictor(features), labels).sigmoid()
+            return self._look_at(_own(predictor(features), labels)).sigmoid()
         if isinstance(predictor, AgnosticMaskPredictor):
             labels = torch.zeros_like(labels)
-        return _own_class_masks(predictor, features, labels)
+        return self._look_at(_own_class_logits(predictor, features, labels)).sigmoid()
+
+    def _look_at(self, answers: Tensor) -> Tensor:
+        """A layer's answers, before anything is made of them that would hide an overflow; a graph may note them."""
+        return answers
 
 
 def in_parts(compute: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, parts: int) -> Tensor:
@@ -289,8 +294,8 @@ def _own(values: Tensor, labels: Tensor) -> Tensor:
     return values.gather(1, index).squeeze(1)
 
 
-def _own_class_masks(predictor: MaskRCNNPredictor, features: Tensor, labels: Tensor) -> Tensor:
-    """torchvision's MaskRCNNPredictor, rearranged: probabilities float32 [R, M, M] of the own class.
+def _own_class_logits(predictor: MaskRCNNPredictor, features: Tensor, labels: Tensor) -> Tensor:
+    """torchvision's MaskRCNNPredictor, rearranged: logits float32 [R, M, M] of the own class.
 
     Its 2x2 deconvolution of stride 2 never overlaps, so it is a 1x1 convolution with a set of channels for each of the
     four pixels. And only the own class's logits are computed.
@@ -303,8 +308,8 @@ def _own_class_masks(predictor: MaskRCNNPredictor, features: Tensor, labels: Ten
     logits = (own_class @ hidden).squeeze(2) + rows(classifier.bias, labels).unflatten(0, (-1, 1, 1))
     # [R, 4, s * s] -> [R, row, its half, column, its half]
     logits = logits.unflatten(1, (2, 2)).unflatten(3, features.shape[2:]).permute(0, 3, 1, 4, 2)
-    probabilities: Tensor = logits.flatten(3).flatten(1, 2).sigmoid()
-    return probabilities
+    flat: Tensor = logits.flatten(3).flatten(1, 2)
+    return flat
 
 
 @contextmanager

@@ -72,6 +72,8 @@ def pool_every_slot(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, i
     Each level is asked for every slot; where a slot belongs to another one its box lies outside, which costs no reading
     and adds zero.
     """
+    # Of an overflow: the operators read wherever a box is, and that may be no memory of theirs.
+    boxes = torch.where(boxes.isnan(), 0.0, boxes)
     x1, y1, x2, y2 = boxes.unbind(1)
     side = torch.sqrt((x2 - x1) * (y2 - y1))
     pooled: Tensor | None = None
@@ -100,8 +102,9 @@ class StaticGraph(InferenceGraph):
 
     forward takes what `InferenceGraph.forward` takes and returns, for D = detections_per_image places an image:
         boxes float32 [B, D, 4], scores float32 [B, D] falling and -inf where there is no detection, labels int64
-        [B, D], exact bool [B], whether the image's answer is `InferenceGraph`'s; with a mask head also probabilities
-        [B, D, M, M], with a keypoint head heatmap logits [B, D, K, S, S].
+        [B, D], exact bool [B], whether the image's answer is `InferenceGraph`'s, finite bool [B], whether no layer gave
+        it a number too large for its type; with a mask head also probabilities [B, D, M, M], with a keypoint head
+        heatmap logits [B, D, K, S, S].
 
     `dtype` is what backbone and heads compute in, `layout` what the backbone is given: `halve` of
     `model.network.graph.half` sets both with the weights; pooling, boxes and scores are float32.
@@ -115,15 +118,16 @@ class StaticGraph(InferenceGraph):
         self.dtype = torch.float32
         self.layout = torch.contiguous_format
         self._settled = torch.empty(0, dtype=torch.bool)
+        self._finite = torch.empty(0, dtype=torch.bool)
 
     @property
     def static_output_names(self) -> list[str]:
         """Of what `forward` returns."""
-        return ["boxes", "scores", "labels", "exact", *self.output_names[4:]]
+        return ["boxes", "scores", "labels", "exact", "finite", *self.output_names[4:]]
 
     def forward(self, images: Tensor, sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
-        pixels = self._normalize(images, sizes).to(self.dtype, memory_format=self.layout)
-        pyramid = self._pyramid(pixels)
+        pixels = self._pixels(images, sizes)
+        pyramid = {name: self._look_at(level) for name, level in self._pyramid(pixels).items()}
         height, width = sizes.to(torch.float32).unbind(1)
         limits = torch.stack((width, height, width, height), dim=1)
         proposals, is_proposal = self._proposals(pixels, pyramid, limits)
@@ -131,14 +135,27 @@ class StaticGraph(InferenceGraph):
         # RoIAlign takes its boxes in the type of its features, and float16 has steps of a pixel at 1,333.
         pyramid = {name: self._for_pooling(level) for name, level in pyramid.items()}
         boxes, scores, labels, complete = self._best(pyramid, proposals, is_proposal, limits, score_threshold)
-        outputs = [boxes, scores, labels, exact & complete]
+        maps = []
         if self.mask_pool is not None:
             features = self._pooled(self.mask_pool, pyramid, boxes)
-            outputs.append(self._answer(self._masks(features, labels.flatten()), scores))
+            maps.append(self._answer(self._masks(features, labels.flatten()), scores))
         if self.keypoint_pool is not None:
             features = self.roi_heads.keypoint_head(self._pooled(self.keypoint_pool, pyramid, boxes))
-            outputs.append(self._answer(self.roi_heads.keypoint_predictor(features), scores))
-        return tuple(outputs)
+            heatmaps = self._look_at(self.roi_heads.keypoint_predictor(features))
+            maps.append(self._answer(heatmaps, scores))
+        return boxes, scores, labels, exact & complete, self._finite, *maps
+
+    def _pixels(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """What the backbone is given; nothing is known of these images yet."""
+        self._finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        return self._normalize(images, sizes).to(self.dtype, memory_format=self.layout)
+
+    def _look_at(self, answers: Tensor) -> Tensor:
+        """`answers` [B * n, ...] of B images. An infinity, and what became of one, is in their sum; float32 has room
+        for the sum of all else."""
+        sums = answers.sum(tuple(range(1, answers.ndim)), dtype=torch.float32)
+        self._finite = self._finite & sums.unflatten(0, (len(self._finite), -1)).sum(1).isfinite()
+        return answers
 
     def _answer(self, maps: Tensor, slots: Tensor) -> Tensor:
         # NumPy has no bfloat16.
@@ -174,6 +191,7 @@ class StaticGraph(InferenceGraph):
         """Boxes [B, D, 4], scores [B, D], labels [B, D], and whether they are the exact answer, bool [B]."""
         heads = self.roi_heads
         class_logits, deltas = heads.box_predictor(heads.box_head(self._pooled(self.box_pool, pyramid, proposals)))
+        class_logits, deltas = self._look_at(class_logits), self._look_at(deltas)
         # Class 0 is the background.
         scores = class_logits.to(torch.float32).softmax(1).narrow(1, 1, self.classes)
         scores = scores.unflatten(0, is_proposal.shape)

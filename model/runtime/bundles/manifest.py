@@ -25,8 +25,9 @@ INT8_FILE: Final = "model.int8.onnx"
 
 NETWORK_FILES: Final = (NETWORK_FILE, INT8_FILE)
 
-Precision = Literal["f32", "bf16", "int8"]
-"""What a network's layers compute in. bf16 needs no file of its own: an engine rounds as it computes `NETWORK_FILE`."""
+Precision = Literal["f32", "f16", "bf16", "int8"]
+"""What a network's layers compute in. f16 and bf16 need no file of their own: an engine rounds the weights of
+`NETWORK_FILE`, and what it computes."""
 
 PrecisionChoice = Literal[Precision, "auto"]
 

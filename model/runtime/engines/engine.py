@@ -12,19 +12,20 @@ from model.architecture import Task, has_keypoints, has_masks
 from model.runtime.detections import RawDetections
 from model.runtime.images.picture import Size
 
-EngineKind = Literal["onnx", "torchscript", "openvino"]
+EngineKind = Literal["onnx", "torchscript", "openvino", "cuda"]
 DeviceChoice = str
 """Where an engine runs: "auto", "cpu", "cuda" or "cuda:N"; see `devices`."""
 
-FloatPrecision = Literal["f32", "bf16"]
-"""What a network computes in, wherever its file does not say INT8: float32, or bfloat16 with float32 sums."""
+FloatPrecision = Literal["f32", "f16", "bf16"]
+"""What a network computes in, wherever its file does not say INT8: float32, or one of the halves with float32 sums."""
 
 MODEL_FILES: dict[EngineKind, str] = {
     "onnx": "model.onnx",
     "torchscript": "model.torchscript.pt",
     "openvino": "model.onnx",
+    "cuda": "model.onnx",
 }
-"""The bundle's file that each engine runs."""
+"""The bundle's file that each engine runs; `cuda` takes the weights alone, from `weights.pth` where there is one."""
 
 INPUTS = ("images", "sizes", "score_threshold")
 """The network's inputs, in order."""

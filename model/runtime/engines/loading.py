@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import ModuleType
+from typing import Final
 
 from model.console.installing import install
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.engines.devices import check_device, gpu_index, list_devices, tell_cpu
+from model.runtime.engines.devices import check_device, count_gpus, gpu_index, list_devices, tell_cpu
 from model.runtime.engines.engine import (
     MODEL_FILES,
     DeviceChoice,
@@ -18,6 +20,8 @@ from model.runtime.engines.engine import (
     no_device,
 )
 
+_OTHERS: Final = "engine onnx or auto, or another device"
+
 
 def load_engine(
     bundle: Bundle,
@@ -26,12 +30,13 @@ def load_engine(
     threads: int | None = None,
     precision: FloatPrecision = "f32",
     model_file: str | None = None,
+    batch_size: int = 1,
 ) -> Engine:
     """Start the engine for a bundle.
 
     `device`: "auto" takes a GPU when there is one that works. `threads`: CPU threads of one inference; None takes every
     physical core that this process may use. `model_file`: which of the bundle's files runs, such as "model.int8.onnx";
-    None is the engine's own (`MODEL_FILES`).
+    None is the engine's own (`MODEL_FILES`). `batch_size`: for the cuda engine, which fills batches up to it.
 
     Raises:
         Unavailable: the bundle lacks the file, the engine cannot compute in this precision, or the device or the
@@ -45,9 +50,14 @@ def load_engine(
         check_device(device)
     except ValueError as error:
         raise EngineError(str(error)) from None
+    engine: Engine
+    if kind == "cuda":
+        if precision == "bf16" or name != MODEL_FILES[kind]:
+            raise Unavailable("the cuda engine computes in f16 and f32; choose one of these precisions")
+        engine = _cuda().start(bundle, device, precision, batch_size)
+        return engine
     # Once more, and the engine gets what was checked: by its name it might read what has taken the file's place since.
     content = bundle.read(name)
-    engine: Engine
     if kind == "openvino":
         engine = _openvino().OpenVinoEngine(file, task, device, threads, precision, content)
         return engine
@@ -71,6 +81,14 @@ def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
     there.
     """
     devices = list_devices(choice)
+    if kind == "cuda":
+        for device in devices:
+            missing = "it computes on NVIDIA GPUs alone" if device == "cpu" else _why_no_gpu(device, kind)
+            if missing is not None:
+                raise Unavailable(
+                    f"the cuda engine was asked for on device {device!r}, but {missing}; choose {_OTHERS}"
+                )
+        return devices
     for device in devices:
         if device in ("auto", "cpu"):
             continue
@@ -80,6 +98,22 @@ def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
             tell_cpu(missing)
             return ("cpu",)
     return devices
+
+
+def why_no_cuda_engine(choice: str) -> str | None:
+    """Why the cuda engine cannot run on all devices that a choice means, in words that go on after "as"; None if it
+    can. torch is imported only where there is a GPU, and torch."""
+    if "cpu" in list_devices(choice):
+        return "the CPU was asked for"
+    if count_gpus() == 0:
+        return "there is no GPU"
+    if missing := [name for name in ("torch", "torchvision", "onnx") if find_spec(name) is None]:
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed ({install('torch')})"
+    try:
+        reasons = [_why_no_gpu(device, "cuda") for device in list_devices(choice)]
+    except Unavailable as error:
+        return str(error)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def computes_on_cpu(device: DeviceChoice, kind: EngineKind = "onnx") -> bool:
@@ -92,8 +126,19 @@ def _why_no_gpu(device: str, kind: EngineKind) -> str | None:
         from model.runtime.engines.cuda import why_no_gpu
 
         return why_no_gpu(gpu_index(device))
-    reason: str | None = (_openvino() if kind == "openvino" else _torchscript()).why_no_gpu(gpu_index(device))
+    engines = {"openvino": _openvino, "torchscript": _torchscript, "cuda": _cuda}
+    reason: str | None = engines[kind]().why_no_gpu(gpu_index(device))
     return reason
+
+
+def _cuda() -> ModuleType:
+    try:
+        from model.network.serving import starting
+    except ImportError as error:
+        raise Unavailable(
+            f"the cuda engine needs torch, torchvision and onnx ({error}); {install('torch')}, or use the onnx engine"
+        ) from error
+    return starting
 
 
 def _torchscript() -> ModuleType:

@@ -19,6 +19,7 @@ COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {
     "onnx": ("f32", "int8"),
     "torchscript": ("f32",),
     "openvino": ("f32", "bf16", "int8"),
+    "cuda": ("f32", "f16"),
 }
 """What each engine computes in, given the file for it."""
 
@@ -42,15 +43,19 @@ def choose_precision(
     """What the bundle's network is to compute in.
 
     "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that lost at
-    most `MOST_AP_LOST` when the bundle was published; on a GPU it takes f32. A bundle whose `model.onnx` itself was
-    quantized computes in INT8 whatever is wanted, but bf16. features: the processor's; None asks it.
+    most `MOST_AP_LOST` when the bundle was published. On a GPU it takes f16 if the engine is `cuda`, which checks what
+    it computes at its start and image by image, and f32 if not. A bundle whose `model.onnx` itself was quantized
+    computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's; None asks it.
 
     Raises Unavailable: the engine or the bundle has not what is asked for.
     """
     features = processor_features() if features is None else features
     manifest = bundle.manifest
-    if "f32" not in manifest.network_precisions and wanted != "bf16":
+    halves = ("bf16", "f16")
+    if "f32" not in manifest.network_precisions and wanted not in halves and "int8" in COMPUTED_BY[kind]:
         return "int8"
+    if wanted == "auto" and kind == "cuda":
+        return "f16" if "f16" not in manifest.precisions or is_proven(manifest, "f16") else "f32"
     if wanted == "auto":
         return next(
             (
@@ -71,8 +76,8 @@ def choose_precision(
             f"precision int8 was asked for, but bundle {bundle.path} has no {INT8_FILE}; publish one with: maskserve "
             f"export --bundle {bundle.path} --data DIR --output MODELS --int8 beside, or choose precision f32 or auto"
         )
-    if wanted == "bf16" and "f32" not in manifest.network_precisions:
-        raise Unavailable(f"precision bf16 was asked for, but bundle {bundle.path} is in INT8; choose int8 or auto")
+    if wanted in halves and "f32" not in manifest.network_precisions:
+        raise Unavailable(f"precision {wanted} was asked for, but bundle {bundle.path} is in INT8; choose int8 or auto")
     if wanted == "int8" and on_cpu and not features & INT8_FEATURES:
         logger.warning(
             "%s/%d computes in INT8 on a processor without dot products of bytes: it is slower than in f32, and what "
@@ -103,7 +108,8 @@ def load_in(
     kind: EngineKind = "onnx",
     device: DeviceChoice = "auto",
     threads: int | None = None,
+    batch_size: int = 1,
 ) -> Engine:
     """`load_engine` for a precision that `choose_precision` has chosen; raises as it does."""
-    rounded: FloatPrecision = "bf16" if precision == "bf16" else "f32"
-    return load_engine(bundle, kind, device, threads, rounded, file_of(bundle.manifest, precision))
+    rounded: FloatPrecision = "f32" if precision == "int8" else precision
+    return load_engine(bundle, kind, device, threads, rounded, file_of(bundle.manifest, precision), batch_size)

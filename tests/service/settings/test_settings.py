@@ -179,7 +179,9 @@ def test_a_request_has_as_many_images_as_the_shortest_queue_takes() -> None:
     [
         pytest.param("--port 70000", "--port 70000: should be less than or equal to 65535", id="out of range"),
         pytest.param("--port x", "--port x: should be a valid integer", id="not a number"),
-        pytest.param("--engine tensorrt", "should be 'auto', 'onnx', 'torchscript' or 'openvino'", id="unknown word"),
+        pytest.param(
+            "--engine tensorrt", "should be 'auto', 'onnx', 'torchscript', 'openvino' or 'cuda'", id="unknown word"
+        ),
         pytest.param("--max-batch-size 0", "greater than or equal to 1 or should be 'auto'", id="number or word"),
         pytest.param("--timeout-ms 0", "--timeout-ms 0: should be greater than 0", id="no time at all"),
         pytest.param("--timeout-ms inf", "--timeout-ms inf: should be a finite number", id="no limit at all"),

@@ -55,6 +55,10 @@ def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "onnx", False, "f32", id="a GPU"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "torchscript", True, "f32", id="an engine of f32 alone"),
         pytest.param("auto", {}, VNNI, "onnx", True, "f32", id="no INT8"),
+        pytest.param("auto", {}, VNNI, "cuda", False, "f16", id="half precision on a GPU"),
+        pytest.param("auto", {"f32": 0.5, "f16": 0.49}, VNNI, "cuda", False, "f32", id="half precision that loses"),
+        pytest.param("f16", {}, VNNI, "cuda", False, "f16", id="half precision that is asked for"),
+        pytest.param("f32", {}, VNNI, "cuda", False, "f32", id="float32 on a GPU"),
         pytest.param(
             "auto", {"f32": -1.0, "int8": -1.0}, VNNI, "onnx", True, "f32", id="AP that could not be measured"
         ),
@@ -93,6 +97,10 @@ def test_a_network_that_was_quantized_itself_computes_in_int8(make: Make, wanted
             id="engine",
         ),
         pytest.param("bf16", "torchscript", False, "the torchscript engine does not compute", id="bf16 in torch"),
+        pytest.param("f16", "onnx", False, "does not compute; choose engine cuda, or", id="f16 in ONNX Runtime"),
+        pytest.param(
+            "int8", "cuda", False, "the cuda engine does not compute; choose engine onnx or", id="INT8 in cuda"
+        ),
         pytest.param("bf16", "onnx", False, "does not compute; choose engine openvino, or", id="bf16 in ONNX Runtime"),
     ],
 )

@@ -1,0 +1,1 @@
+"""The engine `cuda`: the graph of fixed shapes, in half precision, replayed as CUDA graphs."""

@@ -1,0 +1,123 @@
+"""Whether a graph computes here, on this device, what it should: looked at before it answers anybody.
+
+Whole answers alone can't tell. Where proposals differ from each other by little, rounding lets others through: right
+code with random weights found 32 % of torchvision's detections again in float16 (a CPU, 256x320). So layers are
+compared too, where rounding isn't magnified: before suppression chooses and ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.network.graph.static import StaticGraph
+from model.network.serving.engine import StaticEngine
+from model.runtime.detections import RawDetections
+from model.runtime.engines.engine import EngineError
+from model.runtime.images.picture import Size
+
+MOST_ERROR: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+"""Largest |out - reference| / |reference| of a layer, by what it computes in."""
+
+SAME_SCORE, SAME_PIXELS = 0.01, 1.0
+"""How near a detection must be to one of the other answer to be the same."""
+LEAST_ALIKE: Final = 0.9
+"""Of the detections of the same image, in another place of its batch, or replayed and computed kernel by kernel. Meant
+to be all, but where two nearly have one score a last bit may decide which of them suppresses the other."""
+
+
+def reference_images(count: int, size: Size, channels: int) -> NDArray[np.uint8]:
+    """uint8 [B, H, W, C]: smooth blobs under noise, always the same."""
+    random = np.random.default_rng(0)
+    height, width = size
+    coarse = random.random((count, -(-height // 16), -(-width // 16), channels), np.float32)
+    blobs = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
+    noise = random.random(blobs.shape, np.float32)
+    return (200 * blobs + 55 * noise).astype(np.uint8)
+
+
+@torch.no_grad()
+def layer_errors(reference: StaticGraph, graph: StaticGraph, images: Tensor, sizes: Tensor) -> dict[str, float]:
+    """Relative error by layer: each level of the pyramid, and on equal proposals the heads.
+
+    The graphs may be on different devices. images uint8 [B, H, W, C] and sizes int64 [B, 2] may be on any.
+    """
+    pyramids, answers = [], []
+    proposals: Tensor | None = None
+    for each in (reference, graph):
+        device = each.image_mean.device
+        pixels = each._pixels(images.to(device), sizes.to(device))
+        pyramid = each._pyramid(pixels)
+        if proposals is None:
+            height, width = sizes.to(device, torch.float32).unbind(1)
+            limits = torch.stack((width, height, width, height), dim=1)
+            proposals, _ = each._proposals(pixels, pyramid, limits)
+        answers.append(_heads(each, pyramid, proposals.to(device)))
+        pyramids.append(pyramid)
+    errors = {f"level {name}": _error(pyramids[1][name], level) for name, level in pyramids[0].items()}
+    return errors | {name: _error(answers[1][name], value) for name, value in answers[0].items()}
+
+
+def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> None:
+    """Compare an engine that is prepared for images of this size, a bucket, with a float32 graph on the CPU.
+
+    Raises EngineError: a layer is too far from float32's, a replayed batch is not what its kernels compute one by one,
+    or an image is answered otherwise in another place of its batch.
+    """
+    graph, batch = engine.graph, engine.batch_of(size)
+    images = reference_images(batch, size, graph.channels)
+    sizes = np.array([size] * batch, np.int64)
+    errors = layer_errors(reference, graph, torch.from_numpy(images[:1]), torch.from_numpy(sizes[:1]))
+    most = MOST_ERROR[graph.dtype]
+    if far := {name: error for name, error in errors.items() if not error < most}:  # NaN is too far
+        layers = ", ".join(f"{name} by {error:.2g}" for name, error in far.items())
+        raise EngineError(
+            f"on {engine.device} the network is not what it is in float32: {layers} (of 1; at most {most:g}); choose "
+            "precision f32, or the onnx engine"
+        )
+    thresholds = np.zeros(batch, np.float32)
+    answer = engine.run(images, sizes, thresholds)
+    eager = engine.run_eagerly(images, sizes, thresholds)
+    moved = engine.run(images[::-1], sizes, thresholds)
+    for index in range(batch):
+        mine = answer.of_image(index)
+        for other, where in ((eager.of_image(index), "kernel by kernel"), (moved.of_image(batch - 1 - index), "moved")):
+            if (share := alike(mine, other)) < LEAST_ALIKE:
+                raise EngineError(
+                    f"on {engine.device} the same image is answered otherwise when it is computed {where}: "
+                    f"{share:.0%} of its detections are the same; choose the onnx engine"
+                )
+
+
+def alike(one: RawDetections, other: RawDetections) -> float:
+    """The share of two answers for an image that is in both; 1 where there is nothing."""
+    if len(one.scores) == 0 or len(other.scores) == 0:
+        return float(len(one.scores) == len(other.scores))
+    same = np.abs(one.boxes[:, None] - other.boxes[None]).max(axis=2) < SAME_PIXELS
+    same &= np.abs(one.scores[:, None] - other.scores[None]) < SAME_SCORE
+    same &= one.labels[:, None] == other.labels[None]
+    return float(min(same.any(axis=0).mean(), same.any(axis=1).mean()))
+
+
+def _heads(graph: StaticGraph, pyramid: dict[str, Tensor], proposals: Tensor) -> dict[str, Tensor]:
+    """What the heads make of proposals [B, P, 4]: features of the box head, class logits, box deltas, and features of
+    the other heads."""
+    heads = graph.roi_heads
+    levels = {name: graph._for_pooling(level) for name, level in pyramid.items()}
+    features = heads.box_head(graph._pooled(graph.box_pool, levels, proposals))
+    logits, deltas = heads.box_predictor(features)
+    answers = {"box head": features, "classes": logits, "boxes": deltas}
+    if graph.mask_pool is not None:
+        answers["mask head"] = heads.mask_head(graph._pooled(graph.mask_pool, levels, proposals[:, :8]))
+    if graph.keypoint_pool is not None:
+        answers["keypoint head"] = heads.keypoint_head(graph._pooled(graph.keypoint_pool, levels, proposals[:, :8]))
+    return answers
+
+
+def _error(answer: Tensor, reference: Tensor) -> float:
+    exact = reference.double().cpu()
+    return float((answer.double().cpu() - exact).norm() / exact.norm())

@@ -1,0 +1,383 @@
+"""A static graph as an engine: on a GPU each shape of batch is captured once as a CUDA graph and replayed from then on.
+
+    pending = engine.submit(images, sizes, thresholds)   # queues upload, replay and one download; returns at once
+    raw = pending.result()
+
+On a CPU the same steps run one after the other, which is for tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.network.graph.inference import InferenceGraph
+from model.network.graph.static import StaticGraph
+from model.network.serving.buckets import Buckets
+from model.network.serving.captures import Captured, Captures, Inputs, Shape
+from model.network.serving.packing import Field, HostMemory, pack, unpack
+from model.network.serving.place import Gpu, Host, Place
+from model.runtime.detections import RawDetections
+from model.runtime.engines.engine import EngineError, OutOfMemory
+from model.runtime.images.picture import Size
+
+Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+
+NOTHING: Final = 2.0
+"""A score threshold that no detection exceeds, for places of a batch without an image."""
+OVERFLOW: Final = "overflow"
+INEXACT: Final = "inexact"
+
+logger = logging.getLogger(__name__)
+
+
+class Pending:
+    """A batch that the engine was given: `count` images. The host's memory `inputs` is its own until the result."""
+
+    def __init__(
+        self,
+        engine: StaticEngine,
+        wait: Callable[[], None],
+        memory: HostMemory,
+        answer: Tensor,
+        fields: tuple[Field, ...],
+        inputs: Inputs,
+        count: int,
+    ) -> None:
+        self._engine, self._wait, self._memory = engine, wait, memory
+        self._answer, self._fields, self._inputs, self._count = answer, fields, inputs, count
+
+    def result(self) -> RawDetections:
+        """Wait for the batch, and answer again what was not answered well. Releases the GIL meanwhile."""
+        self._wait()
+        arrays = {name: values[: self._count] for name, values in unpack(self._answer, self._fields).items()}
+        raw = self._engine.answered(arrays, self._inputs)
+        self._engine.take_back(self._memory)  # not if anything was raised: the device may still be at it
+        return raw
+
+
+class StaticEngine:
+    """Runs a StaticGraph behind the runtime's OverlappingEngine protocol; it is safe from several threads.
+
+    `exact` answers again what the static graph says may not be right; without it such images are only counted.
+    `batch_size`: batches of fewer images are filled up to it, so that an answer does not depend on how many there are:
+    kernels are chosen by the shape. None takes batches as they come. `buckets`: the sizes that images are padded to;
+    None takes them as they come. `eager_meanwhile`: what is not captured yet is computed kernel by kernel while a
+    thread captures it; else a batch of a new shape waits for its capture. `forward` computes instead of the graph, such
+    as a compiled form of it. `capture`: None captures where the place can.
+    """
+
+    name = "cuda"
+    depth = 2
+
+    def __init__(
+        self,
+        graph: StaticGraph,
+        place: Place | None = None,
+        *,
+        exact: InferenceGraph | None = None,
+        batch_size: int | None = None,
+        buckets: Buckets | None = None,
+        eager_meanwhile: bool = False,
+        forward: Forward | None = None,
+        capture: bool | None = None,
+    ) -> None:
+        device = next(graph.parameters()).device
+        if place is None:
+            place = Gpu(device.index, str(device)) if device.type == "cuda" else Host()
+        if capture and not place.captures:
+            raise ValueError(f"the graph is on {device}: only a GPU can capture")
+        self.graph, self._exact = graph.eval(), exact
+        self._forward: Forward = graph if forward is None else forward
+        self._place, self._device = place, device
+        self._batch_size, self._buckets = batch_size, buckets
+        self._captures_shapes = place.captures if capture is None else capture
+        self._eager_meanwhile = eager_meanwhile
+        self._captures = Captures(place.capture_bytes)
+        self._wanted: set[Shape] = set()
+        """Shapes that are captured, or will be, or cannot be."""
+        self._fitting: dict[Size, int] = {}
+        """Images of a bucket that fit into the memory, where that is less than a batch."""
+        self._capturing = ThreadPoolExecutor(1, "capture")
+        self._free: list[HostMemory] = []
+        self._again: Counter[str] = Counter({OVERFLOW: 0, INEXACT: 0})
+        self._counting = threading.Lock()
+        self._closed = False
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "cuda:N"."""
+        return self._place.name
+
+    @property
+    def answered_again(self) -> Mapping[str, int]:
+        """See `OverlappingEngine`."""
+        with self._counting:
+            return dict(self._again)
+
+    def bucket(self, size: Size) -> Size:
+        """See `OverlappingEngine`."""
+        return size if self._buckets is None else self._buckets.of(size)
+
+    def batch_of(self, size: Size, count: int = 1) -> int:
+        """The images that a batch of a bucket is filled up to. Raises OutOfMemory: fewer than `count` fit."""
+        if self._batch_size is None:
+            return count
+        fitting = self._fitting.get(size, self._batch_size)
+        if count > fitting:
+            raise self._too_much(count, size)
+        return fitting
+
+    def prepare(self, every_bucket: bool) -> None:
+        """See `OverlappingEngine`. Raises OutOfMemory: not even one image fits."""
+        if self._buckets is None or self._batch_size is None:
+            raise ValueError("only an engine with buckets and a batch size knows what will come")
+        channels = self.graph.channels
+        for size in self._buckets.all if every_bucket else self._buckets.commonest:
+            image = np.zeros((*size, channels), np.uint8)
+            while not self._fits(size, channels, image):
+                pass
+        self._place.tidy()
+
+    def _fits(self, size: Size, channels: int, image: NDArray[np.uint8]) -> bool:
+        """Whether the bucket is ready; if not, fewer images are tried next."""
+        batch = self.batch_of(size)
+        try:
+            if self._captures_shapes:
+                self._capture((batch, *size, channels))
+            self.run(image[None], np.array([size], np.int64), np.full(1, NOTHING, np.float32))
+        except OutOfMemory:
+            if batch == 1:
+                raise
+            return False
+        return True
+
+    def submit(
+        self, images: Sequence[NDArray[np.uint8]], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> Pending:
+        """See `OverlappingEngine`."""
+        return self._submit(images, sizes, score_threshold)
+
+    def _submit(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        sizes: NDArray[np.int64],
+        score_threshold: NDArray[np.float32],
+        eagerly: bool = False,
+    ) -> Pending:
+        count = len(images)
+        height, width = self.bucket((max(image.shape[0] for image in images), max(image.shape[1] for image in images)))
+        shape = (self.batch_of((height, width), count), height, width, self.graph.channels)
+        memory = self._take_memory()
+        pixels = memory.room("images", shape, torch.uint8)
+        # Outside of an image's valid size nothing is looked at, so what was there before may stay.
+        for target, image in zip(pixels.numpy(), images, strict=False):
+            target[: image.shape[0], : image.shape[1]] = image
+        valid = memory.room("sizes", (shape[0], 2), torch.int64)
+        thresholds = memory.room("thresholds", (shape[0],), torch.float32)
+        valid.numpy()[:count], valid.numpy()[count:] = sizes, 1
+        thresholds.numpy()[:count], thresholds.numpy()[count:] = score_threshold, NOTHING
+        return self._give((pixels, valid, thresholds), memory, count, eagerly)
+
+    def submit_tensors(self, images: Tensor, sizes: Tensor, score_threshold: Tensor) -> Pending:
+        """`submit` of a whole batch on the host, as it is. Pinned tensors are uploaded without waiting; they must stay
+        as they are until the result."""
+        return self._give((images, sizes, score_threshold), self._take_memory(), len(images))
+
+    def run(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """See `Engine.run`. H and W are multiples of 32. Any number of images; OutOfMemory as of one batch of them."""
+        size = self._batch_size or len(images)
+        answers = []
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            answers.append(self.submit([*images[part]], sizes[part], score_threshold[part]).result())
+        return _joined(answers, size)
+
+    def run_eagerly(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections:
+        """`run` of one batch, kernel by kernel whether or not it is captured."""
+        return self._submit([*images], sizes, score_threshold, eagerly=True).result()
+
+    def answered(self, arrays: dict[str, NDArray[Any]], inputs: Inputs) -> RawDetections:
+        """The detections of a batch's images, those of which something is wrong computed once more, in float32.
+
+        arrays: as `unpack` gives them; inputs: those of the batch, on the host.
+        """
+        wrong = np.flatnonzero(~(arrays["finite"] & arrays["exact"]))
+        if len(wrong) == 0:
+            return _detections(arrays)
+        overflows = int((~arrays["finite"]).sum())
+        with self._counting:
+            self._again[OVERFLOW] += overflows
+            self._again[INEXACT] += len(wrong) - overflows
+        if self._exact is None:
+            return _detections(arrays)
+        parts = [
+            self._exactly(self._exact, inputs, index)
+            if index in wrong
+            else _detections({name: values[index : index + 1] for name, values in arrays.items()})
+            for index in range(len(arrays["exact"]))
+        ]
+        return _joined(parts, 1)
+
+    def take_back(self, memory: HostMemory) -> None:
+        """Of a batch that has been answered."""
+        with self._counting:
+            self._free.append(memory)
+
+    def forget(self) -> None:
+        """Free the captured graphs and their memory. What comes is captured anew."""
+        with self._place.turn():
+            self._captures.clear()
+            self._wanted.clear()
+        self._place.tidy()
+
+    def close(self) -> None:
+        """`forget`, and begin nothing more. What was begun is still answered."""
+        self._closed = True
+        self._capturing.shutdown(wait=False, cancel_futures=True)
+        self.forget()
+
+    def _take_memory(self) -> HostMemory:
+        with self._counting:
+            return self._free.pop() if self._free else HostMemory(self._place.pinned)
+
+    def _give(self, host: Inputs, memory: HostMemory, count: int, eagerly: bool = False) -> Pending:
+        shape = tuple(host[0].shape)
+        with self._place.turn(), torch.inference_mode():
+            if self._closed:
+                raise EngineError("the engine is closed")
+            try:
+                captured = None if eagerly else self._captured(shape)
+                if captured is None:
+                    outputs = self._forward(*(part.to(self._device, non_blocking=True) for part in host))
+                    fields, packed = self._fields(outputs), pack(outputs)
+                else:
+                    for target, source in zip(captured.inputs, host, strict=True):
+                        target.copy_(source, non_blocking=True)
+                    captured.capture.replay()
+                    fields, packed = captured.fields, captured.capture.output
+                # The device's memory is the next batch's too; the order of the stream keeps them apart.
+                answer = memory.room("answer", tuple(packed.shape), torch.uint8)
+                answer.copy_(packed, non_blocking=True)
+            except torch.OutOfMemoryError as error:
+                raise self._out_of_memory(shape) from error
+            return Pending(self, self._place.mark(), memory, answer, fields, host, count)
+
+    def _captured(self, shape: Shape) -> Captured | None:
+        """The shape's capture, if it is there or is waited for."""
+        captured = self._captures.find(shape)
+        if captured is not None or not self._captures_shapes or shape in self._wanted:
+            return captured
+        if not self._eager_meanwhile:
+            self._capture(shape)
+            return self._captures.find(shape)
+        self._wanted.add(shape)
+        self._capturing.submit(self._try_to_capture, shape)
+        return None
+
+    def _try_to_capture(self, shape: Shape) -> None:
+        try:
+            self._capture(shape)
+        except Exception as error:  # whatever it is, the same answers are computed kernel by kernel
+            batch, height, width, _ = shape
+            logger.warning("batches of %d of %dx%d are not captured: %s", batch, height, width, error)
+
+    def _capture(self, shape: Shape) -> None:
+        """Capture a shape, in turns with what is answered. Raises OutOfMemory."""
+        batch, height, width, _ = shape
+        self._wanted.add(shape)
+        with self._place.turn(), torch.inference_mode():
+            if self._closed or shape in self._captures:
+                return
+            inputs = (
+                torch.zeros(shape, dtype=torch.uint8, device=self._device),
+                torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
+                torch.full((batch,), 0.5, device=self._device),
+            )
+        fields: list[tuple[Field, ...]] = []
+
+        def run() -> Tensor:
+            with torch.inference_mode():  # which is each thread's own
+                outputs = self._forward(*inputs)
+                fields.append(self._fields(outputs))
+                return pack(outputs)
+
+        try:
+            capture = self._place.capture(run, lambda: self._captures.any)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(shape) from error
+        with self._place.turn():
+            if self._closed:
+                capture.free()
+                return
+            for evicted in self._captures.add(shape, Captured(capture, inputs, fields[-1])):
+                self._wanted.discard(evicted)  # captured again when it comes again
+
+    def _fields(self, outputs: tuple[Tensor, ...]) -> tuple[Field, ...]:
+        names = self.graph.static_output_names
+        return tuple(Field(name, tuple(part.shape), part.dtype) for name, part in zip(names, outputs, strict=True))
+
+    def _exactly(self, exact: InferenceGraph, inputs: Inputs, index: int) -> RawDetections:
+        with self._place.turn(), torch.inference_mode():
+            try:
+                outputs = exact(*(part[index : index + 1].to(self._device) for part in inputs))
+                values = {name: part.cpu().numpy() for name, part in zip(exact.output_names, outputs, strict=True)}
+            except torch.OutOfMemoryError as error:
+                raise self._too_much(1, (inputs[0].shape[1], inputs[0].shape[2])) from error
+        return RawDetections(**values)
+
+    def _out_of_memory(self, shape: Shape) -> OutOfMemory:
+        """From now on fewer images of this bucket are a batch."""
+        batch, height, width, _ = shape
+        if self._batch_size is not None and batch > 1:
+            self._fitting[height, width] = batch // 2
+            with self._place.turn():
+                self._captures.drop(shape)
+            self._place.tidy()
+        return self._too_much(batch, (height, width))
+
+    def _too_much(self, count: int, size: Size) -> OutOfMemory:
+        height, width = size
+        images = "an image" if count == 1 else f"a batch of {count}"
+        return OutOfMemory(f"{images} of {height}x{width} does not fit into the memory of {self.device}")
+
+
+def _detections(arrays: Mapping[str, NDArray[Any]]) -> RawDetections:
+    """What was found among the places of a batch's images."""
+    found = np.isfinite(arrays["scores"])
+    index = np.nonzero(found)[0].astype(np.int64)
+    optional = {name: arrays[name][found] for name in ("masks", "keypoint_heatmaps") if name in arrays}
+    maps = {name: value.astype(np.float32, copy=False) for name, value in optional.items()}
+    return RawDetections(arrays["boxes"][found], arrays["scores"][found], arrays["labels"][found], index, **maps)
+
+
+def _joined(parts: Sequence[RawDetections], images: int) -> RawDetections:
+    """One batch of batches of `images`, the last of which may have fewer."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def maps(name: str) -> NDArray[np.float32] | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)
+
+    return RawDetections(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.image_index + number * images for number, part in enumerate(parts)]),
+        maps("masks"),
+        maps("keypoint_heatmaps"),
+    )

@@ -1,0 +1,166 @@
+"""Where the engine's graphs run: a GPU, which records and replays them, or the CPU, on which nothing is recorded."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UP_RUNS: Final = 3
+"""Before a capture: libraries choose their kernels and take their memory in the first runs, which a capture forbids."""
+CAPTURE_SHARE: Final = 0.4
+"""Of a GPU's memory, for all captured graphs of an engine."""
+
+_collecting = threading.Lock()
+_locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
+"""By GPU. While one thread captures no other may take memory there: what it takes would be the graph's, or be missed by
+it. Only waiting for the GPU needs no turn."""
+
+
+class Capture(Protocol):
+    """A computation that can be repeated. `output` is overwritten each time; `bytes` is what keeping it costs."""
+
+    output: Tensor
+    bytes: int
+
+    def replay(self) -> None:
+        """Compute it again, from what its inputs hold now."""
+
+    def free(self) -> None:
+        """Free its memory, once what was begun with it has ended."""
+
+
+class Place(Protocol):
+    """Where graphs run. What is begun in a turn is computed in the order in which it was begun, whoever begins it."""
+
+    device: torch.device
+    name: str
+    captures: bool
+    pinned: bool
+    capture_bytes: int
+
+    def turn(self) -> AbstractContextManager[None]:
+        """To be held while anything is begun. One thread has it at a time; it may take it again."""
+
+    def mark(self) -> Callable[[], None]:
+        """A function that waits for what was begun in this turn and before. It needs no turn and releases the GIL."""
+
+    def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Capture:
+        """Record `run`, which must give the same kernels every time. `beside` gives another capture that is kept at
+        that moment, whose memory it may share."""
+
+    def tidy(self) -> None:
+        """Give memory that nothing uses back."""
+
+
+class Host:
+    """The CPU."""
+
+    device, name, captures, pinned, capture_bytes = torch.device("cpu"), "cpu", False, False, 0
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self._held()
+
+    def mark(self) -> Callable[[], None]:
+        return lambda: None
+
+    def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Capture:
+        raise RuntimeError("only a GPU can capture")
+
+    def tidy(self) -> None:
+        pass
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
+
+class Gpu:
+    """One GPU, with a stream of its own: never the default one, on which no graph can be captured."""
+
+    captures, pinned = True, True
+
+    def __init__(self, index: int, name: str) -> None:
+        self.device, self.name = torch.device("cuda", index), name
+        self.capture_bytes = int(CAPTURE_SHARE * torch.cuda.get_device_properties(index).total_memory)
+        self._lock = _locks[index]
+        self._stream = torch.cuda.Stream(self.device)
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self._held()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        # Device and stream are the thread's own: a pool's thread begins on GPU 0 and its default stream.
+        with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            yield
+
+    def mark(self) -> Callable[[], None]:
+        event = torch.cuda.Event(blocking=True)  # sleeps: the cores are for decoding
+        event.record(self._stream)
+        wait: Callable[[], None] = event.synchronize
+        return wait
+
+    def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Capture:
+        """In turns of its own, so that answers go on between the runs that warm it up."""
+        for _ in range(WARM_UP_RUNS):
+            with self.turn():
+                run()
+        with self.turn():
+            other = beside()
+            assert other is None or isinstance(other, _Recorded)
+            pool = None if other is None else other.graph.pool()
+            before = torch.cuda.memory_reserved(self.device)
+            graph = torch.cuda.CUDAGraph()
+            with _without_collection():
+                # Not `torch.cuda.graph`, which waits for the GPU and gives all free memory back before it begins.
+                # Another engine's thread may go on using the GPU, hence the mode.
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    output = run()
+                finally:
+                    graph.capture_end()
+            return _Recorded(graph, output, torch.cuda.memory_reserved(self.device) - before, self._stream)
+
+    def tidy(self) -> None:
+        with self.turn():
+            torch.cuda.empty_cache()
+
+
+class _Recorded:
+    """A CUDA graph. Graphs share a pool of memory: they are replayed one after the other, on one stream, and each one's
+    output is copied out before the next begins. An output is not another graph's scratch memory, for it is held."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, output: Tensor, size: int, stream: torch.cuda.Stream) -> None:
+        self.graph, self.output, self.bytes = graph, output, max(0, size)
+        self._stream = stream
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+    def free(self) -> None:
+        self._stream.synchronize()
+        self.graph.reset()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Garbage that holds GPU memory would be freed in the middle of a capture, which ends it."""
+    with _collecting:  # it is the whole process's, and another GPU may be captured on at the same time
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()

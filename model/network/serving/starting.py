@@ -1,0 +1,92 @@
+"""From a bundle to the engine `cuda`, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import cache
+from typing import Final, Literal
+
+import torch
+
+from model.network.build import Detector
+from model.network.graph.half import halve
+from model.network.graph.inference import InferenceGraph
+from model.network.graph.static import StaticGraph
+from model.network.serving.buckets import Buckets
+from model.network.serving.checking import check_engine
+from model.network.serving.engine import StaticEngine
+from model.network.serving.place import Gpu, Place
+from model.network.weights import load_network
+from model.runtime.bundles.bundle import Bundle, MissingFile
+from model.runtime.engines.devices import gpu_index
+from model.runtime.engines.engine import Unavailable, no_device
+from model.runtime.preprocess import Preprocessing
+
+Computed = Literal["f32", "f16", "bf16"]
+DTYPES: Final[dict[Computed, torch.dtype]] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> StaticEngine:
+    """The engine for a bundle on a GPU, with the commonest buckets captured, checked there against float32 on the CPU.
+
+    device: "auto", "cuda" or "cuda:N". batch_size: the most images of a batch, and what batches are filled up to.
+
+    Raises Unavailable: no such GPU, or a bundle without weights in float32; BundleError: they are not its
+    architecture's; EngineError: the GPU does not compute what it should.
+    """
+    if reason := why_no_gpu(gpu_index(device)):
+        raise no_device(device, reason)
+    try:
+        model = load_network(bundle)
+    except MissingFile as error:
+        raise Unavailable(str(error)) from error
+    # Float32 is that, and not TF32's 10 bits: for the answers that are computed once more above all.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    place = Gpu(gpu_index(device), "cuda" if device == "auto" else device)
+    return start_at(place, model, bundle.manifest.preprocessing, precision, batch_size)
+
+
+def start_at(
+    place: Place, model: Detector, preprocessing: Preprocessing, precision: Computed, batch_size: int
+) -> StaticEngine:
+    """`start` of a model on the CPU, which is moved to the place. Raises EngineError."""
+    reference = StaticGraph(copy.deepcopy(model)).eval()
+    buckets = Buckets(preprocessing)
+    with place.turn():
+        model = model.to(place.device)
+        engine = StaticEngine(
+            halve(model, DTYPES[precision]),
+            place,
+            exact=InferenceGraph(model).eval(),
+            batch_size=batch_size,
+            buckets=buckets,
+            eager_meanwhile=True,
+        )
+    try:
+        engine.prepare(every_bucket=False)
+        check_engine(engine, reference, min(buckets.commonest))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+@cache
+def why_no_gpu(index: int) -> str | None:
+    """Why torch cannot compute on the GPU of that number, in one line; None if nothing is in the way."""
+    if not torch.backends.cuda.is_built():
+        return f"this torch ({torch.__version__}) is built without CUDA"
+    with warnings.catch_warnings(record=True) as caught:  # it warns of what it finds missing
+        warnings.simplefilter("always")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= gpus:
+        seen = f"{gpus} of them, numbered from 0" if gpus else "no GPU"
+        why = f" ({' '.join(str(caught[0].message).split())})" if caught and not gpus else ""
+        return f"torch sees {seen}{why}"
+    try:
+        ones = torch.ones(8, 8, device=torch.device("cuda", index), dtype=torch.float16)
+        (ones @ ones).tolist()
+    except RuntimeError as error:  # such as a GPU that this torch has no kernels for
+        return f"torch cannot compute on it: {str(error).splitlines()[0]}"
+    return None

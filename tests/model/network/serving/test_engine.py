@@ -1,0 +1,215 @@
+"""The engine around a graph: filled up batches, captures and what goes without, answers computed once more, memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.network.graph.static import StaticGraph
+from model.network.serving.buckets import Buckets
+from model.network.serving.engine import StaticEngine
+from model.runtime.engines.engine import EngineError, OutOfMemory, OverlappingEngine
+from model.runtime.preprocess import Preprocessing
+from tests.model.network.serving.answering import KnownExactly, Recorder, image, known_answers, known_engine
+from tests.patience import PATIENCE
+
+BUCKETS = Buckets(Preprocessing(min_size=64, max_size=128))
+"""Sides of 32, 64, 96 and 128 pixels."""
+
+
+def ask(engine: StaticEngine, *images: np.ndarray, threshold: float = 0.0) -> list[tuple[float, list[float]]]:
+    """Score and (width, height) of the object in each image."""
+    sizes = np.array([each.shape[:2] for each in images], np.int64)
+    raw = engine.submit(images, sizes, np.full(len(images), threshold, np.float32)).result()
+    found = [raw.of_image(index) for index in range(len(images))]
+    return [
+        (round(float(one.scores[0]), 3), one.boxes[0, 2:].tolist()) if len(one.scores) else (0, []) for one in found
+    ]
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """Released whenever a capture in the background has ended."""
+    ended = threading.Semaphore(0)
+    attempt = StaticEngine._try_to_capture
+
+    def counted(self: StaticEngine, shape: tuple[int, ...]) -> None:
+        attempt(self, shape)
+        ended.release()
+
+    monkeypatch.setattr(StaticEngine, "_try_to_capture", counted)
+    return ended
+
+
+def test_it_is_an_engine_that_is_given_batches_ahead(helpers: Any) -> None:
+    assert isinstance(known_engine(helpers, Recorder()), OverlappingEngine)
+
+
+def test_only_a_gpu_captures(helpers: Any) -> None:
+    with pytest.raises(ValueError, match="only a GPU can capture"):
+        StaticEngine(StaticGraph(helpers.detector(helpers.small)), capture=True)
+
+
+def test_images_of_one_bucket_share_a_batch_that_is_filled_up(helpers: Any) -> None:
+    shapes = set()
+
+    def seen(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shapes.add(tuple(inputs[0].shape))
+        return known_answers(*inputs)
+
+    engine = known_engine(helpers, Recorder(), batch_size=4, buckets=BUCKETS, capture=False, forward=seen)
+    assert ask(engine, image(64, 90, 255), image(60, 96, 51)) == [(1.0, [90.0, 64.0]), (0.2, [96.0, 60.0])]
+    assert ask(engine, image(64, 96, 51), threshold=0.3) == [(0, [])]
+    many = np.stack([image(64, 96, 25 * index) for index in range(1, 8)])
+    raw = engine.run(many, np.array([[64, 96]] * 7), np.zeros(7, np.float32))
+    assert raw.image_index.tolist() == list(range(7))
+    np.testing.assert_allclose(raw.scores, [25 * index / 255 for index in range(1, 8)], rtol=1e-6)
+    assert shapes == {(4, 64, 96, 3)}
+
+
+def test_results_may_be_taken_while_other_batches_are_given(helpers: Any) -> None:
+    """As on a GPU: each batch has host memory of its own until its result."""
+    engine = known_engine(helpers, Recorder(), batch_size=2, buckets=BUCKETS)
+    sizes, thresholds = np.array([[64, 96]]), np.zeros(1, np.float32)
+    pending = [engine.submit([image(64, 96, red)], sizes, thresholds) for red in (51, 102, 153)]
+    assert [round(float(one.result().scores[0]), 2) for one in pending] == [0.2, 0.4, 0.6]
+    assert len(engine._free) == 3
+    engine.submit([image(64, 96, 1)], sizes, thresholds).result()
+    assert len(engine._free) == 3
+
+
+def test_what_is_not_captured_yet_is_answered_meanwhile(helpers: Any, captured: threading.Semaphore) -> None:
+    place = Recorder()
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    with place.turn():  # nothing can be captured meanwhile
+        assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
+        assert place.captured == []
+    assert captured.acquire(timeout=PATIENCE)
+    assert ask(engine, image(64, 90, 102)) == [(0.4, [90.0, 64.0])]
+    assert [one.replays for one in place.captured] == [1]
+    engine.close()
+    assert place.captured[0].is_free
+    with pytest.raises(EngineError, match="closed"):
+        ask(engine, image(64, 96, 51))
+
+
+def test_what_cannot_be_captured_is_answered_all_the_same(
+    helpers: Any, captured: threading.Semaphore, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Recorder()
+    place.error = RuntimeError("operation not permitted when stream is capturing")
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    for _ in range(2):
+        assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
+    assert captured.acquire(timeout=PATIENCE)
+    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "batches of 2 of 64x96 are not captured: operation not permitted" in record.message
+
+
+def test_captures_not_used_for_longest_go_when_their_bytes_are_too_many(helpers: Any) -> None:
+    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4)  # bytes of the largest
+    place = Recorder(capture_bytes=2 * (1000 + inputs), size=1000)
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
+    for width in (64, 96, 64, 128):  # the last is one too many, and 96 was not used for longest
+        assert ask(engine, image(64, width, 51)) == [(0.2, [float(width), 64.0])]
+    assert [one.is_free for one in place.captured] == [False, True, False]
+    assert ask(engine, image(64, 96, 102)) == [(0.4, [96.0, 64.0])]
+    assert [one.is_free for one in place.captured] == [True, True, False, False]
+
+
+def test_one_capture_is_kept_however_large(helpers: Any) -> None:
+    place = Recorder(capture_bytes=10, size=1000)
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
+    for _ in range(2):
+        ask(engine, image(64, 96, 51))
+    assert [one.replays for one in place.captured] == [2]
+
+
+def test_before_the_first_answer_the_commonest_are_captured_or_all(helpers: Any) -> None:
+    place = Recorder()
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    engine.prepare(every_bucket=False)
+    assert len(place.captured) == len(BUCKETS.commonest) < len(BUCKETS.all)
+    engine.prepare(every_bucket=True)
+    assert len(place.captured) == len(BUCKETS.all)
+
+
+@pytest.mark.parametrize(
+    ("green", "blue", "counts"),
+    [
+        pytest.param(1, 0, {"overflow": 0, "inexact": 1}, id="inexact"),
+        pytest.param(0, 1, {"overflow": 1, "inexact": 0}, id="overflow"),
+        pytest.param(1, 1, {"overflow": 1, "inexact": 0}, id="both"),
+    ],
+)
+def test_what_may_be_wrong_is_computed_once_more_and_its_neighbors_are_not(
+    helpers: Any, green: int, blue: int, counts: dict[str, int]
+) -> None:
+    engine = known_engine(helpers, Recorder(), batch_size=4, buckets=BUCKETS, exact=KnownExactly())
+    raw = engine.submit(
+        [image(64, 96, 51), image(64, 96, 102, green, blue), image(64, 96, 153)],
+        np.array([[64, 96]] * 3),
+        np.zeros(3, np.float32),
+    ).result()
+    np.testing.assert_allclose(raw.scores, [0.2, 0.2, 0.6], rtol=1e-6)
+    assert raw.labels.tolist() == [1, 2, 1]
+    assert raw.image_index.tolist() == [0, 1, 2]
+    assert engine.answered_again == counts
+
+
+def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: Any) -> None:
+    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(inputs[0]) * inputs[0].shape[2] > 2 * 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return known_answers(*inputs)
+
+    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS, forward=hungry)
+    wide = [image(64, 128, 51)] * 8
+    with pytest.raises(OutOfMemory, match="a batch of 8 of 64x128 does not fit into the memory of cpu"):
+        ask(engine, *wide)
+    with pytest.raises(OutOfMemory, match="a batch of 8"):  # given to it before the batcher knew
+        ask(engine, *wide)
+    with pytest.raises(OutOfMemory, match="a batch of 4"):
+        ask(engine, *wide[:4])
+    assert ask(engine, *wide[:2]) == [(0.2, [128.0, 64.0])] * 2
+    assert (engine.batch_of((64, 128)), engine.batch_of((64, 64))) == (2, 8)
+    engine.prepare(every_bucket=True)
+    assert engine.batch_of((64, 64)) == 4
+
+
+def test_an_image_that_alone_does_not_fit_is_an_error_of_its_own(helpers: Any) -> None:
+    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = known_engine(helpers, Recorder(), batch_size=1, buckets=BUCKETS, capture=False, forward=hungry)
+    for _ in range(2):
+        with pytest.raises(OutOfMemory, match="an image of 64x96 does not fit"):
+            ask(engine, image(64, 96, 51))
+    with pytest.raises(OutOfMemory):
+        engine.prepare(every_bucket=False)
+
+
+def test_many_threads_ask_and_take_while_buckets_are_captured(helpers: Any) -> None:
+    engine = known_engine(helpers, Recorder(), batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    wrong: list[Any] = []
+
+    def asks(seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        for _ in range(40):
+            red, width = int(draw.integers(1, 256)), int(draw.integers(33, 129))
+            if (found := ask(engine, image(64, width, red))) != [(round(red / 255, 3), [float(width), 64.0])]:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=asks, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert wrong == []
+    engine.close()

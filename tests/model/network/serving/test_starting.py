@@ -1,0 +1,149 @@
+"""From a bundle to an engine that has shown what it computes, or the reason why there is none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.network.engine import EagerEngine
+from model.network.graph.half import halve
+from model.network.graph.inference import InferenceGraph
+from model.network.graph.static import StaticGraph
+from model.network.serving import starting
+from model.network.serving.buckets import Buckets
+from model.network.serving.checking import check_engine
+from model.network.serving.engine import StaticEngine
+from model.network.serving.place import Host
+from model.runtime.bundles.bundle import Bundle, ManifestDraft, Provenance, publish_bundle
+from model.runtime.bundles.manifest import Trades
+from model.runtime.engines.engine import EngineError, Unavailable
+from model.runtime.engines.loading import load_engine
+from model.runtime.preprocess import Preprocessing
+from tests.model.network.serving.answering import Recorder
+from tests.model.runtime.conftest import tiny_network
+
+SEEN = Preprocessing(min_size=64, max_size=64)
+SIZE = (64, 64)
+CHANGES = {"task": "masks", "rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 20, "detections_per_image": 8}
+"""Of the small model, to leave little to compute."""
+
+
+@pytest.fixture(scope="module")
+def model(helpers: Any) -> Any:
+    return helpers.detector(helpers.small.model_copy(update=CHANGES))
+
+
+@pytest.fixture
+def publish(tmp_path: Path, helpers: Any, model: Any) -> Callable[..., Bundle]:
+    """A bundle whose network nothing here runs: of its files the weights alone are read."""
+
+    def of(**changes: Any) -> Bundle:
+        folder = tmp_path / "staging"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(tiny_network("masks"))
+        if changes.pop("weights", True):
+            torch.save(model.state_dict(), folder / "weights.pth")
+        draft = ManifestDraft(
+            architecture=helpers.small.model_copy(update=CHANGES),
+            class_names=("a", "b", "c", "d"),
+            preprocessing=SEEN,
+            provenance=Provenance(dataset="generated", license="CC0-1.0"),
+            **changes,
+        )
+        return publish_bundle(folder, draft, tmp_path / "repository", "small")
+
+    return of
+
+
+def engine_of(model: Any, graph: StaticGraph, forward: Any = None, place: Host | None = None) -> StaticEngine:
+    exact = InferenceGraph(model).eval()
+    return StaticEngine(graph, place or Recorder(), exact=exact, batch_size=2, buckets=Buckets(SEEN), forward=forward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_graph_that_computes_what_it_should_is_taken(model: Any, dtype: torch.dtype) -> None:
+    check_engine(engine_of(model, halve(model, dtype)), StaticGraph(model).eval(), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        pytest.param("backbone.body.layer2.0.conv2", 0.5, id="half as much"),
+        pytest.param("roi_heads.box_head.fc6", float("nan"), id="not a number"),
+        pytest.param("roi_heads.mask_head.0.0", 0.0, id="nothing"),
+    ],
+)
+def test_a_layer_that_computes_something_else_is_named(model: Any, part: str, damage: float) -> None:
+    wrong = copy.deepcopy(model)
+    with torch.no_grad():
+        wrong.get_submodule(part).weight.mul_(damage)
+    with pytest.raises(
+        EngineError, match=r"on cpu the network is not what it is in float32: .*(level|head|classes).* by "
+    ):
+        check_engine(engine_of(wrong, halve(wrong, torch.bfloat16)), StaticGraph(model).eval(), SIZE)
+
+
+def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
+    graph = halve(model, torch.float32)
+
+    def mixed(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+        return graph(images.cummax(0).values, sizes, thresholds)
+
+    with pytest.raises(EngineError, match="answered otherwise when it is computed moved"):
+        check_engine(engine_of(model, graph, mixed), StaticGraph(model).eval(), SIZE)
+
+
+def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
+    graph = halve(model, torch.float32)
+    runs = [0]
+
+    def aging(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+        runs[0] += 1
+        return graph(images if runs[0] < 3 else images // 3, sizes, thresholds)
+
+    with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
+        check_engine(engine_of(model, graph, aging), StaticGraph(model).eval(), SIZE)
+
+
+def test_a_bundle_becomes_an_engine_on_the_device_that_is_named(
+    publish: Callable[..., Bundle], model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def place(index: int, name: str) -> Host:
+        asked.append((index, name))
+        return Host()
+
+    monkeypatch.setattr(starting, "Gpu", place)
+    monkeypatch.setattr(starting, "why_no_gpu", lambda index: None)
+    bundle = publish()
+    batch = (np.full((1, 64, 64, 3), 99, np.uint8), np.array([SIZE]), np.full(1, 0.1, np.float32))
+    for device in ("auto", "cuda", "cuda:3"):
+        engine = load_engine(bundle, "cuda", device, precision="f32", batch_size=1)
+        expected, found = EagerEngine(model).run(*batch), engine.run(*batch)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        engine.close()
+    assert asked == [(0, "cuda"), (0, "cuda"), (3, "cuda:3")]
+    with pytest.raises(Unavailable, match="computes in f16 and f32"):
+        load_engine(bundle, "cuda", "cuda", precision="bf16")
+
+
+def test_weights_in_int8_alone_are_refused(publish: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "why_no_gpu", lambda index: None)
+    bundle = publish(weights=False, trades=Trades(int8=True, ap_deltas={"mask/AP": 0.0}))
+    with pytest.raises(Unavailable, match="has its weights in INT8 alone"):
+        load_engine(bundle, "cuda", "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+def test_without_a_gpu_it_says_so_and_computes_nowhere_else(publish: Callable[..., Bundle], device: str) -> None:
+    with pytest.raises(Unavailable, match=rf"device '{device}' was asked for, but (torch sees|this torch)"):
+        load_engine(publish(), "cuda", device)

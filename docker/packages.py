@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 TRAIN: Final = "train"
-EXTRAS: Final = {"serve-cpu": ["serve", "openvino"], "serve-cuda": ["serve", "cuda"], TRAIN: ["train", "cuda"]}
+SERVE_TORCH: Final = "serve-cuda-torch"
+EXTRAS: Final = {
+    "serve-cpu": ["serve", "openvino"],
+    "serve-cuda": ["serve", "cuda"],
+    SERVE_TORCH: ["serve", "cuda", "torch"],
+    TRAIN: ["train", "cuda"],
+}
 """Which extras of pyproject.toml an image is made of."""
 
 CONSTRAINTS: Final = (Path("constraints.txt"), Path("docker/constraints.txt"))
@@ -132,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
         to_tools = [*pip[:-1], f"{tools}/bin/python"]
         subprocess.run([*to_tools, *install, *constraints, BILL_OF], env=environment, check=True)
         write_bill(Path(tools), Path(venv))
-    if target != TRAIN:
+    if target not in (TRAIN, SERVE_TORCH):  # nobody has tried what torch can do without
         for pattern in UNUSED:
             for path in list(Path(venv).glob(f"lib/python*/site-packages/{pattern}")):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

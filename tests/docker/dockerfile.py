@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.service.harness import ROOT
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
-TARGETS = ("serve-cpu", "serve-cuda", "train")
+TARGETS = ("serve-cpu", "serve-cuda", "serve-cuda-torch", "train")
 
 
 @dataclass(frozen=True)

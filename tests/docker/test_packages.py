@@ -30,6 +30,10 @@ def test_serving_brings_what_the_project_asks_for_and_no_torch() -> None:
     assert not {"torch", "torchvision"} & (names("serve-cpu") | names("serve-cuda"))
 
 
+def test_the_image_with_torch_has_what_both_engines_need_and_nothing_of_training() -> None:
+    assert names("serve-cuda-torch") == names("serve-cuda") | {"torch", "torchvision", "onnx"}
+
+
 @pytest.mark.parametrize(
     ("target", "machine", "cuda"),
     [

@@ -32,11 +32,11 @@ to be all, but where two nearly have one score a last bit may decide which of th
 
 def reference_images(count: int, size: Size, channels: int) -> NDArray[np.uint8]:
     """uint8 [B, H, W, C]: smooth blobs under noise, always the same."""
-    random = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     height, width = size
-    coarse = random.random((count, -(-height // 16), -(-width // 16), channels), np.float32)
+    coarse = draw.random((count, -(-height // 16), -(-width // 16), channels), np.float32)
     blobs = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
-    noise = random.random(blobs.shape, np.float32)
+    noise = draw.random(blobs.shape, np.float32)
     return (200 * blobs + 55 * noise).astype(np.uint8)
 
 

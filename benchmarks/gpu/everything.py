@@ -1,0 +1,112 @@
+"""Every open question about GPUs in one run of ten minutes, which leaves one JSON and one table.
+
+    benchmarks/gpu/everything.sh
+    python -m benchmarks.gpu.everything --json everything.json
+
+Each step is a process of its own with a limit of time: one that fails is written down with the end of what it said, and
+the next one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+TAIL: Final = 2000
+"""Characters of a step's output that are kept."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, whose JSON, if it writes one, goes to the file that stands for FILE in it. `limit` in seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a step; `status` is None if its time was over. `found` is the JSON that it left."""
+
+    status: int | None
+    seconds: float
+    output: str
+    found: Any
+
+
+def steps(dry_run: bool) -> list[Step]:
+    """What the machine must have is torch and torchvision; a step that needs more says so by failing."""
+    tiny = ("--device", "cpu", "--dry-run") if dry_run else ()
+    contenders: tuple[str, ...] = ("-m", "benchmarks.gpu", "--minutes", "4", "--batches", "8", "1")
+    if dry_run:
+        contenders = ("-m", "benchmarks.gpu", "--batches", "1", "--rounds", "1", "--only", "static eager half")
+    return [
+        Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/model/network", "tests/model/runtime"), 120),
+        Step("engine", ("-m", "benchmarks.gpu.engine", *tiny, "--json", "FILE"), 180),
+        Step("contenders", (*contenders, *tiny, "--json", "FILE"), 330),
+    ]
+
+
+def do(step: Step) -> Done:
+    """Runs it, in the folder that this runs in."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        command = [sys.executable, *(str(file) if word == "FILE" else word for word in step.command)]
+        start = time.monotonic()
+        try:
+            ended = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=step.limit, check=False
+            )
+            status, said = ended.returncode, ended.stdout
+        except subprocess.TimeoutExpired as late:
+            status, said = None, late.stdout or b""
+        seconds = time.monotonic() - start
+        text = said.decode(errors="replace")
+        return Done(status, seconds, text[-TAIL:], json.loads(file.read_text()) if file.exists() else None)
+
+
+def table(done: dict[str, Done]) -> str:
+    """A line a step, and below each its questions if it has such."""
+    lines = []
+    for name, step in done.items():
+        word = {0: "good", None: "out of time"}.get(step.status, f"failed ({step.status})")
+        lines.append(f"{name:12} {word:12} {step.seconds:6.1f} s")
+        if step.status != 0 and step.output.strip():
+            lines.append(f"    {step.output.strip().splitlines()[-1][:160]}")
+        if name == "engine":
+            for question, answer in (step.found or {}).items():
+                rest = ", ".join(f"{key} {value}" for key, value in answer.items() if key != "good")
+                lines.append(f"    {'good' if answer['good'] else 'BAD ':4} {question}: {rest}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table and writes the JSON; the exit status is 1 unless every step was good."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.everything")
+    parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU; figures mean nothing")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="some of: tests, engine, contenders")
+    parser.add_argument(
+        "--json", type=Path, default=Path("everything.json"), metavar="FILE", help="where it is written"
+    )
+    options = parser.parse_args(arguments)
+    done: dict[str, Done] = {}
+    for step in steps(options.dry_run):
+        if options.only and step.name not in options.only:
+            continue
+        done[step.name] = do(step)
+        options.json.write_text(json.dumps({name: asdict(one) for name, one in done.items()}, indent=2) + "\n")
+    print(table(done))
+    return 0 if all(one.status == 0 for one in done.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

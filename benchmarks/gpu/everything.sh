@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every open question about GPUs in ten minutes, on any machine with one: leaves everything.json and prints a table.
+#
+#   benchmarks/gpu/everything.sh [--json FILE]
+#
+# Needs Python 3.11 or newer with torch 2.11 or newer and torchvision. Where packages can't be downloaded, WHEELS is a
+# folder of those to be installed first; PYTHON is another interpreter than python3.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python3}
+if [ -n "${WHEELS:-}" ]; then
+    # Without what they depend on: torch stays as it is.
+    "$python" -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl
+fi
+exec "$python" -m benchmarks.gpu.everything "$@"

@@ -107,11 +107,13 @@ class Server:
         command = [sys.executable, "-m", "service", "--port", "0", "--timeout-ms", str(timeout_ms)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        ready = re.search(r"ready at (http://\S+)", line)
-        if ready is None:
-            raise RuntimeError(f"the server did not start: {line}")
-        self.url = ready[1]
+        said = []
+        for line in self.process.stderr:  # what it loads, and then where it is
+            said.append(line)
+            if ready := re.search(r"ready at (http://\S+)", line):
+                self.url = ready[1]
+                return
+        raise RuntimeError(f"the server did not start: {''.join(said)}")
 
     def stop(self) -> None:
         self.process.terminate()

@@ -1,0 +1,115 @@
+"""How many replicas a load needs, what they cost and how long its requests take, for three kinds of balancers.
+
+    python -m benchmarks.capacity --rate 20                               this machine's stage times, measured first
+    python -m benchmarks.capacity --rate 100000 --stages gpu.json --price 2.5 --max-batch-size 8 --growth 0.2
+    python -m benchmarks.capacity --validate                              a real server beside the simulation
+
+Each replica is the service's own gate, pools and batcher, in virtual time. What it does not know: cores that stages
+share, networks, and machines that differ. `--stages` is a list of objects with bucket, decode, inference, postprocess
+and other, in seconds; `--save` writes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed
+from benchmarks.capacity.real import WITHIN, measure, validate
+from benchmarks.overload import SAMPLES, Server
+from model.console.arguments import whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit status: 1 where the simulation does not agree, or nobody can tell."""
+    options = _read(arguments)
+    machine = Machine(
+        options.devices,
+        options.threads,
+        options.max_batch_size,
+        options.growth,
+        options.max_queue_size,
+        options.timeout_ms / 1e3,
+    )
+    images = sorted(options.images.glob("*.png"))
+    if options.validate:
+        return _validate(images, machine, options.rounds, options.seconds)
+    if options.stages is None:
+        server = Server(options.timeout_ms)
+        try:
+            mix = measure(server, images, options.rounds)
+        finally:
+            server.stop()
+    else:
+        mix = [Stages(**one) for one in json.loads(options.stages.read_text())]
+    if options.save is not None:
+        options.save.write_text(json.dumps([asdict(one) for one in mix], indent=1) + "\n")
+    print(f"{options.rate:g} requests/s, p99 at most {options.p99:g} s, at most {options.lost:.1%} refused or late")
+    print("balancer          replicas    p50, s    p99, s   refused      late   cost/h  cost/million")
+    for name, balancer in BALANCERS.items():
+        try:
+            found = needed(
+                options.rate, mix, machine, balancer, p99=options.p99, lost=options.lost, requests=options.requests
+            )
+        except ValueError as error:
+            print(f"capacity: {error}; allow more, or take faster machines", file=sys.stderr)
+            return 2
+        cost = found.replicas * options.price
+        print(
+            f"{name:16}  {found.replicas:8d}  {found.p50:8.3f}  {found.p99:8.3f}  {found.refused:8.2%}"
+            f"  {found.late:8.2%}  {cost:7.2f}  {cost / options.rate / 3600 * 1e6:12.2f}"
+        )
+    return 0
+
+
+def _validate(images: Sequence[Path], machine: Machine, rounds: int, seconds: float) -> int:
+    server = Server(machine.timeout * 1e3)
+    try:
+        found = validate(server, images, machine, rounds, seconds)
+    finally:
+        server.stop()
+    print("load    p50, s: real  simulated   answered: real  simulated   other processes")
+    for one in found:
+        real, simulated = (1 - each.refused - each.late for each in (one.real, one.simulated))
+        other = "unknown" if one.other_load is None else f"{one.other_load:.0%}"
+        print(
+            f"{one.load:4g}  {one.real.p50:12.3f}  {one.simulated.p50:9.3f}  {real:15.1%}  {simulated:9.1%}"
+            f"   {other:>15}   {'agrees' if one.holds else 'differs'}{'' if one.is_valid else ', not valid'}"
+        )
+    agrees, is_valid = all(one.holds for one in found), all(one.is_valid for one in found)
+    word = "not valid: other processes were busy" if not is_valid else "validated" if agrees else "not validated"
+    print(f"{word} (within {WITHIN:.0%})")
+    return 0 if agrees and is_valid else 1
+
+
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.capacity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rate", type=float, default=10.0, help="requests a second (default: %(default)g)")
+    add("--p99", type=float, default=2.0, help="seconds that 99 of 100 may take at most (default: %(default)g)")
+    add("--lost", type=float, default=0.001, help="share that may be refused or late (default: %(default)g)")
+    add("--price", type=float, default=1.0, help="of a replica for an hour (default: %(default)g)")
+    add("--stages", type=Path, metavar="FILE", help="stage times; without it they are measured here")
+    add("--save", type=Path, metavar="FILE", help="write the stage times here")
+    add("--images", type=Path, default=SAMPLES, metavar="DIR", help="PNGs, the mix of sizes (default: the samples)")
+    add("--rounds", type=whole(1), default=5, help="how often each is measured (default: %(default)d)")
+    add("--devices", type=whole(1), default=1, help="of a replica (default: %(default)d)")
+    add("--threads", type=whole(1), default=2, help="that decode, and as many that encode (default: %(default)d)")
+    add("--max-batch-size", type=whole(1), default=1, help="(default: %(default)d)")
+    add("--growth", type=float, default=1.0, help="of a batch's time with each further image (default: %(default)g)")
+    add("--max-queue-size", type=whole(1), default=64, help="(default: %(default)d)")
+    add("--timeout-ms", type=float, default=30_000.0, help="the deadline (default: %(default)g)")
+    add("--requests", type=whole(100), default=10_000, help="in each simulation (default: %(default)d)")
+    add("--validate", action="store_true", help="hold the simulation against a real server at three loads")
+    add("--seconds", type=float, default=120.0, help="of each load with --validate (default: %(default)g)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""The simulation beside what queueing theory knows, and the service's own rules inside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.capacity.__main__ import main
+from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed, simulate
+
+IMAGE = Stages("one", 0.0, 0.1, 0.0, 0.0)
+PATIENT = Machine(max_queue_size=10_000, timeout=1e6)
+
+
+def test_one_replica_is_an_m_d_1_queue() -> None:
+    """Pollaczek and Khinchine: with equal services the mean wait is half of load / (1 - load) of them."""
+    load = 0.8
+    outcome = simulate(10 * load, [IMAGE], PATIENT, 1, BALANCERS["random"], requests=12_000)
+    assert outcome.mean == pytest.approx(0.1 * (1 + load / (1 - load) / 2), rel=0.12)
+    assert outcome.refused == outcome.late == 0
+
+
+def test_the_gate_refuses_what_is_too_much_and_little_is_late() -> None:
+    outcome = simulate(20, [IMAGE], Machine(timeout=2.0), 1, BALANCERS["random"], requests=3000)
+    assert outcome.refused == pytest.approx(0.5, abs=0.05)
+    assert outcome.late < 0.01
+    assert outcome.p99 < 2
+
+
+def test_a_batch_shares_its_run() -> None:
+    """Eight together in twice the time of one are four times the rate: what was too much is not."""
+    batching = Machine(max_batch_size=8, growth=1 / 7)
+    assert simulate(20, [IMAGE], batching, 1, BALANCERS["random"], requests=2000).refused == 0
+
+
+def test_who_knows_more_of_the_replicas_keeps_them_evener() -> None:
+    p99 = [simulate(36, [IMAGE], PATIENT, 4, one, requests=4000).p99 for one in BALANCERS.values()]
+    assert p99[0] > p99[1] > p99[2]
+
+
+def test_the_same_seed_gives_the_same() -> None:
+    first, second = (simulate(15, [IMAGE], Machine(), 2, BALANCERS["power-of-two"], requests=500) for _ in range(2))
+    assert first == second
+
+
+def test_fewer_replicas_than_needed_do_not_hold() -> None:
+    found = needed(30, [IMAGE], Machine(), BALANCERS["least-in-flight"], p99=0.4, lost=0.01, requests=2000)
+    assert 3 < found.replicas < 8
+    fewer = simulate(30, [IMAGE], Machine(), found.replicas - 1, BALANCERS["least-in-flight"], requests=2000)
+    assert fewer.p99 > 0.4 or fewer.refused + fewer.late > 0.01
+
+
+def test_what_no_number_of_replicas_can_do_is_told() -> None:
+    with pytest.raises(ValueError, match="one image alone takes"):
+        needed(1, [IMAGE], Machine(), BALANCERS["random"], p99=0.05, lost=0.01, requests=100)
+
+
+def test_the_command_says_what_a_load_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stages.json").write_text(json.dumps([asdict(IMAGE)]))
+    words = ["--stages", str(tmp_path / "stages.json"), "--requests", "500", "--price", "3"]
+    assert main([*words, "--rate", "5000", "--p99", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == list(BALANCERS)
+    assert all(int(row[1]) >= 500 and float(row[6]) == 3 * int(row[1]) for row in rows)
+    assert main([*words, "--p99", "0.01"]) == 2
+    assert "one image alone takes 0.1 s" in capsys.readouterr().err

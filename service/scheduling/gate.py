@@ -265,6 +265,8 @@ class Gate:
             return True
         except TimeoutError:
             late = len(self._accepted) + self._sending
+            if not late:  # the last one left at that moment
+                return True
             logger.warning("%d requests were not answered in time and are dropped", late)
             _cut_off(self._accepted)
             await self._empty.wait()

@@ -1,0 +1,292 @@
+"""The batcher on a simulated clock, whatever comes when and however long it takes, fails or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from model.runtime.engines.engine import OutOfMemory
+from service.scheduling import batcher as scheduling
+from service.scheduling.batcher import Batcher, DeadlinePassedError, EngineStalledError, Lane
+from service.scheduling.priority import INTERACTIVE_TURNS, Priority
+from service.scheduling.threads import Outcome
+from tests.resilience.properties.simulated import Clock, few_or_many, often
+
+STALL, HANGS_FOR = 2.0, 50.0
+"""Seconds; no run that does not hang takes as long."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is submitted. `after`: seconds since the one before; `patience` and `leaves`: seconds from then."""
+
+    after: float
+    lane: int
+    bucket: int
+    priority: Priority
+    patience: float = float("inf")
+    leaves: float | None = None
+    is_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`seconds`: of each run, in turns. `fits`: items that memory has room for. `hangs`: runs that do, by number."""
+
+    items: tuple[Item, ...]
+    lanes: tuple[tuple[int, float], ...]
+    devices: int
+    seconds: tuple[float, ...]
+    early: float
+    fits: int = 99
+    hangs: frozenset[int] = frozenset()
+    recovery: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    at: float
+    device: int
+    numbers: tuple[int, ...]
+    limit: int
+
+
+@dataclass
+class Story:
+    """What became of a plan: all runs, and of each item when it came and how and when it ended."""
+
+    clock: Clock
+    plan: Plan
+    runs: list[Run] = field(default_factory=list)
+    computed: list[int] = field(default_factory=list)
+    came: dict[int, float] = field(default_factory=dict)
+    before: dict[int, int] = field(default_factory=dict)
+    """How many runs had begun when an item came."""
+    ended: dict[int, tuple[str, float]] = field(default_factory=dict)
+    running: set[int] = field(default_factory=set)
+    out: set[int] = field(default_factory=set)
+    takes: float = 0.0
+    lanes: list[Lane] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lanes = [Lane(f"model {index}", *limits) for index, limits in enumerate(self.plan.lanes)]
+
+    def run(self, numbers: Sequence[int], device: int) -> list[int]:
+        """The engine. It computes at once, and `SimulatedThreads` let it take its time."""
+        assert device not in self.running | self.out, "it computes something else, or is out of service"
+        limit = self.lane_of(numbers[0]).max_batch_size
+        self.running.add(device)
+        self.runs.append(Run(self.clock.now, device, tuple(numbers), limit))
+        if len(self.runs) in self.plan.hangs:
+            self.takes = HANGS_FOR
+            return [*numbers]
+        self.takes = self.plan.seconds[len(self.runs) % len(self.plan.seconds)]
+        if len(numbers) > self.plan.fits:
+            raise OutOfMemory("too many")
+        if any(self.plan.items[number].is_bad for number in numbers):
+            raise ValueError("a bad item")
+        self.computed += numbers
+        return [10 * number for number in numbers]
+
+    def lane_of(self, number: int) -> Lane:
+        return self.lanes[self.plan.items[number].lane]
+
+    def nothing_due_waits_for_an_idle_device(self) -> None:
+        if len(self.running | self.out) == self.plan.devices:
+            return
+        begun = {number for run in self.runs for number in run.numbers}
+        for number in self.came.keys() - self.ended.keys() - begun:
+            assert self.clock.now < self.came[number] + self.lane_of(number).max_delay, f"{number} is due"
+
+
+class SimulatedThreads:
+    """In place of an engine's thread."""
+
+    def __init__(self, story: Story, name: str) -> None:
+        self._story, self._device = story, int(name.removeprefix("engine-"))
+
+    def submit(self, loop: Clock, work: Callable[[], Any], done: Callable[[Outcome[Any]], Any]) -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except (OutOfMemory, ValueError) as raised:
+            error = raised
+        seconds = self._story.takes
+
+        def end() -> None:
+            if seconds < STALL:
+                self._story.running.discard(self._device)
+            done(Outcome(value, error, seconds))
+
+        loop.call_later(seconds, end)
+
+    def abandon(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def play(plan: Plan) -> Story:
+    """The plan as it goes with the real batcher."""
+    clock = Clock(early=plan.early)
+    story = Story(clock, plan)
+    clock.on_pause = story.nothing_due_waits_for_an_idle_device
+
+    async def submit(batcher: Batcher[int, int], number: int) -> None:
+        item = plan.items[number]
+        story.came[number], story.before[number] = clock.now, len(story.runs)
+        try:
+            async with asyncio.timeout(item.leaves):
+                answer = await batcher.submit(
+                    number, story.lanes[item.lane], item.bucket, clock.now + item.patience, item.priority
+                )
+            assert answer.value == 10 * number, "another item's answer"
+            how = "answered"
+        except TimeoutError:
+            how = "left"
+        except DeadlinePassedError:
+            how = "too late"
+        except EngineStalledError:
+            how = "stalled"
+        except ValueError:
+            how = "failed"
+        story.ended[number] = how, clock.now
+
+    async def scenario() -> None:
+        def stalled(numbers: Sequence[int], device: int) -> None:
+            story.running.discard(device)
+            story.out.add(device)
+            clock.call_later(plan.recovery, restore, device)
+
+        def restore(device: int) -> None:
+            story.out.discard(device)
+            batcher.restore(device)
+
+        batcher = Batcher[int, int](story.run, devices=plan.devices, stall_after=STALL, on_stall=stalled)
+        clients = []
+        for number, item in enumerate(plan.items):
+            if item.after:
+                await asyncio.sleep(item.after)
+            clients.append(asyncio.create_task(submit(batcher, number)))
+        await asyncio.gather(*clients)
+        await asyncio.sleep(2 * HANGS_FOR)
+        assert batcher.depth() == batcher.abandoned == 0
+        assert not story.running | story.out
+        batcher.close()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scheduling, "Threads", lambda count, name: SimulatedThreads(story, name))
+        patched.setattr(scheduling, "time", SimpleNamespace(monotonic=clock.time))
+        clock.run(scenario())
+    return story
+
+
+TIMES = st.sampled_from((0.0, 0.001, 0.01, 0.1, 0.7))
+PRIORITIES = st.sampled_from(Priority)
+DELAYS = st.sampled_from((0.0, 0.0, 0.02, 0.3))
+
+
+def plans(items: SearchStrategy[Item], **more: SearchStrategy[Any]) -> SearchStrategy[Plan]:
+    return st.builds(
+        Plan,
+        items=few_or_many(items).map(tuple),
+        lanes=st.tuples(*[st.tuples(st.integers(1, 4), DELAYS)] * 2),
+        devices=st.integers(1, 3),
+        seconds=st.lists(TIMES, min_size=1, max_size=5).map(tuple),
+        early=st.sampled_from((0.0, 0.0009)),
+        **more,
+    )
+
+
+ITEM: dict[str, SearchStrategy[Any]] = {
+    "after": st.one_of(st.just(0.0), TIMES),
+    "lane": st.integers(0, 1),
+    "bucket": st.integers(0, 1),
+    "priority": PRIORITIES,
+}
+WELL_BEHAVED = st.builds(Item, **ITEM)
+ANY = st.builds(
+    Item,
+    **ITEM,
+    patience=st.one_of(st.just(float("inf")), TIMES),
+    leaves=st.one_of(st.none(), TIMES),
+    is_bad=st.sampled_from((False, False, False, True)),
+)
+FAULTS: dict[str, SearchStrategy[Any]] = {
+    "fits": st.sampled_from((1, 2, 3, 99)),
+    "hangs": st.frozensets(st.integers(1, 12), max_size=2),
+    "recovery": st.sampled_from((0.0, 0.5, 5.0)),
+}
+
+
+@often
+@given(plans(ANY, **FAULTS))
+def test_each_item_ends_once_and_as_it_should(plan: Plan) -> None:
+    story = play(plan)
+    runs = story.runs
+    assert story.ended.keys() == set(range(len(plan.items))), "some are lost"
+    hung = {number for index, run in enumerate(runs, 1) if index in plan.hangs for number in run.numbers}
+    for number, item in enumerate(plan.items):
+        how, when = story.ended[number]
+        of_it = [run for run in runs if number in run.numbers]
+        assert story.computed.count(number) <= 1, "computed twice"
+        assert (how != "answered") or number in story.computed
+        assert (how != "failed") or (item.is_bad and len(of_it[-1].numbers) == 1)
+        assert (how != "too late") or when >= story.came[number] + item.patience
+        assert (how != "stalled") or number in hung or len(plan.hangs) >= plan.devices
+        for run in of_it:
+            assert run.at < story.came[number] + item.patience, "computed in vain"
+            assert how != "left" or run.at <= when, "computed though nobody waited"
+
+
+@often
+@given(plans(ANY, **FAULTS))
+def test_a_batch_keeps_its_limits_and_the_order_of_arrival(plan: Plan) -> None:
+    story = play(plan)
+    firsts: dict[tuple[int, int, Priority], list[int]] = defaultdict(list)
+    seen: set[int] = set()
+    for run in story.runs:
+        assert len(run.numbers) <= run.limit
+        assert len(set(run.numbers)) == len(run.numbers)
+        assert len({(plan.items[number].lane, plan.items[number].bucket) for number in run.numbers}) == 1
+        for number in run.numbers:
+            item = plan.items[number]
+            if number not in seen:
+                firsts[item.lane, item.bucket, item.priority].append(number)
+            seen.add(number)
+    for numbers in firsts.values():
+        assert numbers == sorted(numbers)
+
+
+def waited_for(story: Story, number: int) -> Iterator[Run]:
+    """The runs that began while the item was due."""
+    due = story.came[number] + story.lane_of(number).max_delay
+    for run in itertools.takewhile(lambda run: number not in run.numbers, story.runs[story.before[number] :]):
+        if run.at >= due:
+            yield run
+
+
+@often
+@given(plans(WELL_BEHAVED))
+def test_none_starves(plan: Plan) -> None:
+    """Of its own priority, only what came before it goes first; of the other, no more than the turns allow."""
+    story = play(plan)
+    for number, item in enumerate(plan.items):
+        passed = [*waited_for(story, number)]
+        ahead = {
+            other
+            for run in passed
+            for other in run.numbers
+            if plan.items[other].priority is item.priority and story.came[other] <= story.came[number]
+        }
+        others = 1 if item.priority is Priority.INTERACTIVE else INTERACTIVE_TURNS
+        assert len(passed) <= len(ahead) + others * (len(ahead) + 1)

@@ -8,10 +8,12 @@ Every process computes its part of each batch; the first one alone writes logs, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +30,15 @@ PATIENCE = timedelta(hours=6)
 """How long they wait between steps: the first one reads the data, computes AP and draws pictures meanwhile."""
 
 VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+LOST: Final = re.compile("gloo/|NCCL")
+"""What torch's RuntimeError speaks of when another process of the run does not answer."""
+PLACE: Final = re.compile(r"^\[.*?\] ")
+"""Where in torch's own files it begins."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run is gone, or the network to it; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,21 @@ class Process:
         """Leaves the group."""
         if self.count > 1:
             dist.destroy_process_group()
+
+
+@contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Around whatever waits for other processes. Raises ProcessLost for what torch says when one does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        reason = PLACE.sub("", str(error).strip()).splitlines()[0].partition(". ")[0]
+        raise ProcessLost(
+            f"another process of the run is gone, or the network to it ({reason}): start all of them again, and they "
+            f"go on from the last checkpoint"
+        ) from error
 
 
 def join(device: str) -> Process:

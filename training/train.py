@@ -12,7 +12,6 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -31,6 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from model.console.arguments import this_command
+from model.runtime.bundles.bundle import BundleError
 from training.checkpoint import (
     BEST,
     LAST,
@@ -48,7 +48,7 @@ from training.data.augmentation.transforms import Augmentation
 from training.data.loading.loader import Batch, Share, make_loader
 from training.data.loading.samples import TrainingSet, UnreadableImage
 from training.data.loading.source import DataStop, TrainingData, load_training_data, to_stderr
-from training.distributed import Process, join
+from training.distributed import Process, ProcessLost, join, noticing_loss
 from training.evaluation.evaluation import KINDS, evaluate_detections
 from training.evaluation.validation import detect_shared, eager_predictor, limits, main_kind
 from training.loop.interruption import Interruption
@@ -68,8 +68,6 @@ from training.starting.resume import checkpoint_to_resume, set_aside
 
 LOADER = "DataLoader worker"
 """What torch's RuntimeError speaks of when a process that loads images is gone."""
-LOST, PLACE = re.compile("gloo/|NCCL"), re.compile(r"^\[.*?\] ")
-"""What it speaks of when another process of the run does not answer, and where in torch's own files it begins."""
 
 
 def setup(config: TrainConfig) -> tuple[TrainConfig, TrainingData, Process, Checkpoint | None]:
@@ -103,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         config = parse_train_config(arguments)
-        with unless_stopped(config):
+        with noticing_loss(), unless_stopped(config):
             config, data, process, resumed = setup(config)
             state = start(config, data, process, resumed)
         begins = resumed is None
@@ -120,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--export_int8 measures what INT8 loses on a validation split: give one, or --val 0.2")
         trackers = start_trackers(config, config.run_folder, state.iteration)
         earlier = set_aside(config.run_folder) if begins else None
+    except ProcessLost as lost:
+        print(f"error: {lost}", file=sys.stderr)
+        return 1
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
     folder = config.run_folder
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.say(str(kept))
             log.completed()
             return 0
-        except (TrainingError, CheckpointError, GateError, UnreadableImage, OSError) as error:
+        except (TrainingError, ProcessLost, CheckpointError, GateError, BundleError, UnreadableImage, OSError) as error:
             # A loader process sends its stack trace along; the message is the last line.
             line = f"error: {str(error).strip().splitlines()[-1]}"
             if isinstance(error, UnreadableImage):
@@ -213,7 +214,7 @@ def follow(config: TrainConfig, data: TrainingData, state: State, process: Proce
     """What every process but the first does: trains along, and writes nothing; returns the exit status."""
     try:
         interrupted = fit(config, data, state, process, None)
-    except (TrainingError, UnreadableImage) as error:
+    except (TrainingError, ProcessLost, UnreadableImage) as error:
         print(f"error in process {process.rank}: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return 1
     process.close()
@@ -226,7 +227,7 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
     After Ctrl-C, those up to the next checkpoint, which comes at once; returns whether it was so. The first process
     writes one too before it raises UnreadableImage.
     """
-    with Interruption(alone=process.count == 1) as interruption:
+    with Interruption(alone=process.count == 1) as interruption, noticing_loss():
         try:
             return _iterate(config, data, state, process, log, interruption)
         except UnreadableImage:
@@ -240,12 +241,6 @@ def fit(config: TrainConfig, data: TrainingData, state: State, process: Process,
                 f"larger, or train in mixed precision (--amp)"
             ) from error
         except RuntimeError as error:
-            if process.count > 1 and LOST.search(str(error)):
-                reason = PLACE.sub("", str(error)).partition(". ")[0]
-                raise TrainingError(
-                    f"another process of the run is gone, or the network to it ({reason}): start all of them again, "
-                    f"and they go on from the last checkpoint"
-                ) from error
             if LOADER not in str(error):
                 raise
             raise TrainingError(

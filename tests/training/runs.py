@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import Checkpoint, load_checkpoint
+from training.loop.run_log import read_metrics
 
 SMALL = (
     "--recipe=shapes",
@@ -88,3 +89,23 @@ def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
     """Names of tensors that are not equal to the last bit."""
     assert first.keys() == second.keys()
     return [name for name, value in first.items() if not torch.equal(value, second[name])]
+
+
+def differing_ends(folder: Path, other: Path) -> list[str]:
+    """What two finished runs do not have in common to the last bit, of their last checkpoints and their losses."""
+    one, two = last_checkpoint(folder), last_checkpoint(other)
+    found = differing(one.model, two.model)
+    if one.ema is not None and two.ema is not None:
+        found += [f"average {name}" for name in differing(one.ema, two.ema)]
+    for number, state in two.optimizer["state"].items():
+        for name, value in state.items():
+            if not torch.equal(one.optimizer["state"][number][name], value):
+                found.append(f"optimizer {number} {name}")
+    for name in ("iteration", "best", "without_gain", "scheduler", "scaler"):
+        if getattr(one, name) != getattr(two, name):
+            found.append(name)
+    if (one.ema is None) != (two.ema is None):
+        found.append("average")
+    if read_metrics(folder / "metrics.csv")["loss"] != read_metrics(other / "metrics.csv")["loss"]:
+        found.append("losses")
+    return found

@@ -162,21 +162,36 @@ sys.stderr = open(os.environ["STDERR"], "a")
 from datetime import timedelta
 from training import distributed, train
 distributed.STEP_PATIENCE = timedelta(seconds=3)
-def step(config, state, *others, take_step=train.take_step):
-    if state.iteration == 1 and os.environ["RANK"] == "1":
+def lose(where):
+    if os.environ["RANK"] == "1" and os.environ["WHERE"] == where:
         os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+def step(config, state, *others, take_step=train.take_step):
+    if state.iteration == 1:
+        lose("second step")
     return take_step(config, state, *others)
-train.take_step = step
+def load(*arguments, load_training_data=train.load_training_data, **named):
+    lose("data")
+    return load_training_data(*arguments, **named)
+train.take_step, train.load_training_data = step, load
+lose("beginning")
 sys.exit(train.main(arguments))
 """
-"""The second of two processes loses the network, as the first sees it, or its life, in its second step."""
+"""The second of two processes loses the network, as the first sees it, or its life."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_step_with_a_process_that_is_gone_ends_in_one_line(
-    number: signal.Signals, shapes: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("data", signal.SIGKILL),
+        ("beginning", signal.SIGKILL),
+        ("second step", signal.SIGSTOP),
+        ("second step", signal.SIGKILL),
+    ],
+)
+def test_who_waits_for_a_process_that_is_gone_ends_in_one_line(
+    where: str, number: signal.Signals, shapes: Path, tmp_path: Path
 ) -> None:
-    common = {"SIGNAL": str(int(number))}
+    common = {"WHERE": where, "SIGNAL": str(int(number))}
     said = [common | {"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(2)]
     arguments = [*SMALL, f"--data={shapes}", f"--output={tmp_path / 'run'}", "--batch_size=1", "--checkpoint_every=1"]
     first, second = started(arguments, arguments, environments=said, program=LOSES)

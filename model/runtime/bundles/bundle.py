@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,15 @@ from model.runtime.bundles.manifest import (
 )
 from model.runtime.bundles.network_file import check_network
 from model.runtime.bundles.signatures import SIGNATURE, check_signature
-from model.runtime.bundles.writing import copy_file, hidden_folder, record_of, sha256_of, sync_folder, write_file
+from model.runtime.bundles.writing import (
+    copy_file,
+    hidden_folder,
+    naming,
+    record_of,
+    sha256_of,
+    sync_folder,
+    write_file,
+)
 
 __all__ = [
     "FORMAT",
@@ -178,9 +187,9 @@ def publish_bundle(
     `files` of that manifest are therefore those before.
 
     Raises:
-        PublishError: `name` is no model name, `repository` is a bundle or one model's folder, or `staging` holds a
-            folder, no `model.onnx` or nothing.
-        OSError: the repository cannot be written.
+        PublishError: `name` is no model name, `repository` is a bundle or one model's folder, or cannot be written, or
+            `staging` holds a folder, no `model.onnx` or nothing.
+        OSError: it is published, but the system cannot say that it would survive a power cut.
     """
     try:
         _NAME.validate_python(name)
@@ -192,15 +201,17 @@ def publish_bundle(
         raise PublishError(reason)
     files = _staged_files(staging)
     versions = repository / name
-    versions.mkdir(parents=True, exist_ok=True)
-    with hidden_folder(repository, name) as hidden:
+    with _refusing(repository):
+        versions.mkdir(parents=True, exist_ok=True)
+    with _refusing(repository), hidden_folder(repository, name) as hidden:
         records = {file.name: copy_file(file, hidden / file.name) for file in files}
         while True:
             version = max(published_versions(versions), default=0) + 1
             manifest = _complete(draft, name, version, records)
             if describe is not None:
                 for network in (name for name in NETWORK_FILES if name in records):
-                    describe(hidden / network, manifest)
+                    with naming(hidden / network):
+                        describe(hidden / network, manifest)
                     records[network] = record_of(hidden / network)
                 manifest = _complete(draft, name, version, records, manifest.created)
             write_file(hidden / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
@@ -208,13 +219,25 @@ def publish_bundle(
             target = versions / str(version)
             try:
                 hidden.rename(target)
-            except OSError as error:
+                break
+            except OSError as error:  # such as that another publisher took this version in between
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-                continue  # another publisher took this version in between
-            sync_folder(versions)
-            sync_folder(repository)
-            return Bundle(target, manifest)
+    sync_folder(versions)
+    sync_folder(repository)
+    return Bundle(target, manifest)
+
+
+@contextmanager
+def _refusing(repository: Path) -> Iterator[None]:
+    """What the system says of a write, such as that the disk is full, as a PublishError."""
+    try:
+        yield
+    except OSError as error:
+        raise PublishError(
+            f"{error.filename or repository} cannot be written ({error.strerror}): make room, or choose another "
+            f"repository; nothing was published, and what was there before is untouched"
+        ) from error
 
 
 def why_no_repository(path: Path) -> str:

@@ -28,9 +28,19 @@ def hidden_folder(repository: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """An OSError of a file that is open, such as that the disk is full, names none: this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(file)
+        raise
+
+
 def copy_file(source: Path, target: Path) -> FileRecord:
     digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with source.open("rb") as reader, naming(target), target.open("xb") as writer:
         while chunk := reader.read(_COPY_BYTES):
             digest.update(chunk)
             size += writer.write(chunk)
@@ -40,13 +50,13 @@ def copy_file(source: Path, target: Path) -> FileRecord:
 
 def record_of(file: Path) -> FileRecord:
     """Of a file that was written by others; it reaches the disk."""
-    with file.open("rb+") as writer:
+    with naming(file), file.open("rb+") as writer:
         _sync(writer)
     return FileRecord(sha256=sha256_of(file), bytes=file.stat().st_size)
 
 
 def write_file(file: Path, content: bytes) -> None:
-    with file.open("wb") as writer:
+    with naming(file), file.open("wb") as writer:
         writer.write(content)
         _sync(writer)
 

@@ -5,10 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.training.runs import SMALL, differing, finish, last_checkpoint, training_process
-from training.loop.run_log import read_metrics
+from tests.training.runs import SMALL, differing, differing_ends, finish, last_checkpoint, training_process
 
 
 def iterations_done(folder: Path) -> int:
@@ -62,15 +60,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     folder = tmp_path / "killed"
     train_with_kills([*arguments, f"--output={folder}"], folder, kill_after, random.Random(seed))
 
-    killed, whole = last_checkpoint(folder), last_checkpoint(tmp_path / "whole")
-    assert differing(killed.model, whole.model) == [], f"seed {seed}"
-    assert (killed.ema is None) == (whole.ema is None) == ("--ema=0.9" not in flags)
-    if killed.ema is not None and whole.ema is not None:
-        assert differing(killed.ema, whole.ema) == []
-        assert differing(killed.ema, killed.model) != []
-    for number, state in whole.optimizer["state"].items():
-        for name, value in state.items():
-            assert torch.equal(killed.optimizer["state"][number][name], value), name
-    assert (killed.best, killed.without_gain) == (whole.best, whole.without_gain)
-    assert (killed.scheduler, killed.scaler) == (whole.scheduler, whole.scaler)
-    assert read_metrics(folder / "metrics.csv")["loss"] == read_metrics(tmp_path / "whole" / "metrics.csv")["loss"]
+    assert differing_ends(folder, tmp_path / "whole") == [], f"seed {seed}"
+    average = last_checkpoint(folder).ema
+    assert (average is None) == ("--ema=0.9" not in flags)
+    assert average is None or differing(average, last_checkpoint(folder).model) != []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from typing import Any
 import pytest
 
 from model.runtime.bundles import bundle as bundle_module
-from model.runtime.bundles.bundle import Bundle, ManifestDraft, PublishError, open_bundle, publish_bundle
+from model.runtime.bundles.bundle import (
+    Bundle,
+    ManifestDraft,
+    Provenance,
+    PublishError,
+    open_bundle,
+    publish_bundle,
+)
 from model.runtime.bundles.repository import Repository
 
 
@@ -103,12 +111,41 @@ def test_failure_at_any_step_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(bundle_module, step, disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(PublishError, match=r"cannot be written \(No space left on device\): make room"):
         publish_bundle(staging, draft, tmp_path / "repository", "tiny")
     assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["tiny"]
     assert Repository(tmp_path / "repository").models() == {"tiny": (1,)}
     monkeypatch.undo()
     assert publish_bundle(staging, draft, tmp_path / "repository", "tiny").manifest.version == 2
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file may grow beyond two kilobytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("file", ["weights.pth", "manifest.json"])
+def test_a_full_disk_names_the_file_and_loses_nothing(
+    file: str,
+    staging: Path,
+    draft: ManifestDraft,
+    bundle: Bundle,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    (staging / "weights.pth").write_bytes(bytes(5000 if file == "weights.pth" else 5))
+    if file == "manifest.json":
+        draft = draft.model_copy(update={"provenance": Provenance(dataset="x" * 5000, license="none")})
+    request.getfixturevalue("little_room")
+    with pytest.raises(PublishError, match=rf"/{file} cannot be written \(File too large\): make room.*untouched"):
+        publish_bundle(staging, draft, tmp_path / "repository", "tiny")
+    assert [path.name for path in (tmp_path / "repository").iterdir()] == ["tiny"]
+    assert Repository(tmp_path / "repository").models() == {"tiny": (1,)}
+    assert open_bundle(bundle.path) == bundle
 
 
 PUBLISHER = """

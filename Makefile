@@ -1,15 +1,17 @@
 # make serve   serve the embedded model at http://127.0.0.1:8000 (PORT=, HOST=)
 # make test    lint, types and every test
-# make soak    the long form of what tests/resilience has in short (minutes)
+# make soak    the long form of what tests/resilience has in short: MINUTES= of a server under load, and two hours more
 # make audit   whether a package of constraints.txt has a known vulnerability (asks the package index)
 # make platforms   whether what is needed can be installed on every platform (asks the package index)
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+MINUTES ?= 60
 BIN := .venv/bin
 comma := ,
 # The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
 CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
+FUZZED := admission decoding tiling multipart packed infer
 COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
 
 .PHONY: serve test check audit soak platforms train-shapes clean
@@ -36,7 +38,12 @@ audit: .venv/all.stamp
 	$(BIN)/uvx pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
 
 soak: .venv/all.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/python -m tests.resilience.hostile --count 20000
+	$(BIN)/python -m pytest tests/resilience/properties --hypothesis-profile long
+	$(BIN)/python -m tests.resilience.kills --moments 25
+	for target in $(FUZZED); do $(BIN)/python -m tests.resilience.fuzz $$target --seconds 600 || exit 1; done
+	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES)
 
 platforms: .venv/all.stamp
 	$(BIN)/python .ci/platforms.py

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.resilience.targets import TARGETS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -45,3 +47,10 @@ def test_test_checks_all_that_needs_no_network() -> None:
 
 def test_test_ends_with_pytest() -> None:
     assert "-m pytest" in planned("test")[-1]
+
+
+def test_soak_fuzzes_every_target_and_ends_with_the_server_under_load() -> None:
+    lines = planned("soak", "MINUTES=5")
+    (fuzzing,) = [line for line in lines if "tests.resilience.fuzz" in line]
+    assert fuzzing.partition("in ")[2].partition(";")[0].split() == [*TARGETS]
+    assert lines[-1].endswith("-m tests.resilience.soak --minutes 5")

@@ -121,6 +121,11 @@ class _Group(Generic[In, Out]):
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
 
+    @property
+    def is_full(self) -> bool:
+        """No other item could join its next batch."""
+        return len(self) >= self.lane.max_batch_size
+
     def oldest(self) -> float:
         """When its first item arrived. There must be one."""
         return min(jobs[0].arrived for jobs in self.waiting.values() if jobs)
@@ -253,12 +258,18 @@ class Batcher(Generic[In, Out]):
 
     def _next_batch(self, now: float, full: bool) -> list[_Job[In, Out]]:
         """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` none
-        that no other item could join."""
+        that no other item could join, or one that is due and could be joined has waited for longer.
+        """
         while self._alone:
             job = self._alone.popleft()
             if self._is_wanted(job, now):
                 return [job]
-        while due := [group for group in self._groups.values() if self._is_due(group, now, full)]:
+        while due := [group for group in self._groups.values() if self._is_due(group, now)]:
+            if full and not self._hurried:  # others may wait for more to come, but full ones may not pass them for ever
+                oldest = min((group.oldest() for group in due if not group.is_full), default=now)
+                due = [group for group in due if group.is_full and group.oldest() <= oldest]
+                if not due:
+                    break
             waiting = {priority for group in due for priority, jobs in group.waiting.items() if jobs}
             priority = self._turns.choose(waiting)
             group = min((g for g in due if g.waiting[priority]), key=lambda g: g.waiting[priority][0].arrived)
@@ -277,10 +288,8 @@ class Batcher(Generic[In, Out]):
         self._drop_empty()
         return batch
 
-    def _is_due(self, group: _Group[In, Out], now: float, full: bool) -> bool:
-        if self._hurried or len(group) >= group.lane.max_batch_size:
-            return True
-        return not full and group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
+    def _is_due(self, group: _Group[In, Out], now: float) -> bool:
+        return self._hurried or group.is_full or group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
 
     def _is_wanted(self, job: _Job[In, Out], now: float) -> bool:
         if job.deadline <= now and not job.future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -48,7 +49,7 @@ class Clock(asyncio.SelectorEventLoop):
         return super().call_at(when - self._early, callback, *args, context=context)
 
     def run(self, scenario: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=lambda: self) as runner:
+        with contextlib.closing(self), asyncio.Runner(loop_factory=lambda: self) as runner:
             runner.run(scenario)
 
 

@@ -17,9 +17,10 @@ from hypothesis.strategies import SearchStrategy
 
 from model.runtime.engines.engine import OutOfMemory
 from service.scheduling import batcher as scheduling
+from service.scheduling import device as devices
+from service.scheduling import threads
 from service.scheduling.batcher import Batcher, DeadlinePassedError, EngineStalledError, Lane
 from service.scheduling.priority import INTERACTIVE_TURNS, Priority
-from service.scheduling.threads import Outcome
 from tests.resilience.properties.simulated import Clock, few_or_many, often
 
 STALL, HANGS_FOR = 2.0, 50.0
@@ -41,10 +42,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """`seconds`: of each run, in turns. `fits`: items that memory has room for. `hangs`: runs that do, by number."""
+    """`lanes`: items of a batch, delay, batches at once. `seconds`: of each run, in turns. `fits`: items that memory
+    has room for. `hangs`: runs that do, by number."""
 
     items: tuple[Item, ...]
-    lanes: tuple[tuple[int, float], ...]
+    lanes: tuple[tuple[int, float, int], ...]
     devices: int
     seconds: tuple[float, ...]
     early: float
@@ -73,36 +75,48 @@ class Story:
     before: dict[int, int] = field(default_factory=dict)
     """How many runs had begun when an item came."""
     ended: dict[int, tuple[str, float]] = field(default_factory=dict)
-    running: set[int] = field(default_factory=set)
+    on: dict[int, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    free_at: dict[int, float] = field(default_factory=lambda: defaultdict(float))
     out: set[int] = field(default_factory=set)
-    takes: float = 0.0
+    ends: float = 0.0
+    """When the run ends that was begun last."""
     lanes: list[Lane] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lanes = [Lane(f"model {index}", *limits) for index, limits in enumerate(self.plan.lanes)]
+        self.lanes = [
+            Lane(f"model {index}", *limits, at_once=at_once) for index, (*limits, at_once) in enumerate(self.plan.lanes)
+        ]
 
-    def run(self, numbers: Sequence[int], device: int) -> list[int]:
-        """The engine. It computes at once, and `SimulatedThreads` let it take its time."""
-        assert device not in self.running | self.out, "it computes something else, or is out of service"
-        limit = self.lane_of(numbers[0]).max_batch_size
-        self.running.add(device)
-        self.runs.append(Run(self.clock.now, device, tuple(numbers), limit))
-        if len(self.runs) in self.plan.hangs:
-            self.takes = HANGS_FOR
-            return [*numbers]
-        self.takes = self.plan.seconds[len(self.runs) % len(self.plan.seconds)]
-        if len(numbers) > self.plan.fits:
-            raise OutOfMemory("too many")
-        if any(self.plan.items[number].is_bad for number in numbers):
-            raise ValueError("a bad item")
-        self.computed += numbers
-        return [10 * number for number in numbers]
+    def run(self, numbers: Sequence[int], device: int) -> Callable[[], Sequence[int]]:
+        """The engine, which computes its runs one after the other."""
+        on_it = self.on[device]
+        assert device not in self.out, "it is out of service"
+        assert all(len(on_it) < self.lane_of(run.numbers[0]).at_once for run in on_it), "it has no room"
+        run = Run(self.clock.now, device, tuple(numbers), self.lane_of(numbers[0]).max_batch_size)
+        self.runs.append(run)
+        on_it.append(run)
+        hangs = len(self.runs) in self.plan.hangs
+        takes = HANGS_FOR if hangs else self.plan.seconds[len(self.runs) % len(self.plan.seconds)]
+        self.ends = self.free_at[device] = max(self.clock.now, self.free_at[device]) + takes
+
+        def collect() -> Sequence[int]:
+            if run not in self.on[device]:  # it was given up
+                return [*numbers]
+            self.on[device].remove(run)
+            if len(numbers) > self.plan.fits:
+                raise OutOfMemory("too many")
+            if any(self.plan.items[number].is_bad for number in numbers):
+                raise ValueError("a bad item")
+            self.computed += numbers
+            return [10 * number for number in numbers]
+
+        return collect
 
     def lane_of(self, number: int) -> Lane:
         return self.lanes[self.plan.items[number].lane]
 
     def nothing_due_waits_for_an_idle_device(self) -> None:
-        if len(self.running | self.out) == self.plan.devices:
+        if all(device in self.out or self.on[device] for device in range(self.plan.devices)):
             return
         begun = {number for run in self.runs for number in run.numbers}
         for number in self.came.keys() - self.ended.keys() - begun:
@@ -110,27 +124,18 @@ class Story:
 
 
 class SimulatedThreads:
-    """In place of an engine's thread."""
+    """In place of a device's: what feeds it takes no time, and what collects from it as long as the run."""
 
     def __init__(self, story: Story, name: str) -> None:
-        self._story, self._device = story, int(name.removeprefix("engine-"))
+        self._story, self._feeds = story, name.startswith("engine")
 
-    def submit(self, loop: Clock, work: Callable[[], Any], done: Callable[[Outcome[Any]], Any]) -> None:
-        value, error = None, None
-        try:
-            value = work()
-        except (OutOfMemory, ValueError) as raised:
-            error = raised
-        seconds = self._story.takes
+    def hand_over(self, run: Callable[[], None]) -> None:
+        if self._feeds:
+            run()
+        else:
+            self._story.clock.call_at(self._story.ends, run)
 
-        def end() -> None:
-            if seconds < STALL:
-                self._story.running.discard(self._device)
-            done(Outcome(value, error, seconds))
-
-        loop.call_later(seconds, end)
-
-    def abandon(self) -> None: ...
+    def forget(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -163,7 +168,8 @@ def play(plan: Plan) -> Story:
 
     async def scenario() -> None:
         def stalled(numbers: Sequence[int], device: int) -> None:
-            story.running.discard(device)
+            story.on[device].clear()
+            story.free_at[device] = clock.now
             story.out.add(device)
             clock.call_later(plan.recovery, restore, device)
 
@@ -180,12 +186,14 @@ def play(plan: Plan) -> Story:
         await asyncio.gather(*clients)
         await asyncio.sleep(2 * HANGS_FOR)
         assert batcher.depth() == batcher.abandoned == 0
-        assert not story.running | story.out
+        assert not story.out
+        assert not any(story.on.values())
         batcher.close()
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scheduling, "Threads", lambda count, name: SimulatedThreads(story, name))
-        patched.setattr(scheduling, "time", SimpleNamespace(monotonic=clock.time))
+        patched.setattr(devices, "Threads", lambda count, name: SimulatedThreads(story, name))
+        for module in (scheduling, devices, threads):
+            patched.setattr(module, "time", SimpleNamespace(monotonic=clock.time, perf_counter=clock.time))
         clock.run(scenario())
     return story
 
@@ -199,7 +207,7 @@ def plans(items: SearchStrategy[Item], **more: SearchStrategy[Any]) -> SearchStr
     return st.builds(
         Plan,
         items=few_or_many(items).map(tuple),
-        lanes=st.tuples(*[st.tuples(st.integers(1, 4), DELAYS)] * 2),
+        lanes=st.tuples(*[st.tuples(st.integers(1, 4), DELAYS, st.integers(1, 3))] * 2),
         devices=st.integers(1, 3),
         seconds=st.lists(TIMES, min_size=1, max_size=5).map(tuple),
         early=st.sampled_from((0.0, 0.0009)),
@@ -278,15 +286,14 @@ def waited_for(story: Story, number: int) -> Iterator[Run]:
 @often
 @given(plans(WELL_BEHAVED))
 def test_none_starves(plan: Plan) -> None:
-    """Of its own priority, only what came before it goes first; of the other, no more than the turns allow."""
+    """What came before it goes first; of what came later, only the other priority's, no more than the turns allow."""
     story = play(plan)
     for number, item in enumerate(plan.items):
         passed = [*waited_for(story, number)]
-        ahead = {
-            other
+        before = [
+            {plan.items[other].priority for other in run.numbers if story.came[other] <= story.came[number]}
             for run in passed
-            for other in run.numbers
-            if plan.items[other].priority is item.priority and story.came[other] <= story.came[number]
-        }
+        ]
+        own, earlier = sum(item.priority in some for some in before), sum(bool(some) for some in before)
         others = 1 if item.priority is Priority.INTERACTIVE else INTERACTIVE_TURNS
-        assert len(passed) <= len(ahead) + others * (len(ahead) + 1)
+        assert len(passed) <= earlier + others * (own + 1)

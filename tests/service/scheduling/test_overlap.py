@@ -73,6 +73,26 @@ def test_what_is_not_full_waits_for_more_until_the_device_is_idle_or_nothing_mor
     simulate(scenario)
 
 
+def test_full_batches_do_not_pass_what_has_waited_for_longer(simulate: Simulate) -> None:
+    """However many of them there are, so that the device is never idle."""
+
+    async def scenario(clock: Clock) -> None:
+        gpu, two = Gpu(clock), lane(2)
+        batcher = Batcher[str, str](gpu)
+        work = start(*(batcher.submit(item, two, "busy") for item in "abc"))
+        await asyncio.sleep(0.1)
+        work += start(batcher.submit("lonely", two, "rare"))
+        await asyncio.sleep(0.1)
+        for number in range(6):
+            work += start(*(batcher.submit(f"{number}{item}", two, "busy") for item in "xy"))
+            await asyncio.sleep(0.9)
+        assert [items for _, items in gpu.given[:3]] == [["a"], ["b", "c"], ["lonely"]]
+        await asyncio.gather(*work)
+        batcher.close()
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_an_engine_that_gives_its_answers_at_once_has_one_batch(simulate: Simulate, at_once: int) -> None:
     """Whatever its lane says: while it computes it takes no other."""

@@ -3,8 +3,8 @@
     python -m tests.resilience.fuzz multipart --seconds 60
     python -m tests.resilience.fuzz multipart --again FILE       # one input again, as it was kept
 
-Where atheris is installed (`pip install '.[fuzz]'`), it looks for inputs that reach new lines; else valid ones are
-changed at random. An input that something else comes out of is kept in --keep, and ends the run.
+Where atheris is installed (the extra `fuzz`), it looks for inputs that reach new lines; else valid ones are changed at
+random. An input that something else comes out of is kept in --keep, and ends the run.
 """
 
 from __future__ import annotations

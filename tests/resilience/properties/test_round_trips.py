@@ -149,7 +149,9 @@ HOSTS = st.sampled_from(("127.0.0.1", "::1", "0.0.0.0", "localhost", "host.examp
 AUTO = st.just("auto")
 POSITIVE = st.floats(1e-3, 1e12)
 NOT_NEGATIVE = st.floats(0, 1e12)
-PATHS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+PATHS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).map(
+    lambda text: str(Path(text))
+)
 # pydantic-settings takes a backslash before the end of a JSON string in a flag for an escape. No model is called so.
 KEYS = PATHS.filter(lambda key: "\\" not in key)
 VALUES: dict[str, SearchStrategy[Any]] = {

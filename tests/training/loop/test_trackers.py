@@ -42,7 +42,7 @@ def bundle(tmp_path: Path) -> Bundle:
     """A published bundle with an AP; nobody looks at its network."""
     staging = tmp_path / "staging"
     staging.mkdir()
-    (staging / NETWORK_FILE).write_bytes(b"network")
+    (staging / NETWORK_FILE).write_bytes(b"")
     draft = ManifestDraft(
         architecture=ArchitectureConfig(num_classes=2),
         class_names=("cell",),

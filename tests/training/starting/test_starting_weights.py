@@ -34,7 +34,7 @@ def test_a_bundle_gives_its_weights_and_names(tmp_path: Path) -> None:
     state = trained()
     staging = tmp_path / "staging"
     staging.mkdir()
-    (staging / NETWORK_FILE).write_bytes(b"not looked at: the bundle has a state_dict")
+    (staging / NETWORK_FILE).write_bytes(b"")  # not looked at: the bundle has a state_dict
     torch.save(state, staging / WEIGHTS_FILE)
     draft = ManifestDraft(
         architecture=SMALL,

@@ -1,6 +1,7 @@
 """One engine in one precision, in a process of its own: `Running` starts it, `python -m benchmarks.contender` is it.
 
-The process imports what serving does and no more, so that its start and its peak memory are those of the engine.
+The process imports what serving does and no more, and takes memory as serving does, so that its start and its peak
+memory are those of the engine in a server.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from model.runtime.engines.engine import EngineKind, FloatPrecision
 from model.runtime.engines.loading import load_engine
 from model.runtime.images.decode import load_image
 from model.runtime.predict import Predictor, warm_up
+from service.observability.memory import keep_freed_memory
 
 SCORE_THRESHOLD = 0.05
 
@@ -81,6 +83,7 @@ class Running:
 
 def main() -> None:
     """Answers what `Running` asks, pickles on stdin and stdout."""
+    keep_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     contender, model, max_detections, threads = pickle.load(sys.stdin.buffer)

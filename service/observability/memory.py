@@ -1,7 +1,8 @@
 """Freed memory stays with the process, so that the next image finds its pages where the last one's were.
 
 The C library gives every large block back to the system as soon as it is free, and the kernel clears each page again at
-the next image's first touch: more time than decoding takes. `benchmarks.service` measures what this is worth.
+the next image's first touch: more time than decoding takes. `benchmarks.service` measures what this is worth. Left
+alone, the library also raises the size from which blocks come from the system, and what OpenVINO frees piles up below.
 """
 
 from __future__ import annotations

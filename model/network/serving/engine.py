@@ -34,6 +34,8 @@ Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 NOTHING: Final = 2.0
 """A score threshold that no detection exceeds, for places of a batch without an image."""
+CLOSE_SECONDS = 5.0
+"""Longer than that nobody waits for a GPU to end what it computes, when an engine is closed."""
 OVERFLOW: Final = "overflow"
 INEXACT: Final = "inexact"
 
@@ -245,10 +247,12 @@ class StaticEngine:
         self._place.tidy()
 
     def close(self) -> None:
-        """`forget`, and begin nothing more. What was begun is still answered."""
+        """`forget`, and begin nothing more. What was begun is still answered. A GPU that hangs is left as it is."""
         self._closed = True
         self._capturing.shutdown(wait=False, cancel_futures=True)
-        self.forget()
+        forgetting = threading.Thread(target=self.forget, name="forget", daemon=True)
+        forgetting.start()
+        forgetting.join(CLOSE_SECONDS)
 
     def _take_memory(self) -> HostMemory:
         with self._counting:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.network.graph.static import StaticGraph
+from model.network.serving import engine as serving
 from model.network.serving.buckets import Buckets
 from model.network.serving.engine import StaticEngine
 from model.runtime.engines.engine import EngineError, OutOfMemory, OverlappingEngine
@@ -213,3 +214,14 @@ def test_many_threads_ask_and_take_while_buckets_are_captured(helpers: Any) -> N
         thread.join(PATIENCE)
     assert wrong == []
     engine.close()
+
+
+def test_a_gpu_that_hangs_keeps_nobody_from_closing(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, freed = Recorder(), threading.Event()
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
+    ask(engine, image(64, 96, 51))
+    monkeypatch.setattr(place.captured[0], "free", lambda: freed.wait(PATIENCE))
+    monkeypatch.setattr(serving, "CLOSE_SECONDS", 0.01)
+    engine.close()
+    assert not freed.is_set()
+    freed.set()

@@ -40,7 +40,8 @@ Compute = Callable[[Prepared, float], Awaitable[RawDetections]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InTiles:
-    """What became of a picture: its detections, how many tiles were seen, and whether one of the smallest was full."""
+    """What became of a picture: its detections, how many tiles were seen, and whether one of the smallest could not
+    give all that is asked for."""
 
     detections: Detections
     tiles: int
@@ -90,13 +91,15 @@ async def predict_in_tiles(
     wanted = options.score_thresholds
     if wanted is None:
         wanted = np.full(len(own), options.score_threshold, np.float32)
+    merged_from = np.minimum(wanted, own)  # a higher threshold takes objects away, and no tile's word on them
     least = min(options.score_threshold, float(own[1:].min()))
     answers: list[TileAnswer] = []
     waiting = deque(tiles)
     split: set[Tile] = set()
-    working = 0
+    working, cut_off = 0, False
 
     async def see(tile: Tile) -> None:
+        nonlocal cut_off
         prepared, seconds = await decode_pool.run(
             lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
         )
@@ -105,9 +108,10 @@ async def predict_in_tiles(
         found, sure = len(raw.scores), int((raw.scores > own[raw.labels]).sum())
         parts = smaller_tiles(tile, found, sure, architecture, preprocessing, scale)
         if not parts:
-            full = found >= architecture.detections_per_image and bool(raw.scores[-1] > options.score_threshold)
+            full = found >= architecture.detections_per_image
+            cut_off |= full and bool(raw.scores[-1] > options.score_threshold)
             detections, seconds = await postprocess_pool.run(
-                lambda: _detections(raw, prepared, options.label_ids, wanted), Priority.BULK
+                lambda: _detections(raw, prepared, options.label_ids, merged_from), Priority.BULK
             )
             record.add("postprocess", seconds)
             answers.append(TileAnswer(tile, detections, full))
@@ -133,9 +137,25 @@ async def predict_in_tiles(
 
     async with asyncio.TaskGroup() as group:
         go_on()
-    merged, seconds = await postprocess_pool.run(lambda: merge_tiles(size, answers, scale or 1.0), Priority.BULK)
+    merged, seconds = await postprocess_pool.run(
+        lambda: _above(merge_tiles(size, answers, scale or 1.0), wanted), Priority.BULK
+    )
     record.add("postprocess", seconds)
-    return InTiles(merged, len(answers), any(answer.full for answer in answers))
+    return InTiles(merged, len(answers), cut_off)
+
+
+def _above(found: Detections, score_thresholds: NDArray[np.float32]) -> Detections:
+    """What scores more than its label's threshold; float32 by label id."""
+    rows = np.flatnonzero(found.scores > score_thresholds[found.labels])
+    if len(rows) == len(found):
+        return found
+    return Detections(
+        found.boxes[rows],
+        found.scores[rows],
+        found.labels[rows],
+        None if found.masks is None else [found.masks[row] for row in rows],
+        None if found.keypoints is None else found.keypoints[rows],
+    )
 
 
 def _detections(

@@ -19,7 +19,7 @@ from service.models.catalog import ServedModel
 from service.models.loading import load_first
 from service.observability.record import ImageRecord
 from service.prediction.parameters import PredictQuery
-from service.prediction.tiles import InTiles, predict_in_tiles
+from service.prediction.tiles import Compute, InTiles, predict_in_tiles
 from service.scheduling.pool import Pool
 from service.settings.settings import Settings
 
@@ -45,6 +45,32 @@ def model(repository: Path) -> Iterator[ServedModel]:
     catalog.close()
 
 
+def predicted(model: ServedModel, query: PredictQuery, compute: Compute) -> InTiles:
+    """The answer for a picture whose tiles' pixels tell where they begin, in steps of 64 from the left."""
+
+    async def predict() -> InTiles:
+        decode_pool, postprocess_pool = Pool(1, "decode"), Pool(1, "postprocess")
+        try:
+            return await predict_in_tiles(
+                SIZE,
+                lambda tile: np.full((tile.height, tile.width, 3), tile.left // 64, np.uint8),
+                plan_tiles(SIZE, 512, 128),
+                model,
+                query.options(model),
+                record=ImageRecord(),
+                compute=compute,
+                extend=lambda tiles: None,
+                decode_pool=decode_pool,
+                postprocess_pool=postprocess_pool,
+                seen=lambda: None,
+            )
+        finally:
+            decode_pool.close()
+            postprocess_pool.close()
+
+    return asyncio.run(predict())
+
+
 def seen_in_tiles(
     model: ServedModel, scores: list[float], label: int, query: PredictQuery
 ) -> tuple[InTiles, Counter[int]]:
@@ -64,27 +90,7 @@ def seen_in_tiles(
             np.zeros(len(kept), np.int64),
         )
 
-    async def predict() -> InTiles:
-        decode_pool, postprocess_pool = Pool(1, "decode"), Pool(1, "postprocess")
-        try:
-            return await predict_in_tiles(
-                SIZE,
-                lambda tile: np.zeros((tile.height, tile.width, 3), np.uint8),
-                plan_tiles(SIZE, 512, 128),
-                model,
-                query.options(model),
-                record=ImageRecord(),
-                compute=compute,
-                extend=lambda tiles: None,
-                decode_pool=decode_pool,
-                postprocess_pool=postprocess_pool,
-                seen=lambda: None,
-            )
-        finally:
-            decode_pool.close()
-            postprocess_pool.close()
-
-    return asyncio.run(predict()), sides
+    return predicted(model, query, compute), sides
 
 
 @pytest.mark.parametrize(
@@ -112,3 +118,19 @@ def test_a_tile_is_crowded_whatever_threshold_is_asked_for(
     wanted = {1: 0.8, 2: 0.3}[label] if threshold is None else threshold
     assert (found.detections.scores > wanted).all(), why
     assert len(found.detections) > 0 or max(scores) <= wanted
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(None, 1), (0.05, 1), (0.9, 1), (0.98, 0)])
+def test_a_threshold_takes_objects_away_and_tears_none(model: ServedModel, threshold: float | None, count: int) -> None:
+    """One that the border between two tiles cuts, of which the second scores less than the first."""
+
+    async def compute(prepared: Prepared, score_threshold: float) -> RawDetections:
+        box, score = ([350, 9, 512, 99], 0.97) if prepared.pixels[0, 0, 0] == 0 else ([0, 9, 236, 99], 0.85)
+        kept = slice(int(score > score_threshold))
+        one = RawDetections(
+            np.array([box], np.float32), np.array([score], np.float32), np.array([2]), np.zeros(1, np.int64)
+        )
+        return RawDetections(one.boxes[kept], one.scores[kept], one.labels[kept], one.image_index[kept])
+
+    found = predicted(model, PredictQuery(score_threshold=threshold, tile="512"), compute).detections
+    assert found.boxes.tolist() == [[350, 9, 620, 99]] * count

@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bundle = publish(_published(options.torchvision, files), options.output, name, display)
     except (CheckpointError, DatasetError, DataStop, BundleError, ValueError) as error:
         stop(str(error))
-    except (GateError, UnreadableImage) as error:
+    except (GateError, UnreadableImage, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:  # a standard stream's, which ends every command
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"published {bundle.path}", file=sys.stderr)

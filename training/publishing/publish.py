@@ -16,6 +16,7 @@ from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
 from model.network.exporting.quantize import quantize_int8
+from model.network.exporting.saving import save_whole
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
@@ -200,7 +201,7 @@ def _write_files(export: Export, staging: Path, say: Callable[[str], object]) ->
         say("exporting TorchScript")
         export_torchscript(export.model, staging / MODEL_FILES["torchscript"])
     if options.weights:
-        torch.save(export.model.state_dict(), staging / WEIGHTS_FILE)
+        save_whole(lambda buffer: torch.save(export.model.state_dict(), buffer), staging / WEIGHTS_FILE)
 
 
 def _quantize(export: Export, reference: Engine, staging: Path, display: Display) -> None:

@@ -27,9 +27,11 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from model.network.exporting.constants import fold_constants
+from model.network.exporting.saving import save_whole
 from model.network.exporting.structure import named_tensors, structure
 from model.network.graph.inference import SIZE_DIVISOR, InferenceGraph, evaluating
 from model.network.graph.nms import ONNX, TORCH, onnx_grouped_nms
+from model.runtime.bundles.writing import naming
 from model.runtime.engines.engine import INPUTS
 
 OPSET = 18
@@ -79,7 +81,8 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
         proto = _with_weights(_TRACED[key], graph)
     if half_storage:
         store_in_half(proto)
-    onnx.save(proto, path)
+    with naming(Path(path)):
+        onnx.save(proto, path)
 
 
 def _trace(graph: InferenceGraph) -> ModelProto:
@@ -145,7 +148,7 @@ def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
             warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
         # The checker runs the graph twice more, on the same input.
         traced = torch.jit.trace(graph, _example(graph), check_trace=False)
-        torch.jit.save(traced, str(path))
+        save_whole(lambda buffer: torch.jit.save(traced, buffer), Path(path))
 
 
 def _example(graph: InferenceGraph) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ RULES = [rule for group in yaml.safe_load((MONITORING / "rules.yml").read_text()
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 OF_PROMETHEUS = {"up", "ALERTS"}
 # Nothing of it happened, or can: no GPU, no reload.
-EMPTY = {"Runs that failed", "Versions loaded while serving", "Memory of the GPUs"}
+EMPTY = {"Runs that failed", "Versions loaded while serving", "Memory of the GPUs", "Computed again in float32 (GPU)"}
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,

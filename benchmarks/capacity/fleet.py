@@ -14,10 +14,11 @@ import numpy as np
 
 from benchmarks.capacity.virtual import Clock, in_virtual_time
 from service.http.problems import Problem
-from service.scheduling.batcher import Batcher, DeadlinePassedError, Lane
+from service.scheduling.batcher import Batcher, DeadlinePassedError
 from service.scheduling.gate import Gate, Phase, Place
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
+from service.scheduling.waiting import Lane
 
 MODEL: Final = "model"
 MOST_SIMULATED: Final = 32

@@ -15,7 +15,7 @@ from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.engines.engine import Engine, OverlappingEngine
 from model.runtime.images.picture import Size
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
-from service.scheduling.batcher import Lane
+from service.scheduling.waiting import Lane
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """Of files: name, bytes, nanoseconds of the last change."""

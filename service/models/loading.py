@@ -19,7 +19,7 @@ from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
 from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
-from service.scheduling.batcher import Lane
+from service.scheduling.waiting import Lane
 from service.settings.settings import InvalidSettingsError, Settings
 
 GPU_BATCH_SIZE = 8

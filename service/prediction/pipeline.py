@@ -31,17 +31,11 @@ from service.prediction.answers import Detected, Seen
 from service.prediction.decoding import Decoded, Job, as_problem, decode
 from service.prediction.seeing import is_small, score_counts_of, see_tiles, see_whole
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
-from service.scheduling.batcher import (
-    Batcher,
-    BatchReport,
-    Begun,
-    Computed,
-    DeadlinePassedError,
-    EngineStalledError,
-)
+from service.scheduling.batcher import Batcher, BatchReport, Begun, DeadlinePassedError, EngineStalledError
 from service.scheduling.gate import deadline_passed, engine_stalled
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
+from service.scheduling.waiting import Computed
 from service.settings.settings import Settings
 
 RETRY_OUT_OF_MEMORY = 5

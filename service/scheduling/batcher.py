@@ -21,14 +21,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from contextvars import Context
+from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from model.runtime.engines.engine import OutOfMemory
 from service.scheduling.device import Device, Run
 from service.scheduling.priority import Priority, Turns
 from service.scheduling.threads import Outcome
+from service.scheduling.waiting import Computed, Group, Job, Lane
 from service.scheduling.watchdog import Watchdog
 
 In = TypeVar("In")
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 # uvloop's timers count whole milliseconds, so a timer may fire this much early (seconds).
 TIMER_SLACK = 0.001
-# Weight of the newest batch in the running mean of seconds an item.
-THROUGHPUT_WEIGHT = 0.2
 
 
 class DeadlinePassedError(Exception):
@@ -54,38 +53,6 @@ Begun: TypeAlias = Sequence[Out] | Callable[[], Sequence[Out]]
 """The values of a run, or a function that waits for them."""
 
 
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The limits of one version of a model in the batcher, and what its items have cost so far.
-
-    `max_batch_size` is halved when a batch does not fit into a device's memory. `max_delay` is in seconds.
-    `seconds_per_item` is a running mean of device time, 0 before the first batch. So many of its batches may be on a
-    device `at_once`: the one that computes, and those that it gets meanwhile.
-    """
-
-    name: str
-    max_batch_size: int
-    max_delay: float = 0.0
-    seconds_per_item: float = 0.0
-    version: int = 0
-    at_once: int = 1
-
-    def measure(self, size: int, seconds: float) -> None:
-        mean = seconds / size
-        before = self.seconds_per_item
-        self.seconds_per_item = before + THROUGHPUT_WEIGHT * (mean - before) if before else mean
-
-
-@dataclass(frozen=True, slots=True)
-class Computed(Generic[Out]):
-    """What became of one item: its value, seconds waited and computed, and how many items shared the batch."""
-
-    value: Out
-    queue_seconds: float
-    run_seconds: float
-    batch_size: int
-
-
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """A batch that has left a device. `limit` is the most items that it could have had."""
@@ -96,39 +63,6 @@ class BatchReport:
     limit: int
     seconds: float
     failed: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job(Generic[In, Out]):
-    item: In
-    lane: Lane
-    bucket: Hashable
-    priority: Priority
-    deadline: float
-    arrived: float
-    future: asyncio.Future[Computed[Out]]
-    context: Context = field(default_factory=copy_context)
-    """Of whoever submitted it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group(Generic[In, Out]):
-    """The waiting items of one lane and bucket, which may share a batch, in order of arrival."""
-
-    lane: Lane
-    waiting: dict[Priority, deque[_Job[In, Out]]] = field(default_factory=lambda: {p: deque() for p in Priority})
-
-    def __len__(self) -> int:
-        return sum(map(len, self.waiting.values()))
-
-    @property
-    def is_full(self) -> bool:
-        """No other item could join its next batch."""
-        return len(self) >= self.lane.max_batch_size
-
-    def oldest(self) -> float:
-        """When its first item arrived. There must be one."""
-        return min(jobs[0].arrived for jobs in self.waiting.values() if jobs)
 
 
 class Batcher(Generic[In, Out]):
@@ -156,14 +90,14 @@ class Batcher(Generic[In, Out]):
         self._run = run
         self._on_batch = on_batch
         self._on_stall = on_stall
-        self._watchdog: Watchdog[Run[_Job[In, Out]]] = Watchdog(stall_after, self._give_up)
-        self._groups: dict[tuple[Lane, Hashable], _Group[In, Out]] = {}
-        self._alone: deque[_Job[In, Out]] = deque()
+        self._watchdog: Watchdog[Run[Job[In, Out]]] = Watchdog(stall_after, self._give_up)
+        self._groups: dict[tuple[Lane, Hashable], Group[In, Out]] = {}
+        self._alone: deque[Job[In, Out]] = deque()
         self._turns = Turns()
         self._hurried = False
         self._timer: asyncio.TimerHandle | None = None
-        self._devices: list[Device[_Job[In, Out]]] = [Device(index) for index in range(devices)]
-        self._hung: set[Run[_Job[In, Out]]] = set()
+        self._devices: list[Device[Job[In, Out]]] = [Device(index) for index in range(devices)]
+        self._hung: set[Run[Job[In, Out]]] = set()
 
     @property
     def devices(self) -> int:
@@ -207,7 +141,7 @@ class Batcher(Generic[In, Out]):
         if self.is_out:
             raise EngineStalledError
         future: asyncio.Future[Computed[Out]] = asyncio.get_running_loop().create_future()
-        job = _Job(item, lane, bucket, priority, deadline, time.monotonic(), future)
+        job = Job(item, lane, bucket, priority, deadline, time.monotonic(), future)
         self._group_of(job).waiting[priority].append(job)
         self._dispatch()
         try:
@@ -234,7 +168,7 @@ class Batcher(Generic[In, Out]):
         for device in self._devices:
             device.close()
 
-    def _jobs(self) -> Iterator[_Job[In, Out]]:
+    def _jobs(self) -> Iterator[Job[In, Out]]:
         yield from self._alone
         for group in self._groups.values():
             for jobs in group.waiting.values():
@@ -251,12 +185,12 @@ class Batcher(Generic[In, Out]):
         if self._groups and any(device.is_idle for device in self._devices):
             self._wake_at(min(group.oldest() + group.lane.max_delay for group in self._groups.values()), now)
 
-    def _roomiest(self) -> Device[_Job[In, Out]] | None:
+    def _roomiest(self) -> Device[Job[In, Out]] | None:
         """The first of those with the least on them that have room for another batch."""
         able = (device for device in self._devices if device.has_room)
         return min(able, key=lambda device: len(device.runs), default=None)
 
-    def _next_batch(self, now: float, full: bool) -> list[_Job[In, Out]]:
+    def _next_batch(self, now: float, full: bool) -> list[Job[In, Out]]:
         """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` none
         that no other item could join, or one that is due and could be joined has waited for longer.
         """
@@ -277,9 +211,9 @@ class Batcher(Generic[In, Out]):
                 return batch
         return []
 
-    def _take(self, group: _Group[In, Out], first: Priority, now: float) -> list[_Job[In, Out]]:
+    def _take(self, group: Group[In, Out], first: Priority, now: float) -> list[Job[In, Out]]:
         """Up to a full batch of the group, of one priority first; the other fills what is left."""
-        batch: list[_Job[In, Out]] = []
+        batch: list[Job[In, Out]] = []
         for jobs in sorted(group.waiting.values(), key=lambda jobs: jobs is not group.waiting[first]):
             while jobs and len(batch) < group.lane.max_batch_size:
                 job = jobs.popleft()
@@ -288,25 +222,25 @@ class Batcher(Generic[In, Out]):
         self._drop_empty()
         return batch
 
-    def _is_due(self, group: _Group[In, Out], now: float) -> bool:
+    def _is_due(self, group: Group[In, Out], now: float) -> bool:
         return self._hurried or group.is_full or group.oldest() + group.lane.max_delay <= now + TIMER_SLACK
 
-    def _is_wanted(self, job: _Job[In, Out], now: float) -> bool:
+    def _is_wanted(self, job: Job[In, Out], now: float) -> bool:
         if job.deadline <= now and not job.future.done():
             job.future.set_exception(DeadlinePassedError())
         return not job.future.done()
 
-    def _forget(self, job: _Job[In, Out]) -> None:
+    def _forget(self, job: Job[In, Out]) -> None:
         jobs = self._group_of(job).waiting[job.priority]
         if job in jobs:
             jobs.remove(job)
         self._drop_empty()
         self._dispatch()
 
-    def _group_of(self, job: _Job[In, Out]) -> _Group[In, Out]:
+    def _group_of(self, job: Job[In, Out]) -> Group[In, Out]:
         key = job.lane, job.bucket
         if key not in self._groups:
-            self._groups[key] = _Group(job.lane)
+            self._groups[key] = Group(job.lane)
         return self._groups[key]
 
     def _drop_empty(self) -> None:
@@ -317,7 +251,7 @@ class Batcher(Generic[In, Out]):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch, context=Context())
 
-    def _start(self, device: Device[_Job[In, Out]], batch: list[_Job[In, Out]], now: float) -> None:
+    def _start(self, device: Device[Job[In, Out]], batch: list[Job[In, Out]], now: float) -> None:
         lane = batch[0].lane
         run = Run(batch, device, lane.max_batch_size, lane.at_once, now)
         if self._timer is not None:
@@ -335,7 +269,7 @@ class Batcher(Generic[In, Out]):
             return _of_all(items, begun)
         return lambda: _of_all(items, begun())
 
-    def _finish(self, run: Run[_Job[In, Out]], outcome: Outcome[Sequence[Out]]) -> None:
+    def _finish(self, run: Run[Job[In, Out]], outcome: Outcome[Sequence[Out]]) -> None:
         batch, device = run.batch, run.device
         if run not in device.runs:
             if run in self._hung:
@@ -359,7 +293,7 @@ class Batcher(Generic[In, Out]):
             if not job.future.done():
                 job.future.set_result(Computed(value, computed_from - job.arrived, seconds, len(batch)))
 
-    def _end(self, run: Run[_Job[In, Out]]) -> tuple[float, float]:
+    def _end(self, run: Run[Job[In, Out]]) -> tuple[float, float]:
         """The device is free of it. When the run began to be computed, and the seconds since."""
         device = run.device
         was_first = device.runs[0] is run
@@ -369,7 +303,7 @@ class Batcher(Generic[In, Out]):
             self._watchdog.begin(device.runs[0])
         return computed_from, time.monotonic() - computed_from
 
-    def _give_up(self, run: Run[_Job[In, Out]]) -> None:
+    def _give_up(self, run: Run[Job[In, Out]]) -> None:
         """A run hangs. Its items fail, and if no device is left, all that wait."""
         device, lane = run.device, run.batch[0].lane
         seconds = time.monotonic() - run.began
@@ -389,7 +323,7 @@ class Batcher(Generic[In, Out]):
         self._on_stall([job.item for job in run.batch], device.index)
         self._dispatch()
 
-    def _run_again(self, batch: list[_Job[In, Out]], error: BaseException) -> None:
+    def _run_again(self, batch: list[Job[In, Out]], error: BaseException) -> None:
         """In smaller batches if memory was short, else one at a time."""
         lane = batch[0].lane
         common = _common_context(batch)
@@ -402,7 +336,7 @@ class Batcher(Generic[In, Out]):
         common.run(logger.warning, "%s; the batch limit of %s is now %d", error, lane.name, lane.max_batch_size)
         self._put_back(batch)
 
-    def _put_back(self, batch: list[_Job[In, Out]]) -> None:
+    def _put_back(self, batch: list[Job[In, Out]]) -> None:
         """Before all that wait, in order."""
         for job in reversed(batch):
             self._group_of(job).waiting[job.priority].appendleft(job)
@@ -414,7 +348,7 @@ def _of_all(items: Sequence[In], values: Sequence[Out]) -> Sequence[Out]:
     return values
 
 
-def _common_context(batch: list[_Job[In, Out]]) -> Context:
+def _common_context(batch: list[Job[In, Out]]) -> Context:
     """What holds for all who are in the batch: a line about one request's images is about that request."""
     common = Context()
     for variable, value in batch[0].context.items():

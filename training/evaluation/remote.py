@@ -26,7 +26,7 @@ from model.runtime.bundles.manifest import ServingDefaults
 from model.runtime.detections import RLE, Detections
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.records import ImageRecord
-from training.evaluation.stored_file import stored_file
+from training.data.loading.stored_file import stored_file
 
 KEY_VARIABLE = "MASKSERVE_CLIENT_KEY"
 """The one that `service.client` reads."""

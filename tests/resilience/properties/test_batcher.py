@@ -19,8 +19,9 @@ from model.runtime.engines.engine import OutOfMemory
 from service.scheduling import batcher as scheduling
 from service.scheduling import device as devices
 from service.scheduling import threads
-from service.scheduling.batcher import Batcher, DeadlinePassedError, EngineStalledError, Lane
+from service.scheduling.batcher import Batcher, DeadlinePassedError, EngineStalledError
 from service.scheduling.priority import INTERACTIVE_TURNS, Priority
+from service.scheduling.waiting import Lane
 from tests.resilience.properties.simulated import Clock, few_or_many, often
 
 STALL, HANGS_FOR = 2.0, 50.0

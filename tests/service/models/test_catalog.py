@@ -14,7 +14,7 @@ from model.runtime.detections import RawDetections
 from model.runtime.preprocess import Preprocessing
 from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, NOTHING_SERVED, Problem
 from service.models.catalog import Catalog, ServedModel
-from service.scheduling.batcher import Lane
+from service.scheduling.waiting import Lane
 
 
 class Engine:

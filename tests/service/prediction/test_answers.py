@@ -17,7 +17,7 @@ from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen, coco_results, prediction, to_json
 from service.prediction.parameters import MaskFormat
-from service.scheduling.batcher import Lane
+from service.scheduling.waiting import Lane
 
 
 def served(task: Task, names: tuple[str, ...] = ("cell", "N/A", "N/A")) -> ServedModel:

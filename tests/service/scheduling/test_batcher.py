@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.scheduling.batcher import Batcher, BatchReport, DeadlinePassedError, Lane
+from service.scheduling.batcher import Batcher, BatchReport, DeadlinePassedError
+from service.scheduling.waiting import Lane
 from tests.service.scheduling.batching import PATIENCE, Engine, run, start, until
 
 

@@ -11,8 +11,9 @@ from contextvars import ContextVar
 import pytest
 
 from model.runtime.engines.engine import OutOfMemory
-from service.scheduling.batcher import Batcher, Lane
+from service.scheduling.batcher import Batcher
 from service.scheduling.priority import INTERACTIVE_TURNS, Priority
+from service.scheduling.waiting import Lane
 from tests.service.scheduling.batching import PATIENCE, Engine, run, start, until
 
 

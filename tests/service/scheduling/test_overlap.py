@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from model.runtime.engines.engine import OutOfMemory
-from service.scheduling.batcher import Batcher, BatchReport, DeadlinePassedError, EngineStalledError, Lane
+from service.scheduling.batcher import Batcher, BatchReport, DeadlinePassedError, EngineStalledError
 from service.scheduling.priority import Priority
+from service.scheduling.waiting import Lane
 from tests.service.scheduling.batching import start
 from tests.service.scheduling.simulated import Clock, Gpu, simulate
 

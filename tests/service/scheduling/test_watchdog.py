@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from service.scheduling.batcher import Batcher, BatchReport, EngineStalledError, Lane
+from service.scheduling.batcher import Batcher, BatchReport, EngineStalledError
+from service.scheduling.waiting import Lane
 from service.scheduling.watchdog import LOOKS, Watchdog
 from tests.service.scheduling.batching import Engine, run, start, until
 

@@ -17,7 +17,7 @@ from model.runtime.preprocess import Preprocessing, prepare_file
 from tests.service.harness import picture
 from training.data.annotations.records import ImageRecord
 from training.data.loading.samples import UnreadableImage, load_prepared
-from training.evaluation.stored_file import stored_file
+from training.data.loading.stored_file import stored_file
 
 SHRUNK = Preprocessing(min_size=64, max_size=128, reduced_decoding=True)
 

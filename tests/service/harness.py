@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import re
@@ -37,6 +38,7 @@ from model.runtime.preprocess import Preprocessing
 from service.settings.environment import PREFIX
 from tests.measured import measured
 from tests.patience import PATIENCE
+from tests.service.forking import Forked, fork
 from tests.service.holding import FOLDER, HOLD, MARK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,11 @@ def build_probe(path: Path, share: float = 1.0, channels: int = 3) -> None:
     makes it fail, and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes
     of memory. Of one channel, that is all three colors.
     """
+    path.write_bytes(_probe(share, channels))
+
+
+@functools.cache
+def _probe(share: float, channels: int) -> bytes:
     green, blue = (min(color, channels - 1) for color in (1, 2))
     constants = {
         "base": np.array([share * c[0] for c in CANDIDATES], np.float32),
@@ -191,7 +198,8 @@ def build_probe(path: Path, share: float = 1.0, channels: int = 3) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def publish_probe(
@@ -276,7 +284,7 @@ HELD = encode(picture(held=True))
 class Server:
     """A `python -m service` process and a client for it."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     url: str
     holding: Path
     """See tests/service/holding.py."""
@@ -294,7 +302,7 @@ class Server:
         holding = Path(tempfile.mkdtemp())
         environment[FOLDER] = str(holding)
         environment.setdefault(f"{PREFIX}ENGINE_STALL_MS", "0")  # what a test holds does not hang
-        process = launch("--models", str(repository), *flags, module="tests.service.holding", **environment)
+        process = _start("tests.service.holding", "--models", str(repository), *flags, **environment)
         assert process.stderr is not None
         assert process.stdout is not None
         errors: list[str] = []
@@ -372,15 +380,26 @@ def head(*headers: str) -> bytes:
 
 
 def launch(*flags: str, module: str = "service", **environment: str) -> subprocess.Popen[str]:
-    """`python -m service` on a free port, stdout and stderr captured."""
+    """`python -m service` on a free port, stdout and stderr captured: the whole of a start, imports too."""
     return subprocess.Popen(
         [sys.executable, "-m", module, "--port", "0", *flags],
         cwd=ROOT,
-        env={**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment},
+        env=_surroundings(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _start(module: str, *flags: str, **environment: str) -> subprocess.Popen[str] | Forked:
+    """The same, where it need not do its imports itself."""
+    forked = fork(module, ["--port", "0", *flags], _surroundings(environment))
+    return forked or launch(*flags, module=module, **environment)
+
+
+def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
+    """No setting of whoever runs the tests."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment}
 
 
 def _sample_name(name: str, labels: dict[str, str]) -> str:

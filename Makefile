@@ -11,26 +11,42 @@ BIN := .venv/bin
 comma := ,
 # The CUDA libraries that ONNX Runtime loads, which are large: only where there is a GPU.
 CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
+CHECKS := check-types check-style check-imports check-security check-licenses
 FUZZED := admission decoding tiling multipart packed infer
 COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
 
-.PHONY: serve test check audit soak platforms train-shapes clean
+.PHONY: serve test check $(CHECKS) audit soak platforms train-shapes clean
 
 # The log alone goes to stdout; what make and the server say to people goes to stderr.
 serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
 # Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together,
-# and begin in the order of tests/conftest.py. Four processes, for tests of servers wait more than they compute.
+# and begin in the order of tests/conftest.py. Four processes, for tests of servers wait more than they compute. They start
+# hundreds, which read bytecode, where the environment would have each of them compile everything anew.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# mypy takes as long as the others together.
 check: .venv/all.stamp
+	@$(MAKE) --no-print-directory --jobs 2 $(CHECKS)
+
+check-types check-style check-imports check-security check-licenses: .venv/all.stamp
+
+check-types:
+	$(BIN)/mypy
+
+check-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+check-imports:
 	$(BIN)/lint-imports
+
+check-security:
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml model service training
+
+check-licenses:
 	$(BIN)/pip-licenses > /dev/null
 
 # Strict: a package that the index knows nothing about would count as free of vulnerabilities.

@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import yaml
 
 from tests.docker.kubernetes.manifests import Manifest, name_of
@@ -26,6 +24,10 @@ def is_built_in(document: Manifest) -> bool:
 
 def errors(document: Manifest) -> Iterator[str]:
     """What the API server would refuse, or drop in silence. Nothing of kinds of which there is no schema."""
+    # They build grammars for two seconds, which every process that collects the tests would spend.
+    import jsonschema
+    import kubernetes_validate
+
     if is_built_in(document):
         try:
             kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)

@@ -58,6 +58,7 @@ soak: .venv/all.stamp
 	$(BIN)/python -m tests.resilience.hostile --count 20000
 	$(BIN)/python -m pytest tests/resilience/properties --hypothesis-profile long
 	$(BIN)/python -m tests.resilience.kills --moments 25
+	$(BIN)/python -m tests.resilience.kills_many
 	for target in $(FUZZED); do $(BIN)/python -m tests.resilience.fuzz $$target --seconds 600 || exit 1; done
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -101,11 +103,13 @@ class Overload:
 
 
 class Server:
-    """`python -m service` with the embedded model on a free port."""
+    """`python -m service` with the embedded model on a free port. core: the only one that it may use."""
 
-    def __init__(self, timeout_ms: float) -> None:
-        command = [sys.executable, "-m", "service", "--port", "0", "--timeout-ms", str(timeout_ms)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    def __init__(self, timeout_ms: float, *flags: str, core: int | None = None) -> None:
+        command = [sys.executable, "-m", "service", "--port", "0", "--timeout-ms", str(timeout_ms), *flags]
+        pin = None if core is None else partial(os.sched_setaffinity, 0, {core})
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True, preexec_fn=pin)
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:  # what it loads, and then where it is

@@ -3,10 +3,13 @@
     python -m benchmarks.capacity --rate 20                               this machine's stage times, measured first
     python -m benchmarks.capacity --rate 100000 --stages gpu.json --price 2.5 --max-batch-size 8 --growth 0.2
     python -m benchmarks.capacity --validate                              a real server beside the simulation
+    python -m benchmarks.capacity --validate --servers 2                  two of them behind a balancer
 
-Each replica is the service's own gate, pools and batcher, in virtual time. What it does not know: cores that stages
-share, networks, and machines that differ. `--stages` is a list of objects with bucket, decode, inference, postprocess
-and other, in seconds; `--save` writes one.
+Each replica is the service's own gate, pools and batcher, in virtual time. What it does not know: networks, and
+machines that differ. What stages share, such as cores, it knows from their times, which are measured with two images on
+their way. `--stages` is a list of objects with bucket, decode, inference, postprocess and other, in seconds; `--save`
+writes one. `in flight` is the mean for each device, and so what an autoscaler may aim at. `--validate` gives each
+server a core of its own; the client is the balancer, by the rule that is simulated.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed
-from benchmarks.capacity.real import WITHIN, measure, validate
+from benchmarks.capacity.real import WITHIN, measure, started, validate
 from benchmarks.overload import SAMPLES, Server
 from model.console.arguments import whole
 
@@ -37,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     images = sorted(options.images.glob("*.png"))
     if options.validate:
-        return _validate(images, machine, options.rounds, options.seconds)
+        return _validate(images, machine, options)
     if options.stages is None:
         server = Server(options.timeout_ms)
         try:
-            mix = measure(server, images, options.rounds)
+            mix = measure([server], images, options.rounds)
         finally:
             server.stop()
     else:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.save is not None:
         options.save.write_text(json.dumps([asdict(one) for one in mix], indent=1) + "\n")
     print(f"{options.rate:g} requests/s, p99 at most {options.p99:g} s, at most {options.lost:.1%} refused or late")
-    print("balancer          replicas    p50, s    p99, s   refused      late   cost/h  cost/million")
+    print("balancer          replicas    p50, s    p99, s   refused      late  in flight   cost/h  cost/million")
     for name, balancer in BALANCERS.items():
         try:
             found = needed(
@@ -59,27 +62,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"capacity: {error}; allow more, or take faster machines", file=sys.stderr)
             return 2
         cost = found.replicas * options.price
+        answered = options.rate * (1 - found.refused - found.late)
+        in_flight = answered * found.mean / found.replicas / machine.devices  # Little's law
         print(
             f"{name:16}  {found.replicas:8d}  {found.p50:8.3f}  {found.p99:8.3f}  {found.refused:8.2%}"
-            f"  {found.late:8.2%}  {cost:7.2f}  {cost / options.rate / 3600 * 1e6:12.2f}"
+            f"  {found.late:8.2%}  {in_flight:9.2f}  {cost:7.2f}  {cost / options.rate / 3600 * 1e6:12.2f}"
         )
     return 0
 
 
-def _validate(images: Sequence[Path], machine: Machine, rounds: int, seconds: float) -> int:
-    server = Server(machine.timeout * 1e3)
-    try:
-        found = validate(server, images, machine, rounds, seconds)
-    finally:
-        server.stop()
-    print("load    p50, s: real  simulated   answered: real  simulated   other processes")
-    for one in found:
-        real, simulated = (1 - each.refused - each.late for each in (one.real, one.simulated))
-        other = "unknown" if one.other_load is None else f"{one.other_load:.0%}"
-        print(
-            f"{one.load:4g}  {one.real.p50:12.3f}  {one.simulated.p50:9.3f}  {real:15.1%}  {simulated:9.1%}"
-            f"   {other:>15}   {'agrees' if one.holds else 'differs'}{'' if one.is_valid else ', not valid'}"
-        )
+def _validate(images: Sequence[Path], machine: Machine, options: argparse.Namespace) -> int:
+    balancer = BALANCERS[options.balancer]
+    print(f"{options.servers} server(s), {options.balancer}; real and simulated, other processes' share of the cores")
+    print("load        p50, s            p99, s           refused             late      inference, s   other")
+    found = []
+    with started(machine, options.servers) as servers:
+        for one in validate(servers, images, machine, balancer, options.rounds, options.seconds):
+            found.append(one)
+            seconds = [(one.real.p50, one.simulated.p50), (one.real.p99, one.simulated.p99), one.inference[::-1]]
+            shares = [(one.real.refused, one.simulated.refused), (one.real.late, one.simulated.late)]
+            p50, p99, inference = (f"{real:8.3f} {simulated:7.3f}" for real, simulated in seconds)
+            refused, late = (f"{real:8.1%} {simulated:7.1%}" for real, simulated in shares)
+            other = "unknown" if one.other_load is None else f"{one.other_load:.0%}"
+            words = ("agrees" if one.holds else "differs") + ("" if one.is_valid else ", not valid")
+            print(f"{one.load:4g}{p50}  {p99}  {refused}  {late}  {inference}  {other:>6}   {words}", flush=True)
     agrees, is_valid = all(one.holds for one in found), all(one.is_valid for one in found)
     word = "not valid: other processes were busy" if not is_valid else "validated" if agrees else "not validated"
     print(f"{word} (within {WITHIN:.0%})")
@@ -106,7 +112,9 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-queue-size", type=whole(1), default=64, help="(default: %(default)d)")
     add("--timeout-ms", type=float, default=30_000.0, help="the deadline (default: %(default)g)")
     add("--requests", type=whole(100), default=10_000, help="in each simulation (default: %(default)d)")
-    add("--validate", action="store_true", help="hold the simulation against a real server at three loads")
+    add("--validate", action="store_true", help="hold the simulation against real servers at three loads")
+    add("--servers", type=whole(1), default=1, help="with --validate (default: %(default)d)")
+    add("--balancer", choices=BALANCERS, default="least-in-flight", help="with --validate (default: %(default)s)")
     add("--seconds", type=float, default=120.0, help="of each load with --validate (default: %(default)g)")
     return parser.parse_args(arguments)
 

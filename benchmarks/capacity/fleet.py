@@ -51,7 +51,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a load. Seconds are those of answered requests; shares are of all."""
+    """What became of a load. Seconds are those of answered requests; shares are of all: refused by the gate, and
+    accepted but not answered in time."""
 
     replicas: int
     p50: float
@@ -94,22 +95,23 @@ class Replica:
         return [None] * len(images)
 
 
-Balancer = Callable[[Sequence[Replica], random.Random], Replica]
+Balancer = Callable[[Sequence[int], random.Random], int]
+"""Which replica gets the next request, by how many each has in flight."""
 
 
-def at_random(replicas: Sequence[Replica], draws: random.Random) -> Replica:
-    return draws.choice(replicas)
+def at_random(in_flight: Sequence[int], draws: random.Random) -> int:
+    return draws.randrange(len(in_flight))
 
 
-def power_of_two(replicas: Sequence[Replica], draws: random.Random) -> Replica:
+def power_of_two(in_flight: Sequence[int], draws: random.Random) -> int:
     """The less busy of two."""
-    return min(draws.choices(replicas, k=2), key=lambda replica: replica.in_flight)
+    return min(draws.choices(range(len(in_flight)), k=2), key=in_flight.__getitem__)
 
 
-def least_in_flight(replicas: Sequence[Replica], draws: random.Random) -> Replica:
+def least_in_flight(in_flight: Sequence[int], draws: random.Random) -> int:
     """One of the least busy."""
-    least = min(replica.in_flight for replica in replicas)
-    return draws.choice([replica for replica in replicas if replica.in_flight == least])
+    least = min(in_flight)
+    return draws.choice([number for number, count in enumerate(in_flight) if count == least])
 
 
 BALANCERS: Final[dict[str, Balancer]] = {
@@ -162,7 +164,7 @@ async def _run(
         nonlocal refused, late
         began = clock.now
         try:
-            await balancer(fleet, choices).answer(image)
+            await fleet[balancer([one.in_flight for one in fleet], choices)].answer(image)
         except (Problem, DeadlinePassedError) as error:
             is_refused = isinstance(error, Problem) and error.kind.status == 429
             refused += is_counted and is_refused

@@ -1,98 +1,158 @@
-"""A real server: its stage times alone, and what becomes of a load, to hold the simulation against."""
+"""Real servers: their stage times, and what becomes of a load, to hold the simulation against."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import httpx
 import numpy as np
 
-from benchmarks.capacity.fleet import BALANCERS, Machine, Outcome, Stages, arrivals, simulate
+from benchmarks.capacity.fleet import Balancer, Machine, Outcome, Stages, arrivals, simulate
 from benchmarks.measure import MAX_OTHER_LOAD, OtherLoad
 from benchmarks.overload import Server
 
 LOADS: Final = (0.5, 0.8, 1.5)
-"""Shares of what the engine can answer."""
+"""Shares of what the engines can answer."""
 WITHIN: Final = 0.15
+FEW: Final = 0.01
+"""A share of requests that makes no difference: refusals of a load that is answered are chance."""
+ANY_IMAGE: Final = {"Content-Type": "image/x-any"}
+AT_ONCE: Final = 2
+"""Images on their way while stage times are measured: one is computed, and another decoded or answered beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One load, real and simulated. It holds where p50 and the share that is answered agree within WITHIN; it is valid
-    where other processes left the machine alone."""
+    """One load, real and simulated. It holds where p50, p99 and the shares refused and late agree within WITHIN; it is
+    valid where other processes left the machine alone.
+
+    inference: mean seconds, as measured before the load and given to the simulation, and as told under it.
+    """
 
     load: float
     real: Outcome
     simulated: Outcome
+    inference: tuple[float, float]
     other_load: float | None
 
     @property
     def holds(self) -> bool:
-        answered = [1 - one.refused - one.late for one in (self.real, self.simulated)]
-        pairs = [(self.real.p50, self.simulated.p50), (answered[0], answered[1])]
-        return all(abs(simulated - real) <= WITHIN * real for real, simulated in pairs)
+        real, simulated = self.real, self.simulated
+        seconds = [(real.p50, simulated.p50), (real.p99, simulated.p99)]
+        shares = [(real.refused, simulated.refused), (real.late, simulated.late)]
+        return all(abs(ours - theirs) <= WITHIN * theirs for theirs, ours in seconds) and all(
+            abs(ours - theirs) <= max(WITHIN * theirs, FEW) for theirs, ours in shares
+        )
 
     @property
     def is_valid(self) -> bool:
         return self.other_load is not None and self.other_load <= MAX_OTHER_LOAD
 
 
-def measure(server: Server, images: Sequence[Path], rounds: int) -> list[Stages]:
-    """Each image, one after the other, so many times; the first time of each is not counted."""
-    found = []
-    with httpx.Client(base_url=server.url, timeout=120) as client:
-        for number in range(rounds + 1):
-            for image in images:
-                began = time.perf_counter()
-                answer = client.post("/predict", content=image.read_bytes(), headers={"Content-Type": "image/x-any"})
-                whole = time.perf_counter() - began
-                told = answer.raise_for_status().json()["timing_ms"]
-                decode, inference, postprocess = (told[stage] / 1e3 for stage in ("decode", "inference", "postprocess"))
-                other = max(0.0, whole - decode - inference - postprocess)
-                if number:
-                    found.append(Stages(image.name, decode, inference, postprocess, other))
-    return found
+@contextmanager
+def started(machine: Machine, count: int) -> Iterator[list[Server]]:
+    """So many servers, each on a core of its own where there are several, and none where it is the only one."""
+    flags = ["--max-queue-size", machine.max_queue_size, "--max-batch-size", machine.max_batch_size]
+    flags += ["--decode-threads", machine.threads]
+    cores = sorted(os.sched_getaffinity(0))
+    servers: list[Server] = []
+    try:
+        for number in range(count):
+            servers.append(Server(machine.timeout * 1e3, *map(str, flags), core=cores[number % len(cores)]))
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
 
 
-def validate(server: Server, images: Sequence[Path], machine: Machine, rounds: int, seconds: float) -> list[Agreement]:
+def measure(servers: Sequence[Server], images: Sequence[Path], rounds: int) -> list[Stages]:
+    """Each image so many times on each server, AT_ONCE at a time, on all servers together, so that what stages and
+    servers share (cores, memory) is in their times as it is under load. The first round is not counted.
+    """
+
+    def ask(server: Server, image: Path) -> Stages:
+        began = time.perf_counter()
+        answer = client.post(f"{server.url}/predict", content=image.read_bytes(), headers=ANY_IMAGE)
+        whole = time.perf_counter() - began
+        told = {
+            stage: milliseconds / 1e3 for stage, milliseconds in answer.raise_for_status().json()["timing_ms"].items()
+        }
+        decode, inference, postprocess = told["decode"], told["inference"], told["postprocess"]
+        other = max(0.0, whole - decode - told["queue"] - inference - postprocess)
+        return Stages(image.name, decode, inference, postprocess, other)
+
+    def ask_all(server: Server) -> list[Stages]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(partial(ask, server), [*images] * (rounds + 1)))[len(images) :]
+
+    with httpx.Client(timeout=120) as client, ThreadPoolExecutor(len(servers)) as pool:
+        return [one for found in pool.map(ask_all, servers) for one in found]
+
+
+def validate(
+    servers: Sequence[Server],
+    images: Sequence[Path],
+    machine: Machine,
+    balancer: Balancer,
+    rounds: int,
+    seconds: float,
+) -> Iterator[Agreement]:
     """The same requests really and simulated, with stage times that are measured anew before each load."""
-    found = []
     contents = {image.name: image.read_bytes() for image in images}
     for load in LOADS:
-        other = OtherLoad([server.process.pid])
-        mix = measure(server, images, rounds)
-        rate = load * machine.devices / float(np.mean([image.inference for image in mix]))
+        other = OtherLoad([server.process.pid for server in servers])
+        mix = measure(servers, images, rounds)
+        measured = float(np.mean([image.inference for image in mix]))
+        rate = load * len(servers) * machine.devices / measured
         requests = math.ceil(rate * seconds)
         asked = [(wait, contents[image.bucket]) for wait, image in arrivals(rate, mix, requests, seed=0)]
-        real = asyncio.run(_load(server.url, asked))
-        simulated = simulate(rate, mix, machine, 1, BALANCERS["random"], requests=requests, warm_up=0)
-        found.append(Agreement(load, real, simulated, other.share()))
-    return found
+        real, told = asyncio.run(_load([server.url for server in servers], balancer, asked))
+        simulated = simulate(rate, mix, machine, len(servers), balancer, requests=requests, warm_up=0)
+        yield Agreement(load, real, simulated, (measured, told), other.share())
 
 
-async def _load(url: str, requests: Sequence[tuple[float, bytes]]) -> Outcome:
-    """Each comes so many seconds after the one before, whatever became of that."""
+async def _load(
+    urls: Sequence[str], balancer: Balancer, requests: Sequence[tuple[float, bytes]]
+) -> tuple[Outcome, float]:
+    """Each comes so many seconds after the one before, whatever became of that, and goes where the balancer says. Gives
+    the mean of what they took on the engine too, in seconds.
+    """
     answered: list[float] = []
+    inference: list[float] = []
     statuses: list[int] = []
+    in_flight = [0] * len(urls)
+    draws = random.Random(0)
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client, asyncio.TaskGroup() as asked:
+    async with httpx.AsyncClient(timeout=120, limits=limits) as client, asyncio.TaskGroup() as asked:
 
         async def ask(content: bytes) -> None:
             began = time.perf_counter()
-            answer = await client.post("/predict", content=content, headers={"Content-Type": "image/x-any"})
+            chosen = balancer(in_flight, draws)
+            in_flight[chosen] += 1
+            answer = await client.post(f"{urls[chosen]}/predict", content=content, headers=ANY_IMAGE)
+            in_flight[chosen] -= 1
             statuses.append(answer.status_code)
             if answer.status_code == 200:
                 answered.append(time.perf_counter() - began)
+                inference.append(answer.json()["timing_ms"]["inference"] / 1e3)
 
+        at = time.perf_counter()
         for seconds, content in requests:
-            await asyncio.sleep(seconds)
+            at += seconds
+            await asyncio.sleep(at - time.perf_counter())
             asked.create_task(ask(content))
     p50, p99 = map(float, np.percentile(answered, [50, 99]))
     refused = statuses.count(429) / len(requests)
-    return Outcome(1, p50, p99, float(np.mean(answered)), refused, 1 - refused - len(answered) / len(requests))
+    late = 1 - refused - len(answered) / len(requests)
+    return Outcome(len(urls), p50, p99, float(np.mean(answered)), refused, late), float(np.mean(inference))

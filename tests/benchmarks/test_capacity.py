@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.capacity.__main__ import main
-from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed, simulate
+from benchmarks.capacity.fleet import BALANCERS, Machine, Outcome, Stages, needed, simulate
+from benchmarks.capacity.real import LOADS, Agreement, validate
+from tests.service.harness import Server, encode, picture, publish_probe
 
 IMAGE = Stages("one", 0.0, 0.1, 0.0, 0.0)
 PATIENT = Machine(max_queue_size=10_000, timeout=1e6)
@@ -64,6 +66,44 @@ def test_the_command_says_what_a_load_costs(tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--rate", "5000", "--p99", "1"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == list(BALANCERS)
-    assert all(int(row[1]) >= 500 and float(row[6]) == 3 * int(row[1]) for row in rows)
+    assert all(int(row[1]) >= 500 and float(row[7]) == 3 * int(row[1]) for row in rows)
+    assert all(0.3 < float(row[6]) < 10 for row in rows), "mean images in flight on a device"
     assert main([*words, "--p99", "0.01"]) == 2
     assert "one image alone takes 0.1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("simulated", "agrees"),
+    [
+        pytest.param({}, True, id="the same"),
+        pytest.param({"p50": 1.14, "p99": 3.5, "refused": 0.19}, True, id="within 15 %"),
+        pytest.param({"p50": 1.16}, False, id="another median"),
+        pytest.param({"p99": 2.9}, False, id="another tail"),
+        pytest.param({"refused": 0.25}, False, id="more is refused"),
+        pytest.param({"late": 0.009}, True, id="as good as none is late"),
+        pytest.param({"late": 0.02}, False, id="some are late"),
+    ],
+)
+def test_what_agrees(simulated: dict[str, float], agrees: bool) -> None:
+    real = Outcome(1, p50=1.0, p99=4.0, mean=2.0, refused=0.2, late=0.0)
+    assert Agreement(1.5, real, replace(real, **simulated), (0.1, 0.1), 0.0).holds is agrees
+
+
+def test_two_servers_are_asked_what_is_simulated(tmp_path: Path) -> None:
+    """Whether they agree is nothing that a busy machine could tell."""
+    publish_probe(tmp_path / "staging", tmp_path / "models")
+    (tmp_path / "a.png").write_bytes(encode(picture(slow=20)))
+    servers = [Server.start(tmp_path / "models", "--engine-threads", "1") for _ in range(2)]
+    try:
+        balancer = BALANCERS["least-in-flight"]
+        found = list(validate(servers, [tmp_path / "a.png"], Machine(), balancer, rounds=1, seconds=0.5))
+        answered = [server.metrics()['maskserve_requests_total{route="/predict",status="200"}'] for server in servers]
+    finally:
+        for server in servers:
+            server.close()
+    assert [one.load for one in found] == list(LOADS)
+    for one in found:
+        assert one.real.replicas == one.simulated.replicas == 2
+        assert 0 < one.real.p50 <= one.real.p99
+        assert min(one.inference) > 0
+    assert min(answered) > len(LOADS) * 2, "both"

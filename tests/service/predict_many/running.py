@@ -44,6 +44,16 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return found
 
 
+def by_detection(rows: list[dict[str, Any]], prefix: str) -> dict[tuple[str, int | None], dict[str, Any]]:
+    """Rows without what says where the images were, by the image's name behind `prefix` and the detection's number."""
+    found = {}
+    for row in rows:
+        key = row["image"].removeprefix(prefix), row["detection"]
+        assert key not in found, f"{key} is there twice"
+        found[key] = row | {"image": None, "image_id": None}
+    return found
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below, by its place."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs, parquet
 
-from tests.service.harness import until
-from tests.service.predict_many.running import predict, rows
+from tests.service.harness import encode, picture, until
+from tests.service.holding import HOLD, PASS
+from tests.service.predict_many.running import by_detection, content, predict, rows, start
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,10 @@ def test_results_are_those_of_the_folder(
     assert "39 images, 3 failed" in said
     assert said.count("1 file passed over, no images by their endings: .txt (1)") == 2
     with store.filesystem().open_input_file("bucket/a folder/found/detections.parquet") as stream:
-        found = parquet.read_table(stream).to_pylist()
-    expected = {}
-    for row in rows(here / "detections.parquet"):
-        expected[row["image"].removeprefix(f"{images}/"), row["detection"]] = row | {"image": "", "image_id": 0}
-    for row in found:
-        key = (row["image"].removeprefix(f"{bucket}/images/"), row["detection"])
-        assert expected.pop(key) == row | {"image": "", "image_id": 0}
-    assert [name for name, _ in expected] == ["zz.png"]
+        found = by_detection(parquet.read_table(stream).to_pylist(), f"{bucket}/images/")
+    expected = by_detection(rows(here / "detections.parquet"), f"{images}/")
+    assert {name for name, _ in expected.keys() - found.keys()} == {"zz.png"}
+    assert found.items() <= expected.items()
 
     paths = [f"/bucket/a%20folder/found/_parts/part-{number:06}.parquet" for number in range(6)]
     written = store.requests("PUT")
@@ -98,6 +95,42 @@ def test_results_are_those_of_the_folder(
     assert predict(repository, f"{bucket}/images", "--output", there, "--quiet", "--masks=none") == 2
     assert "s3://bucket/a folder/found holds another run, which differs in masks (rle then, none" in (
         capsys.readouterr().err
+    )
+
+
+def test_killed_while_it_writes_into_a_bucket(
+    bucket: str, store: Store, repository: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`python -m tests.resilience.kills_many` does so with 2,000 images and another store."""
+    held, holding, there = tmp_path / "held", tmp_path_factory.mktemp("holding"), store.filesystem()
+    held.mkdir()
+    for seed in range(12):
+        (held / f"{seed:02}.png").write_bytes(encode(picture(seed, held=True)))
+    (held / "07.png").write_bytes(b"broken")
+
+    def objects(folder: str) -> dict[str, str]:
+        selector = fs.FileSelector(f"bucket/a folder/killed{folder}", recursive=True, allow_not_found=True)
+        found = (info for info in there.get_file_info(selector) if info.type == fs.FileType.File)
+        return {info.path.removeprefix("bucket/a folder/killed/"): info.path for info in found}
+
+    def some_are_there() -> bool:
+        (holding / PASS).touch()
+        return len(objects("/_parts")) >= 2
+
+    words = (held, "--output", f"{bucket}/killed", "--shard-size", 2)
+    (holding / HOLD).touch()
+    process = start(repository, *words, holding=holding)
+    until(some_are_there)
+    process.kill()
+    process.communicate()
+    kept = objects("/_parts")
+    assert 2 <= len(kept) < 6
+    assert predict(repository, *words) == 1
+    written = store.requests("PUT")
+    assert [written["/" + path.replace(" ", "%20")] for path in kept.values()] == [1] * len(kept)
+    assert predict(repository, held, "--output", tmp_path / "whole", "--shard-size", 2) == 1
+    assert {name: there.open_input_file(path).readall() for name, path in objects("").items()} == content(
+        tmp_path / "whole"
     )
 
 

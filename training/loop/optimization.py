@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.config import OptimizerConfig, ScheduleConfig
@@ -14,10 +16,13 @@ from training.config import OptimizerConfig, ScheduleConfig
 NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, images: int | None = None) -> optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, images: int | None = None, *, fused: bool = False
+) -> optim.Optimizer:
     """SGD or AdamW over the trainable parameters; biases and normalization layers do not decay.
 
-    `images` is the number that a step has, which the rate is scaled to.
+    `images` is the number that a step has, which the rate is scaled to. A `fused` one has one kernel for all weights,
+    which by itself skips a step whose gradient overflowed: others make the host wait to learn whether it did.
     """
     rate = scaled_rate(config, images)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {(0, True): [], (0, False): []}
@@ -38,9 +43,27 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, images: int | None
         }
         for (depth, decays), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
     ]
+    kernels = True if fused else None  # None is torch's choice
     if config.name == "sgd":
-        return optim.SGD(options, lr=rate, momentum=config.momentum)
-    return optim.AdamW(options, lr=rate, betas=(config.momentum, 0.999))
+        return optim.SGD(options, lr=rate, momentum=config.momentum, fused=kernels)
+    return optim.AdamW(options, lr=rate, betas=(config.momentum, 0.999), fused=kernels)
+
+
+def restore_optimizer(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Loads the state_dict of an optimizer over the same parameters, on whatever device and in whatever layout it was.
+
+    Which kernels compute stays as `optimizer` was made. Fused ones go through memory from its beginning to its end, so
+    that each of an optimizer's tensors must lie there as its parameter does.
+    """
+    groups = [
+        {**group, "fused": own["fused"]}
+        for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def scaled_rate(config: OptimizerConfig, images: int | None) -> float:

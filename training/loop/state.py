@@ -26,7 +26,7 @@ from training.data.loading.source import TrainingData
 from training.distributed import Process
 from training.loop.compiling import compile_backbone
 from training.loop.ema import WeightAverage
-from training.loop.optimization import make_optimizer, make_scheduler
+from training.loop.optimization import make_optimizer, make_scheduler, restore_optimizer
 from training.loop.sampling import sample_by_image
 from training.starting.identity import describe_data, require_same_data
 from training.starting.starting_point import load_starting_point
@@ -87,8 +87,9 @@ def start(config: TrainConfig, data: TrainingData, process: Process, resumed: Ch
     model.to(process.device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     average = None if config.ema is None else WeightAverage(model, config.ema)
     if config.compile:
-        compile_backbone(model)
-    optimizer = make_optimizer(model, config.optimizer, images=images)
+        compile_backbone(model, same_size=config.augment.crop is not None)
+    fused = process.device.type == "cuda" or config.amp == "fp16"
+    optimizer = make_optimizer(model, config.optimizer, images=images, fused=fused)
     scheduler = make_scheduler(optimizer, config.schedule)
     scaler = torch.amp.GradScaler(process.device.type, enabled=config.amp == "fp16")
     network = model if process.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
@@ -151,7 +152,7 @@ def _restore(state: State, resumed: Checkpoint) -> None:
     """A run of an older release's checkpoint has its id and data from here on."""
     if state.average is not None and resumed.ema is not None:
         state.average.model.load_state_dict(resumed.ema)
-    state.optimizer.load_state_dict(resumed.optimizer)
+    restore_optimizer(state.optimizer, resumed.optimizer)
     state.scheduler.load_state_dict(resumed.scheduler)
     state.scaler.load_state_dict(resumed.scaler)
     state.iteration, state.best, state.without_gain = resumed.iteration, resumed.best, resumed.without_gain

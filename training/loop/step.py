@@ -70,13 +70,13 @@ def take_step(config: TrainConfig, state: State, passes: Sequence[Batch], proces
             torch.autograd.backward(state.scaler.scale(total))
         names = list(losses)
         seen.append(torch.stack((values, shares)))
-    updated = _descend(config, state, scale)
-    # The one place of a step that waits for the device.
+    _descend(config, state)
+    # Here a step waits for the device: all of it is queued.
     table = torch.stack(seen).cpu()
     for batch, (values, _) in zip(passes, table, strict=True):
         if not bool(values.isfinite().all()):
             raise _not_finite(state.iteration + 1, dict(zip(names, values[process.rank], strict=True)), batch)
-    if updated:
+    if state.scaler.get_scale() >= scale:
         state.scheduler.step()
         if state.average is not None:
             state.average.update(state.model, state.iteration)
@@ -112,14 +112,13 @@ def _in_the_step(
     return values, counts / whole.sum(0).clamp(min=1)
 
 
-def _descend(config: TrainConfig, state: State, scale: float) -> bool:
-    """The optimizer's step; whether it was done. Where the gradient overflowed, the loss scale has fallen instead."""
+def _descend(config: TrainConfig, state: State) -> None:
+    """The optimizer's step. Where the gradient overflows the loss scale falls instead, which nobody waits to hear."""
     if config.optimizer.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return state.scaler.get_scale() >= scale
 
 
 def _communicating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from torch import nn
 from model.architecture import ArchitectureConfig
 from model.network.build import build_model
 from training.config import OptimizerConfig, ScheduleConfig
-from training.loop.optimization import make_optimizer, make_scheduler, rate_factor
+from training.loop.optimization import make_optimizer, make_scheduler, rate_factor, restore_optimizer
 
 STEP = ScheduleConfig(iterations=100, warmup=10, warmup_factor=0.1, decay="step", milestones=(60, 80), gamma=0.1)
 COSINE = ScheduleConfig(iterations=110, warmup=10, warmup_factor=0.1, decay="cosine")
@@ -139,3 +139,42 @@ def test_scheduler_continues_from_its_state() -> None:
     second.load_state_dict(first.state_dict())
     second_scheduler.load_state_dict(first_scheduler.state_dict())
     assert start + rates(second_scheduler, second, 18) == everything
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param((False, torch.contiguous_format), (True, torch.channels_last), id="from a CPU to a GPU"),
+        pytest.param((True, torch.channels_last), (False, torch.contiguous_format), id="from a GPU to a CPU"),
+        pytest.param((True, torch.contiguous_format), (True, torch.channels_last), id="another layout"),
+    ],
+)
+def test_an_optimizer_goes_on_with_other_kernels_and_layouts(
+    name: str, before: tuple[bool, torch.memory_format], after: tuple[bool, torch.memory_format]
+) -> None:
+    """Momentum lies in the checkpoint as the weights lay that were trained then."""
+    config = OptimizerConfig.model_validate({"name": name, "rate": 0.1})
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(4, 6, 5, 3, 3, generator=generator)
+
+    def made(kind: tuple[bool, torch.memory_format]) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        layer = nn.Conv2d(5, 6, 3, bias=False).to(memory_format=kind[1])
+        return layer, make_optimizer(layer, config, fused=kind[0])
+
+    def steps(layer: nn.Conv2d, optimizer: torch.optim.Optimizer, given: torch.Tensor) -> None:
+        for gradient in given:
+            layer.weight.grad = torch.empty_like(layer.weight).copy_(gradient)
+            optimizer.step()
+
+    whole, its_optimizer = made((False, torch.contiguous_format))
+    steps(whole, its_optimizer, gradients)
+    first, its_optimizer = made(before)
+    steps(first, its_optimizer, gradients[:2])
+    second, resumed = made(after)
+    second.load_state_dict(first.state_dict())
+    restore_optimizer(resumed, its_optimizer.state_dict())
+    steps(second, resumed, gradients[2:])
+    torch.testing.assert_close(second.weight, whole.weight, rtol=1e-5, atol=1e-6)
+    assert resumed.param_groups[0]["fused"] is (True if after[0] else None)

@@ -8,31 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.network.build import Detector
-from tests.training.runs import SMALL
-from training.command_line import parse_train_config
+from tests.training.loop.steps import HERE, compare, gradients, maker, step_batches
 from training.config import TrainConfig
 from training.data.annotations.dataset import Dataset
 from training.data.figures import write_figures
 from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
 from training.data.loading.loader import Batch
-from training.data.loading.source import TrainingData
-from training.distributed import Process
 from training.loop.sampling import begin_batch, count_ahead, drawn_counts
-from training.loop.state import State, start
+from training.loop.state import State
 from training.loop.step import take_step
 from training.loop.validation_losses import validation_losses
 from training.train import batches
 
-HERE = Process(torch.device("cpu"))
 ONE_POSITIVE = ("--architecture.box_batch_size_per_image=4", "--architecture.box_positive_fraction=0.25")
 """Every object is a proposal of itself: each image with an object has exactly one positive RoI in its sample."""
-
-
-@pytest.fixture(scope="module")
-def train_data(shapes: Path) -> Dataset:
-    return load_coco(*find_splits(shapes, "masks").train)
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +39,6 @@ def figures_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_coco(*find_splits(folder, "masks_keypoints").train)
 
 
-def maker(data: Dataset, output: Path, *common: str) -> Callable[..., tuple[TrainConfig, State]]:
-    """Makes a configuration and its fresh state: the same weights every time."""
-
-    def build(*flags: str) -> tuple[TrainConfig, State]:
-        config = parse_train_config([*common, *SMALL[1:], "--optimizer.name=sgd", *flags, f"--output={output}"])
-        torch.manual_seed(0)
-        return config, start(config, TrainingData(data, None), HERE)
-
-    return build
-
-
-@pytest.fixture
-def make(train_data: Dataset, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
-    return maker(train_data, tmp_path, SMALL[0], "--augment.crop_around=1")
-
-
 @pytest.fixture
 def make_figures(figures_data: Dataset, tmp_path: Path) -> Callable[..., tuple[TrainConfig, State]]:
     keypoints = f"--architecture.num_keypoints={figures_data.num_keypoints}"
@@ -72,29 +46,11 @@ def make_figures(figures_data: Dataset, tmp_path: Path) -> Callable[..., tuple[T
     return maker(figures_data, tmp_path, "--recipe=figures", "--amp=none", keypoints, narrow)
 
 
-def step_batches(config: TrainConfig, data: Dataset) -> list[Batch]:
-    """The passes of the first step."""
-    return list(batches(config, data, 0, HERE))[: config.accumulate]
-
-
-def gradients(model: Detector) -> dict[str, Tensor]:
-    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-
-
 def split(batch: Batch, passes: int) -> list[Batch]:
     """The batch in equal parts, in its order."""
     size = len(batch.images) // passes
     parts = range(0, len(batch.images), size)
     return [Batch(*(list(column[first : first + size]) for column in batch)) for first in parts]
-
-
-def compare(whole: dict[str, Tensor], parts: dict[str, Tensor]) -> dict[str, float]:
-    """Largest difference of each gradient, relative to its own largest value."""
-    assert whole.keys() == parts.keys()
-    return {
-        name: float((whole[name] - parts[name]).abs().max() / whole[name].abs().max().clamp(min=1e-12))
-        for name in whole
-    }
 
 
 def losses_and_gradients(
@@ -186,11 +142,12 @@ def test_a_loader_hands_out_the_larger_batch_in_passes(
     assert len(names) == 8
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_overflowing_gradient_is_skipped(
-    make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
+    optimizer: str, make: Callable[..., tuple[TrainConfig, State]], train_data: Dataset
 ) -> None:
     """In fp16 on the CPU, with a loss scale that no gradient survives, then with torch's."""
-    config, state = make("--amp=fp16", "--ema=0.9", "--schedule.iterations=1")
+    config, state = make("--amp=fp16", "--ema=0.9", "--schedule.iterations=1", f"--optimizer.name={optimizer}")
     usual = state.scaler.state_dict()
     state.scaler.load_state_dict(usual | {"scale": 2.0**100})
     passes = step_batches(config, train_data)
@@ -225,19 +182,6 @@ def test_validation_losses_change_nothing(make: Callable[..., tuple[TrainConfig,
     assert not any(module.training for module in state.model.modules())
     torch.rand(3)
     assert validation_losses(state.model, val_data, config.architecture, HERE) == losses
-
-
-def test_compiling_keeps_the_names(
-    make: Callable[..., tuple[TrainConfig, State]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, plain = make()
-    monkeypatch.setenv("CXX", "true")  # compiled when first called, which it is not here
-    _, compiled = make("--compile=true", "--ema=0.9")
-    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-    assert list(compiled.evaluated.state_dict()) == list(plain.model.state_dict())
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match=r"no-such-compiler is not on the PATH.*--compile"):
-        make("--compile=true")
 
 
 def test_sync_batch_norm_needs_gpus(make: Callable[..., tuple[TrainConfig, State]]) -> None:

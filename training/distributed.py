@@ -43,7 +43,8 @@ class ProcessLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """This process. device: where it computes. rank: its number, from 0, of `count`.
+    """This process. device: where it computes. rank: its number, from 0, of `count`. here: how many of these this
+    machine has.
 
     group: in which they wait for the first one and exchange what is not a tensor. step_group: the same within a step;
     None: the default one.
@@ -54,6 +55,7 @@ class Process:
     count: int = 1
     group: dist.ProcessGroup | None = None
     step_group: dist.ProcessGroup | None = None
+    here: int = 1
 
     @property
     def first(self) -> bool:
@@ -125,16 +127,17 @@ def join(device: str) -> Process:
             torch.cuda.set_device(place.index or 0)
         return Process(place)
     rank, local = _place(os.environ, count)
+    here = _number(os.environ, "LOCAL_WORLD_SIZE", otherwise=count)
     if device == "cpu":
         dist.init_process_group("gloo", timeout=STEP_PATIENCE)
-        return Process(torch.device("cpu"), rank, count, _gloo(PATIENCE))
+        return Process(torch.device("cpu"), rank, count, _gloo(PATIENCE), here=here)
     if device != "cuda":
         raise ValueError(f"device {device} is one GPU, but there are {count} processes: leave out its number")
     require_gpus(local + 1, f"process {local} of this machine needs a GPU of its own; start fewer (--nproc_per_node)")
     place = torch.device("cuda", local)
     torch.cuda.set_device(place)
     dist.init_process_group("nccl", device_id=place, timeout=STEP_PATIENCE)
-    return Process(place, rank, count, _gloo(PATIENCE), _gloo(STEP_PATIENCE))
+    return Process(place, rank, count, _gloo(PATIENCE), _gloo(STEP_PATIENCE), here)
 
 
 def require_device(device: str) -> None:
@@ -172,8 +175,8 @@ def _place(environment: Mapping[str, str], count: int) -> tuple[int, int]:
     return rank, _number(environment, "LOCAL_RANK")
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "1")
-    if not text.isdecimal() or (name == "WORLD_SIZE" and int(text) == 0):
+def _number(environment: Mapping[str, str], name: str, otherwise: int = 1) -> int:
+    text = environment.get(name, str(otherwise))
+    if not text.isdecimal() or (name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") and int(text) == 0):
         raise ValueError(f"{name} is {text!r}, which is no number of processes: let torchrun set it, or unset it")
     return int(text)

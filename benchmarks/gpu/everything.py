@@ -1,4 +1,4 @@
-"""Every open question about GPUs in one run of ten minutes, which leaves one JSON and one table.
+"""Every open question about GPUs in one run of a quarter of an hour, which leaves one JSON and one table.
 
     benchmarks/gpu/everything.sh
     python -m benchmarks.gpu.everything --json everything.json
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,9 @@ def steps(dry_run: bool) -> list[Step]:
     return [
         Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/model/network", "tests/model/runtime"), 120),
         Step("engine", ("-m", "benchmarks.gpu.engine", *tiny, "--json", "FILE"), 180),
+        Step("precision", ("-m", "benchmarks.gpu.precision", *tiny, "--json", "FILE"), 120),
+        Step("training", ("-m", "benchmarks.gpu.training", *tiny, "--json", "FILE"), 240),
+        Step("service", ("-m", "benchmarks.gpu.served", *tiny, "--json", "FILE"), 300),
         Step("contenders", (*contenders, *tiny, "--json", "FILE"), 330),
     ]
 
@@ -62,38 +67,49 @@ def do(step: Step) -> Done:
         file = Path(folder) / "found.json"
         command = [sys.executable, *(str(file) if word == "FILE" else word for word in step.command)]
         start = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own: what it has started must not keep the GPU
+        )
         try:
-            ended = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=step.limit, check=False
-            )
-            status, said = ended.returncode, ended.stdout
-        except subprocess.TimeoutExpired as late:
-            status, said = None, late.stdout or b""
+            said, _ = process.communicate(timeout=step.limit)
+            status: int | None = process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            status = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         seconds = time.monotonic() - start
         text = said.decode(errors="replace")
         return Done(status, seconds, text[-TAIL:], json.loads(file.read_text()) if file.exists() else None)
 
 
 def table(done: dict[str, Done]) -> str:
-    """A line a step, and below each its questions if it has such."""
+    """A line a step, and below each what it found, but for the contenders, which have a table of their own."""
     lines = []
     for name, step in done.items():
         word = {0: "good", None: "out of time"}.get(step.status, f"failed ({step.status})")
         lines.append(f"{name:12} {word:12} {step.seconds:6.1f} s")
         if step.status != 0 and step.output.strip():
             lines.append(f"    {step.output.strip().splitlines()[-1][:160]}")
-        if name == "engine":
+        if name != "contenders":
             for question, answer in (step.found or {}).items():
+                verdict = {True: "good ", False: "BAD  "}.get(answer.get("good"), "")
                 rest = ", ".join(f"{key} {value}" for key, value in answer.items() if key != "good")
-                lines.append(f"    {'good' if answer['good'] else 'BAD ':4} {question}: {rest}")
+                lines.append(f"    {verdict}{question}: {rest}")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the JSON; the exit status is 1 unless every step was good."""
+    names = ", ".join(step.name for step in steps(dry_run=False))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.everything")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU; figures mean nothing")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="some of: tests, engine, contenders")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"some of: {names}")
     parser.add_argument(
         "--json", type=Path, default=Path("everything.json"), metavar="FILE", help="where it is written"
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every open question about GPUs in ten minutes, on any machine with one: leaves everything.json and prints a table.
+# Every open question about GPUs in a quarter of an hour, on any machine with one: leaves everything.json and prints a table.
 #
 #   benchmarks/gpu/everything.sh [--json FILE]
 #

@@ -1,7 +1,14 @@
-"""The whole service, JPEG in and JSON out, on the same network: `python -m service` on an exported bundle."""
+"""The whole service, JPEG in and JSON out, on the same network: `python -m service` on an exported bundle.
+
+    python -m benchmarks.gpu.served --json served.json         the engine cuda in fp16 and float32, ONNX Runtime
+    python -m benchmarks.gpu.served --device cpu --dry-run --json served.json     tiny, ONNX Runtime alone, anywhere
+
+Each service is asked by as many connections as keep it busy; the photographs are decoded by it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import re
@@ -9,19 +16,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.gpu.case import Case, make_batch
+from benchmarks.gpu.case import FULL, TINY, Case, make_batch, make_case
 from benchmarks.gpu.contenders import Skip
 
-NEEDED = ("fastapi", "httptools", "onnxruntime", "orjson", "pydantic_settings", "uvicorn", "uvloop")
+NEEDED = ("fastapi", "httptools", "orjson", "pydantic_settings", "uvicorn", "uvloop")
 CONNECTIONS = 48
 JPEGS = 8
 JPEG_QUALITY = 90
+SECONDS = 20.0
 
 CLIENT = """
 import concurrent.futures, http.client, json, sys, time
@@ -62,50 +73,87 @@ class Served:
 
 def serve(case: Case, seconds: float) -> Served:
     """Exports, starts the service on the GPU and asks for `seconds`. Skip, with the reason, where that can't be."""
+    if case.device.type != "cuda":
+        raise Skip("the service is measured on a CUDA device alone; benchmarks.overload is its measure on a CPU")
+    engine = "onnx" if "CUDAExecutionProvider" in _onnx_providers() else "torchscript"
+    with published(case) as folder:
+        return ask(folder, engine, ("--device", "cuda", "--warm-up", "one", "--max-batch-size", "16"), seconds)
+
+
+@contextmanager
+def published(case: Case) -> Iterator[Path]:
+    """A folder with the exported network under `models`, and photographs. Skip where something is not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise Skip(f"not installed: {', '.join(missing)}")
-    if case.device.type != "cuda":
-        raise Skip("the service is measured on a CUDA device alone; benchmarks.overload is its measure on a CPU")
-    import onnxruntime
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _photographs(case, folder)
+        _publish(case, folder / "staging", folder / "models")
+        yield folder
 
-    on_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    engine = "onnx" if on_gpu else "torchscript"
-    with tempfile.TemporaryDirectory() as folder:
-        photographs = _photographs(case, Path(folder))
-        models = Path(folder) / "models"
-        _publish(case, Path(folder) / "staging", models)
-        command = [sys.executable, "-m", "service", "--port", "0", "--models", str(models), "--device", "cuda"]
-        command += ["--engine", engine, "--warm-up", "one", "--max-batch-size", "16", "--timeout-ms", "120000"]
-        log = Path(folder) / "stderr"
-        with log.open("w") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        try:
-            address = _wait_ready(process, log)
-            arguments = [address, str(seconds), str(CONNECTIONS), *map(str, photographs)]
-            client = subprocess.run(
-                [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=4 * seconds + 120
-            )
-        finally:
-            process.terminate()
-            process.wait(30)
+
+def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Served:
+    """Starts the service on what is published in the folder, and asks for `seconds`. Skip where it does not answer."""
+    command = [sys.executable, "-m", "service", "--port", "0", "--models", str(folder / "models"), "--engine", engine]
+    command += ["--timeout-ms", "120000", *options]
+    log = folder / "stderr"
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    try:
+        address = _wait_ready(process, log)
+        arguments = [address, str(seconds), str(CONNECTIONS), *map(str, sorted(folder.glob("*.jpg")))]
+        client = subprocess.run(
+            [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=4 * seconds + 120
+        )
+    finally:
+        process.terminate()
+        process.wait(30)
     if client.returncode != 0:
         raise Skip(f"the client failed: {client.stderr[-500:]}")
     seen = json.loads(client.stdout)
     return Served(engine, seen["images"] / seen["seconds"], seen["median"], CONNECTIONS)
 
 
-def _photographs(case: Case, folder: Path) -> list[Path]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line a service and writes the JSON; the exit status is 1 when one did not answer."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.served")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where")
+    parser.add_argument("--dry-run", action="store_true", help="a tiny network and tiny images; figures mean nothing")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures are written")
+    options = parser.parse_args(arguments)
+    seconds = 1.0 if options.dry_run else SECONDS
+    services: dict[str, tuple[str, ...]] = {"onnx f32": ("onnx", "--warm-up", "one")}
+    if options.device == "cuda":
+        services = {f"cuda {precision}": ("cuda", "--precision", precision) for precision in ("f16", "f32")} | services
+    found: dict[str, dict[str, Any]] = {}
+    with published(make_case(TINY if options.dry_run else FULL, torch.device(options.device))) as folder:
+        for name, (engine, *words) in services.items():
+            try:
+                found[name] = asdict(ask(folder, engine, ("--device", options.device, *words), seconds))
+            except Skip as reason:
+                found[name] = {"skipped": str(reason)}
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
+            print(f"{name}: {json.dumps(found[name])}", flush=True)
+    return 0 if all(service.get("images_per_second") for service in found.values()) else 1
+
+
+def _onnx_providers() -> list[str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return []
+    return list(onnxruntime.get_available_providers())
+
+
+def _photographs(case: Case, folder: Path) -> None:
     from PIL import Image
 
     pixels = make_batch(case.scale, JPEGS, torch.device("cpu")).images.numpy()
-    paths = []
     for number, image in enumerate(pixels[:, : case.scale.height, : case.scale.width]):
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-        paths.append(folder / f"{number}.jpg")
-        paths[-1].write_bytes(buffer.getvalue())
-    return paths
+        (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
 
 
 def _publish(case: Case, staging: Path, models: Path) -> None:
@@ -139,3 +187,7 @@ def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> str:
             return ready[1]
         time.sleep(0.1)
     raise Skip(f"the service did not get ready: {log.read_text()[-500:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
     python -m benchmarks.training --data COCO                         R50-FPN, 800 to 1333 pixels, fp32
     python -m benchmarks.training --data COCO --min_size 320 --max_size 533 --amp bf16
+    python -m benchmarks.training --data COCO --device cuda --amp fp16 --batch 8 --workers 8 --steps 20
 
 Each loop is a process with loader processes of its own. They take turns; the one whose turn it isn't is stopped, with
 its loaders, so that it can't prepare batches at the other's expense.
@@ -24,6 +25,7 @@ from benchmarks.measure import alternate, table, write_json
 from benchmarks.training.loops import LOOPS, Turn
 from training.data.annotations.dataset import DatasetError
 from training.data.formats.coco.layouts import find_splits
+from training.distributed import require_device
 
 PACKAGES = ("torch", "torchvision", "pycocotools")
 
@@ -35,7 +37,7 @@ class Loop:
         numbers = (options.batch, options.min_size, options.max_size, options.workers)
         command = [sys.executable, "-m", "benchmarks.training.loops", name, str(options.data), *map(str, numbers)]
         self._process = subprocess.Popen(
-            [*command, options.amp],
+            [*command, options.amp, options.device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes the comparison; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        require_device(options.device)
         find_splits(options.data, "masks")
-    except DatasetError as error:
+    except (DatasetError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     loops = {name: Loop(name, options) for name in LOOPS}
     try:
@@ -93,17 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for loop in loops.values():
             loop.close()
     for name, loop in loops.items():
-        rates = [turn.images / turn.seconds for turn in loop.turns]
+        rates, last = [turn.images / turn.seconds for turn in loop.turns], loop.turns[-1]
         comparison.details["loops"][name] = figures = {
             "images_per_second": statistics.median(rates),
             "share_waiting_for_data": sum(t.waiting for t in loop.turns) / sum(t.seconds for t in loop.turns),
-            "peak_memory_bytes": loop.turns[-1].peak_memory,
+            "peak_memory_bytes": last.peak_memory,
+            "peak_device_memory_bytes": last.peak_device_memory,
             "mean_loss": statistics.mean(turn.loss for turn in loop.turns),
         }
         print(
             f"{name:12} {figures['images_per_second']:.3f} images/s, "
             f"waiting for data {figures['share_waiting_for_data']:.1%} of the time, "
-            f"peak memory {figures['peak_memory_bytes'] / 2**20:.0f} MiB"
+            f"peak memory {last.peak_memory / 2**20:.0f} MiB"
+            + ("" if last.peak_device_memory is None else f", of the GPU {last.peak_device_memory / 2**20:.0f} MiB")
         )
     print(table(comparison))
     if options.json is not None:
@@ -120,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min_size", type=int, default=800, help="shorter side of the network input")
     parser.add_argument("--max_size", type=int, default=1333, help="longest side of the network input")
     parser.add_argument("--workers", type=int, default=1, help="loader processes of each loop")
-    parser.add_argument("--amp", choices=("none", "bf16"), default="none", help="precision of both loops")
+    parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="precision of both")
+    parser.add_argument("--device", default="cpu", help="of both loops: cpu, cuda or cuda:N")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps a turn")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")

@@ -1,6 +1,6 @@
 """The two loops that `benchmarks.training` compares, each as a program that does a few steps whenever it is told to.
 
-    python -m benchmarks.training.loops maskserve|torchvision DATA BATCH MIN_SIZE MAX_SIZE WORKERS AMP
+    python -m benchmarks.training.loops maskserve|torchvision DATA BATCH MIN_SIZE MAX_SIZE WORKERS AMP DEVICE
 
 One line on stdin (a number of steps) is answered by one line of JSON on stdout.
 """
@@ -32,7 +32,8 @@ ITERATIONS = 90_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What both loops share. data: a COCO folder. min_size, max_size: pixels. amp: none or bf16."""
+    """What both loops share. data: a COCO folder. min_size, max_size: pixels. amp: none, bf16 or fp16. device: cpu,
+    cuda or cuda:N."""
 
     data: Path
     batch: int
@@ -40,17 +41,20 @@ class Options:
     max_size: int
     workers: int
     amp: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a few steps took. Seconds of wall-clock time; peak_memory in bytes, of this process and its workers."""
+    """What a few steps took. Seconds of wall-clock time; peak_memory in bytes, of this process and its workers;
+    peak_device_memory in bytes, of its GPU, since its first step; None on a CPU."""
 
     images: int
     seconds: float
     waiting: float
     loss: float
     peak_memory: int
+    peak_device_memory: int | None
     pids: list[int]
 
 
@@ -76,7 +80,7 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
             "amp": options.amp,
             "channels_last": True,
             "trainable_backbone_layers": 3,
-            "device": "cpu",
+            "device": options.device,
             "schedule": {"iterations": ITERATIONS},
             "architecture": {"min_size": options.min_size, "max_size": options.max_size},
         }
@@ -84,7 +88,7 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
     data = load_training_data(config)
     architecture = config.architecture.model_copy(update={"num_classes": data.train.num_classes})
     config = config.model_copy(update={"architecture": architecture})
-    process = join(config.device)
+    process = join(options.device)
     state = start(config, data, process)
     loader = iter(batches(config, data.train, 0, process))
     return loader, lambda batch: take_step(config, state, [batch], process)["loss"]
@@ -105,10 +109,12 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     torch.manual_seed(0)
     classes = len(dataset.categories) + 1
     config = ArchitectureConfig(min_size=options.min_size, max_size=options.max_size, num_classes=classes)
-    model = build_model(config, trainable_backbone_layers=3)
+    device, precision = torch.device(options.device), torch.float16 if options.amp == "fp16" else torch.bfloat16
+    model = build_model(config, trainable_backbone_layers=3).to(device)
     model.transform._skip_resize = False
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.001, total_iters=1000)
     loader = DataLoader(
         dataset,
@@ -118,16 +124,18 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     )
 
     def step(batch: Any) -> float:
-        images, targets = list(batch[0]), [dict(target) for target in batch[1]]
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.amp == "bf16"):
+        images = [image.to(device) for image in batch[0]]
+        targets = [{name: value.to(device) for name, value in target.items()} for target in batch[1]]
+        with torch.autocast(device.type, precision, enabled=options.amp != "none"):
             losses = model(images, targets)
             total = sum(losses.values())
         value = float(total.item())
         if not np.isfinite(value):
             raise SystemExit(f"the reference's loss is {value}")
         optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
         warmup.step()
         return value
 
@@ -197,24 +205,34 @@ def peak_memory(pids: list[int]) -> int:
 LOOPS = {"maskserve": maskserve, "torchvision": torchvision_reference}
 
 
+def take_turn(loader: Iterator[Any], step: Step, steps: int, device: torch.device) -> Turn:
+    """So many steps, timed until the device has done them."""
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.synchronize(device)
+    began, waiting, losses, images = time.perf_counter(), 0.0, [], 0
+    for _ in range(steps):
+        asked = time.perf_counter()
+        loaded = next(loader)
+        waiting += time.perf_counter() - asked
+        losses.append(step(loaded))
+        images += len(loaded[0])
+    if gpu:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - began
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
+    on_device = torch.cuda.max_memory_allocated(device) if gpu else None
+    return Turn(images, seconds, waiting, sum(losses) / len(losses), peak_memory(pids), on_device, pids)
+
+
 def main() -> None:
     """Serves turns until stdin ends."""
-    name, data, batch, min_size, max_size, workers, amp = sys.argv[1:]
+    name, data, batch, min_size, max_size, workers, amp, device = sys.argv[1:]
     torch.set_num_threads(os.cpu_count() or 1)
-    options = Options(Path(data), int(batch), int(min_size), int(max_size), int(workers), amp)
+    options = Options(Path(data), int(batch), int(min_size), int(max_size), int(workers), amp, device)
     loader, step = LOOPS[name](options)
     for line in sys.stdin:
-        began, waiting, losses, images = time.perf_counter(), 0.0, [], 0
-        for _ in range(int(line)):
-            asked = time.perf_counter()
-            loaded = next(loader)
-            waiting += time.perf_counter() - asked
-            losses.append(step(loaded))
-            images += len(loaded[0])
-        pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
-        loss = sum(losses) / len(losses)
-        turn = Turn(images, time.perf_counter() - began, waiting, loss, peak_memory(pids), pids)
-        print(json.dumps(asdict(turn)), flush=True)
+        print(json.dumps(asdict(take_turn(loader, step, int(line), torch.device(device)))), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from training.data.loading.samples import Draw, Drawn, TrainingSet
 
+MOST_WORKERS = 8
+"""Of a training process by rule: they load 8 times what a core does, which is more than a GPU learns from."""
+
 ASPECT_SPLIT = (0.5, 1.0, 2.0)
 """Width / height borders between aspect-ratio groups: portrait and landscape images never pad each other."""
 
@@ -98,6 +101,15 @@ class SharedBatches(Sampler[list[Draw]]):
 WHOLE = Share()
 
 
+def workers_by_rule(on_gpu: bool, processes: int, cores: int) -> int:
+    """How many processes load images for each of a machine's training `processes`.
+
+    On a CPU one, for the cores belong to training. On GPUs each process's share of the cores but the one that feeds its
+    GPU, from 1 to MOST_WORKERS.
+    """
+    return min(MOST_WORKERS, max(1, cores // processes - 1)) if on_gpu else 1
+
+
 def make_loader(
     dataset: TrainingSet,
     *,
@@ -112,7 +124,8 @@ def make_loader(
     """Batches of steps number `skip` to `count` of the run, `share.passes` of `batch_size` images for each step.
 
     A step's images are drawn together, from one aspect-ratio group: they are the same however they are shared out.
-    `same_size`: every sample has one size, so grouping is pointless.
+    `same_size`: every sample has one size, so grouping is pointless. The whole run is one epoch, so that workers stay
+    to its end. `pin`: batches come in memory that a GPU reads by itself.
     """
     ratios = [1.0 if same_size else record.width / record.height for record in dataset.data.images]
     step_size = batch_size * share.processes * share.passes
@@ -124,7 +137,8 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=pin,
         multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4 if workers else None,
+        # Batches that each has ready, in /dev/shm: many workers need fewer each.
+        prefetch_factor=(4 if workers <= 2 else 2) if workers else None,
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would not be the same
     )

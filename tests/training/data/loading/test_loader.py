@@ -15,7 +15,7 @@ from training.config import AugmentConfig
 from training.data.augmentation.transforms import Augmentation
 from training.data.formats.coco.layouts import find_splits
 from training.data.formats.coco.reader import load_coco
-from training.data.loading.loader import GroupedBatches, make_loader
+from training.data.loading.loader import GroupedBatches, make_loader, workers_by_rule
 from training.data.loading.samples import Draw, TrainingSet, UnreadableImage, load_stored
 from training.data.shapes import write_shapes
 
@@ -63,6 +63,23 @@ def test_workers_and_resuming_change_nothing(dataset: TrainingSet) -> None:
         assert [names for names, _ in other] == [names for names, _ in expected]
         for (_, images), (_, same) in zip(other, expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(images, same, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "processes", "cores", "workers"),
+    [
+        pytest.param(False, 1, 64, 1, id="a CPU's cores train"),
+        pytest.param(False, 4, 2, 1, id="more processes than cores"),
+        pytest.param(True, 1, 1, 1, id="a GPU beside one core"),
+        pytest.param(True, 1, 2, 1, id="one core feeds it"),
+        pytest.param(True, 1, 6, 5, id="and the others load"),
+        pytest.param(True, 8, 32, 3, id="eight GPUs share them"),
+        pytest.param(True, 8, 4, 1, id="each has one at least"),
+        pytest.param(True, 8, 192, 8, id="more would wait"),
+    ],
+)
+def test_who_loads_images_by_rule(on_gpu: bool, processes: int, cores: int, workers: int) -> None:
+    assert workers_by_rule(on_gpu, processes, cores) == workers
 
 
 def test_loading_leaves_the_global_generator_alone(dataset: TrainingSet) -> None:

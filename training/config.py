@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from model.architecture import ArchitectureConfig
 from model.console.arguments import EMPTY, did_you_mean
 from model.runtime.bundles.manifest import ModelName
+from model.runtime.bundles.writing import replace_file
 from model.runtime.images.values.intensity import Intensity
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -163,7 +164,12 @@ class TrainConfig(_Group):
         None, gt=0, lt=1, description="share of the images to hold out where there is no validation split"
     )
     on_broken: Literal["stop", "skip"] = Field("stop", description="broken records: stop before training, or skip them")
-    workers: int = Field(1, ge=0, description="processes that load images; 0 loads in the training process")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that load images, of each training process; 0 loads in the training process; none: one "
+        "on a CPU, and on GPUs their share of the cores, up to 8",
+    )
     license: str = Field("", description="license of the data, copied into the manifest")
     output: GivenPath | None = Field(None, description="the run's folder; default runs/NAME")
     repository: GivenPath | None = Field(None, description="model repository to publish into; default OUTPUT/models")
@@ -269,4 +275,5 @@ def recipe_path(name: str) -> Path:
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Writes `config` as YAML that `--recipe PATH` reads back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    replace_file(path, text.encode())

@@ -11,6 +11,7 @@ curves.png, samples/, and the published bundle under models/NAME/VERSION. Starte
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from model.console.arguments import this_command
 from model.runtime.bundles.bundle import BundleError
+from model.runtime.engines.cores import usable_cores
 from training.checkpoint import (
     BEST,
     LAST,
@@ -45,7 +47,7 @@ from training.config import TrainConfig, save_config
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.annotations.keypoint_names import flip_pairs
 from training.data.augmentation.transforms import Augmentation
-from training.data.loading.loader import Batch, Share, make_loader
+from training.data.loading.loader import Batch, Share, make_loader, workers_by_rule
 from training.data.loading.samples import TrainingSet, UnreadableImage
 from training.data.loading.source import DataStop, TrainingData, load_training_data, to_stderr
 from training.distributed import Process, ProcessLost, join, noticing_loss
@@ -66,6 +68,7 @@ from training.publishing.publish import publish_run
 from training.starting.identity import require_one_run
 from training.starting.resume import checkpoint_to_resume, set_aside
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOADER = "DataLoader worker"
 """What torch's RuntimeError speaks of when a process that loads images is gone."""
 
@@ -124,11 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataStop, DatasetError, CheckpointError, ValueError) as error:
         stop(str(error))
     folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-    if data.held_out is not None:
-        data.held_out.save(folder)
-    with RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers) as log:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder / "config.yaml")
+        if data.held_out is not None:
+            data.held_out.save(folder)
+        log = RunLog(folder, config.schedule.iterations, state.iteration, config.log_every, trackers)
+    except OSError as error:
+        stop(f"{error.filename} cannot be written ({error.strerror}): make room, or choose another --output")
+    with log:
         log.say(f"{config.name}: {describe(config, data, state.model, process)}; {process.device}, writing to {folder}")
         if earlier is not None:
             log.say(f"the run that was here is kept in {earlier}")
@@ -155,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = f"error: {str(error).strip().splitlines()[-1]}"
             if isinstance(error, UnreadableImage):
                 line += f"; go on without such images:  {resuming(arguments, skip_broken=True)}"
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
+                line = f"error: {error.filename} cannot be written ({error.strerror}): make room, and go on with:  "
+                line += resuming(arguments)
             log.say(line)
             return 1
         except KeyboardInterrupt:
@@ -327,14 +337,18 @@ def evaluate(
 def batches(config: TrainConfig, data: Dataset, skip: int, process: Process) -> DataLoader[Batch]:
     """This process's batches, `accumulate` to a step, from step number `skip` on."""
     augmentation = Augmentation(config.augment, config.architecture, flip_pairs(data))
+    on_gpu = process.device.type == "cuda"
+    workers = config.workers
+    if workers is None:
+        workers = workers_by_rule(on_gpu, process.here, usable_cores())
     return make_loader(
         TrainingSet(data, augmentation, config.seed, config.intensity, config.on_broken),
         batch_size=config.batch_size,
-        workers=config.workers,
+        workers=workers,
         skip=skip,
         count=config.schedule.iterations,
         same_size=config.augment.crop is not None,
-        pin=process.device.type == "cuda",
+        pin=on_gpu,
         share=Share(process.rank, process.count, config.accumulate),
     )
 

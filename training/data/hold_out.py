@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.runtime.bundles.writing import replace_file
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.checking.content import fingerprint
 from training.data.checking.duplicates import same_pictures
@@ -39,7 +40,7 @@ class HeldOut:
     def save(self, folder: Path) -> None:
         """Writes `split.json` into a run's folder."""
         document = {"share": self.share, "seed": self.seed, "data": self.data, "val": self.val}
-        (folder / FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        replace_file(folder / FILE, (json.dumps(document, indent=1) + "\n").encode())
 
     def divides(self, data: Dataset) -> bool:
         """Whether it was made of this dataset, its files called as now. Reads as much of every image as tells it from

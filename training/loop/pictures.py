@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from model.runtime.bundles.writing import naming, replace_file
 from model.runtime.detections import Detections
 from model.runtime.images.channels import RGB_CHANNELS
 from model.runtime.images.values.intensity import AUTO, Intensity
@@ -43,7 +45,9 @@ def draw_curves(metrics: Path, target: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    figure.savefig(target, dpi=100)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    replace_file(target, picture.getvalue())
 
 
 def draw_samples(
@@ -62,7 +66,9 @@ def draw_samples(
     for position, found in enumerate(detections[:count]):
         pair = draw_pair(data, position, found, thresholds, intensity, channels)
         sheet = titled(pair, (f"annotated, {len(data.annotations[position])}", f"found above {SAMPLE_SCORE:g}"))
-        sheet.save(folder / names.free(f"{data.images[position].path.stem}.png"))
+        file = folder / names.free(f"{data.images[position].path.stem}.png")
+        with naming(file):
+            sheet.save(file)
 
 
 def titled(pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch.utils.tensorboard import SummaryWriter
-
 from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.writing import naming, replace_file
+from training.loop.board import Board
 from training.loop.trackers import BackgroundTracker, Tracker, run_pictures
 from training.progress import Display, duration
 
@@ -22,6 +23,8 @@ SMOOTHING = 0.95
 class RunLog:
     """Use as a context manager; `step` once an iteration, `validation` after each evaluation, `published` at the end.
 
+    Raises OSError, which names the file, where one cannot be written: what it held before can still be read.
+
     On a terminal a progress bar is live; elsewhere a plain line is printed at every `every` iterations. `trackers` get
     what metrics.csv gets; a run that ends without `published` has failed for them.
     """
@@ -31,14 +34,14 @@ class RunLog:
         self.every, self.iterations = every, iterations
         self.folder = folder
         self.csv_path = folder / "metrics.csv"
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        _drop_rows_after(self.csv_path, start)
+        self._board = Board(folder / "tensorboard", start)
         self._task = self.display.live.add_task("training", total=iterations, completed=start, figures="")
         self._smooth: float | None = None
         self._sums: dict[str, float] = {}
         self._count = 0
         self._since = time.perf_counter()
         self._succeeded = False
-        _drop_rows_after(self.csv_path, start)
         self._trackers = [BackgroundTracker(tracker, self.say) for tracker in trackers]
 
     def __enter__(self) -> Self:
@@ -102,13 +105,14 @@ class RunLog:
     def _write(self, iteration: int, figures: Mapping[str, float]) -> None:
         """metrics.csv is long-form (iteration, name, value): columns never change while a run grows."""
         new = not self.csv_path.exists()
-        with self.csv_path.open("a", newline="") as file:
+        with naming(self.csv_path), self.csv_path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(["iteration", "name", "value"])
             for name, value in figures.items():
                 writer.writerow([iteration, name, f"{value:.6g}"])
-                self._board.add_scalar(name, value, iteration)
+        for name, value in figures.items():
+            self._board.add(name, value, iteration)
         for tracker in self._trackers:
             tracker.log(iteration, figures)
 
@@ -135,7 +139,6 @@ def _drop_rows_after(path: Path, start: int) -> None:
     if not rows:  # killed before the first line was complete
         path.unlink()
         return
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        csv.writer(file).writerows([rows[0], *(row for row in rows[1:] if int(row[0]) <= start)])
-    partial.replace(path)
+    kept = StringIO(newline="")
+    csv.writer(kept).writerows([rows[0], *(row for row in rows[1:] if int(row[0]) <= start)])
+    replace_file(path, kept.getvalue().encode())

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Final, Protocol
 
 from model.console.installing import install
+from model.runtime.bundles.writing import replace_file
 from training.config import TrainConfig, flat_fields
 
 PROJECT: Final = "maskserve"
@@ -164,9 +165,7 @@ def start_trackers(
                 ) from error
             say(f"{kind} could not continue its run ({reason}); this training goes on without it")
     if trackers:
-        partial_file = path.with_name(f".{path.name}.partial")
-        partial_file.write_text(json.dumps(known | {tracker.name: tracker.run_id for tracker in trackers}))
-        partial_file.replace(path)
+        replace_file(path, json.dumps(known | {tracker.name: tracker.run_id for tracker in trackers}).encode())
     return tuple(trackers)
 
 

@@ -61,6 +61,18 @@ def write_file(file: Path, content: bytes) -> None:
         _sync(writer)
 
 
+def replace_file(file: Path, content: bytes) -> None:
+    """The file has this content, or what it had before. Raises OSError, which names it."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        write_file(partial, content)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = os.fspath(file)
+        raise
+
+
 def sha256_of(file: Path) -> str:
     with file.open("rb") as reader:
         return hashlib.file_digest(reader, "sha256").hexdigest()

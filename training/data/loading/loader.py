@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Sampler
 from training.data.loading.samples import Draw, Drawn, TrainingSet
 
 MOST_WORKERS = 8
-"""Of a training process by rule: they load 8 times what a core does, which is more than a GPU learns from."""
+"""Of a training process by rule. A core loads some 77 images of COCO a second (docs/training.md): more would only take
+memory."""
 
 ASPECT_SPLIT = (0.5, 1.0, 2.0)
 """Width / height borders between aspect-ratio groups: portrait and landscape images never pad each other."""

@@ -143,7 +143,7 @@ def prepare(
     if size != valid:
         image = _resized(image, valid)
     if valid == bucket:
-        return Prepared(image, valid, original)
+        return Prepared(np.ascontiguousarray(image), valid, original)
     pixels = np.zeros((*bucket, channels), np.uint8)
     pixels[: valid[0], : valid[1]] = image
     return Prepared(pixels, valid, original)
@@ -166,14 +166,15 @@ def prepare_file(
 
 def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """uint8 [H, W, C], bilinear and antialiased. Pillow has no pictures of any number of channels, and makes of each
-    channel alone what it makes of it in a picture of three."""
-    if image.shape[2] == RGB_CHANNELS:
+    channel alone what it makes of it in a picture of three; so gray that is seen as RGB is resized once."""
+    channels, is_gray = image.shape[2], image.strides[2] == 0
+    if channels == RGB_CHANNELS and not is_gray:
         return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-    resized = np.empty((*size, image.shape[2]), np.uint8)
-    for channel in range(image.shape[2]):
+    resized = np.empty((*size, 1 if is_gray else channels), np.uint8)
+    for channel in range(resized.shape[2]):
         alone = Image.fromarray(np.ascontiguousarray(image[..., channel]))
         resized[..., channel] = np.asarray(alone.resize(size[::-1], Image.Resampling.BILINEAR))
-    return resized
+    return np.broadcast_to(resized, (*size, channels)) if is_gray else resized
 
 
 def stack(batch: Sequence[Prepared]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -93,7 +93,7 @@ class Decoded:
             part = self.by_region.read(tile.top, tile.left, tile.height, tile.width)
             return apply(part, self.intensity, inputs)
         assert self.image is not None
-        return np.ascontiguousarray(tile.of(self.image))
+        return tile.of(self.image)
 
 
 def decode(job: Job, limits: ImageLimits) -> Decoded:

@@ -37,7 +37,8 @@ def decode_image(
 
     `upright`, `choice` and the errors: as `read_picture`. `intensity`, and its errors: as `to_uint8`.
     """
-    return to_pixels(read_picture(data, limits, upright=upright, choice=choice), intensity, choice.inputs)[0]
+    picture = read_picture(data, limits, upright=upright, choice=choice)
+    return np.ascontiguousarray(to_pixels(picture, intensity, choice.inputs)[0])
 
 
 def load_image(

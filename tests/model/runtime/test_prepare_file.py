@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.runtime.images.decode import decode_image
-from model.runtime.images.picture import Size
+from model.runtime.images.picture import Picture, Size
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.reading import read_picture
 from model.runtime.images.values.intensity import Intensity
@@ -106,3 +106,17 @@ def test_a_turned_file_is_seen_as_one_that_is_stored_upright(orientation: int) -
     found, found_size = seen(turned, preprocessing, PlaneChoice())
     np.testing.assert_array_equal(found, expected)
     assert found_size == size
+
+
+@pytest.mark.parametrize("size", [(90, 131), (37, 37), (1, 70), (160, 200)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_gray_that_is_seen_as_rgb_is_resized_once(size: Size, dtype: type[np.generic]) -> None:
+    """And is to the last digit what three channels of it are."""
+    values = np.random.default_rng(0).integers(0, 256, size).astype(dtype)
+    gray, _ = to_pixels(Picture(values), Intensity(mode="min-max"))
+    assert np.shares_memory(gray[..., 0], gray[..., 2])
+    for min_size in (20, 37, 160):
+        preprocessing = Preprocessing(min_size=min_size, max_size=300)
+        found, expected = prepare(gray, preprocessing), prepare(np.ascontiguousarray(gray), preprocessing)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert found.pixels.flags.c_contiguous

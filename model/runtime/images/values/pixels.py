@@ -29,7 +29,7 @@ def to_pixels(
     becomes gray by ITU-R BT.601's weights. Channels that were taken one by one have a window each, as if each were a
     gray picture of its own: stains, lamps and exposures differ from channel to channel.
 
-    May be read-only and may share the picture's memory.
+    May be read-only and may share the picture's memory. Gray as RGB is one channel seen three times (stride 0).
     """
     done = _done(picture, intensity)
     return apply(picture, done, inputs), done
@@ -47,7 +47,7 @@ def apply(picture: Picture, done: Done, inputs: int = RGB_CHANNELS) -> NDArray[n
     if inputs == 1:
         gray = image if image.ndim == 2 else np.asarray(Image.fromarray(image).convert("L"))
         return gray[..., None]
-    return image if image.ndim == 3 else np.repeat(image[..., None], RGB_CHANNELS, axis=2)
+    return image if image.ndim == 3 else np.broadcast_to(image[..., None], (*image.shape, RGB_CHANNELS))
 
 
 class DoneSearch:

@@ -31,8 +31,8 @@ def start_server(repository: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers of the test's own with the given flags, and ends them."""
     started: list[Server] = []
 
-    def start(*flags: str) -> Server:
-        started.append(Server.start(repository, "--engine-threads", "1", *flags))
+    def start(*flags: str, forked: bool = True) -> Server:
+        started.append(Server.start(repository, "--engine-threads", "1", *flags, forked=forked))
         return started[-1]
 
     yield start

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -55,6 +56,17 @@ class Forked:
         if code is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it says, and then it has ended."""
+        with ThreadPoolExecutor(2) as pool, self.stdout, self.stderr:
+            output, errors = (pool.submit(stream.read) for stream in (self.stdout, self.stderr))
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()  # or reading would go on
+                raise
+            return output.result(), errors.result()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -297,12 +297,13 @@ class Server:
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     @classmethod
-    def start(cls, repository: Path, *flags: str, **environment: str) -> Server:
-        """Start one on a free port and wait for its ready line."""
+    def start(cls, repository: Path, *flags: str, forked: bool = True, **environment: str) -> Server:
+        """Start one on a free port and wait for its ready line. Not forked, it does its imports itself."""
         holding = Path(tempfile.mkdtemp())
         environment[FOLDER] = str(holding)
         environment.setdefault(f"{PREFIX}ENGINE_STALL_MS", "0")  # what a test holds does not hang
-        process = _start("tests.service.holding", "--models", str(repository), *flags, **environment)
+        words = ["--port", "0", "--models", str(repository), *flags]
+        process = (start if forked else start_afresh)("tests.service.holding", words, environment)
         assert process.stderr is not None
         assert process.stdout is not None
         errors: list[str] = []
@@ -379,26 +380,41 @@ def head(*headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def launch(*flags: str, module: str = "service", **environment: str) -> subprocess.Popen[str]:
+def launch(*flags: str, **environment: str) -> subprocess.Popen[str]:
     """`python -m service` on a free port, stdout and stderr captured: the whole of a start, imports too."""
+    return start_afresh("service", ["--port", "0", *flags], environment)
+
+
+def ended(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m service` that ends by itself: one that serves is killed, and that is an error."""
+    process = start("service", flags, environment)
+    try:
+        output, errors = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(flags, process.returncode, output, errors)
+
+
+def start(module: str, words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | Forked:
+    """`python -m module`, without its imports where they make no difference."""
+    return fork(module, words, surroundings(environment)) or start_afresh(module, words, environment)
+
+
+def start_afresh(module: str, words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, "--port", "0", *flags],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env=_surroundings(environment),
+        env=surroundings(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def _start(module: str, *flags: str, **environment: str) -> subprocess.Popen[str] | Forked:
-    """The same, where it need not do its imports itself."""
-    forked = fork(module, ["--port", "0", *flags], _surroundings(environment))
-    return forked or launch(*flags, module=module, **environment)
-
-
-def _surroundings(environment: Mapping[str, str]) -> dict[str, str]:
-    """No setting of whoever runs the tests."""
+def surroundings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process: these variables, and no setting of whoever runs the tests."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment}
 
 

@@ -19,16 +19,15 @@ import httpx
 import pytest
 
 from tests.patience import PATIENCE
-from tests.service.harness import ROOT, Server, encode, head, launch, picture, publish_probe, until
+from tests.service.harness import ROOT, Server, encode, ended, head, launch, picture, publish_probe, until
 
 QUICK = encode(picture(1))
 
 
 def ends(*flags: str, **environment: str) -> tuple[int, str]:
     """Exit code and stderr of a server that cannot start."""
-    process = launch(*flags, **environment)
-    _, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, errors
+    done = ended("--port", "0", *flags, **environment)
+    return done.returncode, done.stderr
 
 
 def until_in_flight(server: Server, count: int) -> None:
@@ -128,7 +127,7 @@ def test_a_connection_may_idle_for_as_long_as_it_is_told(start_server: Callable[
 
 
 def test_sigint_ends_quietly_though_an_upload_never_ends(start_server: Callable[..., Server]) -> None:
-    server = start_server()
+    server = start_server(forked=False)  # or what an import says would be heard by nobody
     assert server.predict(QUICK).status_code == 200
     with server.connect() as connection:
         connection.sendall(head("Content-Length: 1000") + b"abc")

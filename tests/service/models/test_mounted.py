@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE
-from tests.service.harness import Server, encode, launch, picture, publish_probe
+from tests.service.harness import Server, encode, ended, picture, publish_probe
 from tests.service.routes.v2.triton_client import PNG, connect, image_input
 
 QUICK = encode(picture(1))
@@ -104,14 +103,12 @@ def test_an_alias_of_the_default_model_is_a_name_everywhere_and_answers_name_the
 def test_a_folder_that_nothing_names_is_one_line(tmp_path: Path, manifest: str | None, code: int, said: str) -> None:
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
-    process = launch("--models", str(tmp_path))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, errors.count("\n"), said in errors) == (code, 1, True), errors
+    done = ended("--port", "0", "--models", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n"), said in done.stderr) == (code, 1, True), done.stderr
 
 
 def test_a_models_own_name_for_it_is_no_alias(repository: Path) -> None:
     """An InferenceService may have its model's name."""
-    process = launch("--models", str(repository), "--model-aliases", "probe=*,cells=probe", "--check")
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, errors) == (0, "")
-    assert 'model_aliases = {"probe" = "*", "cells" = "probe"}' in output
+    done = ended("--models", str(repository), "--model-aliases", "probe=*,cells=probe", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'model_aliases = {"probe" = "*", "cells" = "probe"}' in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,7 @@ from typing import Any
 import pytest
 
 from service.settings.settings import Settings
-from tests.patience import PATIENCE
-from tests.service.harness import Server, encode, launch, picture, publish_probe, until
+from tests.service.harness import Server, encode, ended, picture, publish_probe, until
 
 QUICK = encode(picture(1))
 NEVER = ("--poll-interval-ms", "0")
@@ -174,24 +172,18 @@ def test_without_the_pin_the_newest_answers_that_is_not_unloaded_however_many_ar
     ],
 )
 def test_a_pin_to_what_is_not_there_stops_the_start(repository: Path, versions: str, said: str) -> None:
-    process = launch("--models", str(repository), "--versions", versions)
-    try:
-        _, errors = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 2
-    assert errors.count("\n") == 1
-    assert "--versions" in errors
-    assert said in errors
+    done = ended("--port", "0", "--models", str(repository), "--versions", versions)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--versions" in done.stderr
+    assert said in done.stderr
 
 
 def test_a_pin_to_a_broken_version_stops_the_start(repository: Path) -> None:
     (repository / "probe" / "1" / "model.onnx").write_bytes(b"")
-    process = launch("--models", str(repository), "--versions", "probe:1")
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "model.onnx" in errors
+    done = ended("--port", "0", "--models", str(repository), "--versions", "probe:1")
+    assert done.returncode == 1
+    assert "model.onnx" in done.stderr
 
 
 def test_pins_in_each_form() -> None:

@@ -18,7 +18,7 @@ from service.settings.configuration import effective, manual, read_settings
 from service.settings.environment import PREFIX
 from service.settings.settings import GROUPS, Settings
 from tests.patience import PATIENCE
-from tests.service.harness import ROOT, publish_probe
+from tests.service.harness import ROOT, ended, publish_probe
 
 KEY, ADMIN_KEY = "key-of-the-flag-0123", "key-of-the-administration-0123"
 NOT_IN_A_FILE = {"config", "api_keys", "admin_keys"}
@@ -30,18 +30,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
         if name.startswith((PREFIX, "OTEL_")):
             monkeypatch.delenv(name)
-
-
-def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m service` that ends by itself. Told no port: one that starts to serve would be ended by the timeout."""
-    return subprocess.run(
-        [sys.executable, "-m", "service", *flags],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
 
 
 def without_comments(shown: str) -> str:
@@ -83,7 +71,7 @@ def test_a_switch_shows_how_to_turn_it_off() -> None:
 
 
 def test_the_manual_is_printed_whatever_else_is_wrong() -> None:
-    done = serve("--port", "x", "--help", MASKSERVE_NOPE="1")
+    done = ended("--port", "x", "--help", MASKSERVE_NOPE="1")
     assert (done.returncode, done.stdout, done.stderr) == (0, manual() + "\n", "")
 
 
@@ -166,7 +154,7 @@ def test_check_tells_what_would_be_served_without_listening(tmp_path: Path) -> N
         publish_probe(tmp_path / "staging", models)
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = str(occupied.getsockname()[1])
-        done = serve(
+        done = ended(
             "--check",
             "--models",
             str(models),
@@ -200,7 +188,7 @@ def test_check_fails_when_a_version_is_refused(tmp_path: Path, version: int) -> 
     data = bytearray(network.read_bytes())
     data[len(data) // 2] ^= 1
     network.write_bytes(data)
-    done = serve("--check", "--models", str(models))
+    done = ended("--check", "--models", str(models))
     assert done.returncode == 1
     assert done.stderr == f"maskserve: cannot be served: probe/{version}; the reasons are on stdout\n"
     assert "max_queue_size = 64" in done.stdout
@@ -212,7 +200,7 @@ def test_check_fails_when_a_version_is_refused(tmp_path: Path, version: int) -> 
 
 def test_a_model_that_is_set_but_not_there_is_told_with_those_that_are(tmp_path: Path, repository: Path) -> None:
     for flags in (["--check"], ["--port", "0"]):
-        done = serve(*flags, "--models", str(repository), "--per-model", '{"prob": {"max_batch_size": 2}}')
+        done = ended(*flags, "--models", str(repository), "--per-model", '{"prob": {"max_batch_size": 2}}')
         message = f"maskserve: --per-model: {repository} has no prob; it has probe\n"
         assert (done.returncode, done.stderr) == (2, message)
 
@@ -234,7 +222,7 @@ def test_a_model_that_is_set_but_not_there_is_told_with_those_that_are(tmp_path:
     ],
 )
 def test_whatever_stops_the_start_is_one_line(flags: list[str], environment: dict[str, str], message: str) -> None:
-    done = serve(*flags, **{"MASKSERVE_PORT": "0", **environment})
+    done = ended(*flags, **{"MASKSERVE_PORT": "0", **environment})
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
     assert done.stderr.startswith("maskserve: ")
     assert message in done.stderr
@@ -244,7 +232,7 @@ def test_whatever_stops_the_start_is_one_line(flags: list[str], environment: dic
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
 def test_a_repository_that_may_not_be_read_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir(mode=0o300)
-    done = serve("--models", str(tmp_path / "models"), MASKSERVE_PORT="0")
+    done = ended("--models", str(tmp_path / "models"), MASKSERVE_PORT="0")
     assert done.returncode == 2
     assert done.stderr == f"maskserve: --models: [Errno 13] Permission denied: '{tmp_path / 'models'}'\n"
 
@@ -253,7 +241,7 @@ def test_a_repository_that_may_not_be_read_is_a_wrong_setting(tmp_path: Path) ->
 @pytest.mark.parametrize("device", ["cuda", "cuda:3", "cpu,cuda"])
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
 def test_a_device_that_is_not_there_is_a_wrong_setting(repository: Path, device: str, check: list[str]) -> None:
-    done = serve(*check, "--models", str(repository), "--device", device, MASKSERVE_PORT="0")
+    done = ended(*check, "--models", str(repository), "--device", device, MASKSERVE_PORT="0")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"maskserve: device '{device.rpartition(',')[2]}' was asked for, but ")
@@ -262,7 +250,7 @@ def test_a_device_that_is_not_there_is_a_wrong_setting(repository: Path, device:
 
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
 def test_an_engine_that_no_version_has_a_file_for_is_a_wrong_setting(repository: Path, check: list[str]) -> None:
-    done = serve(*check, "--models", str(repository), "--engine", "torchscript", MASKSERVE_PORT="0")
+    done = ended(*check, "--models", str(repository), "--engine", "torchscript", MASKSERVE_PORT="0")
     assert done.returncode == 2
     reason = done.stderr.splitlines()[-1]
     assert "has no model.torchscript.pt, which the torchscript engine runs; use another engine" in reason
@@ -277,13 +265,13 @@ def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: P
     (packages / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
     environment = {"MASKSERVE_PORT": "0", "PYTHONPATH": str(packages)}
     for flags in (["--check"], [], ["--device", "cuda"]):
-        done = serve(*flags, "--models", str(models), "--engine", "torchscript", **environment)
+        done = ended(*flags, "--models", str(models), "--engine", "torchscript", **environment)
         assert done.returncode == 2
         reason = done.stderr.splitlines()[-1]
         assert "the torchscript engine needs torch and torchvision (No module named 'torch'); " in reason
         assert ".venv/bin/pip install '.[train]'" in reason
     (packages / "openvino.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")")
-    done = serve("--check", "--models", str(models), "--engine", "openvino", **environment)
+    done = ended("--check", "--models", str(models), "--engine", "openvino", **environment)
     assert done.returncode == 2
     reason = done.stderr.splitlines()[-1]
     assert (
@@ -293,7 +281,7 @@ def test_an_engine_whose_library_is_not_installed_is_a_wrong_setting(tmp_path: P
 
 @pytest.mark.parametrize("below", ["probe", "probe/1"])
 def test_one_models_folder_and_one_bundle_can_be_served(repository: Path, below: str) -> None:
-    done = serve("--check", "--models", str(repository / below))
+    done = ended("--check", "--models", str(repository / below))
     assert (done.returncode, done.stderr) == (0, "")
     assert "# probe/1: can be served" in done.stdout
 
@@ -301,7 +289,7 @@ def test_one_models_folder_and_one_bundle_can_be_served(repository: Path, below:
 def test_a_folder_that_could_be_read_in_two_ways_is_one_line(tmp_path: Path, repository: Path) -> None:
     for place in ("probe/1", "1"):
         shutil.copytree(repository / "probe" / "1", tmp_path / place)
-    done = serve("--check", "--models", str(tmp_path))
+    done = ended("--check", "--models", str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "give each a folder of its own" in done.stderr
 
@@ -309,6 +297,6 @@ def test_a_folder_that_could_be_read_in_two_ways_is_one_line(tmp_path: Path, rep
 def test_a_network_that_cannot_run_is_one_line(tmp_path: Path, repository: Path) -> None:
     shutil.copytree(repository, tmp_path / "models")
     (tmp_path / "models" / "probe" / "1" / "manifest.json").write_text("{")
-    done = serve("--check", "--models", str(tmp_path / "models"))
+    done = ended("--check", "--models", str(tmp_path / "models"))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert done.stderr.startswith("maskserve: ")

@@ -17,14 +17,20 @@ from tests.service.routes.v2.triton_client import (
     image_input,
 )
 
+NEVER = ("--poll-interval-ms", "0")
+
+
+def publish_two(folder: Path) -> Path:
+    """A repository with the models `one` and `two`."""
+    for name in ("one", "two"):
+        publish_probe(folder / "staging", folder / "models", name)
+    return folder / "models"
+
 
 @pytest.fixture
 def two_server(tmp_path: Path, start_server: Callable[..., Server]) -> Server:
     """A server with the models `one` and `two`, which looks for new ones when told to."""
-    models = tmp_path / "models"
-    for name in ("one", "two"):
-        publish_probe(tmp_path / "staging", models, name)
-    return start_server("--models", str(models), "--model", "one", "--poll-interval-ms", "0")
+    return start_server("--models", str(publish_two(tmp_path)), "--model", "one", *NEVER)
 
 
 @pytest.fixture
@@ -32,6 +38,40 @@ def two_models(two_server: Server, tmp_path: Path) -> Iterator[tuple[triton.Infe
     """A client of that server, and its models' folder."""
     with connect(two_server) as client:
         yield client, tmp_path / "models"
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Such a server for tests of what changes nothing."""
+    models = publish_two(tmp_path_factory.mktemp("untouched"))
+    server = Server.start(models, "--engine-threads", "1", "--model", "one", *NEVER)
+    yield server
+    server.close()
+
+
+def serving_versions(folder: Path, count: int, *flags: str) -> Iterator[Server]:
+    """A server of the model `one` with so many versions; each test brings them back that it unloads."""
+    for _ in range(count):
+        publish_probe(folder / "staging", folder / "models", "one")
+    server = Server.start(folder / "models", "--engine-threads", "1", *NEVER, *flags)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """All are kept."""
+    yield from serving_versions(tmp_path_factory.mktemp("three"), 3, "--keep-versions", "3")
+
+
+@pytest.fixture(scope="module")
+def four_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two are kept."""
+    yield from serving_versions(tmp_path_factory.mktemp("four"), 4, "--keep-versions", "2")
+
+
+def served(server: Server) -> list[str]:
+    return [one["version"] for one in server.client.post("/v2/repository/index").json() if one["state"] == "READY"]
 
 
 def answering(client: triton.InferenceServerClient, name: str) -> str:
@@ -123,13 +163,8 @@ def test_a_load_that_loaded_something_is_no_conflict(
         pytest.param({"version": 2, "parameters": {"version": "2"}}, id="twice the same"),
     ],
 )
-def test_one_version_is_unloaded_and_loaded(
-    start_server: Callable[..., Server], tmp_path: Path, body: dict[str, object]
-) -> None:
-    models = tmp_path / "models"
-    for _ in range(3):
-        publish_probe(tmp_path / "staging", models, "one")
-    server = start_server("--models", str(models), "--poll-interval-ms", "0", "--keep-versions", "3")
+def test_one_version_is_unloaded_and_loaded(three_versions: Server, body: dict[str, object]) -> None:
+    server = three_versions
 
     def post(verb: str) -> int:
         heeded = body
@@ -137,23 +172,20 @@ def test_one_version_is_unloaded_and_loaded(
             heeded = {"parameters": {"version": "2"}} if "version" not in body else body
         return server.client.post(f"/v2/repository/models/one/{verb}", json=heeded).status_code
 
-    def served() -> list[str]:
-        return [one["version"] for one in server.client.post("/v2/repository/index").json() if one["state"] == "READY"]
-
-    until(lambda: served() == ["3", "2", "1"])
+    until(lambda: served(server) == ["3", "2", "1"])
     assert post("unload") == 200
-    assert served() == ["3", "1"]
+    assert served(server) == ["3", "1"]
     assert post("unload") == 404, "it is not there any more"
     assert server.client.post("/models/one/unpin").status_code == 200
-    assert served() == ["3", "1"], "looking again does not bring it back"
+    assert served(server) == ["3", "1"], "looking again does not bring it back"
     assert post("load") == 200
-    assert served() == ["3", "2", "1"]
+    assert served(server) == ["3", "2", "1"]
     server.client.post("/v2/repository/models/one/unload")
-    assert served() == []
+    assert served(server) == []
     assert post("load") == 200
-    assert served() == ["2"], "only the one that was named"
+    assert served(server) == ["2"], "only the one that was named"
     assert server.client.post("/v2/repository/models/one/load").status_code == 200
-    assert served() == ["3", "2", "1"]
+    assert served(server) == ["3", "2", "1"]
 
 
 @pytest.mark.parametrize(
@@ -167,22 +199,16 @@ def test_one_version_is_unloaded_and_loaded(
     ],
 )
 def test_after_an_unload_the_newest_that_is_left_answers(
-    start_server: Callable[..., Server], tmp_path: Path, unloaded: list[int], after: list[str]
+    four_versions: Server, unloaded: list[int], after: list[str]
 ) -> None:
-    models = tmp_path / "models"
-    for _ in range(4):
-        publish_probe(tmp_path / "staging", models, "one")
-    server = start_server("--models", str(models), "--poll-interval-ms", "0", "--keep-versions", "2")
-
-    def served() -> list[str]:
-        return [one["version"] for one in server.client.post("/v2/repository/index").json() if one["state"] == "READY"]
-
-    until(lambda: served() == ["4", "3"])
+    server = four_versions
+    server.client.post("/v2/repository/models/one/load").raise_for_status()  # what the test before unloaded
+    until(lambda: served(server) == ["4", "3"])
     for version in unloaded:
         server.client.post("/v2/repository/models/one/unload", json={"version": version}).raise_for_status()
-    assert served() == after
+    assert served(server) == after
     server.client.post("/models/one/unpin")  # looks again
-    assert served() == after
+    assert served(server) == after
 
 
 @pytest.mark.parametrize(
@@ -194,11 +220,8 @@ def test_after_an_unload_the_newest_that_is_left_answers(
         ),
     ],
 )
-def test_what_only_triton_loads_is_refused(
-    two_models: tuple[triton.InferenceServerClient, Path], options: dict[str, Any], said: str
-) -> None:
-    client, _ = two_models
-    with pytest.raises(InferenceServerException, match=said) as caught:
+def test_what_only_triton_loads_is_refused(untouched: Server, options: dict[str, Any], said: str) -> None:
+    with connect(untouched) as client, pytest.raises(InferenceServerException, match=said) as caught:
         client.load_model("one", **options)
     assert caught.value.status() == "422"
 
@@ -236,9 +259,9 @@ def test_statistics_begin_anew_with_what_is_loaded_again(
     assert (count("one"), count("two")) == (1, 0)
 
 
-def test_a_misspelled_version_is_not_loaded(two_server: Server) -> None:
+def test_a_misspelled_version_is_not_loaded(untouched: Server) -> None:
     for body in ({"Version": 1}, {"parameters": {"versions": 1}}):
-        assert two_server.client.post("/v2/repository/models/one/load", json=body).status_code == 422
+        assert untouched.client.post("/v2/repository/models/one/load", json=body).status_code == 422
 
 
 def test_a_version_is_unloaded_while_the_repository_cannot_be_read(
@@ -264,9 +287,9 @@ def test_a_version_is_unloaded_while_the_repository_cannot_be_read(
     ],
 )
 def test_an_unload_that_is_not_understood_takes_nothing_down(
-    two_models: tuple[triton.InferenceServerClient, Path], two_server: Server, body: bytes, status: int, said: str
+    untouched: Server, body: bytes, status: int, said: str
 ) -> None:
-    client, _ = two_models
-    refused = two_server.client.post("/v2/repository/models/one/unload", content=body)
+    refused = untouched.client.post("/v2/repository/models/one/unload", content=body)
     assert (refused.status_code, said in refused.json()["detail"]) == (status, True), refused.text
-    assert answering(client, "one") == "1"
+    with connect(untouched) as client:
+        assert answering(client, "one") == "1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests.patience import PATIENCE
-from tests.service.harness import Server, encode, launch, picture, publish_probe
+from tests.service.harness import Server, encode, ended, picture, publish_probe
 from tests.service.routes.v2.triton_client import PNG, connect, image_input
 
 
@@ -128,11 +126,10 @@ def test_a_version_with_an_alias_is_not_unloaded_and_an_alias_is_none_to_adminis
     ],
 )
 def test_an_alias_of_what_is_not_there_stops_the_start(repository: Path, aliases: str, said: str) -> None:
-    process: subprocess.Popen[str] = launch("--models", str(repository), "--model-aliases", aliases)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, errors.count("\n")) == (2, 1)
-    assert "--model-aliases" in errors
-    assert said in errors
+    done = ended("--port", "0", "--models", str(repository), "--model-aliases", aliases)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--model-aliases" in done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

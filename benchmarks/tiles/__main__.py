@@ -5,11 +5,9 @@
     python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --sides 1024 4096 10000 20000
 
 Each way's detections are cut back into the images and counted against the same annotations, so that their AP compare.
-Between the images lies the color that the network sees beyond the border of an image alone, its mean. All the same an
-image in a frame of it is another picture to a network that has learned where images end: `framed` is each image alone
-in its frame, and what tiles lose of that they lose themselves. `--shifts` moves the grid of tiles: of what the
-model's thresholds keep, as many objects should stay the same. Engine alone, without the service around it. With
-`--sides`, pictures of these sizes go through a server instead: see `sizes`.
+`framed` is each image alone in a frame as it has in the mosaic (see `mosaic`): what that loses, no tile has lost.
+`--shifts` moves the grid of tiles: of what the model's thresholds keep, as many objects should stay the same. Engine
+alone, without the service around it. With `--sides`, pictures of these sizes go through a server instead: see `sizes`.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ from numpy.typing import NDArray
 from benchmarks.evenly import evenly
 from benchmarks.measure import machine
 from benchmarks.tiles import sizes
+from benchmarks.tiles.mosaic import FRAME, MOST, cut_back, framed, mosaic
 from benchmarks.tiles.sizes import Measured
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.detections import Detections
-from model.runtime.images.picture import Size
-from model.runtime.kernels.rle import area, decode_part, encode_bitmap
+from model.runtime.kernels.rle import decode_part
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
 from model.runtime.tiling import OVERLAP, SMALLEST, STEP, Tile, plan_tiles, smaller_tiles, tile_side
@@ -43,8 +41,6 @@ from training.data.loading.source import load_split
 from training.evaluation.evaluation import evaluate_detections
 
 THRESHOLD = 0.05
-MOST = 1000
-"""Detections of an image that are counted; the nuclei have up to 375."""
 SAME = 0.9
 """IoU of the masks from which two answers have the same object."""
 
@@ -63,37 +59,6 @@ class Result:
     mask_ap: float
     same: float | None = None
     """Of the objects that the model's thresholds keep, how many are the same as without a shift of the grid."""
-
-
-def shelve(sizes: list[Size], side: int, gap: int) -> tuple[Size, list[Tile]]:
-    """Places for images in a picture `side` pixels wide, in rows, `gap` pixels apart, the highest first."""
-    places = [Tile(0, 0, 0, 0)] * len(sizes)
-    top = left = high = 0
-    for number in sorted(range(len(sizes)), key=lambda one: (-sizes[one][0], one)):
-        height, width = sizes[number]
-        if left + width > side:
-            top, left, high = top + high + gap, 0, 0
-        places[number] = Tile(top, left, height, width)
-        left, high = left + width + gap, max(high, height)
-    return (top + high, side), places
-
-
-def cut_back(found: Detections, places: list[Tile]) -> list[Detections]:
-    """The mosaic's detections as those of its images: each goes to the image that most of its box lies in."""
-    assert found.masks is not None
-    centers = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-    answers = []
-    for place in places:
-        x1, y1, x2, y2 = place.box
-        inside = (centers[:, 0] >= x1) & (centers[:, 0] < x2) & (centers[:, 1] >= y1) & (centers[:, 1] < y2)
-        window = (place.top, place.left, place.height, place.width)
-        rows = np.flatnonzero(inside)
-        masks = [encode_bitmap(decode_part(found.masks[row], window, window[2:]) > 0) for row in rows]
-        kept = [index for index, mask in enumerate(masks) if area(mask)][:MOST]
-        rows = rows[kept]
-        boxes = (found.boxes[rows] - [x1, y1, x1, y1]).clip(0, [x2 - x1, y2 - y1] * 2).astype(np.float32)
-        answers.append(Detections(boxes, found.scores[rows], found.labels[rows], [masks[index] for index in kept]))
-    return answers
 
 
 def same_objects(one: Detections, other: Detections) -> float:
@@ -171,8 +136,8 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="a tile's side in pixels (default: as tile=auto)")
     parser.add_argument("--overlap", type=int, help="in pixels (default: a quarter of a tile)")
     parser.add_argument("--shifts", type=int, default=0, help="other grids to try")
-    parser.add_argument("--gap", type=int, default=32, help="pixels between images")
-    parser.add_argument("--fill", choices=["mean", "black"], default="mean", help="what the gaps are filled with")
+    frames = ["mirrored", "mean", "black"]
+    parser.add_argument("--frame", choices=frames, default="mirrored", help="what lies around the images")
     parser.add_argument("--sides", type=int, nargs="+", help="measure a server on square pictures of these sizes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -188,13 +153,10 @@ def main() -> None:
     if options.sides is not None:
         grow(options.sides, images, options)
         return
-    size, places = shelve([(image.shape[0], image.shape[1]) for image in images], options.side, options.gap)
-    fill = np.zeros(3, np.uint8)
-    if options.fill == "mean":
-        fill = np.round(np.array(manifest.architecture.image_mean) * 255).astype(np.uint8)
-    mosaic = np.tile(fill, (*size, 1))
-    for image, place in zip(images, places, strict=True):
-        place.of(mosaic)[:] = image
+    mean = np.round(np.array(manifest.architecture.image_mean) * 255).astype(np.uint8)
+    color = {"mirrored": None, "mean": mean, "black": np.zeros_like(mean)}[options.frame]
+    picture, places = mosaic(images, options.side, color)
+    size = (picture.shape[0], picture.shape[1])
 
     side = options.tile or tile_side(manifest.architecture, manifest.preprocessing, size)
     if side is None:
@@ -216,17 +178,17 @@ def main() -> None:
 
     own_pixels = sum(image.shape[0] * image.shape[1] for image in images)
     tell(see("image by image", lambda: [network.see(image) for image in images], own_pixels))
-    tell(see("framed", lambda: [framed(network, image, options.gap, fill) for image in images], own_pixels))
+    tell(see("framed", lambda: [in_frame(network, image, color) for image in images], own_pixels))
     unshifted: Detections | None = None
     for number, shift in enumerate(shifts(options.shifts, side - overlap)):
         tiles = plan_tiles(size, side, overlap, shift)
         network.tiles.clear()
         name = f"tiles, {shift[0]}, {shift[1]}" if number else "tiles"
-        result = see(name, partial(tiled, network, mosaic, tiles, places), pixels)
-        found = network.in_tiles(mosaic, tiles, manifest.score_thresholds)
+        result = see(name, partial(tiled, network, picture, tiles, places), pixels)
+        found = network.in_tiles(picture, tiles, manifest.score_thresholds)
         unshifted = unshifted or found
         tell(replace(result, same=same_objects(unshifted, found)))
-    tell(see("shrunk", lambda: cut_back(network.see(mosaic), places), pixels))
+    tell(see("shrunk", lambda: cut_back(network.see(picture), places), pixels))
     _write(options.json, results)
 
 
@@ -256,18 +218,15 @@ def shifts(count: int, stride: int) -> list[tuple[int, int]]:
     return [(0, 0), *((round(up / STEP) * STEP, round(left / STEP) * STEP) for up, left in parts[1:])]
 
 
-def framed(network: Network, image: NDArray[np.uint8], gap: int, fill: NDArray[np.uint8]) -> Detections:
-    """An image alone, with as much of the color around it as lies between two images of the mosaic."""
-    height, width = image.shape[:2]
-    place = Tile(gap, gap, height, width)
-    picture = np.tile(fill, (height + 2 * gap, width + 2 * gap, 1))
-    place.of(picture)[:] = image
-    (found,) = cut_back(network.see(picture), [place])
+def in_frame(network: Network, image: NDArray[np.uint8], color: NDArray[np.uint8] | None) -> Detections:
+    """An image alone, in as much of a frame as it has in the mosaic."""
+    seen = network.see(framed(image, ((FRAME, FRAME), (FRAME, FRAME)), color))
+    (found,) = cut_back(seen, [Tile(FRAME, FRAME, image.shape[0], image.shape[1])])
     return found
 
 
-def tiled(network: Network, mosaic: NDArray[np.uint8], tiles: list[Tile], places: list[Tile]) -> list[Detections]:
-    return cut_back(network.in_tiles(mosaic, tiles), places)
+def tiled(network: Network, picture: NDArray[np.uint8], tiles: list[Tile], places: list[Tile]) -> list[Detections]:
+    return cut_back(network.in_tiles(picture, tiles), places)
 
 
 def run(network: Network, data: Dataset, name: str, way: Callable[[], list[Detections]], pixels: int) -> Result:

@@ -22,6 +22,8 @@ OBJECTS_A_SIDE = 4
 """Tiles are so many times as long as the largest anchor, the largest object that the network was made for."""
 OVERLAP = 4
 """Neighbors have one part in so many in common: with the above, the largest anchor."""
+LEAST_OVERLAP = 16
+"""Pixels that neighbors must have in common: the pieces of a cut object are joined where both show it."""
 LEAST = 256
 """The shortest side of a tile that is split no further."""
 MOST = 50_000

@@ -26,7 +26,7 @@ from model.runtime.images.picture import LEAST_PIXEL, MOST_PIXEL, PixelSize
 from model.runtime.images.planes import PlaneChoice
 from model.runtime.images.values.intensity import Intensity, Mode
 from model.runtime.preprocess import Preprocessing, scaled
-from model.runtime.tiling import OVERLAP, Tile, TooManyTiles, plan_tiles, tile_side
+from model.runtime.tiling import LEAST_OVERLAP, OVERLAP, Tile, TooManyTiles, plan_tiles, tile_side
 from service.http.problems import INVALID_PARAMETER, Problem
 from service.models.catalog import ServedModel
 from service.scheduling.priority import Priority
@@ -66,7 +66,8 @@ class Tiling:
         side = tile_side(architecture, preprocessing, size, scale) if self.tile == "auto" else self.tile
         tiles: list[Tile] = []
         if isinstance(side, int):
-            overlap = min(side // OVERLAP if self.overlap is None else self.overlap, side // 2)
+            overlap = side // OVERLAP if self.overlap is None else max(self.overlap, LEAST_OVERLAP)
+            overlap = min(overlap, side // 2)
             try:
                 tiles = plan_tiles(size, side, overlap, scale=scale or 1.0)
             except TooManyTiles as error:
@@ -182,7 +183,8 @@ class PredictParameters(BaseModel):
         ge=0,
         le=10_000,
         description="Pixels that tiles have in common: longer than most objects, so that each is whole in some tile. "
-        "More than half a tile counts as half. Default: a quarter of the tile.",
+        "Less than 16 counts as 16, for the halves of a cut object are told by what two tiles show of it, more than "
+        "half a tile as half. Default: a quarter of the tile.",
     )
     scale: FiniteFloat | None = Field(
         None,

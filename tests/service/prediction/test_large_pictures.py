@@ -155,7 +155,7 @@ def test_a_client_that_leaves_stops_its_picture_within_one_tile(start_server: Ca
     server = start_server("--max-batch-size", "1", *SMALL)
     data = marked()
     (server.holding / HOLD).touch()
-    request = f"POST /predict?tile=100&overlap=0 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    request = f"POST /predict?tile=100&overlap=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
     with server.connect() as connection:
         connection.sendall(request.encode() + data)
         until(lambda: waiting_runs(server) == 1)
@@ -169,7 +169,7 @@ def test_an_image_goes_before_the_tiles_that_wait(start_server: Callable[..., Se
     server = start_server("--max-batch-size", "1", *SMALL)
     (server.holding / HOLD).touch()
     with ThreadPoolExecutor(2) as pool:
-        large = pool.submit(server.predict, marked(), "image/tiff", tile=100, overlap=0)
+        large = pool.submit(server.predict, marked(), "image/tiff", tile=100, overlap=16)
         until(lambda: waiting_runs(server) == 1)
         quick = pool.submit(server.predict, encode(picture()))
         until(lambda: server.metrics()['maskserve_queue_depth{model="probe",priority="interactive"}'] == 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from model.runtime.bundles.repository import Repository
 from model.runtime.merging import TileAnswer, merge_tiles
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
-from model.runtime.tiling import plan_tiles
+from model.runtime.tiling import LEAST_OVERLAP, plan_tiles
 from service.http.problems import Problem
 from service.prediction.parameters import Tiling
 from tests.service.harness import Server, encode, picture
@@ -78,17 +79,28 @@ def test_too_many_tiles_are_a_parameter_that_is_wrong() -> None:
 def test_the_server_gives_a_picture_in_tiles_more_time(start_server: Callable[..., Server]) -> None:
     """Unless the request has a deadline of its own."""
     server = start_server("--timeout-ms", "300")
-    slow = np.zeros((128, 1280, 3), np.uint8)
-    slow[0, ::128, 0] = 255
-    assert server.predict(encode(slow), tile=128, overlap=0, timeout_ms=300).status_code == 504
-    patient = server.predict(encode(slow), tile=128, overlap=0)
+    slow = np.zeros((128, 960, 3), np.uint8)
+    slow[0, ::96, 0] = 255
+    assert server.predict(encode(slow), tile=128, timeout_ms=300).status_code == 504
+    patient = server.predict(encode(slow), tile=128)
     assert patient.status_code == 200
     assert patient.json()["image"]["tiles"] == 10
+
+
+@pytest.mark.parametrize("tile", [100, 128, 512, 700])
+@pytest.mark.parametrize("overlap", [0, 1, 15, 16])
+def test_tiles_overlap_enough_to_join_what_they_cut(tile: int, overlap: int) -> None:
+    architecture = ArchitectureConfig()
+    preprocessing = Preprocessing.from_architecture(architecture)
+    tiles = Tiling(tile, overlap).plan(architecture, preprocessing, (tile, 5 * tile))
+    for one, following in pairwise(sorted(tiles, key=lambda one: one.left)):
+        assert one.left + one.width - following.left >= LEAST_OVERLAP
+    assert tiles == Tiling(tile, LEAST_OVERLAP).plan(architecture, preprocessing, (tile, 5 * tile))
 
 
 def test_a_picture_in_tiles_ends_when_its_time_is_over(server: Server) -> None:
     slow = np.zeros((128, 4000, 3), np.uint8)  # more tiles than may wait at once
     slow[0, 0, 0] = 80
-    late = server.predict(encode(slow), tile=128, overlap=0, timeout_ms=30)
+    late = server.predict(encode(slow), tile=128, timeout_ms=30)
     assert late.status_code == 504
     assert server.predict(encode(picture())).status_code == 200

@@ -139,7 +139,7 @@ def test_a_file_has_the_image_s_name(server: Server, name: str, disposition: str
 
 def test_large_files_are_streamed_and_are_the_same(server: Server) -> None:
     data = encode(np.full((990, 990, 3), (0, 250, 255), np.uint8))  # no tile slows the probe down
-    query = {"format": "geojson", "tile": 100, "overlap": 0, "score_threshold": 0.05}
+    query = {"format": "geojson", "tile": 112, "overlap": 16, "score_threshold": 0.05}
     sent = {}
     for accepted in ("identity", "gzip"):
         headers = {"Content-Type": "image/png", "Accept-Encoding": accepted}
@@ -163,7 +163,7 @@ LARGE = 8_000_000
 def streaming(server: Server) -> Iterator[HTTPResponse]:
     """An answer of which nothing but the head has been read."""
     data = encode(np.full((3000, 3000, 3), (0, 250, 255), np.uint8))
-    query = "format=geojson&tile=100&overlap=0&score_threshold=0.05"
+    query = "format=geojson&tile=112&overlap=16&score_threshold=0.05"
     with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)) as connection:
         connection.request("POST", f"/predict?{query}", data, {"Content-Type": "image/png"})
         with connection.getresponse() as response:

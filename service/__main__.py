@@ -17,11 +17,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, NoReturn
 
 import model.console.running  # noqa: F401  # says in one line which package is missing
 
 if TYPE_CHECKING:
+    from service.group.handover import Membership
     from service.models.catalog import Catalog
     from service.settings.settings import Settings
 
@@ -44,9 +46,15 @@ def _run(given: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     # Imports stand where they are needed: a wrong flag or a taken port is told before anything slow begins.
-    from service.models.background import in_background
-    from service.observability.logs import configure_logging
-    from service.observability.memory import keep_freed_memory
+    from service.group.handover import membership
+
+    member = membership()
+    return _start(given) if member is None else _join(member)
+
+
+def _start(given: Sequence[str]) -> int:
+    """What an operator starts: the server, or the parent of several."""
+    from service.group.shares import share_out
     from service.observability.tracing import start_tracing
     from service.settings.configuration import manual, read_all_keys, read_settings
     from service.settings.listen import allow_connections, bind
@@ -59,22 +67,54 @@ def _run(given: Sequence[str]) -> int:
     try:
         settings = read_settings(arguments)
         keys = read_all_keys(settings)
+        shares = share_out(settings)
         if CHECK in given:
             return _check(settings, arguments)
         allow_connections()
         listener = bind(settings.host, settings.port)
+        if len(shares) > 1:
+            from service.group.parent import lead
+
+            return lead(shares, keys, listener, STARTED)
         tracing = start_tracing()
     except InvalidSettingsError as error:
         return _stop(error, 2)
 
-    configure_logging(settings.log_level, settings.log_format)  # loading may have something to say
-    keep_freed_memory()
-    gc.disable()  # until ready: nearly all that is made by then stays
-    loading = in_background(lambda: _load(settings, _say))  # while this thread imports the web framework
+    loading = _begin(settings, _say)
     from service.app import create_app
     from service.server import run
 
     return run(create_app(settings, keys, loading, tracing), settings, listener, tracing, STARTED)
+
+
+def _join(member: Membership) -> int:
+    """One of several processes, which their parent starts."""
+    from service.observability.tracing import start_tracing
+    from service.settings.settings import InvalidSettingsError
+
+    part = member.part
+    settings = part.share.settings
+    try:
+        tracing = start_tracing()
+    except InvalidSettingsError as error:
+        return member.fail(error, 2)
+    loading = _begin(settings, _say if part.speaks else lambda line: None, part.index)
+    from service.app import create_app
+    from service.group.member import serve
+
+    return serve(create_app(settings, part.keys, loading, tracing), member, tracing)
+
+
+def _begin(settings: Settings, say: Callable[[str], None], process: int | None = None) -> Future[Catalog]:
+    """Prepare this process for serving, and load its models while the main thread imports the web framework."""
+    from service.models.background import in_background
+    from service.observability.logs import configure_logging
+    from service.observability.memory import keep_freed_memory
+
+    configure_logging(settings.log_level, settings.log_format, process)  # loading may have something to say
+    keep_freed_memory()
+    gc.disable()  # until ready: nearly all that is made by then stays
+    return in_background(lambda: _load(settings, say))
 
 
 def _load(settings: Settings, say: Callable[[str], None]) -> Catalog:

@@ -74,6 +74,8 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
     Raises InvalidSettingsError. Where the models are not is told by the replicas: here need not be where they are.
     """
+    if "processes" in arguments:
+        raise InvalidSettingsError("processes: these are Ray Serve's replicas, see num_replicas; leave it out")
     if useless := [name for name in OF_THE_PROXY if name in arguments]:
         raise InvalidSettingsError(
             f"{', '.join(useless)}: connections are Ray Serve's, see its http_options; leave it out"

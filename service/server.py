@@ -18,6 +18,7 @@ from service.http.protocol import protocol_class
 from service.models.catalog import Catalog
 from service.models.loading import RefusedError
 from service.observability.observe import report_unheard
+from service.observability.ready import Ready
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
 from service.settings.listen import address
@@ -30,8 +31,16 @@ FLUSH_SECONDS = 5
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Tracing | None, started: float) -> int:
     """Serve until told to stop; returns the exit code. `started` is when the process began (`time.perf_counter()`)."""
+    server = _Alone(configuration(app, settings), app.state.lifecycle, address(listener), started)
+    server.run(sockets=[listener])
+    if tracing is not None:
+        tracing.close()
+    return server.exit_code
+
+
+def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
     metrics = app.state.lifecycle.metrics
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="uvloop",
         http=protocol_class(
@@ -47,28 +56,30 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket, tracing: Trac
         timeout_keep_alive=settings.keep_alive_ms / 1e3,  # type: ignore[arg-type]  # for call_later: fractions are fine
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
-    server = _Server(config, app.state.lifecycle, address(listener), started)
-    server.run(sockets=[listener])
-    if tracing is not None:
-        tracing.close()
-    return server.exit_code
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn stops listening as soon as a signal comes; this one first answers what it has accepted.
 
     For `shutdown_delay_ms` it still answers new requests and only calls itself not ready. While it drains it still
     listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer. At a second signal it
     waits no longer.
+
+    Who starts it hears by `tell_ready` and `tell_failure` what became of the models.
     """
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
         super().__init__(config)
         self.exit_code = 0
         self._lifecycle = lifecycle
-        self._url = url
-        self._started_at = started
+        self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def tell_ready(self, ready: Ready) -> None:
+        raise NotImplementedError
+
+    def tell_failure(self, reason: str) -> None:
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -84,46 +95,67 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._spawn(self._announce())
+        self.spawn(self._announce())
 
-    def _on_signal(self) -> None:
-        if self._lifecycle.gate.is_leaving:
-            self._lifecycle.gate.give_up()
-        else:
-            self._spawn(self._drain())
+    def leave(self) -> None:
+        """Answer what is accepted, and end."""
+        if not self._leaving:
+            self._leaving = True
+            self.spawn(self.drain())
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         await self._lifecycle.drain()
         self.should_exit = True
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._tasks.discard)
+
+    def _on_signal(self) -> None:
+        if self._leaving:
+            self._lifecycle.gate.give_up()
+        else:
+            self.leave()
 
     async def _announce(self) -> None:
         try:
             catalog = await self._lifecycle.ready()
         except Exception as error:  # whatever loading raised, the operator gets one line and the exit code
-            print(f"maskserve: {_reason(error)}", file=sys.stderr, flush=True)
             self.exit_code = 2 if isinstance(error, InvalidSettingsError) else 1
+            self.tell_failure(_reason(error))
             self.should_exit = True
         else:
             # What is there now stays: a full collection would stop everything while it walks through all of it again.
             gc.freeze()
             gc.enable()
-            print(self._ready_line(catalog), file=sys.stderr, flush=True)
+            self.tell_ready(_ready(catalog))
 
-    def _ready_line(self, catalog: Catalog) -> str:
-        served = catalog.served
-        engines = ",".join(dict.fromkeys(model.engines[0].name for model in served))
-        precisions = ",".join(dict.fromkeys(model.precision for model in served))
-        devices = ",".join(served[0].devices)
-        chosen = "; ".join(dict.fromkeys(model.engine for model in served if model.engine_why))
-        return (
-            f"maskserve: {', '.join(map(str, served))} ready at {self._url} ({engines}, {precisions}, {devices}, "
-            f"{time.perf_counter() - self._started_at:.1f} s)"
-        ) + (f"; engine auto: {chosen}" if chosen else "")
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._tasks.discard)
+class _Alone(Server):
+    """A process that has the port for itself, and tells its operator."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, url: str, started: float) -> None:
+        super().__init__(config, lifecycle)
+        self._url = url
+        self._started_at = started
+
+    def tell_ready(self, ready: Ready) -> None:
+        print(ready.line(self._url, time.perf_counter() - self._started_at), file=sys.stderr, flush=True)
+
+    def tell_failure(self, reason: str) -> None:
+        print(f"maskserve: {reason}", file=sys.stderr, flush=True)
+
+
+def _ready(catalog: Catalog) -> Ready:
+    served = catalog.served
+    return Ready(
+        models=", ".join(map(str, served)),
+        engines=",".join(dict.fromkeys(model.engines[0].name for model in served)),
+        precisions=",".join(dict.fromkeys(model.precision for model in served)),
+        devices=",".join(served[0].devices),
+        chosen="; ".join(dict.fromkeys(model.engine for model in served if model.engine_why)),
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -96,6 +96,16 @@ class Reloader:
                 raise Problem(NO_SUCH_MODEL, f"There is no model {name} in the repository; it has {_list(found)}.")
             return loaded
 
+    async def renew(self, name: str, version: int | None = None) -> None:
+        """As `reload` of one model. Raises Problem also where nothing was loaded because the newest version is refused,
+        and where the version that is named is not served then.
+        """
+        loaded = await self.reload(name, version)
+        if version is not None:
+            self._catalog.find(name, version)
+        elif not loaded:
+            self._catalog.check_newest(name)
+
     async def promote(self, name: str, version: int) -> None:
         """Pin a version: from now on it answers when none is named, whatever else is published. It is loaded first.
 

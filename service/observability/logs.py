@@ -40,12 +40,15 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _requests = logging.getLogger("service.requests")
 
 
-def configure_logging(level: str, form: Literal["json", "text"]) -> None:
-    """Log to stdout from now on, and nowhere else. `level` is the name of the least severe level, in any case."""
+def configure_logging(level: str, form: Literal["json", "text"], process: int | None = None) -> None:
+    """Log to stdout from now on, and nowhere else. `level` is the name of the least severe level, in any case;
+    `process` is which one of a group this is, and stands in every line.
+    """
     handler: logging.Handler = logging.NullHandler()
     if sys.stdout is not None:  # started with stdout closed, the number 1 may by now be somebody's socket
         handler = _Lines(sys.stdout.fileno())
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    always = {} if process is None else {"process": process}
+    handler.setFormatter(_JsonFormatter(always) if form == "json" else _TextFormatter(always))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # No line shows these, so they need not be found out for each (the manual of `logging`, "Optimization").
     logging._srcfile = None
@@ -119,7 +122,24 @@ class _Lines(logging.Handler):
                 rest = rest[self._out.write(rest) or len(rest) :]
 
 
-class _JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """`always` are fields of every line."""
+
+    def __init__(self, always: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._always = always
+
+    def extra(self, record: logging.LogRecord) -> Mapping[str, Any]:
+        """Beside those, what the caller gave by `extra`, the current request's ids and the exception's trace."""
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if "request_id" not in extra:
+            extra |= {key: value for key, value in current_ids.get().items() if key not in extra}
+        if record.exc_info:
+            extra["exception"] = self.formatException(record.exc_info)
+        return {**self._always, **extra}
+
+
+class _JsonFormatter(_Formatter):
     """One JSON object; the keys that every line has cannot be overwritten by `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -129,29 +149,19 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        return _escape(_to_json(fields | {k: v for k, v in _extra(record, self).items() if k not in fields}))
+        return _escape(_to_json(fields | {k: v for k, v in self.extra(record).items() if k not in fields}))
 
 
-class _TextFormatter(logging.Formatter):
+class _TextFormatter(_Formatter):
     """`2026-11-22 12:00:00,123 INFO service.scheduling.gate: message key=value`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{self.formatTime(record)} {record.levelname} {record.name}: {_message(record)}"
-        return _escape(" ".join([head, *(f"{key}={_as_text(value)}" for key, value in _extra(record, self).items())]))
+        return _escape(" ".join([head, *(f"{key}={_as_text(value)}" for key, value in self.extra(record).items())]))
 
 
 def _message(record: logging.LogRecord) -> str:
     return record.getMessage().rstrip()  # uvicorn ends some with a line's end
-
-
-def _extra(record: logging.LogRecord, formatter: logging.Formatter) -> Mapping[str, Any]:
-    """What the caller gave by `extra`, the current request's ids and the exception's trace."""
-    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-    if "request_id" not in extra:
-        extra |= {key: value for key, value in current_ids.get().items() if key not in extra}
-    if record.exc_info:
-        extra["exception"] = formatter.formatException(record.exc_info)
-    return extra
 
 
 def _as_text(value: object) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
 
 from fastapi import Request
 
 from service.models.catalog import Catalog, ServedModel
+from service.models.changes import Changes
 from service.models.reload import Reloader
 from service.models.replacing import replace_engine
 from service.observability.device_memory import read_memory
@@ -21,12 +23,19 @@ from service.settings.settings import Settings
 
 
 class Lifecycle:
-    """What the routes share: settings, gate, metrics and, once the models are loaded, the rest."""
+    """What the routes share: settings, gate, metrics and, once the models are loaded, the rest.
+
+    In a group of processes `everywhere` changes what is served in all of them, `exposition` gives the metrics of all,
+    and `turn` counts the processes before this one that have the same devices.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.gate = Gate(settings.max_uploads)
+        self.everywhere: Changes | None = None
+        self.exposition: Callable[[], Awaitable[bytes]] = self._own_exposition
+        self.turn = 0
         self._catalog: Catalog | None = None
         self._pipeline: Pipeline | None = None
         self._reloader: Reloader | None = None
@@ -54,6 +63,11 @@ class Lifecycle:
         if self._reloader is None:
             raise still_starting()
         return self._reloader
+
+    @property
+    def changes(self) -> Changes:
+        """What an administrator changes the served models by. Raises Problem while they are still being loaded."""
+        return self.reloader if self.everywhere is None else self.everywhere
 
     def start(self, loading: Future[Catalog]) -> None:
         """Become ready as soon as the models are. Call on the event loop."""
@@ -90,7 +104,7 @@ class Lifecycle:
     async def _become_ready(self, loading: Future[Catalog]) -> Catalog:
         catalog = await asyncio.wrap_future(loading)
         self._catalog = catalog
-        self._pipeline = pipeline = Pipeline(catalog, self.settings, self.metrics)
+        self._pipeline = pipeline = Pipeline(catalog, self.settings, self.metrics, self.turn)
         self._reloader = Reloader(catalog, self.settings)
         self._reloader.on_load = self.metrics.load
         self.gate.devices = pipeline.batcher.devices
@@ -116,6 +130,9 @@ class Lifecycle:
         task = asyncio.create_task(replace(), context=Context())  # it is about more than the request that hung
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
+
+    async def _own_exposition(self) -> bytes:
+        return self.metrics.render()
 
     def _now(self, catalog: Catalog, pipeline: Pipeline) -> Now:
         batcher, answering = pipeline.batcher, catalog.answering

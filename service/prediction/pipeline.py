@@ -57,13 +57,13 @@ class _Task:
 class Pipeline:
     """The pools and the batcher, for all models. `predict` and `close` are for the event loop."""
 
-    def __init__(self, catalog: Catalog, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings, metrics: Metrics, turn: int = 0) -> None:
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_pixels, settings.max_picture_pixels)
         self.decode_pool = Pool(settings.pool_threads, "decode")
         self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
         self.devices = catalog.served[0].devices
-        self.device_names = distinct(self.devices)
+        self.device_names = distinct(self.devices, turn)
         self.batcher = Batcher[_Task, RawDetections](
             infer,
             devices=len(self.devices),
@@ -233,7 +233,9 @@ def render_timed(
     )
 
 
-def distinct(devices: tuple[str, ...]) -> list[str]:
-    """The devices' names, numbered where one comes twice: two engines on the CPU are busy each on their own."""
-    seen = [devices[:index].count(device) for index, device in enumerate(devices)]
+def distinct(devices: tuple[str, ...], turn: int = 0) -> list[str]:
+    """The devices' names, numbered where one comes twice: two engines on the CPU are busy each on their own. `turn` is
+    how many processes before this one have the same devices.
+    """
+    seen = [(turn * devices + devices[:index]).count(device) for index, device in enumerate(devices)]
     return [f"{device}#{count}" if count else device for device, count in zip(devices, seen, strict=True)]

@@ -41,10 +41,8 @@ async def reload_model(request: Request, name: str) -> ModelDetails:
     """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    catalog = lifecycle.catalog
-    if not await lifecycle.reloader.reload(name):
-        catalog.check_newest(name)
-    return _details(catalog, catalog.find(name))
+    await lifecycle.changes.renew(name)
+    return _details(lifecycle.catalog, lifecycle.catalog.find(name))
 
 
 @router.post(
@@ -61,7 +59,7 @@ async def promote_version(request: Request, name: str, version: Version) -> Mode
     """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    await lifecycle.reloader.promote(name, version)
+    await lifecycle.changes.promote(name, version)
     return _details(lifecycle.catalog, lifecycle.catalog.find(name))
 
 
@@ -70,7 +68,7 @@ async def unpin_model(request: Request, name: str) -> ModelDetails:
     """Also where the setting `versions` pins it, until the server starts again."""
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    await lifecycle.reloader.unpin(name)
+    await lifecycle.changes.unpin(name)
     return _details(lifecycle.catalog, lifecycle.catalog.find(name))
 
 

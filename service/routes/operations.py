@@ -30,4 +30,4 @@ async def readyz(request: Request) -> Health:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
-    return Response(lifecycle_of(request).metrics.render(), media_type=MEDIA_TYPE)
+    return Response(await lifecycle_of(request).exposition(), media_type=MEDIA_TYPE)

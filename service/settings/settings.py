@@ -40,6 +40,7 @@ from service.settings.values import (
 
 EMBEDDED_MODELS: Final = Path(__file__).resolve().parents[2] / "model" / "embedded"
 MOST_BATCH_IMAGES: Final = 16
+MOST_POOL_THREADS: Final = 4
 LEAST_STALL_SECONDS: Final = 20.0
 """An honest run that takes so long on a CPU is of a network that this machine is too slow for."""
 
@@ -214,6 +215,11 @@ class Settings(BaseSettings):
     decode_threads: PositiveInt | Auto = Field(
         "auto", description="threads that decode images, and as many that encode masks; auto is one a core, at most 4"
     )
+    processes: PositiveInt | Auto = Field(
+        1,
+        description="processes behind the one port, each the whole server with its own queue, on its share of the "
+        "devices and cores. Auto is one for each GPU where there are several, else 1",
+    )
 
     max_body_bytes: int = Field(
         32 * 1024**2, ge=1, description="largest upload in bytes, also after a gzip body is unpacked"
@@ -261,7 +267,7 @@ class Settings(BaseSettings):
     def pool_threads(self) -> int:
         """Threads of the decode pool, and of the postprocess pool."""
         if self.decode_threads == "auto":
-            return min(4, usable_cpus())
+            return min(MOST_POOL_THREADS, usable_cpus())
         return self.decode_threads
 
     @property
@@ -335,7 +341,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "Scheduling": (
         *("max_batch_size", "max_queue_delay_ms", "max_queue_size", "timeout_ms", "engine_stall_ms"),
-        *("drain_timeout_ms", "shutdown_delay_ms", "decode_threads"),
+        *("drain_timeout_ms", "shutdown_delay_ms", "decode_threads", "processes"),
     ),
     "Limits": (
         *("max_body_bytes", "max_pixels", "max_picture_pixels", "max_batch_images", "max_planes", "max_uploads"),

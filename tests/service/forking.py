@@ -205,4 +205,5 @@ def _become(parent: int, descriptors: Sequence[int], environment: Mapping[str, s
 if __name__ == "__main__":
     _import_what_servers_import()
     name, sys.argv[1:] = _serve_orders(socket.socket(fileno=int(sys.argv[1])))
+    sys.orig_argv[1:] = ["-m", name, *sys.argv[1:]]  # a server of several processes starts them by it
     runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -167,11 +167,7 @@ async def load_model(request: Request, name: str) -> Response:
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
     version = parse_load((await read_body(request, lifecycle.settings.max_body_bytes)).body())
-    loaded = await lifecycle.reloader.reload(name, version)
-    if version is not None:
-        lifecycle.catalog.find(name, version)
-    elif not loaded:
-        lifecycle.catalog.check_newest(name)
+    await lifecycle.changes.renew(name, version)
     return Response()
 
 
@@ -191,7 +187,7 @@ async def unload_model(request: Request, name: str) -> Response:
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
     version = parse_unload((await read_body(request, lifecycle.settings.max_body_bytes)).body())
-    await lifecycle.reloader.unload(name, version)
+    await lifecycle.changes.unload(name, version)
     return Response()
 
 

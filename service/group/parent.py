@@ -1,0 +1,300 @@
+"""The parent of a group: it holds the listener, gives each connection to a member, and starts again what dies.
+
+It accepts and hands over, in place of letting members accept on a socket that they share: then whoever is awake first
+takes what there is, and clients that keep few connections would stay with one of them. Sockets of their own
+(SO_REUSEPORT) deal by chance, and what waits on a dead member's is lost. So the least busy gets the next, none
+goes to a member that loads or leaves while there is another, and what nobody can take waits in the listener's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from service.group.accounts import Account, counts
+from service.group.channel import Channel, GoneError
+from service.group.handover import VARIABLE, Part, plain
+from service.group.shares import Share
+from service.http.keys import Keys
+from service.observability.ready import Ready, of_several
+from service.settings.listen import address
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+QUICK_SECONDS: Final = 30.0
+"""A member that lived for less died quickly."""
+MOST_QUICK: Final = 5
+"""Quick deaths in a row of one place after which the group ends."""
+ACCOUNT_SECONDS: Final = 2.0
+"""How long a scrape waits for a member that does not answer; its last account is then taken."""
+RETRY_SECONDS: Final = 0.02
+"""Between two looks for a member that can take a connection."""
+STATES: Final = ("ready", "alive", "leaving")
+"""Who gets a connection first."""
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """`began` is on `time.monotonic()`'s clock. `open` are its connections and `received` those it ever took when it
+    last told, `dealt` those that it was given.
+    """
+
+    index: int
+    process: asyncio.subprocess.Process
+    connections: socket.socket
+    channel: Channel
+    began: float
+    state: Literal["begun", "alive", "ready", "leaving", "gone"] = "begun"
+    open: int = 0
+    received: int = 0
+    dealt: int = 0
+    ready: Ready | None = None
+
+    @property
+    def load(self) -> int:
+        """Its connections, also those that are on their way."""
+        return self.open + self.dealt - self.received
+
+
+def lead(shares: Sequence[Share], keys: Keys, listener: socket.socket, started: float) -> int:
+    """Serve with a process for each share until told to stop; returns the exit code. `started` is when this process
+    began (`time.perf_counter()`).
+    """
+    return asyncio.run(_Parent(shares, keys, listener, started).run())
+
+
+class _Parent:
+    def __init__(self, shares: Sequence[Share], keys: Keys, listener: socket.socket, started: float) -> None:
+        self._parts = [
+            Part(replace(share, settings=plain(share.settings)), keys, index, speaks=index == 0)
+            for index, share in enumerate(shares)
+        ]
+        self._listener = listener
+        self._started = started
+        self._members: dict[int, _Member] = {}
+        self._accounts: dict[int, Account] = {}
+        self._changes: dict[tuple[Any, ...], None] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._ending = asyncio.Event()
+        self._signals = 0
+        self._announced = False
+        self._failed = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
+        self._listener.setblocking(False)
+        dealing = asyncio.create_task(self._deal())
+        codes = await asyncio.gather(*(self._keep(part) for part in self._parts))
+        dealing.cancel()
+        return max(128 - code if code < 0 else code for code in codes)
+
+    # Members come and go.
+
+    async def _keep(self, part: Part) -> int:
+        """Have a member in this place until the end; returns the last one's exit code."""
+        quick = 0
+        while True:
+            member = await self._start(part)
+            code = await self._until_ended(member)
+            if self._ending.is_set():
+                return code
+            quick = quick + 1 if time.monotonic() - member.began < QUICK_SECONDS else 1
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            said = f"process {part.index} ({member.process.pid}) has ended with {how}"
+            if quick == MOST_QUICK:
+                _say(f"{said}, {quick} times in a row soon after its start; the others are ended too")
+                self._end()
+                return code or 1
+            pause = 2.0 ** (quick - 2) if quick > 1 else 0.0
+            _say(f"{said}; it is started again" + (f" in {pause:g} s" if pause else ""))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
+                return 0
+            part = replace(part, before=self._accounts.get(part.index, []), speaks=False)
+
+    async def _start(self, part: Part) -> _Member:
+        talk, their_talk = socket.socketpair()
+        connections, their_connections = socket.socketpair()
+        connections.setblocking(False)
+        with their_talk, their_connections:
+            theirs = their_talk.fileno(), their_connections.fileno()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *sys.orig_argv[1:],
+                env={**os.environ, VARIABLE: ",".join(map(str, theirs))},
+                pass_fds=theirs,
+                stdin=asyncio.subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the parent, which tells them
+            )
+        member: _Member
+
+        async def on_message(what: str, value: Any) -> Any:
+            return await self._on_message(member, what, value)
+
+        channel = await Channel.over(talk, on_message)
+        channel.send(part.packed())
+        member = _Member(part.index, process, connections, channel, time.monotonic())
+        self._members[part.index] = member
+        if self._ending.is_set():
+            self._dismiss(member)
+        return member
+
+    async def _until_ended(self, member: _Member) -> int:
+        await member.channel.listen()  # whatever it has said is heard before its end
+        code = await member.process.wait()
+        unborn = member.state == "begun"
+        member.state = "gone"
+        member.connections.close()
+        member.channel.close()
+        return 0 if unborn and self._ending.is_set() and code == -signal.SIGTERM else code
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._end()
+        for member in self._members.values():
+            if self._signals == 2:
+                member.channel.tell("give up")
+            elif self._signals > 2 and member.state != "gone":
+                member.process.kill()
+
+    def _end(self) -> None:
+        if not self._ending.is_set():
+            self._ending.set()
+            for member in self._members.values():
+                self._dismiss(member)
+
+    def _dismiss(self, member: _Member) -> None:
+        if member.state == "begun":  # it has no event loop yet, and nobody's request
+            with contextlib.suppress(ProcessLookupError):
+                member.process.terminate()
+        member.channel.tell("leave")
+
+    # What members say.
+
+    async def _on_message(self, member: _Member, what: str, value: Any) -> Any:
+        match what:
+            case "alive":
+                member.state = "alive"
+            case "load":
+                member.open, member.received = value
+            case "leaving":
+                member.state = "leaving"
+            case "account":
+                self._accounts[member.index] = value
+            case "accounts":
+                self._accounts[member.index] = value
+                return await self._others_accounts(member)
+            case "change":
+                return await self._change(member, tuple(value))
+            case "loaded":
+                await self._welcome(member, Ready(**value))
+            case "failed":
+                self._on_failure(*value)
+        return None
+
+    def _on_failure(self, reason: str, code: int) -> None:
+        """At the first start it is everybody's: all load the same."""
+        if self._announced or not self._failed:
+            _say(reason)
+        self._failed = True
+        if not self._announced:
+            self._end()
+
+    async def _welcome(self, member: _Member, ready: Ready) -> None:
+        """It has loaded its models: bring it to where the others are, and give it connections."""
+        async with self._one_at_a_time:
+            for change in self._changes:
+                if refusal := await self._apply(member, change):
+                    _say(f"process {member.index} cannot do what the others have done: {refusal['detail']}")
+            if member.state == "alive":
+                member.state = "ready"
+        member.ready = ready
+        members = [one for _, one in sorted(self._members.items())]
+        if self._announced:
+            _say(f"process {member.index} ({member.process.pid}) is ready")
+        elif len(members) == len(self._parts) and all(one.ready for one in members) and not self._ending.is_set():
+            self._announced = True
+            all_ready = of_several([one.ready for one in members if one.ready is not None])
+            print(
+                all_ready.line(address(self._listener), time.perf_counter() - self._started),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    async def _others_accounts(self, asker: _Member) -> list[Account]:
+        """Of every other place what was counted there, and of a member that lives the state of the moment."""
+
+        async def of(index: int) -> Account:
+            member = self._members.get(index)
+            if member is not None and member.state in STATES:
+                with contextlib.suppress(GoneError, TimeoutError):
+                    self._accounts[index] = await asyncio.wait_for(member.channel.ask("account"), ACCOUNT_SECONDS)
+                    return self._accounts[index]
+            return counts(self._accounts.get(index, []))
+
+        return await asyncio.gather(*(of(part.index) for part in self._parts if part.index != asker.index))
+
+    async def _change(self, asker: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Change what is served everywhere, first where it was asked for; returns why it could not be, if so."""
+        async with self._one_at_a_time:
+            if refusal := await self._apply(asker, change):
+                return refusal
+            # What the others have done, a member that is started later does too: the last of equal ones is enough.
+            self._changes.pop(change, None)
+            self._changes[change] = None
+            others = [one for one in self._members.values() if one is not asker and one.state in ("ready", "leaving")]
+            refusals = await asyncio.gather(*(self._apply(one, change) for one in others))
+        for one, refusal in zip(others, refusals, strict=True):
+            if refusal:
+                said = f"Process {one.index} cannot do what the others have done; ask again. {refusal['detail']}"
+                return {**refusal, "detail": said}
+        return None
+
+    async def _apply(self, member: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+        try:
+            refusal: dict[str, Any] | None = await member.channel.ask("apply", change)
+        except GoneError:  # its successor will do it
+            return None
+        return refusal
+
+    # Connections.
+
+    async def _deal(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._takers():
+                await asyncio.sleep(RETRY_SECONDS)
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError:  # no descriptor is free, or the client has left
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            with connection:
+                while not self._hand_over(connection):
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    def _hand_over(self, connection: socket.socket) -> bool:
+        for member in self._takers():
+            with contextlib.suppress(OSError):  # it takes no more for the moment, or has just ended
+                socket.send_fds(member.connections, [b"c"], [connection.fileno()])
+                member.dealt += 1
+                return True
+        return False
+
+    def _takers(self) -> list[_Member]:
+        """The members that can take a connection, first who should."""
+        takers = (member for member in self._members.values() if member.state in STATES)
+        return sorted(takers, key=lambda one: (STATES.index(one.state), one.load, one.dealt))
+
+
+def _say(line: str) -> None:
+    print(f"maskserve: {line}", file=sys.stderr, flush=True)

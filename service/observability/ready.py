@@ -1,0 +1,30 @@
+"""The line on stderr that says that a server is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is served, and by what: lists in words. `chosen` says why, for each engine that was not asked for."""
+
+    models: str
+    engines: str
+    precisions: str
+    devices: str
+    chosen: str
+
+    def line(self, url: str, seconds: float) -> str:
+        runs = f"{self.engines}, {self.precisions}, {self.devices}, {seconds:.1f} s"
+        return f"maskserve: {self.models} ready at {url} ({runs})" + (
+            f"; engine auto: {self.chosen}" if self.chosen else ""
+        )
+
+
+def of_several(members: Sequence[Ready]) -> Ready:
+    """Of processes that serve the same, each on its devices."""
+    first = members[0]
+    devices = ", ".join(member.devices.replace(",", "+") for member in members)
+    return Ready(first.models, first.engines, first.precisions, f"{len(members)} processes on {devices}", first.chosen)

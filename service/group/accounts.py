@@ -11,8 +11,9 @@ from typing import Any, Final
 Account = list[list[Any]]
 """Name, text and type of each metric with its samples, each name, labels and value: lists, for JSON."""
 
+LAST_DEED: Final = "last deed"
 COUNTED: Final = ("counter", "histogram")
-GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = {
+TOGETHER: Final[Mapping[str, Callable[[float, float], float]]] = {
     "maskserve_queue_oldest_seconds": max,
     "maskserve_device_memory_used_bytes": max,  # of the device, whoever asks
     "maskserve_device_memory_bytes": max,
@@ -20,8 +21,9 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = {
     "maskserve_model_pinned": max,
     "maskserve_batch_limit": min,
     "process_start_time_seconds": min,
+    LAST_DEED: max,
 }
-"""The gauges of which there is not simply more with more processes."""
+"""Of what there is not simply more with more processes."""
 
 
 def counts(of: Account) -> Account:
@@ -35,7 +37,7 @@ def total(accounts: Iterable[Account]) -> Account:
     samples: dict[str, dict[tuple[object, ...], list[Any]]] = {}
     for name, text, kind, given in (metric for one in accounts for metric in one):
         metrics.setdefault(name, [name, text, kind])
-        together = GAUGES.get(name, _added)
+        together = TOGETHER.get(name, _added)
         merged = samples.setdefault(name, {})
         for sample, labels, value in given:
             key = (sample, *labels.items())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,9 +15,11 @@ from fastapi import FastAPI
 
 from service.group.accounts import Account, total
 from service.group.channel import Channel, GoneError
+from service.group.deeds import unpacked
 from service.group.exposing import account, exposition
 from service.group.handover import Membership
 from service.http.problems import DRAINING, KINDS, Problem, internal_error
+from service.observability.by_version import Deeds, Key
 from service.observability.ready import Ready
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
@@ -52,7 +55,7 @@ class _Member(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._channel = await Channel.over(self._membership.talk, self._on_message)
         self._lifecycle.everywhere = Everywhere(self._channel)
-        self._lifecycle.exposition = self._exposition
+        self._lifecycle.exposition, self._lifecycle.deeds = self._exposition, self._deeds
         await super().startup(sockets)
         self.spawn(self._listen())
         asyncio.get_running_loop().add_reader(self._connections, self._take)
@@ -111,13 +114,20 @@ class _Member(Server):
         return None
 
     def _account(self) -> Account:
-        return account(self._lifecycle.metrics.registry, self._membership.part.before)
+        metrics = self._lifecycle.metrics
+        return account(metrics.registry, metrics.by_version.deeds, self._membership.part.before)
 
-    async def _exposition(self) -> bytes:
+    async def _everybodys(self) -> Account:
         own = self._account()
         with contextlib.suppress(GoneError):
-            return exposition(total([own, *await self._channel.ask("accounts", own)]))
-        return exposition(own)
+            return total([own, *await self._channel.ask("accounts", own)])
+        return own
+
+    async def _exposition(self) -> bytes:
+        return exposition(await self._everybodys())
+
+    async def _deeds(self) -> Mapping[Key, Deeds]:
+        return unpacked(await self._everybodys())
 
     def _take(self) -> None:
         """Serve the connections that the parent has sent."""

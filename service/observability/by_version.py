@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -74,8 +74,9 @@ class ByVersion(Collector):
         self.served: Callable[[], set[Key]] = set
         """What is served now."""
 
-    def of(self, model: str, version: int) -> Deeds:
-        return self._deeds.get((model, version)) or Deeds(last=0.0)
+    @property
+    def deeds(self) -> Mapping[Key, Deeds]:
+        return self._deeds
 
     def begin(self, model: str, version: int) -> None:
         """It is loaded: what another of this number did before is not its own."""

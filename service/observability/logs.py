@@ -129,7 +129,7 @@ class _Formatter(logging.Formatter):
         super().__init__()
         self._always = always
 
-    def extra(self, record: logging.LogRecord) -> Mapping[str, Any]:
+    def fields_of(self, record: logging.LogRecord) -> Mapping[str, Any]:
         """Beside those, what the caller gave by `extra`, the current request's ids and the exception's trace."""
         extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if "request_id" not in extra:
@@ -149,7 +149,7 @@ class _JsonFormatter(_Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        return _escape(_to_json(fields | {k: v for k, v in self.extra(record).items() if k not in fields}))
+        return _escape(_to_json(fields | {k: v for k, v in self.fields_of(record).items() if k not in fields}))
 
 
 class _TextFormatter(_Formatter):
@@ -157,7 +157,7 @@ class _TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{self.formatTime(record)} {record.levelname} {record.name}: {_message(record)}"
-        return _escape(" ".join([head, *(f"{key}={_as_text(value)}" for key, value in self.extra(record).items())]))
+        return _escape(" ".join([head, *(f"{key}={_as_text(value)}" for key, value in self.fields_of(record).items())]))
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextvars import Context
 
@@ -14,6 +14,7 @@ from service.models.catalog import Catalog, ServedModel
 from service.models.changes import Changes
 from service.models.reload import Reloader
 from service.models.replacing import replace_engine
+from service.observability.by_version import Deeds, Key
 from service.observability.device_memory import read_memory
 from service.observability.metrics import Metrics, Now, ServedInfo
 from service.prediction.pipeline import Pipeline
@@ -25,8 +26,8 @@ from service.settings.settings import Settings
 class Lifecycle:
     """What the routes share: settings, gate, metrics and, once the models are loaded, the rest.
 
-    In a group of processes `everywhere` changes what is served in all of them, `exposition` gives the metrics of all,
-    and `turn` counts the processes before this one that have the same devices.
+    In a group of processes `everywhere` changes what is served in all of them, `exposition` and `deeds` tell what all
+    have counted, and `turn` counts the processes before this one that have the same devices.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -35,6 +36,7 @@ class Lifecycle:
         self.gate = Gate(settings.max_uploads)
         self.everywhere: Changes | None = None
         self.exposition: Callable[[], Awaitable[bytes]] = self._own_exposition
+        self.deeds: Callable[[], Awaitable[Mapping[Key, Deeds]]] = self._own_deeds
         self.turn = 0
         self._catalog: Catalog | None = None
         self._pipeline: Pipeline | None = None
@@ -133,6 +135,9 @@ class Lifecycle:
 
     async def _own_exposition(self) -> bytes:
         return self.metrics.render()
+
+    async def _own_deeds(self) -> Mapping[Key, Deeds]:
+        return self.metrics.by_version.deeds
 
     def _now(self, catalog: Catalog, pipeline: Pipeline) -> Now:
         batcher, answering = pipeline.batcher, catalog.answering

@@ -150,7 +150,7 @@ class Statistics(BaseModel):
 @router.get("/stats", summary="What every served version did", responses=problem_responses(401, 503))
 async def all_statistics(request: Request) -> Statistics:
     """Since it was loaded; an image counts when it is answered."""
-    return _statistics(request, None, lifecycle_of(request).catalog.served)
+    return await _statistics(request, None, lifecycle_of(request).catalog.served)
 
 
 @router.get("/{name}/stats", summary="What a model's served versions did", responses=MODEL_RESPONSES)
@@ -158,12 +158,12 @@ async def model_statistics(request: Request, name: str) -> Statistics:
     catalog = lifecycle_of(request).catalog
     model = catalog.find(name)
     versions = [model] if catalog.is_fixed(name) else [one for one in catalog.served if one.name == model.name]
-    return _statistics(request, name, versions)
+    return await _statistics(request, name, versions)
 
 
 @router.get("/{name}/versions/{version}/stats", summary="What a version did", responses=MODEL_RESPONSES)
 async def version_statistics(request: Request, name: str, version: Version) -> Statistics:
-    return _statistics(request, name, [lifecycle_of(request).catalog.find(name, version)])
+    return await _statistics(request, name, [lifecycle_of(request).catalog.find(name, version)])
 
 
 @router.get("/{name}/config", summary="A model's configuration as Triton writes it", responses=MODEL_RESPONSES)
@@ -177,12 +177,15 @@ async def version_config(request: Request, name: str, version: Version) -> Model
     return _config(request, name, version)
 
 
-def _statistics(request: Request, name: str | None, models: list[ServedModel] | tuple[ServedModel, ...]) -> Statistics:
+async def _statistics(
+    request: Request, name: str | None, models: list[ServedModel] | tuple[ServedModel, ...]
+) -> Statistics:
     """Under the name that was asked for, which may be an alias: clients look for it."""
-    by_version = lifecycle_of(request).metrics.by_version
+    deeds, none = await lifecycle_of(request).deeds(), Deeds(last=0.0)
     return Statistics(
         model_stats=[
-            VersionStatistics.of(name or one.name, one.version, by_version.of(one.name, one.version)) for one in models
+            VersionStatistics.of(name or one.name, one.version, deeds.get((one.name, one.version), none))
+            for one in models
         ]
     )
 

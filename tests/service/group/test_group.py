@@ -53,6 +53,7 @@ def test_every_connection_gets_the_answers_of_one_process_and_all_are_counted(gr
     images = [encode(picture(seed, (64 + seed, 80))) for seed in range(8)]
     expected = [server.predict(image).json() for image in images]
     before = Counter(group.metrics())
+    answered_before = _answered_images(group)
 
     def ask(connection: int) -> list[tuple[str, dict[str, Any]]]:
         with httpx.Client(base_url=group.url, timeout=PATIENCE) as client:
@@ -73,9 +74,22 @@ def test_every_connection_gets_the_answers_of_one_process_and_all_are_counted(gr
     assert grown["maskserve_batch_size_sum"] == 64
     assert grown['maskserve_scored_images_total{model="probe"}'] == 64
     assert grown["maskserve_requests_in_flight"] == 0
+    assert _answered_images(group) - answered_before == 64
     busy = {name for name in grown if name.startswith("maskserve_engine_busy_seconds_total")}
     assert busy == {f'maskserve_engine_busy_seconds_total{{device="{name}"}}' for name in ("cpu", "cpu#1")}
     assert {process_of(group, answers[0][0]) for answers in answered} == {0, 1}
+
+
+def _answered_images(group: Server) -> int:
+    """By Triton's statistics, whichever process is asked."""
+    counts = set()
+    with clients(group) as members:
+        for (client,) in members:
+            (version,) = client.get("/v2/models/probe/stats").json()["model_stats"]
+            counts.add((version["inference_count"], version["inference_stats"]["success"]["count"]))
+    ((images, requests),) = counts
+    assert images == requests
+    return int(images)
 
 
 def test_both_processes_are_in_the_sums_of_the_moment(group: Server) -> None:

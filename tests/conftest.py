@@ -4,9 +4,11 @@ about what was skipped."""
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,31 @@ def _what_stays_is_not_searched_for_garbage() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trace_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Any], Any] | None]:
+    """The exporter's own way to trace a network, None where no test that was collected has imported the exporter.
+
+    Everywhere else all processes that run tests at the same time trace a structure once: that takes many times as long
+    as the rest of an export, and the same few small networks are exported in many files.
+    """
+    export = sys.modules.get("model.network.exporting.export")
+    if export is None:
+        yield None
+        return
+    import onnx
+
+    trace = export._trace
+
+    def traced(graph: Any) -> Any:
+        name = f"traced-{export.traced_structure(graph).hex()}"
+        made = once(tmp_path_factory, name, lambda folder: onnx.save(trace(graph), folder / "network.onnx"))
+        return onnx.load(made / "network.onnx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_trace", traced)
+        yield trace
 
 
 def pytest_unconfigure() -> None:

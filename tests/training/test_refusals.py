@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import training.data.loading.source
 from model.console.command import COMMANDS
 from model.runtime.bundles.repository import EMBEDDED
+from training.data.shapes import write_shapes
 
 BUNDLE = "model/embedded/nuclei/1"
 REFUSED = [
@@ -85,8 +88,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("command", "said"), REFUSED)
 def test_a_refusal_is_one_line_and_leaves_nothing(
-    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of data that a command draws itself, fewer are drawn here."""
+    monkeypatch.setattr(training.data.loading.source, "write_shapes", partial(write_shapes, train=8, val=4))
     places = {"new": tmp_path / "new", "file": tmp_path / "file", "folder": tmp_path / "folder", "embedded": EMBEDDED}
     places["file"].write_text("kept")
     places["folder"].mkdir()

@@ -64,16 +64,7 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
     """
     graph = InferenceGraph(model, ONNX)
     with evaluating(graph):
-        heads = graph.roi_heads
-        # The graph has its own anchors and plans of the poolers; those are changed by images and by torch's exporter.
-        replaced = (
-            graph.lowering,
-            graph.rpn.anchor_generator,
-            heads.box_roi_pool,
-            heads.mask_roi_pool,
-            heads.keypoint_roi_pool,
-        )
-        key = structure(graph, unread=[part for part in replaced if part is not None])
+        key = traced_structure(graph)
         if key not in _TRACED:
             while len(_TRACED) >= MOST_TRACED:
                 del _TRACED[next(iter(_TRACED))]
@@ -83,6 +74,20 @@ def export_onnx(model: FasterRCNN, path: Path | str, *, half_storage: bool = Fal
         store_in_half(proto)
     with naming(Path(path)):
         onnx.save(proto, path)
+
+
+def traced_structure(graph: InferenceGraph) -> bytes:
+    """The digest of what a trace of the graph depends on."""
+    heads = graph.roi_heads
+    # The graph has its own anchors and plans of the poolers; those are changed by images and by torch's exporter.
+    replaced = (
+        graph.lowering,
+        graph.rpn.anchor_generator,
+        heads.box_roi_pool,
+        heads.mask_roi_pool,
+        heads.keypoint_roi_pool,
+    )
+    return structure(graph, unread=[part for part in replaced if part is not None])
 
 
 def _trace(graph: InferenceGraph) -> ModelProto:

@@ -24,12 +24,14 @@ def structure(module: nn.Module, unread: Sequence[object] = ()) -> bytes:
 
     `unread` are parts that the computation does not read, and which may hold what a run has left in them.
 
-    Modules with the same digest compute the same operations. Two that are the same may still differ in it, because
-    pickle notes which values are one object; that costs time, never a wrong answer. Raises what pickle raises for a
-    module that cannot be pickled.
+    Modules with the same digest compute the same operations, and a module that is built in the same way has the same
+    digest in every process. Raises what pickle raises for a module that cannot be pickled, ValueError for one that
+    holds itself.
     """
     pickled = BytesIO()
-    _Pickler(pickled, named_tensors(module), unread).dump(module)
+    pickler = _Pickler(pickled, named_tensors(module), unread)
+    pickler.fast = True  # else it notes which values are one object: of two equal words, it depends on who wrote them
+    pickler.dump(module)
     return hashlib.sha256(pickled.getbuffer()).digest()
 
 
@@ -44,6 +46,8 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, value: object) -> object:
         if id(value) in self._unread:
             return ("unread",)
+        if isinstance(value, set | frozenset):
+            return ("set", sorted(map(repr, value)))  # their order is the process's own
         if not isinstance(value, Tensor):
             return None
         described = (tuple(value.shape), str(value.dtype))

@@ -207,7 +207,7 @@ def test_batch_norm_is_folded_at_load(exported: Exported, tmp_path: Path) -> Non
 
 
 def test_a_network_of_other_weights_becomes_the_file_that_tracing_gives(
-    helpers: Any, models: dict[str, Detector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    helpers: Any, models: dict[str, Detector], trace_anew: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = helpers.detector(helpers.small.model_copy(update={"task": "masks", **helpers.v2}), seed=1)
     export_onnx(models["masks"], tmp_path / "model.onnx")
@@ -217,6 +217,7 @@ def test_a_network_of_other_weights_becomes_the_file_that_tracing_gives(
         export_onnx(other, tmp_path / "other.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
     monkeypatch.setattr(export, "_TRACED", {})
+    monkeypatch.setattr(export, "_trace", trace_anew)
     export_onnx(other, tmp_path / "traced.onnx")
     assert (tmp_path / "other.onnx").read_bytes() == (tmp_path / "traced.onnx").read_bytes()
     assert (tmp_path / "other.onnx").read_bytes() != (tmp_path / "model.onnx").read_bytes()

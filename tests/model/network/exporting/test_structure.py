@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,10 +14,24 @@ from torch import nn
 from model.architecture import ArchitectureConfig
 from model.network.build import build_model
 from model.network.exporting.structure import structure
+from tests.service.harness import ROOT
 
 
 def test_weights_do_not_count(helpers: Any) -> None:
     assert structure(build_model(helpers.small)) == structure(build_model(helpers.small))
+
+
+def test_every_process_gives_a_network_the_same_digest(helpers: Any) -> None:
+    program = (
+        "from model.network.build import build_model; from model.network.exporting.structure import structure;"
+        "from model.architecture import ArchitectureConfig; import sys;"
+        "print(structure(build_model(ArchitectureConfig.model_validate_json(sys.argv[1]))).hex())"
+    )
+    command = [sys.executable, "-c", program, helpers.small.model_dump_json()]
+    # Where a set's members stand depends on it.
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == structure(build_model(helpers.small)).hex()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +73,7 @@ class Scaled(nn.Module):
         (torch.tensor(1.0), torch.tensor(3.0)),
         (torch.zeros(0), torch.zeros(0, 2)),
         ("nearest", "bilinear"),
+        ({"nearest"}, {"bilinear"}),
         (nn.ReLU(), nn.SiLU()),
     ],
 )

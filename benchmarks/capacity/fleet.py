@@ -23,6 +23,8 @@ from service.scheduling.waiting import Lane
 MODEL: Final = "model"
 MOST_SIMULATED: Final = 32
 """Of more replicas so many are simulated, each with its share of the load."""
+MOST_LOAD: Final = 0.95
+"""Of what the devices can do. Nearer to all of it a queue grows for longer than a simulation lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def needed(
     requests: int,
 ) -> Outcome:
     """The fewest replicas with which p99 is at most so many seconds, and no more than a share `lost` refused or late.
+    Never fewer than MOST_LOAD allows.
 
     ValueError where one image alone takes longer.
     """
@@ -202,7 +205,7 @@ def needed(
         raise ValueError(f"one image alone takes {alone:.3g} s, and p99 is to be {p99:g} s")
     work = float(np.mean([image.inference for image in mix])) / machine.devices
     batched = (1 + machine.growth * (machine.max_batch_size - 1)) / machine.max_batch_size
-    low = max(1, math.floor(rate * work * batched))
+    low = math.ceil(rate * work * batched / MOST_LOAD)
 
     def holds(replicas: int) -> Outcome | None:
         outcome = simulate(rate, mix, machine, replicas, balancer, requests=requests)

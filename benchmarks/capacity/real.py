@@ -7,7 +7,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ FEW: Final = 0.01
 ANY_IMAGE: Final = {"Content-Type": "image/x-any"}
 AT_ONCE: Final = 2
 """Images on their way while stage times are measured: one is computed, and another decoded or answered beside it."""
+BEFORE: Final = 0.3
+"""How long a load is asked for before it counts, as a share of how long it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Agreement:
     """One load, real and simulated. It holds where p50, p99 and the shares refused and late agree within WITHIN; it is
     valid where other processes left the machine alone.
 
-    inference: mean seconds, as measured before the load and given to the simulation, and as told under it.
+    inference: mean seconds, as given to the simulation, and as told under the load.
     """
 
     load: float
@@ -78,19 +80,13 @@ def started(machine: Machine, count: int) -> Iterator[list[Server]]:
 
 def measure(servers: Sequence[Server], images: Sequence[Path], rounds: int) -> list[Stages]:
     """Each image so many times on each server, AT_ONCE at a time, on all servers together, so that what stages and
-    servers share (cores, memory) is in their times as it is under load. The first round is not counted.
+    servers share (cores, memory) is in their times. The first round is not counted.
     """
 
     def ask(server: Server, image: Path) -> Stages:
         began = time.perf_counter()
         answer = client.post(f"{server.url}/predict", content=image.read_bytes(), headers=ANY_IMAGE)
-        whole = time.perf_counter() - began
-        told = {
-            stage: milliseconds / 1e3 for stage, milliseconds in answer.raise_for_status().json()["timing_ms"].items()
-        }
-        decode, inference, postprocess = told["decode"], told["inference"], told["postprocess"]
-        other = max(0.0, whole - decode - told["queue"] - inference - postprocess)
-        return Stages(image.name, decode, inference, postprocess, other)
+        return _told(image.name, answer.raise_for_status(), time.perf_counter() - began)
 
     def ask_all(server: Server) -> list[Stages]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -98,6 +94,11 @@ def measure(servers: Sequence[Server], images: Sequence[Path], rounds: int) -> l
 
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(len(servers)) as pool:
         return [one for found in pool.map(ask_all, servers) for one in found]
+
+
+def _told(image: str, answer: httpx.Response, whole: float) -> Stages:
+    told = {stage: milliseconds / 1e3 for stage, milliseconds in answer.json()["timing_ms"].items()}
+    return Stages(image, told["decode"], told["inference"], told["postprocess"], max(0.0, whole - sum(told.values())))
 
 
 def validate(
@@ -108,51 +109,54 @@ def validate(
     rounds: int,
     seconds: float,
 ) -> Iterator[Agreement]:
-    """The same requests really and simulated, with stage times that are measured anew before each load."""
-    contents = {image.name: image.read_bytes() for image in images}
+    """The same requests really and simulated. Stage times are those of such a load just before, with other requests."""
+    ask = partial(
+        _load, [server.url for server in servers], {image.name: image.read_bytes() for image in images}, balancer
+    )
+    full = measure(servers, images, rounds)
     for load in LOADS:
         other = OtherLoad([server.process.pid for server in servers])
-        mix = measure(servers, images, rounds)
-        measured = float(np.mean([image.inference for image in mix]))
-        rate = load * len(servers) * machine.devices / measured
+        rate = load * len(servers) * machine.devices / float(np.mean([image.inference for image in full]))
+        _, mix = asyncio.run(ask(list(arrivals(rate, full, math.ceil(rate * seconds * BEFORE), seed=1))))
         requests = math.ceil(rate * seconds)
-        asked = [(wait, contents[image.bucket]) for wait, image in arrivals(rate, mix, requests, seed=0)]
-        real, told = asyncio.run(_load([server.url for server in servers], balancer, asked))
+        real, told = asyncio.run(ask(list(arrivals(rate, mix, requests, seed=0))))
         simulated = simulate(rate, mix, machine, len(servers), balancer, requests=requests, warm_up=0)
-        yield Agreement(load, real, simulated, (measured, told), other.share())
+        given, found = (float(np.mean([image.inference for image in some])) for some in (mix, told))
+        yield Agreement(load, real, simulated, (given, found), other.share())
 
 
 async def _load(
-    urls: Sequence[str], balancer: Balancer, requests: Sequence[tuple[float, bytes]]
-) -> tuple[Outcome, float]:
+    urls: Sequence[str], contents: Mapping[str, bytes], balancer: Balancer, requests: Sequence[tuple[float, Stages]]
+) -> tuple[Outcome, list[Stages]]:
     """Each comes so many seconds after the one before, whatever became of that, and goes where the balancer says. Gives
-    the mean of what they took on the engine too, in seconds.
+    the stage times of those answered too.
     """
     answered: list[float] = []
-    inference: list[float] = []
+    stages: list[Stages] = []
     statuses: list[int] = []
     in_flight = [0] * len(urls)
     draws = random.Random(0)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=120, limits=limits) as client, asyncio.TaskGroup() as asked:
 
-        async def ask(content: bytes) -> None:
+        async def ask(image: str) -> None:
             began = time.perf_counter()
             chosen = balancer(in_flight, draws)
             in_flight[chosen] += 1
-            answer = await client.post(f"{urls[chosen]}/predict", content=content, headers=ANY_IMAGE)
+            answer = await client.post(f"{urls[chosen]}/predict", content=contents[image], headers=ANY_IMAGE)
+            whole = time.perf_counter() - began
             in_flight[chosen] -= 1
             statuses.append(answer.status_code)
             if answer.status_code == 200:
-                answered.append(time.perf_counter() - began)
-                inference.append(answer.json()["timing_ms"]["inference"] / 1e3)
+                answered.append(whole)
+                stages.append(_told(image, answer, whole))
 
         at = time.perf_counter()
-        for seconds, content in requests:
+        for seconds, image in requests:
             at += seconds
             await asyncio.sleep(at - time.perf_counter())
-            asked.create_task(ask(content))
+            asked.create_task(ask(image.bucket))
     p50, p99 = map(float, np.percentile(answered, [50, 99]))
     refused = statuses.count(429) / len(requests)
     late = 1 - refused - len(answered) / len(requests)
-    return Outcome(len(urls), p50, p99, float(np.mean(answered)), refused, late), float(np.mean(inference))
+    return Outcome(len(urls), p50, p99, float(np.mean(answered)), refused, late), stages

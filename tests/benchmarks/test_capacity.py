@@ -55,6 +55,12 @@ def test_fewer_replicas_than_needed_do_not_hold() -> None:
     assert fewer.p99 > 0.4 or fewer.refused + fewer.late > 0.01
 
 
+def test_as_many_as_are_busy_all_the_time_are_too_few() -> None:
+    """Their queue grows for ever, and in a short run not far enough to be noticed."""
+    found = needed(20, [IMAGE], PATIENT, BALANCERS["least-in-flight"], p99=60, lost=0.01, requests=500)
+    assert found.replicas == 3
+
+
 def test_what_no_number_of_replicas_can_do_is_told() -> None:
     with pytest.raises(ValueError, match="one image alone takes"):
         needed(1, [IMAGE], Machine(), BALANCERS["random"], p99=0.05, lost=0.01, requests=100)

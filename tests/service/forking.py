@@ -2,7 +2,7 @@
 
 What is forked is what `python -m` starts: a process of its own, with its own arguments, environment, output and exit
 code, that runs the module as `__main__`. Only what is read while the server's modules are imported is the parent's, so
-that whoever gives another environment than the parent has, or asks what imports do or cost, starts a real one.
+that whoever gives other variables than the tests have, or asks what imports do or cost, starts a real one.
 
 python -m tests.service.forking DESCRIPTOR      # the parent, which takes its orders from that socket
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
 import json
 import os
 import runpy
@@ -89,14 +88,14 @@ class Forked:
 
 
 class _Parent:
-    """The process that forks, seen from the tests."""
+    """The process that forks, seen from the tests. Its children are in its network."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = _read_early(environment)
+    def __init__(self, network: int, environment: Mapping[str, str]) -> None:
+        self.place = network, environment
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "tests.service.forking", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
         atexit.register(self._end)
 
     def fork(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Forked:
@@ -110,29 +109,35 @@ class _Parent:
                 os.close(descriptor)
         return Forked(report, stdout, stderr)
 
+    def retire(self) -> None:
+        """It ends with its last child."""
+        self._control.shutdown(socket.SHUT_WR)
+
     def _end(self) -> None:
         self._control.close()
         self._process.wait()
 
 
 _lock = threading.Lock()
+_parents: list[_Parent] = []
 
 
-@functools.cache
-def _parent_in(network: int) -> _Parent:
-    """One for each network that this process has been in: a child is in its parent's."""
-    return _Parent(os.environ)
+def _parent() -> _Parent:
+    """Another one where this process has come into another network, or other variables, as of what it has imported."""
+    place = os.stat("/proc/thread-self/ns/net").st_ino, _read_early(os.environ)
+    if not _parents or _parents[-1].place != place:
+        for parent in _parents[-1:]:
+            parent.retire()
+        _parents.append(_Parent(*place))
+    return _parents[-1]
 
 
 def fork(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Forked | None:
     """`python -m module` with its output captured; None where only a start from nothing is the same."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or _read_early(environment) != _read_early(os.environ):
         return None
     with _lock:
-        parent = _parent_in(os.stat("/proc/thread-self/ns/net").st_ino)
-    if _read_early(environment) != parent.environment:
-        return None
-    return parent.fork(module, arguments, environment)
+        return _parent().fork(module, arguments, environment)
 
 
 def _read_early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -157,11 +162,11 @@ def _import_what_servers_import() -> None:
 
 
 def _serve_orders(control: socket.socket) -> tuple[str, list[str]]:
-    """Forks until the tests have ended. Returns in each child what it shall run."""
-    parent, ready, running = os.getpid(), select.poll(), dict[int, tuple[int, int]]()
+    """Forks until the tests have ended, or it is retired. Returns in each child what it shall run."""
+    parent, ready, running, retired = os.getpid(), select.poll(), dict[int, tuple[int, int]](), False
     ready.register(control, select.POLLIN)
-    while True:
-        for descriptor, _ in ready.poll():
+    while running or not retired:
+        for descriptor, event in ready.poll():
             if descriptor in running:
                 pid, report = running.pop(descriptor)
                 ready.unregister(descriptor)
@@ -171,9 +176,13 @@ def _serve_orders(control: socket.socket) -> tuple[str, list[str]]:
                 os.close(report)
                 os.close(descriptor)
                 continue
+            if event & select.POLLHUP:  # the other end is closed: the tests have ended
+                os._exit(0)
             order, theirs, *_ = socket.recv_fds(control, 1 << 20, 3)
             if not order:
-                os._exit(0)
+                retired = True
+                ready.modify(control, 0)
+                continue
             pid = os.fork()
             if pid == 0:
                 module, arguments, environment = json.loads(order)
@@ -187,6 +196,7 @@ def _serve_orders(control: socket.socket) -> tuple[str, list[str]]:
             watched = os.pidfd_open(pid)
             running[watched] = pid, report
             ready.register(watched, select.POLLIN)
+    os._exit(0)
 
 
 def _become(parent: int, descriptors: Sequence[int], environment: Mapping[str, str]) -> None:

@@ -34,6 +34,13 @@ def told(process: Forked) -> dict[str, Any]:
     return facts
 
 
+def has_ended(number: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{number}/status").read_text()  # nobody has asked for its exit code
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def close(process: Forked) -> None:
     process.kill()
     process.wait(PATIENCE)
@@ -80,10 +87,20 @@ def test_what_it_raises_is_a_traceback_and_a_1() -> None:
     close(process)
 
 
-def test_what_an_import_may_read_is_no_childs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_import_may_read_is_that_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fork("tests.service.test_forking", [], {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}) is None
+    before = ordered(STAY)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    assert fork("tests.service.test_forking", [], os.environ) is None
+    after = ordered(STAY)
+    first = told(before)
+    assert "OMP_WAIT_POLICY" not in first["environment"]
+    assert told(after)["parent's environment"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert before.poll() is None, "who was there goes on"
+    for process in (before, after):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+        close(process)
+    until(lambda: has_ended(first["parent"]))
 
 
 def test_it_ends_with_the_tests() -> None:
@@ -95,20 +112,13 @@ def test_it_ends_with_the_tests() -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    status = Path(f"/proc/{int(ended.stdout)}/status")
-
-    def has_ended() -> bool:
-        try:
-            return "State:\tZ" in status.read_text()  # where nobody buries orphans
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-
-    until(has_ended)
+    until(lambda: has_ended(int(ended.stdout)))
 
 
 def _main(*arguments: str) -> None:
     facts = {
         "pid": os.getpid(),
+        "parent": os.getppid(),
         "arguments": sys.argv,
         "folder": os.getcwd(),
         "environment": dict(os.environ),
@@ -116,6 +126,9 @@ def _main(*arguments: str) -> None:
         "has imported the server": "service.server" in sys.modules,
         "has imported torch": "torch" in sys.modules,
         "its parent's threads": len(os.listdir(f"/proc/{os.getppid()}/task")),
+        "parent's environment": dict(
+            line.split("=", 1) for line in Path(f"/proc/{os.getppid()}/environ").read_text().split("\0") if line
+        ),
         "random": random.random(),
     }
     print(json.dumps(facts), flush=True)

@@ -141,10 +141,14 @@ class _Alone(Server):
         self._started_at = started
 
     def tell_ready(self, ready: Ready) -> None:
-        print(ready.line(self._url, time.perf_counter() - self._started_at), file=sys.stderr, flush=True)
+        _say(ready.line(self._url, time.perf_counter() - self._started_at))
 
     def tell_failure(self, reason: str) -> None:
-        print(f"maskserve: {reason}", file=sys.stderr, flush=True)
+        _say(reason)
+
+
+def _say(line: str) -> None:
+    print(f"maskserve: {line}", file=sys.stderr, flush=True)
 
 
 def _ready(catalog: Catalog) -> Ready:

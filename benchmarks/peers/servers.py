@@ -39,11 +39,12 @@ class Server:
     """What else it needs that this machine lacks."""
 
 
-def ours(repository: Path, name: str, score_threshold: float) -> Server:
+def ours(repository: Path, name: str, score_threshold: float, processes: int = 1) -> Server:
     """maskserve with one model of a repository, asked for scores above the threshold."""
 
     def command(python: Path, settings: PeerSettings, folder: Path) -> list[str]:
         flags = ["--models", str(repository), "--model", name, "--port", str(settings.port), "--device", "cpu"]
+        flags += ["--processes", str(processes)]
         # Eight clients that wait for slow answers are no overload.
         return [str(python), "-m", "service", *flags, "--timeout-ms", str(TIMEOUT_SECONDS * 1000)]
 

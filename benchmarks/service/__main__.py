@@ -98,7 +98,8 @@ class Benchmark:
         return Start(ours(self.repository, self.name, threshold), Path(sys.executable), None, self.samples)
 
     def _ours_null(self, samples: Sequence[Sample]) -> Start:
-        return Start(ours(self.null_repository, "null", SAME_THRESHOLD), Path(sys.executable), None, samples)
+        server = ours(self.null_repository, "null", SAME_THRESHOLD, self.options.processes)
+        return Start(server, Path(sys.executable), None, samples)
 
     def _peer(self, peer: Server, documented: bool, *, null: bool = False) -> Start:
         model, samples = (None, self.photograph) if null else (self.weights, self.samples)
@@ -140,7 +141,8 @@ class Benchmark:
         counts = {each: self.options.null_requests * min(each, 2) for each in CONNECTIONS}
         for peer in self.peers:
             own = self._ours_null(self.photograph)
-            self._compare(own, self._peer(peer, False, null=True), counts, {"kind": "null"})
+            details = {"kind": "null", "processes": self.options.processes}
+            self._compare(own, self._peer(peer, False, null=True), counts, details)
 
     def engine(self) -> None:
         """Ours beside its engine."""
@@ -200,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         "--requests", type=int, default=32, help="requests a turn at 8 connections; an eighth, or each image once, at 1"
     )
     add("--null-requests", type=int, default=500, help="the same for the null model at 1; twice as many at 8")
+    add("--processes", type=int, default=1, help="of ours, with the null model")
     add("--rounds", type=int, default=5, help="turns of each server")
     add("--growth-requests", type=int, default=10_000, help="requests over which memory is watched")
     add("--growth-model", choices=("null", "real"), default="null", help="what answers them")

@@ -38,12 +38,14 @@ RETRY_SECONDS: Final = 0.02
 """Between two looks for a member that can take a connection."""
 STATES: Final = ("ready", "alive", "leaving")
 """Who gets a connection first."""
+SILENT_SECONDS: Final = 5.0
+"""A member that has told nothing for so long (each gives an account every second) hangs, and is the last to get one."""
 
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """`began` is on `time.monotonic()`'s clock. `open` are its connections and `received` those it ever took when it
-    last told, `dealt` those that it was given.
+    """`began`, and `heard`, when it last told anything, are on `time.monotonic()`'s clock. `open` are its connections
+    and `received` those it ever took when it last told, `dealt` those that it was given.
     """
 
     index: int
@@ -51,6 +53,7 @@ class _Member:
     connections: socket.socket
     channel: Channel
     began: float
+    heard: float
     state: Literal["begun", "alive", "ready", "leaving", "gone"] = "begun"
     open: int = 0
     received: int = 0
@@ -84,6 +87,7 @@ class _Parent:
         self._one_at_a_time = asyncio.Lock()
         self._ending = asyncio.Event()
         self._signals = 0
+        self._deaths = 0
         self._announced = False
         self._failed = False
 
@@ -107,6 +111,7 @@ class _Parent:
             code = await self._until_ended(member)
             if self._ending.is_set():
                 return code
+            self._deaths += 1
             quick = quick + 1 if time.monotonic() - member.began < QUICK_SECONDS else 1
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             said = f"process {part.index} ({member.process.pid}) has ended with {how}"
@@ -142,7 +147,8 @@ class _Parent:
 
         channel = await Channel.over(talk, on_message)
         channel.send(part.packed())
-        member = _Member(part.index, process, connections, channel, time.monotonic())
+        now = time.monotonic()
+        member = _Member(part.index, process, connections, channel, now, now)
         self._members[part.index] = member
         if self._ending.is_set():
             self._dismiss(member)
@@ -181,6 +187,7 @@ class _Parent:
     # What members say.
 
     async def _on_message(self, member: _Member, what: str, value: Any) -> Any:
+        member.heard = time.monotonic()
         match what:
             case "alive":
                 member.state = "alive"
@@ -215,8 +222,9 @@ class _Parent:
             for change in self._changes:
                 if refusal := await self._apply(member, change):
                     _say(f"process {member.index} cannot do what the others have done: {refusal['detail']}")
-            if member.state == "alive":
-                member.state = "ready"
+            if member.state != "alive":  # it is told to leave, or has ended
+                return
+            member.state = "ready"
         member.ready = ready
         members = [one for _, one in sorted(self._members.items())]
         if self._announced:
@@ -224,14 +232,12 @@ class _Parent:
         elif len(members) == len(self._parts) and all(one.ready for one in members) and not self._ending.is_set():
             self._announced = True
             all_ready = of_several([one.ready for one in members if one.ready is not None])
-            print(
-                all_ready.line(address(self._listener), time.perf_counter() - self._started),
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(all_ready.line(address(self._listener), time.perf_counter() - self._started))
 
     async def _others_accounts(self, asker: _Member) -> list[Account]:
-        """Of every other place what was counted there, and of a member that lives the state of the moment."""
+        """Of every other place what was counted there, and of a member that lives the state of the moment; last what
+        the parent knows itself.
+        """
 
         async def of(index: int) -> Account:
             member = self._members.get(index)
@@ -241,7 +247,16 @@ class _Parent:
                     return self._accounts[index]
             return counts(self._accounts.get(index, []))
 
-        return await asyncio.gather(*(of(part.index) for part in self._parts if part.index != asker.index))
+        others = await asyncio.gather(*(of(part.index) for part in self._parts if part.index != asker.index))
+        return [*others, self._own_account()]
+
+    def _own_account(self) -> Account:
+        ready = sum(member.state == "ready" for member in self._members.values())
+        text = "Processes that died and were started again."
+        return [
+            ["maskserve_processes", "Processes that are ready.", "gauge", [["maskserve_processes", {}, ready]]],
+            ["maskserve_process_deaths", text, "counter", [["maskserve_process_deaths_total", {}, self._deaths]]],
+        ]
 
     async def _change(self, asker: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
         """Change what is served everywhere, first where it was asked for; returns why it could not be, if so."""
@@ -292,9 +307,11 @@ class _Parent:
 
     def _takers(self) -> list[_Member]:
         """The members that can take a connection, first who should."""
+        silent = time.monotonic() - SILENT_SECONDS
         takers = (member for member in self._members.values() if member.state in STATES)
-        return sorted(takers, key=lambda one: (STATES.index(one.state), one.load, one.dealt))
+        return sorted(takers, key=lambda one: (one.heard < silent, STATES.index(one.state), one.load, one.dealt))
 
 
 def _say(line: str) -> None:
-    print(f"maskserve: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads any more, and the group goes on
+        print(f"maskserve: {line}", file=sys.stderr, flush=True)

@@ -18,9 +18,7 @@ class Ready:
 
     def line(self, url: str, seconds: float) -> str:
         runs = f"{self.engines}, {self.precisions}, {self.devices}, {seconds:.1f} s"
-        return f"maskserve: {self.models} ready at {url} ({runs})" + (
-            f"; engine auto: {self.chosen}" if self.chosen else ""
-        )
+        return f"{self.models} ready at {url} ({runs})" + (f"; engine auto: {self.chosen}" if self.chosen else "")
 
 
 def of_several(members: Sequence[Ready]) -> Ready:

@@ -48,6 +48,7 @@ class Done:
 def steps(dry_run: bool) -> list[Step]:
     """What the machine must have is torch and torchvision; a step that needs more says so by failing."""
     tiny = ("--device", "cpu", "--dry-run") if dry_run else ()
+    training = ("--batches", "1") if dry_run else ()
     contenders: tuple[str, ...] = ("-m", "benchmarks.gpu", "--minutes", "4", "--batches", "8", "1")
     if dry_run:
         contenders = ("-m", "benchmarks.gpu", "--batches", "1", "--rounds", "1", "--only", "static eager half")
@@ -55,7 +56,7 @@ def steps(dry_run: bool) -> list[Step]:
         Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/model/network", "tests/model/runtime"), 120),
         Step("engine", ("-m", "benchmarks.gpu.engine", *tiny, "--json", "FILE"), 180),
         Step("precision", ("-m", "benchmarks.gpu.precision", *tiny, "--json", "FILE"), 120),
-        Step("training", ("-m", "benchmarks.gpu.training", *tiny, "--json", "FILE"), 240),
+        Step("training", ("-m", "benchmarks.gpu.training", *tiny, *training, "--json", "FILE"), 240),
         Step("service", ("-m", "benchmarks.gpu.served", *tiny, "--json", "FILE"), 300),
         Step("contenders", (*contenders, *tiny, "--json", "FILE"), 330),
     ]

@@ -165,7 +165,19 @@ def _publish(case: Case, staging: Path, models: Path) -> None:
         from model.runtime.preprocess import Preprocessing
     except ImportError as error:
         raise Skip(f"exporting needs a package that is not installed: {error}") from error
-    config = PRESETS["maskrcnn_resnet50_fpn"]
+    scale = case.scale
+    config = PRESETS["maskrcnn_resnet50_fpn"].model_copy(
+        update={
+            "backbone": scale.backbone,
+            "num_classes": scale.classes,
+            "min_size": scale.height,
+            "max_size": scale.width,
+            "anchor_sizes": tuple((side,) for side in scale.anchor_sides),
+            "rpn_pre_nms_top_n_test": scale.pre_nms,
+            "rpn_post_nms_top_n_test": scale.proposals,
+            "detections_per_image": scale.detections,
+        }
+    )
     staging.mkdir()
     export_onnx(case.model, staging / "model.onnx")
     export_torchscript(case.model, staging / "model.torchscript.pt")
@@ -174,7 +186,7 @@ def _publish(case: Case, staging: Path, models: Path) -> None:
         class_names=tuple(f"class {number}" for number in range(1, config.num_classes)),
         preprocessing=Preprocessing.from_architecture(config),
         provenance=Provenance(dataset="none: random weights", license="Apache-2.0"),
-        defaults=ServingDefaults(score_threshold=0.05, max_detections=case.scale.detections),
+        defaults=ServingDefaults(score_threshold=0.05, max_detections=scale.detections),
     )
     publish_bundle(staging, draft, models, "benchmark")
 

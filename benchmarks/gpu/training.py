@@ -103,6 +103,7 @@ def take(
                 "min_size": scale.height,
                 "max_size": scale.width,
                 "anchor_sizes": [[side] for side in scale.anchor_sides],
+                **({} if scale is FULL else {"rpn_post_nms_top_n_train": 20, "box_batch_size_per_image": 8}),
             },
         }
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import everything
+from benchmarks.gpu import everything, training
 from benchmarks.gpu.everything import Step, main
 
 WRITES = "import json, sys; json.dump({'a question': {'good': True, 'rate': 2}}, open(sys.argv[1], 'w'))"
@@ -32,3 +33,23 @@ def test_every_step_leaves_what_became_of_it(
     assert told[3].strip() == "no such package"
     assert told[5].split() == ["good", "a", "question:", "rate", "2"]
     assert main(["--json", str(tmp_path / "one.json"), "--only", "engine"]) == 0
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_every_step_is_a_program_that_is_there(dry_run: bool) -> None:
+    programs = [step.command[1] for step in everything.steps(dry_run) if step.command[0] == "-m"]
+    assert {"benchmarks.gpu.training", "benchmarks.gpu.precision", "benchmarks.gpu.served"} <= {*programs}
+    assert [program for program in programs if find_spec(program) is None] == []
+
+
+def test_training_steps_are_taken_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two of them; and one that fails is a figure, and not the end."""
+    ways = (training.Way("bf16", True, exact_boxes=False), training.Way("none", False), training.Way("fp8", False))
+    monkeypatch.setattr(training, "WAYS", ways)
+    file = tmp_path / "training.json"
+    assert training.main(["--device", "cpu", "--dry-run", "--batches", "1", "--json", str(file)]) == 1
+    coarse, exact, failed = json.loads(file.read_text()).items()
+    assert (coarse[0], exact[0]) == ("1 images, bf16, boxes in it too, channels last", "1 images, none, contiguous")
+    assert coarse[1]["first_loss"] == pytest.approx(exact[1]["first_loss"], rel=0.1)
+    assert exact[1]["images_per_second"] > 0
+    assert "amp" in failed[1]["error"]

@@ -39,7 +39,8 @@ from training.loop.run_log import read_metrics
 
 UNTRAINED: Final = frozenset(
     {
-        *("name", "license", "output", "repository", "publish", "publish_if", "export_half", "export_int8"),
+        *("name", "license", "output", "repository", "publish", "publish_if"),
+        *("export_half", "export_int8", "export_f16", "export_references"),
         *("resume", "loggers", "log_every", "checkpoint_every", "validation.samples", "workers"),
         *("data", "seed"),  # which ablate gives to every run itself
     }

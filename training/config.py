@@ -24,6 +24,9 @@ NAME_RULE = "give small letters, digits, '.', '_' and '-', at most 100, a letter
 
 PublishIf = Literal["always", "better"]
 
+ReferenceImages = Literal["data", "generated", "none"]
+"""Which images a bundle holds with their answers: some of the data where there are any, generated ones, or none."""
+
 
 def _given(value: object) -> object:
     """Path("") would be the current folder, and an unset variable of a shell is an empty word."""
@@ -214,6 +217,14 @@ class TrainConfig(_Group):
     export_half: bool = Field(False, description="store model.onnx's weights as fp16 (computation stays fp32)")
     export_int8: bool = Field(
         False, description="publish the network in INT8 too, beside model.onnx; needs a validation split"
+    )
+    export_f16: bool = Field(
+        True, description="measure on the validation split what the network loses in half precision, on GPUs"
+    )
+    export_references: ReferenceImages = Field(
+        "data",
+        description="images that go into the bundle with their answers, for a GPU to be compared with: some of the "
+        "validation split, generated ones, or none",
     )
     intensity: Intensity = Field(default_factory=Intensity)
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)

@@ -25,7 +25,7 @@ from model.runtime.bundles.bundle import Bundle, BundleError, open_bundle
 from model.runtime.bundles.manifest import ModelName, Provenance
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.command_line import require_repository, stop
-from training.config import NAME_RULE, TrainConfig
+from training.config import NAME_RULE, ReferenceImages, TrainConfig
 from training.data.annotations.classes import order_classes
 from training.data.annotations.dataset import DatasetError
 from training.data.formats.locate import add_origin_flags
@@ -35,7 +35,7 @@ from training.progress import Display
 from training.publishing.checks import GateError
 from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import GATE_IMAGES, generated_images
-from training.publishing.precisions import publish_beside, publish_diameter
+from training.publishing.precisions import publish_diameter, publish_measured
 from training.publishing.publish import publish, publish_run
 from training.publishing.trades import CALIBRATION_IMAGES, MOST_AP_LOST, Int8, TradeOptions
 from training.starting.identity import dataset_name
@@ -50,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.int8, options.calibration_images, options.proposals, options.min_size, options.most_ap_lost
         )
         files = ExportOptions(
-            options.half, "torchscript" not in options.without, "weights" not in options.without, trades
+            half=options.half,
+            torchscript="torchscript" not in options.without,
+            weights="weights" not in options.without,
+            references=options.references,
+            measure_half="f16" not in options.without,
+            trades=trades,
         )
         with Display() as display:
             if options.checkpoint is not None:
@@ -94,9 +99,10 @@ def _data(config: TrainConfig) -> TrainingData | None:
 
 
 def _again(options: argparse.Namespace, files: ExportOptions, display: Display) -> Bundle:
-    """A bundle's files once more, with the size of its training objects, and its network in INT8 beside them."""
+    """A bundle's files once more, with the size of its training objects and what half precision loses, reference images
+    where it has none, and its network in INT8 beside them."""
     wishes = files.trades
-    if wishes or options.without:
+    if wishes or not {"f16"}.issuperset(options.without):
         raise ValueError(
             "a bundle's files stay as they are: with --bundle give --int8 beside or nothing, and no other trade"
         )
@@ -109,14 +115,14 @@ def _again(options: argparse.Namespace, files: ExportOptions, display: Display) 
     config = _with_data(config, options)
     data = _data(config)
     if data is None:
-        raise ValueError("objects, and INT8, are measured on data: give --data, a dataset with a validation split")
+        raise ValueError("a bundle is measured on data: give --data, a dataset with a validation split")
     train = order_classes(data.train, known.class_names)
     if train.class_names != known.class_names:
         raise ValueError(
             f"{source.path} knows {', '.join(known.class_names)}, the data {', '.join(train.class_names)}: the classes "
             f"must be the same"
         )
-    if wishes.int8 is None:
+    if wishes.int8 is None and (data.val is None or not files.measure_half or "f32" not in known.network_precisions):
         return publish_diameter(source, train, options.output, config.name)
     if data.val is None:
         raise ValueError("INT8 is calibrated and measured on data: give --data, a dataset with a validation split")
@@ -136,7 +142,7 @@ def _again(options: argparse.Namespace, files: ExportOptions, display: Display) 
         max_detections=known.architecture.detections_per_image,
         options=files,
     )
-    return publish_beside(source, export, options.output, config.name, display)
+    return publish_measured(source, export, options.output, config.name, display)
 
 
 def _published(source: str, options: ExportOptions) -> Export:
@@ -174,7 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         "--bundle",
         type=Path,
         metavar="DIR",
-        help="a bundle NAME/VERSION, to publish again: with the size of --data's objects, and --int8 beside",
+        help="a bundle NAME/VERSION, to publish again: with the size of --data's objects, what half precision loses on "
+        "its validation split, and --int8 beside",
     )
     source.add_argument("--torchvision", metavar="NAME:WEIGHTS", help="torchvision's published model and weights")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model repository to publish into")
@@ -192,7 +199,19 @@ def _parser() -> argparse.ArgumentParser:
         "--half", action="store_true", help="store model.onnx's weights as fp16; computation stays fp32"
     )
     parser.add_argument(
-        "--without", nargs="*", default=(), choices=("torchscript", "weights"), help="files to leave out of the bundle"
+        "--without",
+        nargs="*",
+        default=(),
+        choices=("torchscript", "weights", "f16"),
+        help="what to leave out of the bundle: files, or what half precision loses, which takes longer to measure than "
+        "the AP",
+    )
+    parser.add_argument(
+        "--references",
+        choices=get_args(ReferenceImages),
+        default="data",
+        help="images that go into the bundle with their answers, for a GPU to be compared with: some of --data (the "
+        "default), generated ones, or none",
     )
     trades = parser.add_argument_group(
         "accuracy for speed", "the same weights; needs --data with a validation split, on which the loss is measured"

@@ -31,7 +31,8 @@ class ServedModel:
     `label_names` is indexed by label id (0 is the background); `label_ids` is the way back, where a name may stand for
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
     if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
-    loaded from. `engine_why` is why the setting `auto` took its engine, empty where the engine was asked for.
+    loaded from. `engine_why` is why the setting `auto` took its engine, and its precision where it chose that too;
+    empty where the engine was asked for.
     """
 
     manifest: Manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from model.runtime.bundles.bundle import Bundle, BundleError
@@ -14,7 +15,7 @@ from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.engine import Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu, why_no_cuda_engine
-from model.runtime.engines.precision import choose_precision, load_in
+from model.runtime.engines.precision import choose_precision, load_in, why_half
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import warm_up
 from service.models.background import in_background
@@ -131,6 +132,8 @@ class Loader:
         wanted, chosen = self._settings.precision, ChosenEngine(self._kind)
         if self._settings.engine == "auto":
             chosen = choose_engine(wanted, bundle, on_cpu=self._on_cpu, why_no_cuda=self._why_no_cuda)
+            if chosen.kind == "cuda" and not self._settings.names_precision:
+                wanted, chosen = "auto", replace(chosen, why=f"{chosen.why}, in {why_half(bundle.manifest)}")
         precision = choose_precision(wanted, bundle, chosen.kind, on_cpu=self._on_cpu)
         if chosen.kind != self._kind:
             name, version = bundle.manifest.name, bundle.manifest.version

@@ -45,7 +45,10 @@ class ModelDetails(BaseModel):
     versions: list[VersionDetails] = Field(description="newest first")
     task: Task
     channels: int = Field(description="how many it takes of an image; 3 are red, green and blue")
-    engine: str = Field(description="what runs the network: onnx or torchscript")
+    engine: str = Field(description="what runs the network: onnx, openvino, torchscript or cuda")
+    engine_why: str = Field(
+        description="why the setting auto took it, and its precision where it took that too; empty: it was asked for"
+    )
     precision: Precision = Field(description="what its network computes in")
     precisions: dict[Precision, dict[str, float]] = Field(
         description="what it can compute in -> its AP in it, all on the same images; empty where nobody compared them"
@@ -74,6 +77,7 @@ class ModelDetails(BaseModel):
             task=manifest.architecture.task,
             channels=manifest.preprocessing.channels,
             engine=model.engines[0].name,
+            engine_why=model.engine_why,
             precision=model.precision,
             precisions={precision: {} for precision in manifest.network_precisions}
             | {

@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     precision: PrecisionChoice = Field(
         "f32",
         description="what networks compute in. f32 answers the same on every machine; auto is the fastest that this "
-        "processor has instructions for and that lost at most 0.2 points of AP when the model was published, and f16 "
-        "for the engine cuda",
+        "processor has instructions for, or f16 on a GPU with the engine cuda, and that lost at most 0.2 points of AP "
+        "when the model was published. Where nothing is said and engine auto takes cuda, auto",
     )
     engine_threads: PositiveInt | Auto = Field(
         "auto", description="CPU threads of one inference; auto is every physical core, shared by the CPU devices"
@@ -269,6 +269,11 @@ class Settings(BaseSettings):
         if self.decode_threads == "auto":
             return min(MOST_POOL_THREADS, usable_cpus())
         return self.decode_threads
+
+    @property
+    def names_precision(self) -> bool:
+        """Whether anybody said what networks compute in; if not, the engine cuda may choose half precision."""
+        return "precision" in self.model_fields_set
 
     @property
     def stall_seconds(self) -> float | None:

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_people_look_at(finished_run: Path) -> None:
 def test_a_run_ends_in_a_bundle(finished_run: Path, shapes: Path) -> None:
     bundle = Repository(finished_run / "models").latest("shapes")
     manifest = bundle.manifest
-    assert set(manifest.files) == {"model.onnx", "model.torchscript.pt", "weights.pth"}
+    assert set(manifest.files) == {"model.onnx", "model.torchscript.pt", "references.npz", "weights.pth"}
     assert manifest.export_check is not None
     assert set(manifest.export_check.ap_deltas) == {"box/AP", "mask/AP"}
     assert {evaluation.engine for evaluation in manifest.evaluation} == {"onnx", "torchscript"}

@@ -13,14 +13,15 @@ from model.network.build import Detector
 from model.runtime.bundles.manifest import Provenance
 from model.runtime.images.values.intensity import AUTO, Intensity
 from model.runtime.preprocess import Preprocessing
-from training.config import PublishIf
+from training.config import PublishIf, ReferenceImages
 from training.data.annotations.dataset import Dataset
 from training.publishing.trades import TradeOptions
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too.
+    """half: store model.onnx's weights as fp16. torchscript, weights: put those files into the bundle too. references:
+    which images it holds with their answers. measure_half: measure what the network loses in half precision.
 
     A bundle in INT8 alone has no TorchScript: it would be another network than `model.onnx`.
     """
@@ -28,6 +29,8 @@ class ExportOptions:
     half: bool = False
     torchscript: bool = True
     weights: bool = True
+    references: ReferenceImages = "data"
+    measure_half: bool = True
     trades: TradeOptions = field(default_factory=TradeOptions)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import torch
 
 from model.console.installing import install
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.quantize import quantize_int8
+from model.network.serving.emulating import EmulatedHalf
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
     INT8_FILE,
@@ -25,6 +27,7 @@ from model.runtime.bundles.manifest import (
     Precision,
     PrecisionEvaluation,
 )
+from model.runtime.bundles.references import REFERENCES_FILE
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
 from training.data.annotations.dataset import Dataset
@@ -32,7 +35,8 @@ from training.data.annotations.diameter import median_diameter
 from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.exported import Export
-from training.publishing.gate import ap_differences, export_check
+from training.publishing.gate import AP_TOLERANCE, ap_differences, export_check
+from training.publishing.references import write_references
 from training.publishing.trades import calibration_batches
 
 
@@ -91,12 +95,30 @@ def measure_bf16(
     return _measured(evaluation(export, outcome, "openvino", "bf16"), NETWORK_FILE, check)
 
 
-def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
-    """Publishes a bundle once more as the next version of `name`, with its network in INT8 beside `model.onnx`.
+def measure_half(
+    export: Export, half: EmulatedHalf, f32: Evaluation, display: Display
+) -> dict[Precision, PrecisionEvaluation]:
+    """What the manifest says of the network in half precision, beside `f32`, the figures of `model.onnx`: its AP and
+    the head room on the validation images, as a CPU emulates the engine `cuda`. It may lose anything."""
+    outcome = measure(half, export, "half precision, emulated", display)
+    assert outcome is not None
+    again = sum(half.answered_again.values())
+    display.say(
+        f"half precision: the largest number between two layers could be {half.head_room:.3g} times as large; "
+        f"{again} of {f32.images} images were computed again in float32"
+    )
+    f16 = evaluation(export, outcome, "cuda", "f16")
+    return {"f32": _measured(f32, NETWORK_FILE), "f16": _measured(f16, NETWORK_FILE, head_room=half.head_room)}
 
-    The bundle's files stay as they are, but for what `model.onnx` says of itself; its manifest gets the size of the
-    training objects, too. `export` is the bundle's network with the data to measure on. Raises GateError where
-    `model.onnx` is not that network, or INT8 loses more than is allowed; then nothing is published.
+
+def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
+    """Publishes a bundle once more as the next version of `name`: with what it loses in half precision, and where that
+    is wished for with its network in INT8 beside `model.onnx`.
+
+    The bundle's files stay as they are, but for what `model.onnx` says of itself. Its manifest gets the size of the
+    training objects, too, and where it has no reference images it gets some. `export` is the bundle's network with the
+    data to measure on. Raises GateError where `model.onnx` is not that network, or INT8 loses more than is allowed, and
+    ValueError where its INT8 was measured on other data; then nothing is published.
     """
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder, display.bar("publishing", 3) as done:
         staging = Path(folder)
@@ -110,10 +132,34 @@ def publish_beside(bundle: Bundle, export: Export, repository: Path, name: str, 
         assert export.train is not None
         done(2)
         f32 = evaluation(export, outcome, "onnx")
-        precisions = add_precisions(export, staging, f32, f32.metrics, display)
+        half = EmulatedHalf(export.model)
+        precisions = measure_half(export, half, f32, display) if export.options.measure_half else {}
+        if REFERENCES_FILE not in bundle.manifest.files:
+            write_references(export, EagerEngine(export.model), half, staging, display)
+        if export.options.trades.int8:
+            precisions |= add_precisions(export, staging, f32, f32.metrics, display)
+        else:
+            precisions |= _measured_before(bundle, f32)
         done(3)
         changes = {"precisions": precisions, "object_diameter": median_diameter(export.train, export.architecture)}
         return _publish_changed(bundle, staging, changes, repository, name)
+
+
+def _measured_before(bundle: Bundle, f32: Evaluation) -> dict[Precision, PrecisionEvaluation]:
+    """What the manifest says of INT8 and bf16, which stay as they are. Raises ValueError where that cannot be compared
+    with `f32`."""
+    before = bundle.manifest.precisions
+    others = {precision: known for precision, known in before.items() if precision not in ("f32", "f16")}
+    if others and any(
+        abs(f32.metrics[name] - value) > AP_TOLERANCE
+        for name, value in before["f32"].metrics.items()
+        if name.endswith("/AP")
+    ):
+        raise ValueError(
+            f"{bundle.path} was measured on other images, in {' and '.join(others)} too: give that data, or --int8 "
+            "beside to measure all of it again"
+        )
+    return others
 
 
 def publish_diameter(bundle: Bundle, train: Dataset, repository: Path, name: str) -> Bundle:
@@ -140,11 +186,17 @@ def _publish_changed(bundle: Bundle, staging: Path, changes: dict[str, Any], rep
 
 
 def _measured(
-    figures: Evaluation, file: str, check: ExportCheck | None = None, calibration_images: int | None = None
+    figures: Evaluation,
+    file: str,
+    check: ExportCheck | None = None,
+    calibration_images: int | None = None,
+    head_room: float | None = None,
 ) -> PrecisionEvaluation:
     library = f"onnxruntime {onnxruntime.__version__}"  # the package's own name differs between platforms
     if figures.engine == "openvino":
         library = f"openvino {metadata.version('openvino')}"
+    if figures.engine == "cuda":
+        library = f"torch {torch.__version__}, emulated on a CPU"
     return PrecisionEvaluation(
         **figures.model_dump(),
         file=file,
@@ -152,4 +204,5 @@ def _measured(
         processor=processor_name(),
         export_check=check,
         calibration_images=calibration_images,
+        head_room=head_room,
     )

@@ -17,6 +17,7 @@ from model.network.exporting.description import describe_onnx
 from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
 from model.network.exporting.quantize import quantize_int8
 from model.network.exporting.saving import save_whole
+from model.network.serving.emulating import EmulatedHalf
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
@@ -43,8 +44,9 @@ from training.publishing.checks import compare, evaluation, measure, require, re
 from training.publishing.comparison import Candidate, compare_with_served
 from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import GATE_IMAGES, ap_differences, export_check, generated_images
-from training.publishing.precisions import add_precisions
+from training.publishing.precisions import add_precisions, measure_half
 from training.publishing.provenance import provenance
+from training.publishing.references import write_references
 from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
 from training.starting.identity import dataset_name
 
@@ -95,9 +97,9 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
     exported file differs from the network or a trade costs too much, NotBetter where only a better one is wanted; then
     nothing is published. Raises ValueError for a trade that gives up nothing, or without the data that it needs.
     """
-    trades, say = export.options.trades, display.say
+    options, trades, say = export.options, export.options.trades, display.say
     traded = _traded(export)
-    steps = 4 + 2 * traded.options.torchscript + (trades.int8 == "beside")
+    steps = 4 + 2 * traded.options.torchscript + (trades.int8 != "alone") + (trades.int8 == "beside")
     with (
         tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder,
         display.bar("publishing", steps) as done,
@@ -134,10 +136,16 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
         precisions: dict[Precision, PrecisionEvaluation] = {}
+        if trades.int8 != "alone":
+            half = EmulatedHalf(traded.model)
+            if evaluations and options.measure_half:
+                precisions |= measure_half(traded, half, evaluations[0], display)
+            write_references(traded, reference, half, staging, display)
+            done(steps - (trades.int8 == "beside"))
         if trades.int8 == "beside":
             assert trained_outcome is not None
             trained = trained_outcome.metrics.headline()
-            precisions = add_precisions(traded, staging, evaluations[0], trained, display)
+            precisions |= add_precisions(traded, staging, evaluations[0], trained, display)
             done(steps)
         if export.publish_if is not None:
             figures = evaluations[0].metrics if evaluations else {}
@@ -163,7 +171,12 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
 
 def _options(config: TrainConfig) -> ExportOptions:
     """What a run's configuration wishes."""
-    return ExportOptions(config.export_half, trades=TradeOptions("beside" if config.export_int8 else None))
+    return ExportOptions(
+        config.export_half,
+        references=config.export_references,
+        measure_half=config.export_f16,
+        trades=TradeOptions("beside" if config.export_int8 else None),
+    )
 
 
 def round_to_half(model: Detector) -> None:

@@ -48,6 +48,8 @@ MAY_CHANGE: Final = frozenset(
         "publish_if",
         "export_half",
         "export_int8",
+        "export_f16",
+        "export_references",
         # These change the data, and what they make of it is compared.
         "on_broken",
         "orientation",

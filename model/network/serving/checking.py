@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.network.graph.static import StaticGraph
 from model.network.serving.engine import StaticEngine
+from model.runtime.bundles.references import Answers, References
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import EngineError
 from model.runtime.images.picture import Size
@@ -25,9 +26,14 @@ MOST_ERROR: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0
 
 SAME_SCORE, SAME_PIXELS = 0.01, 1.0
 """How near a detection must be to one of the other answer to be the same."""
+SAME_MASK: Final = 0.05
+"""Mean difference of the probabilities in the box, where masks are compared."""
+SAME_PEAKS: Final = 0.9
+"""Of the keypoints, whose heatmaps must be largest within one cell of the same place."""
 LEAST_ALIKE: Final = 0.9
-"""Of the detections of the same image, in another place of its batch, or replayed and computed kernel by kernel. Meant
-to be all, but where two nearly have one score a last bit may decide which of them suppresses the other."""
+"""Of the detections of the same image, in another place of its batch, or replayed and computed kernel by kernel, or
+when the bundle was published. Meant to be all, but where two nearly have one score a last bit may decide which of them
+suppresses the other."""
 
 
 def reference_images(count: int, size: Size, channels: int) -> NDArray[np.uint8]:
@@ -93,14 +99,62 @@ def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> No
                 )
 
 
+def check_references(engine: StaticEngine, references: References) -> None:
+    """Compare an engine with the answers in float32 that a bundle holds.
+
+    Raises EngineError, which names the image that is furthest from them, where the detections of all are too few.
+    """
+    threshold = np.full(1, references.score_threshold, np.float32)
+    shares = []
+    for index in range(len(references)):
+        one = slice(index, index + 1)
+        raw = engine.run_eagerly(references.images[one], references.sizes[one], threshold)
+        shares.append(found_again(references.answers.of_image(index), Answers.of(raw), references.score_threshold))
+    again, detections = (sum(counts) for counts in zip(*shares, strict=True))
+    if again < LEAST_ALIKE * detections:
+        worst = min(range(len(shares)), key=lambda index: shares[index][0] / max(1, shares[index][1]))
+        raise EngineError(
+            f"on {engine.device} reference image {worst + 1} of {len(references)} is not answered as in float32 when "
+            f"the bundle was published: of its detections, then and now, {shares[worst][0]} of {shares[worst][1]} are "
+            f"the same (of all images' {again / detections:.0%}; at least {LEAST_ALIKE:.0%}); choose precision f32, or "
+            "the onnx engine"
+        )
+
+
+def found_again(one: Answers, other: Answers, score_threshold: float) -> tuple[int, int]:
+    """Two answers for an image: how many detections of either are in the other, and how many there are in both.
+
+    One that is not in the other counts for nothing if it scores so little more than the threshold that it may have been
+    under it.
+    """
+    same = _same_boxes(one, other)
+    rows, columns = np.nonzero(same)
+    if one.masks is not None and other.masks is not None:
+        apart = np.abs(one.masks[rows].astype(np.float32) - other.masks[columns])
+        same[rows, columns] &= apart.mean(axis=(1, 2)) < 255 * SAME_MASK
+    if one.peaks is not None and other.peaks is not None:
+        near = np.abs(one.peaks[rows] - other.peaks[columns]).max(axis=2) <= 1
+        same[rows, columns] &= near.mean(axis=1) >= SAME_PEAKS
+    again = detections = 0
+    for found, scores in ((same.any(axis=1), one.scores), (same.any(axis=0), other.scores)):
+        again += int(found.sum())
+        detections += int((found | (scores > score_threshold + SAME_SCORE)).sum())
+    return again, detections
+
+
 def alike(one: RawDetections, other: RawDetections) -> float:
     """The share of two answers for an image that is in both; 1 where there is nothing."""
     if len(one.scores) == 0 or len(other.scores) == 0:
         return float(len(one.scores) == len(other.scores))
+    same = _same_boxes(one, other)
+    return float(min(same.any(axis=0).mean(), same.any(axis=1).mean()))
+
+
+def _same_boxes(one: RawDetections | Answers, other: RawDetections | Answers) -> NDArray[np.bool_]:
+    """bool [N, M]: which detections of the one are those of the other, by label, score and box."""
     same = np.abs(one.boxes[:, None] - other.boxes[None]).max(axis=2) < SAME_PIXELS
     same &= np.abs(one.scores[:, None] - other.scores[None]) < SAME_SCORE
-    same &= one.labels[:, None] == other.labels[None]
-    return float(min(same.any(axis=0).mean(), same.any(axis=1).mean()))
+    return np.asarray(same & (one.labels[:, None] == other.labels[None]))
 
 
 def _heads(graph: StaticGraph, pyramid: dict[str, Tensor], proposals: Tensor) -> dict[str, Tensor]:

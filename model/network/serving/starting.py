@@ -14,11 +14,12 @@ from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
 from model.network.serving.buckets import Buckets
-from model.network.serving.checking import check_engine
+from model.network.serving.checking import check_engine, check_references
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Gpu, Place
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle, MissingFile
+from model.runtime.bundles.references import References, read_references
 from model.runtime.engines.devices import gpu_index
 from model.runtime.engines.engine import Unavailable, no_device
 from model.runtime.preprocess import Preprocessing
@@ -28,12 +29,13 @@ DTYPES: Final[dict[Computed, torch.dtype]] = {"f32": torch.float32, "f16": torch
 
 
 def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> StaticEngine:
-    """The engine for a bundle on a GPU, with the commonest buckets captured, checked there against float32 on the CPU.
+    """The engine for a bundle on a GPU, with the commonest buckets captured, checked there against float32 on the CPU,
+    and against the reference answers that the bundle may hold.
 
     device: "auto", "cuda" or "cuda:N". batch_size: the most images of a batch, and what batches are filled up to.
 
     Raises Unavailable: no such GPU, or a bundle without weights in float32; BundleError: they are not its
-    architecture's; EngineError: the GPU does not compute what it should.
+    architecture's, or there are no references in their file; EngineError: the GPU does not compute what it should.
     """
     if reason := why_no_gpu(gpu_index(device)):
         raise no_device(device, reason)
@@ -41,14 +43,20 @@ def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> 
         model = load_network(bundle)
     except MissingFile as error:
         raise Unavailable(str(error)) from error
+    references = read_references(bundle)
     # Float32 is that, and not TF32's 10 bits: for the answers that are computed once more above all.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     place = Gpu(gpu_index(device), "cuda" if device == "auto" else device)
-    return start_at(place, model, bundle.manifest.preprocessing, precision, batch_size)
+    return start_at(place, model, bundle.manifest.preprocessing, precision, batch_size, references)
 
 
 def start_at(
-    place: Place, model: Detector, preprocessing: Preprocessing, precision: Computed, batch_size: int
+    place: Place,
+    model: Detector,
+    preprocessing: Preprocessing,
+    precision: Computed,
+    batch_size: int,
+    references: References | None = None,
 ) -> StaticEngine:
     """`start` of a model on the CPU, which is moved to the place. Raises EngineError."""
     reference = StaticGraph(copy.deepcopy(model)).eval()
@@ -66,6 +74,8 @@ def start_at(
     try:
         engine.prepare(every_bucket=False)
         check_engine(engine, reference, min(buckets.commonest))
+        if references is not None:
+            check_references(engine, references)
     except BaseException:
         engine.close()
         raise

@@ -95,7 +95,15 @@ class PrecisionEvaluation(Evaluation):
     library: str = Field(description="what computed it, with its version")
     processor: str
     calibration_images: int | None = Field(None, ge=1, description="training images that INT8's scales come from")
-    export_check: ExportCheck | None = Field(None, description="None: the manifest's own is that of model.onnx")
+    export_check: ExportCheck | None = Field(
+        None, description="None: the manifest's own is that of model.onnx, and f16 is compared by its AP"
+    )
+    head_room: FiniteFloat | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda room: room is None,  # as of precisions below
+        description="of f16: its largest number, 65,504, over the largest between two layers on these images",
+    )
 
 
 class Trades(_Record):

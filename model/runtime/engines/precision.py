@@ -15,6 +15,10 @@ from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, proces
 MOST_AP_LOST: Final = 0.002
 """COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points."""
 
+LEAST_HEAD_ROOM: Final = 2.0
+"""How many times as large as on the validation images a network's numbers may get in f16, at least. What overflows is
+computed again in f32, so that less would cost time, not answers."""
+
 COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {
     "onnx": ("f32", "int8"),
     "torchscript": ("f32",),
@@ -42,10 +46,9 @@ def choose_precision(
 ) -> Precision:
     """What the bundle's network is to compute in.
 
-    "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that lost at
-    most `MOST_AP_LOST` when the bundle was published. On a GPU it takes f16 if the engine is `cuda`, which checks what
-    it computes at its start and image by image, and f32 if not. A bundle whose `model.onnx` itself was quantized
-    computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's; None asks it.
+    "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that is proven
+    (`is_proven`). On a GPU that is f16 if the engine is `cuda`, and f32 if not. A bundle whose `model.onnx` itself was
+    quantized computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's; None asks it.
 
     Raises Unavailable: the engine or the bundle has not what is asked for.
     """
@@ -55,7 +58,7 @@ def choose_precision(
     if "f32" not in manifest.network_precisions and wanted not in halves and "int8" in COMPUTED_BY[kind]:
         return "int8"
     if wanted == "auto" and kind == "cuda":
-        return "f16" if "f16" not in manifest.precisions or is_proven(manifest, "f16") else "f32"
+        return "f16" if is_proven(manifest, "f16") else "f32"
     if wanted == "auto":
         return next(
             (
@@ -89,12 +92,35 @@ def choose_precision(
 
 
 def is_proven(manifest: Manifest, precision: Precision) -> bool:
-    """Whether the network was measured in this precision and loses at most `MOST_AP_LOST`."""
+    """Whether the network was measured in this precision and loses at most `MOST_AP_LOST`, in f16 with head room."""
+    lost = _ap_lost(manifest, precision)
+    return lost is not None and lost <= MOST_AP_LOST and (precision != "f16" or _head_room(manifest) >= LEAST_HEAD_ROOM)
+
+
+def why_half(manifest: Manifest) -> str:
+    """Why "auto" takes f16 on a GPU, or f32, in words that go on after "in"."""
+    lost, room = _ap_lost(manifest, "f16"), _head_room(manifest)
+    if lost is None:
+        return "f32, as what f16 loses was not measured when it was published"
+    if lost > MOST_AP_LOST:
+        return f"f32, as f16 lost {100 * lost:.2f} points of AP when it was published"
+    if room < LEAST_HEAD_ROOM:
+        return f"f32, as its numbers have too little room in f16 (a factor of {room:.2g})"
+    return f"f16, which lost {100 * max(0.0, lost):.2f} points of AP when it was published"
+
+
+def _ap_lost(manifest: Manifest, precision: Precision) -> float | None:
+    """The most AP (0 to 1) of any kind that the network loses in this precision; None where nobody measured it."""
     if precision not in manifest.precisions:
-        return False
+        return None
     exact, other = manifest.precisions["f32"].metrics, manifest.precisions[precision].metrics
     lost = [exact[name] - other.get(name, 0.0) for name in exact if name.endswith("/AP") and exact[name] >= 0]
-    return bool(lost) and max(lost) <= MOST_AP_LOST
+    return max(lost, default=None)
+
+
+def _head_room(manifest: Manifest) -> float:
+    """0 where nobody measured it."""
+    return manifest.precisions["f16"].head_room or 0.0 if "f16" in manifest.precisions else 0.0
 
 
 def file_of(manifest: Manifest, precision: Precision) -> str | None:

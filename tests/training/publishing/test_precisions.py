@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
+from model.network.engine import EagerEngine
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import INT8_FILE, ManifestDraft
+from model.runtime.bundles.references import REFERENCES_FILE, read_references
 from model.runtime.bundles.repository import Repository
 from model.runtime.engines.processor import BF16_FEATURES, processor_features
+from model.runtime.preprocess import prepare
 from training.evaluation.evaluated import open_model
 from training.export import main as export
 from training.train import main as train
 
-UNKNOWN = {"object_diameter": None}
+UNKNOWN = {"object_diameter": None, "precisions": {}}
 BESIDE = ("--int8=beside", "--calibration_images=4")
 
 
@@ -46,19 +50,22 @@ def test_a_bundle_stays_as_it_is(source: Bundle, again: Bundle) -> None:
     assert changed == {"precisions", "created", "files"}
 
 
-def test_a_bundle_of_before_gets_the_size_of_its_objects(source: Bundle, shapes: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_before_gets_what_is_measured_today(source: Bundle, shapes: Path, tmp_path: Path) -> None:
     measured = source.manifest.object_diameter
     assert measured is not None
     old = ManifestDraft(**{name: getattr(source.manifest, name) for name in ManifestDraft.model_fields} | UNKNOWN)
     staging = tmp_path / "staging"
-    shutil.copytree(source.path, staging, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(source.path, staging, ignore=shutil.ignore_patterns("manifest.json", REFERENCES_FILE))
     before = publish_bundle(staging, old, tmp_path / "old", "shapes")
     assert "object_diameter" not in (before.path / "manifest.json").read_text()
     assert export([f"--bundle={before.path}", f"--data={shapes}", f"--output={tmp_path / 'new'}"]) == 0
     after = Repository(tmp_path / "new").latest("shapes").manifest
     assert after.object_diameter == measured
     assert after.evaluation == before.manifest.evaluation
-    assert after.files.keys() == before.manifest.files.keys()
+    assert set(after.files) == {*before.manifest.files, REFERENCES_FILE}
+    assert after.files[REFERENCES_FILE] == source.manifest.files[REFERENCES_FILE]
+    assert list(after.precisions) == ["f32", "f16"]
+    assert after.precisions["f16"].head_room == source.manifest.precisions["f16"].head_room
 
 
 def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> None:
@@ -70,6 +77,40 @@ def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> No
     assert int8.library.startswith("onnxruntime ")
     assert int8.export_check is not None
     assert int8.export_check.max_score_error > 1e-4, "an INT8 network never answers so exactly"
+
+
+def test_what_half_precision_loses_is_measured_without_a_gpu(source: Bundle, again: Bundle) -> None:
+    known = source.manifest.precisions
+    assert list(known) == ["f32", "f16"]
+    f16 = known["f16"]
+    assert (f16.file, f16.engine, f16.images, f16.metrics.keys()) == (
+        "model.onnx",
+        "cuda",
+        4,
+        known["f32"].metrics.keys(),
+    )
+    assert f16.library.endswith(", emulated on a CPU")
+    assert f16.command.endswith("--engine cuda --precision f16 --max_detections 100")
+    assert f16.head_room is not None
+    assert 2 < f16.head_room < 65504
+    assert known["f32"].head_room is None
+    assert again.manifest.precisions["f16"].head_room == f16.head_room
+
+
+def test_a_bundle_holds_images_of_the_validation_split_with_their_answers(source: Bundle, shapes: Path) -> None:
+    references = read_references(source)
+    assert references is not None
+    files = sorted((shapes / "images").glob("*"))
+    images = [prepare(np.asarray(Image.open(file)), source.manifest.preprocessing) for file in files]
+    assert 0 < len(references) <= 4
+    for pixels, (height, width) in zip(references.images, references.sizes.tolist(), strict=True):
+        seen = [image.pixels[:height, :width] for image in images if image.valid == (height, width)]
+        assert any(np.array_equal(image, pixels[:height, :width]) for image in seen)
+    raw = EagerEngine(load_network(source)).run(
+        references.images, references.sizes, np.full(len(references), references.score_threshold, np.float32)
+    )
+    np.testing.assert_allclose(references.answers.scores, raw.scores, atol=1e-5)
+    np.testing.assert_allclose(references.answers.boxes, raw.boxes, atol=1e-2)
 
 
 def test_bf16_has_figures_where_this_machine_computes_in_it(again: Bundle) -> None:
@@ -90,11 +131,13 @@ def test_each_precision_can_be_evaluated(again: Bundle) -> None:
 
 
 def test_a_checkpoint_gives_both_at_once(finished_run: Path, shapes: Path, tmp_path: Path) -> None:
-    flags = [f"--data={shapes}", f"--output={tmp_path}", *BESIDE, "--half", "--without", "torchscript", "weights"]
+    without = ["--references=none", "--without", "torchscript", "weights", "f16"]
+    flags = [f"--data={shapes}", f"--output={tmp_path}", *BESIDE, "--half", *without]
     assert export([f"--checkpoint={finished_run / 'checkpoints' / 'best.pt'}", *flags]) == 0
     bundle = Repository(tmp_path).latest("shapes")
     assert set(bundle.manifest.files) == {"model.onnx", INT8_FILE}
     assert bundle.manifest.trades is None
+    assert "f16" not in bundle.manifest.precisions
     assert bundle.manifest.network_precisions == ("f32", "int8")
     types = {one.data_type for one in onnx.load(bundle.file(INT8_FILE)).graph.initializer if len(one.dims) == 4}
     assert onnx.TensorProto.INT8 in types

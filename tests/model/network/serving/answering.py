@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from model.network.build import build_model
+from model.network.graph.half import halve
+from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
+from model.network.serving.buckets import Buckets
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Capture, Host
+from model.runtime.preprocess import Preprocessing
 
 
 class Recording:
@@ -76,6 +80,13 @@ def known_engine(helpers: Any, place: Host, **options: Any) -> StaticEngine:
     """A StaticEngine that answers as above."""
     graph = StaticGraph(build_model(helpers.small))
     return StaticEngine(graph, place, **{"forward": known_answers, **options})
+
+
+def engine_of(model: Any, seen: Preprocessing, graph: StaticGraph | None = None, forward: Any = None) -> StaticEngine:
+    """A StaticEngine of a real network, in float32 where no graph is given, in batches of two."""
+    graph = graph or halve(model, torch.float32)
+    exact = InferenceGraph(model).eval()
+    return StaticEngine(graph, Recorder(), exact=exact, batch_size=2, buckets=Buckets(seen), forward=forward)
 
 
 def image(height: int, width: int, red: int, green: int = 0, blue: int = 0) -> np.ndarray:

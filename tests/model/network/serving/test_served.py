@@ -6,6 +6,7 @@ A CPU stands in for the GPUs.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from model.network.serving.place import Host
 from model.runtime.bundles.bundle import ManifestDraft, Provenance, publish_bundle
 from model.runtime.engines.engine import EngineError
 from model.runtime.preprocess import Preprocessing, prepare
+from service.models import loading
 from service.models.catalog import Catalog
 from service.models.loading import Loader, RefusedError, load_first
 from service.observability.metrics import Metrics
 from service.observability.record import ImageRecord
 from service.prediction.pipeline import Pipeline, _Task
+from service.settings.configuration import parse_settings
 from service.settings.settings import InvalidSettingsError, Settings
+from tests.measured import measured
 from tests.model.runtime.conftest import tiny_network
 
 CHANGES = {"task": "masks", "rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 20, "detections_per_image": 8}
@@ -38,20 +42,31 @@ def model(helpers: Any) -> Any:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, helpers: Any, model: Any) -> Settings:
+def publish(tmp_path: Path, helpers: Any, model: Any) -> Callable[..., Path]:
+    """A repository with that model as it was measured."""
+
+    def of(**ap: float) -> Path:
+        folder = tmp_path / "staging"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(tiny_network("masks"))
+        torch.save(model.state_dict(), folder / "weights.pth")
+        draft = ManifestDraft(
+            architecture=helpers.small.model_copy(update=CHANGES),
+            class_names=("a", "b", "c", "d"),
+            preprocessing=SEEN,
+            provenance=Provenance(dataset="generated", license="CC0-1.0"),
+            precisions=measured(**ap),
+        )
+        publish_bundle(folder, draft, tmp_path / "models", "small")
+        return tmp_path / "models"
+
+    return of
+
+
+@pytest.fixture
+def settings(publish: Callable[..., Path]) -> Settings:
     """Of a server for that model, on two GPUs."""
-    folder = tmp_path / "staging"
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(tiny_network("masks"))
-    torch.save(model.state_dict(), folder / "weights.pth")
-    draft = ManifestDraft(
-        architecture=helpers.small.model_copy(update=CHANGES),
-        class_names=("a", "b", "c", "d"),
-        preprocessing=SEEN,
-        provenance=Provenance(dataset="generated", license="CC0-1.0"),
-    )
-    publish_bundle(folder, draft, tmp_path / "models", "small")
-    return Settings(models=tmp_path / "models", engine="cuda", device="cuda:0,cuda:1", max_batch_size=2)
+    return Settings(models=publish(), engine="cuda", device="cuda:0,cuda:1", max_batch_size=2)
 
 
 @pytest.fixture
@@ -103,6 +118,37 @@ def test_a_gpu_that_computes_something_else_is_no_reason_to_answer_wrongly(
     monkeypatch.setattr(starting, "check_engine", check)
     with pytest.raises(RefusedError, match="on cuda:0 the network is not what it is in float32"):
         Loader(settings).load("small", 1)
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("flags", "ap", "precision", "why"),
+    [
+        pytest.param(
+            [], {"f32": 0.5, "f16": 0.4995}, "f16", "as there is a GPU, in f16, which lost 0.05 points", id="proven"
+        ),
+        pytest.param([], {"f32": 0.5, "f16": 0.49}, "f32", "in f32, as f16 lost 1.00 points of AP", id="it loses"),
+        pytest.param([], {}, "f32", "in f32, as what f16 loses was not measured", id="nobody knows"),
+        pytest.param(["--precision=f32"], {"f32": 0.5, "f16": 0.5}, "f32", "as there is a GPU", id="f32 is said"),
+        pytest.param(["--precision=auto"], {"f32": 0.5, "f16": 0.5}, "f16", "as there is a GPU", id="auto is said"),
+        pytest.param(["--engine=cuda"], {"f32": 0.5, "f16": 0.5}, "f32", "", id="the engine is said"),
+    ],
+)
+def test_half_precision_is_the_default_on_a_gpu_where_it_is_proven(
+    publish: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    ap: dict[str, float],
+    precision: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr(loading, "why_no_cuda_engine", lambda device: None)
+    given = [f"--models={publish(**ap)}", "--device=cuda:0", "--max-batch-size=1", *flags]
+    served = Loader(parse_settings(given)).load("small", 1)
+    assert (served.engine.partition(",")[0], served.precision) == ("cuda", precision)
+    assert why in served.engine_why
+    assert ("in f" in served.engine_why) == (not flags)
+    served.close()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

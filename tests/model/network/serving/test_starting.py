@@ -14,19 +14,16 @@ from torch import Tensor
 
 from model.network.engine import EagerEngine
 from model.network.graph.half import halve
-from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
 from model.network.serving import starting
-from model.network.serving.buckets import Buckets
 from model.network.serving.checking import check_engine
-from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Host
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, Provenance, publish_bundle
 from model.runtime.bundles.manifest import Trades
 from model.runtime.engines.engine import EngineError, Unavailable
 from model.runtime.engines.loading import load_engine
 from model.runtime.preprocess import Preprocessing
-from tests.model.network.serving.answering import Recorder
+from tests.model.network.serving.answering import engine_of
 from tests.model.runtime.conftest import tiny_network
 
 SEEN = Preprocessing(min_size=64, max_size=64)
@@ -62,14 +59,9 @@ def publish(tmp_path: Path, helpers: Any, model: Any) -> Callable[..., Bundle]:
     return of
 
 
-def engine_of(model: Any, graph: StaticGraph, forward: Any = None, place: Host | None = None) -> StaticEngine:
-    exact = InferenceGraph(model).eval()
-    return StaticEngine(graph, place or Recorder(), exact=exact, batch_size=2, buckets=Buckets(SEEN), forward=forward)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_a_graph_that_computes_what_it_should_is_taken(model: Any, dtype: torch.dtype) -> None:
-    check_engine(engine_of(model, halve(model, dtype)), StaticGraph(model).eval(), SIZE)
+    check_engine(engine_of(model, SEEN, halve(model, dtype)), StaticGraph(model).eval(), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +79,7 @@ def test_a_layer_that_computes_something_else_is_named(model: Any, part: str, da
     with pytest.raises(
         EngineError, match=r"on cpu the network is not what it is in float32: .*(level|head|classes).* by "
     ):
-        check_engine(engine_of(wrong, halve(wrong, torch.bfloat16)), StaticGraph(model).eval(), SIZE)
+        check_engine(engine_of(wrong, SEEN, halve(wrong, torch.bfloat16)), StaticGraph(model).eval(), SIZE)
 
 
 def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
@@ -97,7 +89,7 @@ def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
         return graph(images.cummax(0).values, sizes, thresholds)
 
     with pytest.raises(EngineError, match="answered otherwise when it is computed moved"):
-        check_engine(engine_of(model, graph, mixed), StaticGraph(model).eval(), SIZE)
+        check_engine(engine_of(model, SEEN, graph, mixed), StaticGraph(model).eval(), SIZE)
 
 
 def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
@@ -109,7 +101,7 @@ def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
         return graph(images if runs[0] < 3 else images // 3, sizes, thresholds)
 
     with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
-        check_engine(engine_of(model, graph, aging), StaticGraph(model).eval(), SIZE)
+        check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
 
 
 def test_a_bundle_becomes_an_engine_on_the_device_that_is_named(

@@ -13,7 +13,7 @@ import pytest
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
 from model.runtime.bundles.manifest import INT8_FILE, Precision, PrecisionChoice, Trades
 from model.runtime.engines.engine import EngineKind, Unavailable
-from model.runtime.engines.precision import choose_precision, load_in
+from model.runtime.engines.precision import choose_precision, load_in, why_half
 from tests.measured import measured
 
 VNNI = frozenset({"avx2", "avx512_vnni"})
@@ -26,14 +26,14 @@ Make = Callable[..., Bundle]
 def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
     """Publishes a bundle with the figures given; with INT8 in a file of its own, which finds half as bright objects."""
 
-    def of(*, alone: bool = False, **ap: float) -> Bundle:
+    def of(*, alone: bool = False, head_room: float | None = 50.0, **ap: float) -> Bundle:
         if "int8" in ap:
             network = onnx.load(staging / "model.onnx")
             full_light = next(one for one in network.graph.initializer if one.name == "full_light")
             full_light.CopyFrom(onnx.numpy_helper.from_array(np.array(255 * 6, np.float32), "full_light"))
             onnx.save(network, staging / INT8_FILE)
         trades = Trades(int8=True, ap_deltas={"mask/AP": 0.0}) if alone else None
-        known = draft.model_copy(update={"precisions": measured(**ap), "trades": trades})
+        known = draft.model_copy(update={"precisions": measured(head_room, **ap), "trades": trades})
         return publish_bundle(staging, known, tmp_path / "repository", "tiny")
 
     return of
@@ -55,8 +55,7 @@ def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "onnx", False, "f32", id="a GPU"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, VNNI, "torchscript", True, "f32", id="an engine of f32 alone"),
         pytest.param("auto", {}, VNNI, "onnx", True, "f32", id="no INT8"),
-        pytest.param("auto", {}, VNNI, "cuda", False, "f16", id="half precision on a GPU"),
-        pytest.param("auto", {"f32": 0.5, "f16": 0.49}, VNNI, "cuda", False, "f32", id="half precision that loses"),
+        pytest.param("auto", {}, VNNI, "cuda", False, "f32", id="half precision that nobody measured"),
         pytest.param("f16", {}, VNNI, "cuda", False, "f16", id="half precision that is asked for"),
         pytest.param("f32", {}, VNNI, "cuda", False, "f32", id="float32 on a GPU"),
         pytest.param(
@@ -74,6 +73,36 @@ def test_choice(
     chosen: Precision,
 ) -> None:
     assert choose_precision(wanted, make(**ap), kind, on_cpu=on_cpu, features=features) == chosen
+
+
+@pytest.mark.parametrize(
+    ("ap", "head_room", "chosen", "why"),
+    [
+        pytest.param({}, None, "f32", "f32, as what f16 loses was not measured when it was published", id="unknown"),
+        pytest.param({"f32": 0.5, "int8": 0.5}, None, "f32", "f32, as what f16 loses was not", id="only INT8 is known"),
+        pytest.param({"f32": -1, "f16": -1}, 50, "f32", "f32, as what f16 loses was not", id="no objects to find"),
+        pytest.param({"f32": 0.5, "f16": 0.4981}, 50, "f16", "f16, which lost 0.19 points of AP when", id="a little"),
+        pytest.param({"f32": 0.5, "f16": 0.5002}, 50, "f16", "f16, which lost 0.00 points of AP when", id="a gain"),
+        pytest.param({"f32": 0.5, "f16": 0.4979}, 50, "f32", "f32, as f16 lost 0.21 points of AP", id="too much"),
+        pytest.param({"f32": 0.5, "f16": 0.5}, 2, "f16", "f16, which lost 0.00 points of AP", id="enough room"),
+        pytest.param(
+            {"f32": 0.5, "f16": 0.5},
+            1.9,
+            "f32",
+            "f32, as its numbers have too little room in f16 (a factor of 1.9)",
+            id="too little room",
+        ),
+        pytest.param({"f32": 0.5, "f16": 0.5}, 0, "f32", "too little room in f16 (a factor of 0)", id="overflows"),
+        pytest.param({"f32": 0.5, "f16": 0.5}, None, "f32", "too little room in f16", id="room that nobody measured"),
+    ],
+)
+def test_half_precision_is_taken_on_a_gpu_where_the_bundle_proves_it(
+    make: Make, ap: dict[str, float], head_room: float | None, chosen: Precision, why: str
+) -> None:
+    bundle = make(head_room=head_room, **ap)
+    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == chosen
+    assert choose_precision("f16", bundle, "cuda", on_cpu=False) == "f16", "asked for, whatever it loses"
+    assert why in why_half(bundle.manifest)
 
 
 @pytest.mark.parametrize("wanted", ["f32", "int8", "auto"])

@@ -78,7 +78,10 @@ class _Member(Server):
 
     async def drain(self) -> None:
         self._channel.tell("leaving")
-        await super().drain()
+        await self._lifecycle.drain()
+        with contextlib.suppress(GoneError):
+            await self._channel.ask("drained")
+        self.should_exit = True
 
     def tell_ready(self, ready: Ready) -> None:
         self._channel.tell("loaded", asdict(ready))

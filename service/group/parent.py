@@ -36,7 +36,7 @@ ACCOUNT_SECONDS: Final = 2.0
 """How long a scrape waits for a member that does not answer; its last account is then taken."""
 RETRY_SECONDS: Final = 0.02
 """Between two looks for a member that can take a connection."""
-STATES: Final = ("ready", "alive", "leaving")
+STATES: Final = ("ready", "alive", "leaving", "drained")
 """Who gets a connection first."""
 SILENT_SECONDS: Final = 5.0
 """A member that has told nothing for so long (each gives an account every second) hangs, and is the last to get one."""
@@ -54,7 +54,7 @@ class _Member:
     channel: Channel
     began: float
     heard: float
-    state: Literal["begun", "alive", "ready", "leaving", "gone"] = "begun"
+    state: Literal["begun", "alive", "ready", "leaving", "drained", "gone"] = "begun"
     open: int = 0
     received: int = 0
     dealt: int = 0
@@ -195,6 +195,8 @@ class _Parent:
                 member.open, member.received = value
             case "leaving":
                 member.state = "leaving"
+            case "drained":
+                await self._until_it_may_go(member)
             case "account":
                 self._accounts[member.index] = value
             case "accounts":
@@ -207,6 +209,12 @@ class _Parent:
             case "failed":
                 self._on_failure(*value)
         return None
+
+    async def _until_it_may_go(self, member: _Member) -> None:
+        """Members that have drained refuse what is new until all have: a connection to one that just ends is lost."""
+        member.state = "drained"
+        while self._ending.is_set() and any(one.state not in ("drained", "gone") for one in self._members.values()):
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _on_failure(self, reason: str, code: int) -> None:
         """At the first start it is everybody's: all load the same."""

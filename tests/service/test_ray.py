@@ -5,6 +5,7 @@ While `cluster` is there the process is in a network of its own: no test here ma
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import pickle
@@ -99,6 +100,21 @@ def patiently(get_node: Callable[[str, str], dict[str, Any]]) -> Callable[[str, 
     return get
 
 
+def with_ports(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
+    """A node ends where its agents need 15 seconds to start and say which ports they took: so they are told which."""
+    signature = inspect.signature(start_raylet)
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        listen = "dashboard_agent_listen_port"  # the one whose file is waited for all the same
+        for port in (listen, "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port"):
+            named[port] = free_port()
+        given = signature.bind(*arguments, **named).arguments
+        (Path(given["session_dir"]) / f"{listen}_{given['node_id']}").write_text(str(named[listen]))
+        return start_raylet(*arguments, **named)
+
+    return start
+
+
 @pytest.fixture(scope="module")
 def cluster(holding: Path) -> Iterator[Cluster]:
     """Two nodes of one CPU each, whose processes know of `holding`."""
@@ -109,6 +125,7 @@ def cluster(holding: Path) -> Iterator[Cluster]:
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
         environment.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING", "0")  # or one node would answer nearly all
         environment.setattr(ray._private.services, "get_node", patiently(ray._private.services.get_node))
+        environment.setattr(ray._private.services, "start_raylet", with_ports(ray._private.services.start_raylet))
         node = {"num_cpus": 1, "object_store_memory": 80 * 1024**2, "node_ip_address": "127.0.0.1"}
         started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         try:

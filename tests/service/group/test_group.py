@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import signal
 from collections import Counter
@@ -166,6 +167,24 @@ def test_what_changes_the_models_changes_them_in_every_process(group: Server, mo
 
         missing = first.post("/models/nothing/reload")
         assert (missing.status_code, missing.json()["type"]) == (404, "urn:maskserve:problem:no-such-model")
+
+
+def test_where_another_process_cannot_the_answer_says_which(group: Server, models: Path, tmp_path: Path) -> None:
+    """It has no file left to open."""
+    version = publish_probe(tmp_path / "staging", models).manifest.version
+    other = pids(group)[1]
+    with clients(group) as ((first,), (second,)):
+        before = resource.prlimit(
+            other, resource.RLIMIT_NOFILE, (4, resource.prlimit(other, resource.RLIMIT_NOFILE)[1])
+        )
+        try:
+            refused = first.post("/models/probe/reload")
+        finally:
+            resource.prlimit(other, resource.RLIMIT_NOFILE, before)
+        assert refused.status_code in (409, 503)
+        assert refused.json()["detail"].startswith("Process 1 cannot do what the others have done; ask again. ")
+        assert first.post("/models/probe/reload").status_code == 200
+        assert [predict(client).json()["model"]["version"] for client in (first, second)] == [version, version]
 
 
 def test_a_taken_port_is_one_line(group: Server, repository: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE
 from tests.service.harness import encode, picture, until
 from tests.service.holding import HOLD, PASS
 from tests.service.predict_many.running import content, predict, rows, start
@@ -92,8 +91,14 @@ def test_interrupted(
     process = start(repository, held, "--output", tmp_path, "--shard-size", SHARD, "--quiet", holding=holding)
     let_through(holding, tmp_path, 3)
     process.send_signal(signal.SIGINT)
+
+    def has_ended() -> bool:
+        (holding / PASS).touch()  # one image after the other: all at once might be done before it hears of the signal
+        return process.poll() is not None
+
+    until(has_ended)
+    _, said = process.communicate()
     (holding / HOLD).unlink()
-    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said == "maskserve: interrupted; the same command goes on from what is finished\n"
     assert not [name for name in content(tmp_path) if "partial" in name]

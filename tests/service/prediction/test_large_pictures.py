@@ -138,7 +138,7 @@ def test_a_damaged_tile_is_an_error_and_no_part_of_an_answer(large_values: NDArr
 def marked() -> bytes:
     """Every tile of it stays on the engine while the server is told to hold."""
     values = np.zeros((400, 400, 3), np.uint8)
-    columns = np.arange(400) % 96  # tiles begin at multiples of 96, and are shrunk
+    columns = np.arange(400) % 64  # tiles begin at multiples of 64, and are shrunk
     values[:, (columns >= 3) & (columns < 12), 0] = MARK
     return tiff(values)
 
@@ -178,7 +178,7 @@ def test_an_image_goes_before_the_tiles_that_wait(start_server: Callable[..., Se
         assert runs(server) == 2
         assert not large.done()
         (server.holding / HOLD).unlink()
-        assert large.result().json()["image"]["tiles"] == 16
+        assert large.result().json()["image"]["tiles"] == 36
 
 
 def test_a_body_that_is_too_large_for_memory_is_read_from_its_file(start_server: Callable[..., Server]) -> None:

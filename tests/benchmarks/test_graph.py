@@ -46,7 +46,7 @@ ANSWER = Detections(
 
 def test_a_quick_run_goes_through_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "graph.json"
-    assert main(["--quick", "--rounds", "1", "--json", str(file)]) == 0
+    assert main(["--quick", "--threads", "1", "--rounds", "1", "--json", str(file)]) == 0
     comparisons = json.loads(file.read_text())["comparisons"]
     everything, all_profile, few, few_profile, throughput = comparisons
     assert _names(everything) == [TORCHVISION, OURS, ENGINE, *PRODUCT_NAMES]
@@ -107,15 +107,15 @@ def test_wrong_answers_are_refused_before_anything_is_timed(
             return [replace(one, boxes=one.boxes + np.float32(1)) for one in found]
 
     monkeypatch.setattr(graph, "Predictor", Shifted)
-    file = tmp_path / "graph.json"
-    assert main(["--bundle", str(BUNDLE), "--images", str(IMAGE), "--only", "cases", "--json", str(file)]) == 1
+    file, subject = tmp_path / "graph.json", ["--bundle", str(BUNDLE), "--images", str(IMAGE)]
+    assert main([*subject, "--only", "cases", "--threads", "1", "--json", str(file)]) == 1
     assert "detections are found again" in capsys.readouterr().err
     assert not file.exists()
 
 
 def test_a_bundle_is_compared_at_its_own_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "graph.json"
-    options = ["--only", "cases", "--rounds", "1", "--json", str(file)]
+    options = ["--only", "cases", "--threads", "1", "--rounds", "1", "--json", str(file)]
     assert main(["--bundle", str(BUNDLE), "--images", str(IMAGE), *options]) == 0
     everything, few = json.loads(file.read_text())["comparisons"]
     assert _names(everything) == [TORCHVISION, OURS]

@@ -170,7 +170,7 @@ def test_a_run_ends_when_patience_does(shapes: Path, tmp_path: Path, capsys: pyt
 
 
 def test_the_average_is_published(shapes: Path, tmp_path: Path) -> None:
-    arguments = [*SMALL, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
+    arguments = [*TINY, "--schedule.iterations=2", "--ema=0.9", f"--data={shapes}", f"--output={tmp_path}"]
     config, data, process, _ = setup(parse_train_config(arguments))
     state = start(config, data, process)
     with RunLog(tmp_path, 2, 0, 1) as log:

@@ -38,14 +38,16 @@ SMALL = ArchitectureConfig(
 
 V2 = {"norm": "batch_norm", "fpn_norm": True, "rpn_conv_depth": 2, "box_head": "conv", "mask_head_norm": True}
 
-FEW_ROIS = {"rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 32}
+FEW_ROIS = {"rpn_post_nms_top_n_test": 20, "detections_per_image": 10, "box_batch_size_per_image": 32}
+"""A stage of the ResNet computes each of them, twice those that are detected."""
 C4 = {"features": "c4", "anchor_sizes": ((16, 32, 64),), "task": "masks", **FEW_ROIS}
 VARIANTS: dict[str, dict[str, object]] = {
     "c4": C4,
     "c4_boxes": {**C4, "task": "boxes"},
-    "c4_bottleneck": {**C4, "backbone": "resnet50", "rpn_post_nms_top_n_test": 30},
+    "c4_bottleneck": {**C4, "backbone": "resnet50"},
     "roi_pool": {"task": "masks", "roi_pooling": "pool"},
     "softmax": {"task": "masks", "mask_loss": "softmax"},
+    "roi_pool_softmax": {"task": "masks", "roi_pooling": "pool", "mask_loss": "softmax"},
     "softmax_mlp": {"task": "masks", "mask_loss": "softmax", "mask_head": "mlp", "mask_head_channels": 32},
     "agnostic": {"task": "masks", "mask_classes": "agnostic"},
     "mlp": {"task": "masks", "mask_head": "mlp", "mask_head_channels": 32},

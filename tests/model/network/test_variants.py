@@ -34,7 +34,7 @@ from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
 from tests.model.network.exporting.constants import assert_nothing_known_is_computed
 
-EXPORTED = ("c4", "roi_pool", "softmax", "mlp_agnostic", "masks_keypoints")
+EXPORTED = ("c4", "roi_pool_softmax", "mlp_agnostic", "masks_keypoints")
 CLOSE = {"pixels": 2e-2, "probability": 1e-3, "order": False}
 
 

@@ -26,6 +26,9 @@ from training.export import main as export
 from training.publishing.checks import GateError, require_affordable
 from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
 
+FEW = "--proposals=1"
+"""Of all exports here: networks with another number of proposals are traced anew."""
+
 TRAINED = ArchitectureConfig(min_size=800, max_size=1333, rpn_post_nms_top_n_test=1000)
 
 
@@ -33,7 +36,7 @@ TRAINED = ArchitectureConfig(min_size=800, max_size=1333, rpn_post_nms_top_n_tes
 def int8(finished_run: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny run in INT8 with fewer proposals. It has learned nothing, so that there is no AP to lose."""
     models = tmp_path_factory.mktemp("int8")
-    flags = ["--int8", "--calibration_images=5", "--proposals=40", "--half", f"--data={shapes}", f"--output={models}"]
+    flags = ["--int8", "--calibration_images=5", FEW, "--half", f"--data={shapes}", f"--output={models}"]
     assert export([f"--checkpoint={finished_run / 'checkpoints' / 'best.pt'}", *flags]) == 0
     return Repository(models).latest("shapes")
 
@@ -46,10 +49,10 @@ def test_the_manifest_says_what_was_traded(int8: Bundle) -> None:
     manifest = int8.manifest
     assert manifest.trades is not None
     assert manifest.trades.int8
-    assert (manifest.trades.calibration_images, manifest.trades.proposals) == (5, 40)
+    assert (manifest.trades.calibration_images, manifest.trades.proposals) == (5, 1)
     assert manifest.trades.min_size is None
     assert set(manifest.trades.ap_deltas) == {"box/AP", "mask/AP"}
-    assert manifest.architecture.rpn_post_nms_top_n_test == 40
+    assert manifest.architecture.rpn_post_nms_top_n_test == 1
     assert [evaluation.engine for evaluation in manifest.evaluation] == ["onnx"]
     assert manifest.export_check is not None
     assert manifest.export_check.max_score_error > 1e-4, "an INT8 network never answers so exactly"
@@ -77,7 +80,7 @@ def test_too_great_a_loss_publishes_nothing(
 ) -> None:
     """One proposal an image, of a network whose own detections are the truth."""
     flags = [f"--data={findable}", f"--output={tmp_path / 'models'}", "--without", "torchscript"]
-    assert export([f"--checkpoint={finished_run / 'checkpoints' / 'best.pt'}", "--proposals=1", *flags]) == 1
+    assert export([f"--checkpoint={finished_run / 'checkpoints' / 'best.pt'}", FEW, *flags]) == 1
     printed = " ".join(capsys.readouterr().err.split())
     assert "points of mask/AP to the network as trained, --most_ap_lost allows 0.5: nothing was published" in printed
     assert not (tmp_path / "models").exists()

@@ -32,7 +32,7 @@ class Quantized:
 @pytest.fixture(scope="module")
 def quantized(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     folder = tmp_path_factory.mktemp("quantized")
-    model = helpers.detector(helpers.small.model_copy(update={"task": "masks", "norm": "batch_norm"}))
+    model = helpers.detector(helpers.small.model_copy(update={"task": "masks", **helpers.v2}))
     export_onnx(model, folder / "fp32.onnx")
     quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", calibration(helpers, 6))
     return Quantized(folder / "fp32.onnx", folder / "int8.onnx", helpers.batch(96, 96, SIZES, seed=50))

@@ -5,21 +5,18 @@ While `cluster` is there the process is in a network of its own: no test here ma
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import pickle
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +31,14 @@ from tests.service.harness import ROOT, Server, encode, picture, publish_probe, 
 from tests.service.holding import FOLDER, HOLD, PASS, install
 from tests.service.loopback_only import loopback_only
 from tests.service.predict_many.running import ENGINE, content, predict
+from tests.service.ray_nodes import free_port, patiently, with_ports
 
 pytest.importorskip("ray", reason="ray is not installed: .venv/bin/pip install '.[ray]'")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
-    import ray
     from ray import serve
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
 from service import ray_app
@@ -77,44 +75,6 @@ def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("holding")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def patiently(get_node: Callable[[str, str], dict[str, Any]]) -> Callable[[str, str], dict[str, Any]]:
-    """Ray gives a node 30 seconds to start, however busy the machine is."""
-
-    def get(address: str, node: str) -> dict[str, Any]:
-        found = []
-
-        def is_there() -> bool:
-            with suppress(RuntimeError):
-                found.append(get_node(address, node))
-            return bool(found)
-
-        until(is_there)
-        return found[0]
-
-    return get
-
-
-def with_ports(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
-    """A node ends where its agents need 15 seconds to start and say which ports they took: so they are told which."""
-    signature = inspect.signature(start_raylet)
-
-    def start(*arguments: Any, **named: Any) -> Any:
-        listen = "dashboard_agent_listen_port"  # the one whose file is waited for all the same
-        for port in (listen, "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port"):
-            named[port] = free_port()
-        given = signature.bind(*arguments, **named).arguments
-        (Path(given["session_dir"]) / f"{listen}_{given['node_id']}").write_text(str(named[listen]))
-        return start_raylet(*arguments, **named)
-
-    return start
-
-
 @pytest.fixture(scope="module")
 def cluster(holding: Path) -> Iterator[Cluster]:
     """Two nodes of one CPU each, whose processes know of `holding`."""
@@ -124,8 +84,8 @@ def cluster(holding: Path) -> Iterator[Cluster]:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
         environment.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING", "0")  # or one node would answer nearly all
-        environment.setattr(ray._private.services, "get_node", patiently(ray._private.services.get_node))
-        environment.setattr(ray._private.services, "start_raylet", with_ports(ray._private.services.start_raylet))
+        environment.setattr(services, "get_node", patiently(services.get_node))
+        environment.setattr(services, "start_raylet", with_ports(services.start_raylet))
         node = {"num_cpus": 1, "object_store_memory": 80 * 1024**2, "node_ip_address": "127.0.0.1"}
         started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         try:

@@ -134,6 +134,8 @@ def test_the_tile_that_sees_more_around_a_place_decides() -> None:
     left, right = tiles
     assert found([98, 50, 104, 60], right) == 0, "the left tile sees 24 pixels beside it, the right one 2"
     assert found([98, 50, 104, 60], left) == 1
+    assert found([106, 50, 112, 60], right) == 0, "neither cuts it, and the left one sees 6 pixels more"
+    assert found([106, 50, 112, 60], left) == 1
     assert found([96, 50, 104, 60], right) == 0, "cut by its own border, whole in the other"
     assert found([98, 50, 104, 60], right, full=True) == 1, "the left tile could not name all that it saw"
     assert found([150, 50, 160, 60], right) == 1, "no other tile shows it"
@@ -142,3 +144,13 @@ def test_the_tile_that_sees_more_around_a_place_decides() -> None:
     assert found([20, 50, 128, 60], left) == 1, "of which the right tile sees too little to tell"
     assert found([96, 50, 150, 60], right) == 0, "as the first of these, from the other side"
     assert found([70, 0, 112, 60], left) == 1, "the picture's border cuts nothing, and its own tile sees more around it"
+
+
+def test_two_objects_that_each_tile_tells_apart_stay_two() -> None:
+    """Though each is more like the other than two views of one object need to be."""
+    objects = np.array([[102, 30, 122, 70], [102, 40, 122, 80]], np.float32)
+    answers = []
+    for tile in (Tile(0, 0, 128, 128), Tile(0, 96, 128, 128)):
+        here = objects - np.array([tile.left, tile.top] * 2, np.float32)
+        answers.append(TileAnswer(tile, Detections(here, np.ones(2, np.float32), np.ones(2, np.int64))))
+    assert sorted(merge_tiles((128, 224), answers).boxes.tolist()) == objects.tolist()

@@ -391,6 +391,7 @@ def test_each_replica_comes_to_a_new_version_by_itself(serving: str, models: Pat
     ("arguments", "said"),
     [
         ({"port": 9000}, r"port: connections are Ray Serve's"),
+        ({"processes": 2}, r"processes: these are Ray Serve's replicas, see num_replicas"),
         ({"modles": "/models"}, r"unknown setting modles; did you mean models\?"),
         ({"max_queue_size": "many"}, r"--max-queue-size many: should be a valid integer"),
     ],

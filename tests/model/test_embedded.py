@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from model.network.exporting.description import description
 from model.runtime.bundles.bundle import open_bundle
+from model.runtime.bundles.references import read_references
 from model.runtime.bundles.repository import EMBEDDED, Repository
 from model.runtime.engines.precision import is_proven, load_in
 from model.runtime.images.decode import load_image
@@ -41,6 +42,14 @@ def test_its_manifest_states_what_it_reaches_and_how_that_is_measured() -> None:
     assert "training.evaluate" in figures.command
     assert manifest.export_check is not None
     assert all(abs(delta) <= 0.001 for delta in manifest.export_check.ap_deltas.values())
+
+
+def test_it_brings_two_of_the_samples_with_their_answers() -> None:
+    references = read_references(Repository(EMBEDDED).latest("nuclei"))
+    assert references is not None
+    for pixels, name in zip(references.images, ("small", "sparse"), strict=True):
+        np.testing.assert_array_equal(pixels, load_image(SAMPLES / f"{name}.png"))
+    assert np.bincount(references.answers.image_index).tolist() == [150, 39]
 
 
 def test_its_int8_loses_little_and_says_how_that_was_measured() -> None:

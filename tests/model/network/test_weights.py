@@ -15,7 +15,7 @@ from tests.planted import Planted
 
 def test_embedded_network_loads_without_a_weights_file() -> None:
     bundle = Repository(EMBEDDED).latest("nuclei")
-    assert set(bundle.manifest.files) == {"model.onnx", "model.int8.onnx"}
+    assert set(bundle.manifest.files) == {"model.onnx", "model.int8.onnx", "references.npz"}
     model = load_network(bundle)
     assert not model.training
     # Trained, not freshly initialized: batch norm has seen images.

@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LABELS = ("circle", "ring, broken", "square")
 HUNGRY_MARK = 7
-"""Without it the noise that warms a model up would be hungry."""
+"""Without it the noise that warms a model up would be hungry, as it would be slow if green did not matter."""
 INT8_SHARE = 0.9
 SIDE = 64
 """Side in pixels of an image that the probe takes without resampling."""
@@ -74,9 +74,9 @@ def build_probe(path: Path, share: float = 1.0, channels: int = 3) -> None:
     """Write a small ONNX graph with a network's inputs and outputs that can be steered through the image.
 
     An image's scores are the candidates' times `share` times (0.5 + 0.5 x its mean brightness). Three pixels of the top
-    row steer it: pixel 0's red value r makes the run r * r * 8 steps of a loop longer, pixel 1's green value above 250
-    makes it fail, and the sum s of the batch's blue values of pixel 2, where that is red 7, makes it take 2 ** s bytes
-    of memory. Of one channel, that is all three colors.
+    row steer it: pixel 0's red value r, where that has no green, makes the run r * r * 16 steps of a loop longer, pixel
+    1's green value above 250 makes it fail, and the sum s of the batch's blue values of pixel 2, where that is red 7,
+    makes it take 2 ** s bytes of memory. Of one channel, that is all three colors.
     """
     path.write_bytes(_probe(share, channels))
 
@@ -97,6 +97,8 @@ def _probe(share: float, channels: int) -> bytes:
         "0": np.int64(0),
         "1": np.int64(1),
         "slow_at": np.array([0, 0, 0], np.int64),
+        "slow_mark_at": np.array([0, 0, green], np.int64),
+        "none": np.float32(0),
         "fail_at": np.array([0, 1, green], np.int64),
         "hungry_at": np.array([0, 2, blue], np.int64),
         "mark_at": np.array([0, 2, 0], np.int64),
@@ -128,7 +130,11 @@ def _probe(share: float, channels: int) -> bytes:
         # Slowness: the batch takes as long as its slowest image.
         node("Transpose", ["pixels"], ["hwcb"], perm=[1, 2, 3, 0]),
         node("GatherND", ["hwcb", "slow_at"], ["reds"]),
-        node("ReduceMax", ["reds"], ["red"], keepdims=0),
+        node("GatherND", ["hwcb", "slow_mark_at"], ["slow_marks"]),
+        node("Equal", ["slow_marks", "none"], ["slow"]),
+        node("Cast", ["slow"], ["slow_float"], to=TensorProto.FLOAT),
+        node("Mul", ["reds", "slow_float"], ["slowness"]),
+        node("ReduceMax", ["slowness"], ["red"], keepdims=0),
         node("Mul", ["red", "red"], ["red2"]),
         node("Mul", ["red2", "steps_a_level"], ["steps_float"]),
         node("Cast", ["steps_float"], ["steps"], to=TensorProto.INT64),

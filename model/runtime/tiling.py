@@ -15,21 +15,24 @@ from model.runtime.preprocess import Preprocessing, scaled
 STEP = 64
 """Tiles begin at multiples of the network's coarsest stride, small ones of half of it: neighbors see an object at
 the same phase."""
-SMALLEST, LARGEST = 512, 1024
+SMALLEST, LARGEST = 768, 1024
 """The sides in pixels between which a tile's is chosen. The network's limits on proposals and on detections count for
 each tile, so a large one finds less where objects are dense; a small one shows less around an object."""
 OBJECTS_A_SIDE = 4
 """Tiles are so many times as long as the largest anchor, the largest object that the network was made for."""
-OVERLAP = 4
-"""Neighbors have one part in so many in common: with the above, the largest anchor."""
+OVERLAP = 3
+"""Neighbors have one part in so many in common: with the above, more than the largest anchor, and of the smallest tiles
+so much that some tile shows a hundred pixels around every small object."""
 LEAST_OVERLAP = 16
 """Pixels that neighbors must have in common: the pieces of a cut object are joined where both show it."""
 LEAST = 256
 """The shortest side of a tile that is split no further."""
 MOST = 50_000
 """Tiles of a picture, before any is split: each is kept in mind until all are merged."""
-PROPOSALS_OF_AN_OBJECT = 10
+PROPOSALS_OF_AN_OBJECT = 5
 """About as many of the best-scored anchors show the same object, until suppression leaves one of them."""
+SHORTER = 0.75
+"""Parts that are longer than this share of their tile would hardly have fewer objects than it has."""
 
 
 class TooManyTiles(ValueError):
@@ -125,20 +128,21 @@ def smaller_tiles(
     preprocessing: Preprocessing,
     scale: float | None = None,
 ) -> list[Tile]:
-    """The tiles, of half its side, in which a tile must be seen again because the network's limits may have cut some of
-    the objects off: it has `found` as many detections as it can give, or is `sure` of as many objects as it can propose
-    (what the model's own thresholds keep, as below them a low threshold finds any number). None where it is well, or as
-    small as tiles get, as the network sees them at `scale`.
+    """The tiles, of half its side or as short as they get, in which a tile must be seen again because the network's
+    limits may have cut some of the objects off: it has `found` as many detections as it can give, or is `sure` of as
+    many objects as it can propose (what the model's own thresholds keep, as below them a low threshold finds any
+    number). None where it is well, or as small as tiles get, as the network sees them at `scale`.
     """
     factor, least, rounded = 1.0, max(LEAST, preprocessing.min_size), 0  # a smaller one would be enlarged
     if scale is not None:
         factor, least, rounded = scale, LEAST, math.ceil(scale)  # a pixel of the picture
     height, width = scaled((tile.height, tile.width), factor)
     proposals = min(architecture.rpn_pre_nms_top_n_test, architecture.rpn_post_nms_top_n_test)
-    side = (max(height, width) + rounded) // 2 // STEP * STEP
+    longer = max(height, width) + rounded
+    side = max(longer // 2 // STEP * STEP, -(-least // STEP) * STEP)
     if found < architecture.detections_per_image and sure < proposals // PROPOSALS_OF_AN_OBJECT:
         return []
-    if side < least or min(height, width) < side:
+    if side > SHORTER * longer or min(height, width) < side:
         return []
     parts = plan_tiles((tile.height, tile.width), side, side // 2, scale=factor)
     return [replace(part, top=part.top + tile.top, left=part.left + tile.left) for part in parts]

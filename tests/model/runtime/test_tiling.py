@@ -59,12 +59,14 @@ def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:
 @pytest.mark.parametrize(
     ("tile", "found", "sure", "count", "why"),
     [
-        (Tile(64, 128, 512, 512), 99, 99, 0, "few enough"),
-        (Tile(64, 128, 512, 512), 100, 100, 9, "ten of 1,000 proposals show each object"),
-        (Tile(64, 128, 512, 512), 399, 99, 0, "what a low threshold finds besides is no crowd"),
+        (Tile(64, 128, 512, 512), 199, 199, 0, "few enough"),
+        (Tile(64, 128, 512, 512), 200, 200, 9, "five of 1,000 proposals show each object"),
+        (Tile(64, 128, 512, 512), 399, 199, 0, "what a low threshold finds besides is no crowd"),
         (Tile(64, 128, 512, 512), 400, 0, 9, "more than can be given"),
         (Tile(64, 128, 512, 560), 400, 400, 9, "one at the picture's border is longer"),
         (Tile(0, 0, 300, 600), 400, 400, 4, "a flat one"),
+        (Tile(64, 128, 384, 384), 400, 400, 4, "parts show enough around an object"),
+        (Tile(64, 128, 319, 319), 400, 400, 0, "parts would show hardly fewer"),
         (Tile(64, 128, 256, 256), 400, 400, 0, "smaller ones show too little around an object"),
     ],
 )
@@ -84,22 +86,24 @@ def test_a_crowded_tile_is_seen_again_in_smaller_ones_that_cover_it(
 
 def test_no_tile_is_split_into_what_the_network_would_enlarge() -> None:
     tile = Tile(0, 0, 1024, 1024)
-    assert smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=512, max_size=1536))
-    assert not smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=513, max_size=1536))
+    for min_size, side in ((256, 512), (512, 512), (513, 576), (768, 768)):
+        parts = smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=min_size, max_size=1536))
+        assert {(part.height, part.width) for part in parts} == {(side, side)}
+    assert not smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=769, max_size=1536))
 
 
 @pytest.mark.parametrize(
     ("size", "preprocessing", "anchor", "side"),
     [
-        pytest.param((3120, 4176), (256, 1536, False), 128, 512, id="a mosaic that would be shrunk"),
-        pytest.param((3120, 4176), (256, 1536, False), 32, 512, id="objects are small, but what is around them counts"),
+        pytest.param((3120, 4176), (256, 1536, False), 128, 768, id="a mosaic that would be shrunk"),
+        pytest.param((3120, 4176), (256, 1536, False), 32, 768, id="objects are small, but what is around them counts"),
         pytest.param((3120, 4176), (256, 1536, False), 200, 832, id="objects are larger"),
         pytest.param((3120, 4176), (256, 1536, False), 512, 1024, id="very large ones are joined"),
         pytest.param((3120, 4176), (256, 700, False), 200, 700, id="no larger than the network takes"),
         pytest.param((3120, 4176), (800, 1333, False), 128, 832, id="no smaller than the network takes"),
         pytest.param((1536, 1536), (256, 1536, False), 128, None, id="as large as the network takes"),
-        pytest.param((100, 4000), (256, 1536, False), 128, 512, id="a strip, which would be shrunk, too"),
-        pytest.param((4000, 1), (256, 1536, False), 128, 512, id="a line"),
+        pytest.param((100, 4000), (256, 1536, False), 128, 768, id="a strip, which would be shrunk, too"),
+        pytest.param((4000, 1), (256, 1536, False), 128, 768, id="a line"),
         pytest.param((100, 1536), (256, 1536, False), 128, None, id="a short strip"),
         pytest.param((3024, 4032), (256, 1536, True), 128, None, id="a photograph, learned from shrunk ones"),
     ],
@@ -133,8 +137,8 @@ def test_tiles_at_a_scale_are_of_the_side_that_the_network_sees(scale: float, si
     ("size", "scale", "side", "why"),
     [
         ((3000, 4000), 0.3, None, "not longer than max_size at that scale"),
-        ((3000, 4000), 0.5, 512, "longer"),
-        ((100, 800), 2.0, 512, "flat, but not to be shrunk"),
+        ((3000, 4000), 0.5, 768, "longer"),
+        ((100, 800), 2.0, 768, "flat, but not to be shrunk"),
         ((100, 700), 2.0, None, "fits"),
     ],
 )

@@ -24,7 +24,7 @@ from service.scheduling.pool import Pool
 from service.settings.settings import Settings
 
 SIZE = (512, 896)
-MOST, OBJECTS = 400, 100
+MOST, OBJECTS = 400, 200
 """Detections that the network gives, and objects of which it is sure to propose all."""
 
 
@@ -96,10 +96,10 @@ def seen_in_tiles(
 @pytest.mark.parametrize(
     ("scores", "label", "threshold", "is_split", "full", "why"),
     [
-        ([0.9] * 99 + [0.1] * 200, 1, None, False, False, "fewer objects than it proposes"),
-        ([0.9] * 99 + [0.1] * 200, 1, 0.05, False, False, "what a low threshold finds besides is no crowd"),
-        ([0.7] * 150, 1, 0.05, False, False, "nor is what the label's own threshold would not keep"),
-        ([0.7] * 150, 2, 0.05, True, False, "another label's does"),
+        ([0.9] * (OBJECTS - 1) + [0.1] * 200, 1, None, False, False, "fewer objects than it proposes"),
+        ([0.9] * (OBJECTS - 1) + [0.1] * 200, 1, 0.05, False, False, "what a low threshold finds besides is no crowd"),
+        ([0.7] * 250, 1, 0.05, False, False, "nor is what the label's own threshold would not keep"),
+        ([0.7] * 250, 2, 0.05, True, False, "another label's does"),
         ([0.9] * OBJECTS, 1, None, True, False, "more than it surely proposes"),
         ([0.9] * OBJECTS, 1, 0.05, True, False, "and at a low threshold"),
         ([0.9] * OBJECTS, 1, 0.95, True, False, "and at a high one: its answer is a part of the others"),

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="the mosaic's width in pixels")
     parser.add_argument("--images", type=int, help="only so many images, evenly taken")
     parser.add_argument("--tile", type=int, help="a tile's side in pixels (default: as tile=auto)")
-    parser.add_argument("--overlap", type=int, help="in pixels (default: a quarter of a tile)")
+    parser.add_argument("--overlap", type=int, help="in pixels (default: a third of a tile)")
     parser.add_argument("--shifts", type=int, default=0, help="other grids to try")
     frames = ["mirrored", "mean", "black"]
     parser.add_argument("--frame", choices=frames, default="mirrored", help="what lies around the images")

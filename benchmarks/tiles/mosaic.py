@@ -31,7 +31,7 @@ def shelve(sizes: Sequence[Size], width: int) -> tuple[Size, list[Tile]]:
     top = left = high = 0
     for number in sorted(range(len(sizes)), key=lambda one: (-sizes[one][0], one)):
         height, long = sizes[number]
-        if left and left + long > width:
+        if left and left + _with_frame(long) > width:
             top, left, high = top + high, 0, 0
         places[number] = Tile(top, left, height, long)
         left, high = left + _with_frame(long), max(high, _with_frame(height))

@@ -31,8 +31,9 @@ MOST = 50_000
 """Tiles of a picture, before any is split: each is kept in mind until all are merged."""
 PROPOSALS_OF_AN_OBJECT = 5
 """About as many of the best-scored anchors show the same object, until suppression leaves one of them."""
-SHORTER = 0.75
-"""Parts that are longer than this share of their tile would hardly have fewer objects than it has."""
+SHORTER = 2 / 3
+"""Parts of a crowded tile to its length: four cover it, with less than half of its objects each. Shorter ones show less
+around an object, and answers then depend on where they lie."""
 
 
 class TooManyTiles(ValueError):
@@ -128,21 +129,23 @@ def smaller_tiles(
     preprocessing: Preprocessing,
     scale: float | None = None,
 ) -> list[Tile]:
-    """The tiles, of half its side or as short as they get, in which a tile must be seen again because the network's
-    limits may have cut some of the objects off: it has `found` as many detections as it can give, or is `sure` of as
-    many objects as it can propose (what the model's own thresholds keep, as below them a low threshold finds any
-    number). None where it is well, or as small as tiles get, as the network sees them at `scale`.
+    """The tiles, of two thirds of its side, in which a tile must be seen again because the network's limits may have
+    cut some of the objects off: it has `found` as many detections as it can give, or is `sure` of as many objects as it
+    can propose (what the model's own thresholds keep, as below them a low threshold finds any number). None where it is
+    well, or as small as tiles get, as the network sees them at `scale`.
     """
     factor, least, rounded = 1.0, max(LEAST, preprocessing.min_size), 0  # a smaller one would be enlarged
     if scale is not None:
         factor, least, rounded = scale, LEAST, math.ceil(scale)  # a pixel of the picture
     height, width = scaled((tile.height, tile.width), factor)
     proposals = min(architecture.rpn_pre_nms_top_n_test, architecture.rpn_post_nms_top_n_test)
-    longer = max(height, width) + rounded
-    side = max(longer // 2 // STEP * STEP, -(-least // STEP) * STEP)
+    side = math.ceil((max(height, width) - rounded) * SHORTER / STEP) * STEP
+    side = min(side, min(height, width) // STEP * STEP)
     if found < architecture.detections_per_image and sure < proposals // PROPOSALS_OF_AN_OBJECT:
         return []
-    if side > SHORTER * longer or min(height, width) < side:
+    if side < least:
         return []
     parts = plan_tiles((tile.height, tile.width), side, side // 2, scale=factor)
+    if len(parts) == 1:  # the last tile may be longer than others, so it is the whole
+        return []
     return [replace(part, top=part.top + tile.top, left=part.left + tile.left) for part in parts]

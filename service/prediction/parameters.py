@@ -48,7 +48,7 @@ MOST_IN_TILES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; None overlaps by a quarter. Where a scale
+    """How a large picture is cut: "auto", "off" or the tiles' side in pixels; None overlaps by a third. Where a scale
     is asked for, these are pixels at that scale."""
 
     tile: str | int
@@ -184,7 +184,7 @@ class PredictParameters(BaseModel):
         le=10_000,
         description="Pixels that tiles have in common: longer than most objects, so that each is whole in some tile. "
         "Less than 16 counts as 16, for the halves of a cut object are told by what two tiles show of it, more than "
-        "half a tile as half. Default: a quarter of the tile.",
+        "half a tile as half. Default: a third of the tile.",
     )
     scale: FiniteFloat | None = Field(
         None,

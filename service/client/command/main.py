@@ -352,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIDE",
         help="see large pictures in tiles of that many pixels: auto (default), off, 100-9999",
     )
-    wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a quarter of a tile)")
+    wishes("--overlap", type=int, metavar="PIXELS", help="what tiles have in common (default: a third of a tile)")
     wishes("--scale", type=float, metavar="FACTOR", help="what pictures are resized by before the model sees them")
     wishes(
         "--object-diameter",

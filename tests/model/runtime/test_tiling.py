@@ -60,13 +60,13 @@ def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:
     ("tile", "found", "sure", "count", "why"),
     [
         (Tile(64, 128, 512, 512), 199, 199, 0, "few enough"),
-        (Tile(64, 128, 512, 512), 200, 200, 9, "five of 1,000 proposals show each object"),
+        (Tile(64, 128, 512, 512), 200, 200, 4, "five of 1,000 proposals show each object"),
         (Tile(64, 128, 512, 512), 399, 199, 0, "what a low threshold finds besides is no crowd"),
-        (Tile(64, 128, 512, 512), 400, 0, 9, "more than can be given"),
-        (Tile(64, 128, 512, 560), 400, 400, 9, "one at the picture's border is longer"),
+        (Tile(64, 128, 512, 512), 400, 0, 4, "more than can be given"),
+        (Tile(64, 128, 512, 560), 400, 400, 4, "one at the picture's border is longer"),
         (Tile(0, 0, 300, 600), 400, 400, 4, "a flat one"),
         (Tile(64, 128, 384, 384), 400, 400, 4, "parts show enough around an object"),
-        (Tile(64, 128, 319, 319), 400, 400, 0, "parts would show hardly fewer"),
+        (Tile(64, 128, 319, 319), 400, 400, 0, "parts would be as long"),
         (Tile(64, 128, 256, 256), 400, 400, 0, "smaller ones show too little around an object"),
     ],
 )
@@ -86,10 +86,11 @@ def test_a_crowded_tile_is_seen_again_in_smaller_ones_that_cover_it(
 
 def test_no_tile_is_split_into_what_the_network_would_enlarge() -> None:
     tile = Tile(0, 0, 1024, 1024)
-    for min_size, side in ((256, 512), (512, 512), (513, 576), (768, 768)):
+    for min_size, side in ((256, 704), (512, 704), (704, 704)):
         parts = smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=min_size, max_size=1536))
         assert {(part.height, part.width) for part in parts} == {(side, side)}
-    assert not smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=769, max_size=1536))
+        assert len(parts) == 4
+    assert not smaller_tiles(tile, 400, 400, NUCLEI, Preprocessing(min_size=705, max_size=1536))
 
 
 @pytest.mark.parametrize(
@@ -154,5 +155,16 @@ def test_a_scale_cuts_what_it_makes_longer_than_max_size(
 def test_crowded_tiles_at_a_scale_are_split_as_the_network_sees_them(scale: float) -> None:
     tiles = plan_tiles(scaled((2000, 2000), 1 / scale), 512, 128, scale=scale)
     parts = smaller_tiles(tiles[0], 400, 400, NUCLEI, Preprocessing(min_size=800, max_size=1536), scale)
-    assert len(parts) == 9
-    assert {round(part.width * scale / 256) for part in parts} == {1}
+    assert len(parts) == 4
+    assert {round(part.width * scale / 384) for part in parts} == {1}
+
+
+@pytest.mark.parametrize("scale", [None, 0.3, 1.0, 3.3])
+def test_parts_are_smaller_than_their_tile(scale: float | None) -> None:
+    """So that splitting ends, and no part is the tile itself, which would never be answered for."""
+    preprocessing = Preprocessing(min_size=256, max_size=1536)
+    for height in range(1, 900, 53):
+        for width in (256, 319, 320, 384, 447, 511, 512, 575, 768, 831):
+            parts = smaller_tiles(Tile(64, 0, height, width), 400, 400, NUCLEI, preprocessing, scale)
+            assert len(parts) != 1
+            assert all(part.height * part.width < height * width for part in parts)

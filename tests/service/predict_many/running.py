@@ -21,7 +21,10 @@ def predict(models: Path, *arguments: object) -> int:
     return main([*ENGINE, "--models", str(models), *map(str, arguments)])
 
 
+# What a shell runs in the background ignores Ctrl-C, and so would all that it starts.
 HELD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.service.holding import install
 from service.predict_many.__main__ import main
 install()

@@ -196,5 +196,5 @@ def test_a_body_that_is_too_large_for_memory_is_read_from_its_file(start_server:
     ]
     assert [answer.status_code for answer in answers] == [200] * 3
     first, *others = (plain(answer.json()) for answer in answers)
-    assert first["image"] == {"width": 3500, "height": 3500, "tiles": 4}
+    assert first["image"] == {"width": 3500, "height": 3500, "tiles": 9}
     assert others == [first, first]

@@ -81,8 +81,8 @@ def test_the_server_gives_a_picture_in_tiles_more_time(start_server: Callable[..
     server = start_server("--timeout-ms", "300")
     slow = np.zeros((128, 960, 3), np.uint8)
     slow[0, ::96, 0] = 255
-    assert server.predict(encode(slow), tile=128, timeout_ms=300).status_code == 504
-    patient = server.predict(encode(slow), tile=128)
+    assert server.predict(encode(slow), tile=128, overlap=32, timeout_ms=300).status_code == 504
+    patient = server.predict(encode(slow), tile=128, overlap=32)
     assert patient.status_code == 200
     assert patient.json()["image"]["tiles"] == 10
 
@@ -101,6 +101,6 @@ def test_tiles_overlap_enough_to_join_what_they_cut(tile: int, overlap: int) -> 
 def test_a_picture_in_tiles_ends_when_its_time_is_over(server: Server) -> None:
     slow = np.zeros((128, 4000, 3), np.uint8)  # more tiles than may wait at once
     slow[0, 0, 0] = 80
-    late = server.predict(encode(slow), tile=128, timeout_ms=30)
+    late = server.predict(encode(slow), tile=128, overlap=32, timeout_ms=30)
     assert late.status_code == 504
     assert server.predict(encode(picture())).status_code == 200

@@ -38,7 +38,7 @@ from service.prediction.parameters import PredictParameters
 from service.settings.settings import EMBEDDED_MODELS, Settings
 
 SAMPLES = Path(__file__).resolve().parents[1] / "model" / "samples" / "nuclei"
-PACKAGES = ("onnxruntime", "pyarrow")
+PACKAGES = ("onnxruntime-gpu", "pyarrow")
 PARAMETERS = PredictParameters(tile="off")
 
 

@@ -52,7 +52,7 @@ def read_list(where: str, suffix: str, content: bytes) -> Listed:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"{where} is no text in UTF-8: {error}") from None
-        pairs = [(line, None) for line in text.splitlines() if line.strip()]
+        pairs = [(line.rstrip("\n"), None) for line in StringIO(text, newline=None) if line.strip()]
         if suffix != ".txt":
             pairs = list(_of_csv(where, text))
     entries = [_entry(where, name, number) for name, number in pairs]
@@ -68,7 +68,8 @@ def read_list(where: str, suffix: str, content: bytes) -> Listed:
 
 def _entry(where: str, name: Any, number: Any) -> Entry:
     image_id = None if number is None else as_id(number)
-    if not isinstance(name, str) or not name.strip() or (number is not None and image_id is None):
+    is_name = isinstance(name, str) and bool(name.strip()) and "\0" not in name
+    if not is_name or (number is not None and image_id is None):
         said = "" if number is None else f" with the id {number!r}"
         raise UsageError(f"{where}: {name!r}{said} is no image's name{' with an id' if said else ''}")
     return Entry(name, image_id)
@@ -119,6 +120,8 @@ def _of_parquet(where: str, content: bytes) -> list[tuple[Any, Any]]:
         file = parquet.ParquetFile(pa.BufferReader(content))
         header = file.schema_arrow.names
         name, number = _columns(where, [one.casefold() for one in header])
+        if not _is_text(kind := file.schema_arrow.field(name).type):
+            raise UsageError(f"{where}: its column {header[name]} is {kind}, and not the names of files, which are texts")
         chosen = [header[name], *([] if number is None else [header[number]])]
         columns = [file.read(chosen).column(one).to_pylist() for one in chosen]
     except (pa.ArrowException, OSError) as error:
@@ -133,4 +136,14 @@ def _columns(where: str, header: Sequence[str]) -> tuple[int, int | None]:
         hints = (did_you_mean(one, NAMES, otherwise="") for one in header)
         hint = next(filter(None, hints), f"call it one of {', '.join(NAMES)}")
         raise UsageError(f"{where} has no column of the images' names, only {', '.join(header)}; {hint}")
-    return name, next((header.index(one) for one in ID_COLUMNS if one in header), None)
+    number = next((header.index(one) for one in ID_COLUMNS if one in header), None)
+    for one in (name, number):
+        if one is not None and (count := header.count(header[one])) > 1:
+            raise UsageError(f"{where} has {count} columns that are called {header[one]}: leave one")
+    return name, number
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text: bool = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return is_text

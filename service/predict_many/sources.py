@@ -60,10 +60,11 @@ class Images:
 
     @property
     def sha256(self) -> str:
-        """Of what each is called, where it is and which id it has, in their order."""
+        """Of what each is called, where it is and which id it has, in their order. A relative path is another image in
+        another working folder."""
         digest = hashlib.sha256()
         for one in self.images:
-            place = one.place.uri if isinstance(one.place, Remote) else os.fspath(one.place)
+            place = one.place.uri if isinstance(one.place, Remote) else os.path.abspath(one.place)
             digest.update(repr((one.name, place, one.image_id)).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -163,8 +164,16 @@ def _entry(entry: Entry, base: Path | Remote) -> Image:
     elif isinstance(base, Path):
         place = base / name
     else:
-        place = base.child(posixpath.normpath(name))
+        place = _below(base, name)
     return Image(name, place, entry.image_id)
+
+
+def _below(base: Remote, name: str) -> Remote:
+    """Raises UsageError for what leads out of the bucket."""
+    path, bucket = posixpath.normpath(f"{base.path}/{name}"), base.path.partition("/")[0]
+    if not path.startswith(f"{bucket}/"):
+        raise UsageError(f"{name} leads out of the bucket {bucket}, from {base.uri}: name it {base.base}BUCKET/KEY")
+    return Remote(base.store, path, base.base)
 
 
 def _suffix(place: Path | Remote) -> str:

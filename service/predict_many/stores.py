@@ -72,10 +72,12 @@ class Remote:
 
 
 def locate(text: str) -> Path | Remote:
-    """A path, `file://PATH`, or `s3://BUCKET/KEY`, `gs://BUCKET/KEY` with pyarrow's options behind a `?`.
+    """A path, `file:///PATH`, or `s3://BUCKET/KEY`, `gs://BUCKET/KEY` with pyarrow's options behind a `?`.
 
-    Raises UsageError for another scheme, and for a bucket that is not named or cannot be asked.
+    Raises UsageError for nothing, for another scheme, and for a bucket that is not named or cannot be asked.
     """
+    if not text:
+        raise UsageError("an empty name: give a folder, a file or a prefix (is a variable of the shell not set?)")
     found = _URI.match(text)
     if found is None:
         return Path(text)
@@ -85,7 +87,10 @@ def locate(text: str) -> Path | Remote:
         raise UsageError(f"{text}: {scheme}:// is not known here; {hint}")
     place, _, query = text[found.end() :].partition("?")
     if scheme == "file":
-        return Path(unquote(place))
+        path = unquote(place).removeprefix("localhost")
+        if not path.startswith("/"):
+            raise UsageError(f"{text}: behind file:// goes a whole path, as in file:///DIR; a relative one goes without")
+        return Path(path)
     bucket, _, key = place.partition("/")
     if not bucket:
         raise UsageError(f"{text}: no bucket is named; give {scheme}://BUCKET/PREFIX")

@@ -119,9 +119,10 @@ def _find(
     records = {record.original_id: record for record in data.images}
     if results and not by_image.keys() & records.keys():
         raise ResultsError(f"{path} has results of other images than {data.name}: none of their ids is there")
+    if names:
+        _require_same(path, names, records)
     found = []
     for number, (image_id, record) in enumerate(records.items(), 1):
-        _require_same(path, image_id, record, names.get(image_id))
         kept = [one for one in by_image[image_id] if one.score > score_threshold]
         best = sorted(kept, key=lambda one: -one.score)[:max_detections]
         found.append(_detections(path, record, best, labels))
@@ -130,12 +131,21 @@ def _find(
     return found
 
 
-def _require_same(path: Path, image_id: int | str, record: ImageRecord, name: str | None) -> None:
-    """Running numbers of a folder's images are ids, too, but of others."""
-    if name is not None and PurePosixPath(name).name != PurePosixPath(record.file).name:
+def _require_same(path: Path, names: Mapping[int | str, str], records: Mapping[int | str, ImageRecord]) -> None:
+    """Running numbers of a folder's images are ids, too, but of others; and an image that nobody looked at is not one in
+    which nothing was found."""
+    file = path.with_name(IMAGES)
+    for image_id, record in records.items():
+        name = names.get(image_id)
+        if name is not None and PurePosixPath(name).name != PurePosixPath(record.file).name:
+            raise ResultsError(
+                f"{file} says that image {image_id} is {name}, and the data that it is {record.file}: "
+                f"predict the images of the dataset's own JSON, whose ids results then have"
+            )
+    if missing := [image_id for image_id in records if image_id not in names]:
         raise ResultsError(
-            f"{path.with_name(IMAGES)} says that image {image_id} is {name}, and the data that it is {record.file}: "
-            f"predict the images of the dataset's own JSON, whose ids results then have"
+            f"{file} lacks {len(missing)} of the {len(records)} images of the data, such as {missing[0]}, "
+            f"{records[missing[0]].file}: predict the images of the dataset's own JSON"
         )
 
 

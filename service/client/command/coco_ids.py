@@ -20,8 +20,10 @@ NAME_COLUMNS, ID_COLUMNS = ("file_name", "filename", "file", "image", "name"), (
 """What a CSV's header may call its two columns; others are not looked at."""
 SHOWN: Final = 3
 """Names that a message lists."""
-_WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+_WHOLE: Final = re.compile(r"(-?(?:0|[1-9]\d{0,18}))(?:\.0+)?")
 """A number as JSON and spreadsheets write it; 007 is a text."""
+EXACT: Final = 2**53
+"""Floats that are larger stand for several whole numbers: digits were lost where they were written or read."""
 _FORMS: Final = (
     "it must be a COCO file (the list images, with id and file_name), a JSON object of file names and ids, or a CSV of "
     "the two"
@@ -169,13 +171,17 @@ def categories_of(document: Any, where: str) -> dict[str, int] | None:
 
 
 def as_id(value: Any) -> ImageId | None:
-    """A whole number, however it is written, or a text; None for what is no id."""
+    """A whole number of 64 bits, however it is written, or a text, as longer ones are; None for what is no id."""
     if isinstance(value, str):
         whole = _WHOLE.fullmatch(value)
-        return int(whole[1]) if whole else value or None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return int(whole[1]) if whole and _fits(int(whole[1])) else value or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < EXACT else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and _fits(value) else None
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**63
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -14,12 +14,19 @@ from pyarrow import parquet
 from service.client.command.inputs import UsageError
 from service.predict_many.lists import Entry, read_list
 from service.predict_many.sources import find
+from service.predict_many.stores import locate
 from tests.service.harness import encode, picture
 
 
 def table(**columns: list[Any]) -> bytes:
     buffer = BytesIO()
     parquet.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def twice(name: str) -> bytes:
+    buffer = BytesIO()
+    parquet.write_table(pa.table([["a"], ["b"]], names=[name, name]), buffer)
     return buffer.getvalue()
 
 
@@ -37,6 +44,8 @@ NUMBERED = [Entry("a.png", 7), Entry("more/b.jpg", 3)]
         pytest.param(".txt", b"a.png\nmore/b.jpg\n", PLAIN, id="text"),
         pytest.param(".txt", b"\xef\xbb\xbfa.png\r\n\r\nmore/b.jpg", PLAIN, id="text of Windows"),
         pytest.param(".txt", "s3://x/ä, b.png\n".encode(), [Entry("s3://x/ä, b.png")], id="a comma is no column"),
+        pytest.param(".txt", "a\u2028\x0cb.png\rc.png\r\n".encode(), [Entry("a\u2028\x0cb.png"), Entry("c.png")], id="ends of lines"),
+        pytest.param(".csv", b'\xef\xbb\xbffile_name,note\n"a, ""b"".png","x;y;z"\n"c\nd.png",\n', [Entry('a, "b".png'), Entry("c\nd.png")], id="quotes"),
         pytest.param(".csv", b"file_name\na.png\nmore/b.jpg\n", PLAIN, id="CSV of names"),
         pytest.param(".csv", b"Path,width\na.png,5\nmore/b.jpg,6\n", PLAIN, id="other columns"),
         pytest.param(".csv", b"image_id;image\r\n7;a.png\r\n3.0;more/b.jpg\r\n", NUMBERED, id="a spreadsheet with ids"),
@@ -66,6 +75,7 @@ def test_a_coco_dataset_has_categories() -> None:
     [
         pytest.param(".txt", b"\n \n", "names no images", id="empty"),
         pytest.param(".txt", b"\xff\xfe\x00", "is no text in UTF-8", id="bytes"),
+        pytest.param(".txt", "a.png\nb.png\n".encode("utf-16-le"), "is no image's name", id="UTF-16 without a mark"),
         pytest.param(".txt", b"a.png\nb.png\na.png\n", "has the image a.png twice", id="twice"),
         pytest.param(".csv", b"", "names no images", id="empty CSV"),
         pytest.param(".csv", b"a.png\nb.png\n", "has no column of the images' names, only a.png", id="no header"),
@@ -73,7 +83,18 @@ def test_a_coco_dataset_has_categories() -> None:
         pytest.param(".csv", b"name,x\na.png\n", "row 2 has 1 cells, and its header 2", id="a short row"),
         pytest.param(".csv", b"name,id\na.png,1\nb.png,1\n", "has the id 1 twice", id="an id twice"),
         pytest.param(".csv", b"name,id\na.png,1\nb.png,\n", "'b.png' with the id ''", id="no id"),
+        pytest.param(".csv", b"name,id,Name\na,1,b\n", "has 2 columns that are called name", id="two columns of names"),
+        pytest.param(".csv", b"name,id,id\na,1,2\n", "has 2 columns that are called id", id="two columns of ids"),
         pytest.param(".parquet", b"PAR1", "is no Parquet file", id="no Parquet"),
+        pytest.param(
+            ".parquet",
+            table(image=[{"bytes": b"x" * 999, "path": "a.png"}]),
+            "its column image is struct<bytes: binary, path: string>, and not the names of files",
+            id="images in the table",
+        ),
+        pytest.param(".parquet", table(path=[b"a.png"]), "its column path is binary, and not", id="names as bytes"),
+        pytest.param(".parquet", twice("path"), "has 2 columns that are called path", id="a column twice"),
+        pytest.param(".parquet", table(path=["a"], id=[2**63]), "with the id 9223372036854775808 is no", id="65 bits"),
         pytest.param(".parquet", table(x=["a"]), "has no column of the images' names, only x", id="no names"),
         pytest.param(".parquet", table(path=["a", None]), "None is no image's name", id="a name that is missing"),
         pytest.param(
@@ -125,3 +146,38 @@ def test_a_list_of_nothing_that_is_there_is_refused(content: str, said: str, dat
     with pytest.raises(UsageError) as refused:
         find([str(data / "list.txt")], None)
     assert said.format(data=data) in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["images", "images/*.png", "list.txt", "images/a.png"])
+def test_the_same_names_in_another_working_folder_are_other_images(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun in the one is not gone on with in the other."""
+    found = []
+    for folder in (tmp_path / "one", tmp_path / "other", tmp_path / "one"):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / "images" / "a.png").write_bytes(b"")
+        (folder / "list.txt").write_text("images/a.png\n")
+        monkeypatch.chdir(folder)
+        found.append(find([source], None))
+    one, other, again = (images.sha256 for images in found)
+    assert [images.images[0].name for images in found] == ["images/a.png"] * 3
+    assert one == again != other
+
+
+def test_a_whole_path_is_behind_file(data: Path) -> None:
+    for before in ("file://", "FILE://localhost"):
+        assert locate(f"{before}{data}/val/a%2Epng") == data / "val" / "a.png"
+    for wrong in ("file://val", "file://", "file://elsewhere/val"):
+        with pytest.raises(UsageError, match=f"{wrong}: behind file:// goes a whole path"):
+            locate(wrong)
+
+
+@pytest.mark.parametrize(("sources", "root"), [([""], None), (["list.txt"], "")])
+def test_an_empty_name_is_not_the_working_folder(
+    sources: list[str], root: str | None, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "list.txt").write_text("val/a.png\n")
+    monkeypatch.chdir(data)
+    with pytest.raises(UsageError, match="an empty name"):
+        find(sources, root)

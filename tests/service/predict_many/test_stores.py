@@ -135,9 +135,9 @@ def test_killed_while_it_writes_into_a_bucket(
 
 
 def test_a_list_in_the_store_names_images_there(
-    bucket: str, store: Store, repository: Path, images: Path, tmp_path: Path
+    bucket: str, store: Store, repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lists = {"list.txt": "01.png\nimages/02.png\nnothing.png\n", "list.csv": "path\nimages/01.png\n"}
+    lists = {"list.txt": "01.png\nimages/02.png\nnothing.png\n", "lists/list.csv": "path\n../images/01.png\n", "far.txt": "../../x.png\n"}
     for name, text in lists.items():
         with store.filesystem().open_output_stream(f"bucket/a folder/{name}") as stream:
             stream.write(text.encode())
@@ -147,9 +147,11 @@ def test_a_list_in_the_store_names_images_there(
     assert (good["image"], good["error"]) == ("01.png", None)
     assert missing["error"] == gone["error"] == "unreadable-file"
     assert gone["detail"] == "The file cannot be read: no such object."
-    assert predict(repository, f"{bucket}/list.csv", *flags, tmp_path / "two") == 0
+    assert predict(repository, f"{bucket}/lists/list.csv", *flags, tmp_path / "two") == 0
     (same,) = rows(tmp_path / "two" / "images.parquet")
     assert same["boxes"] == good["boxes"]
+    assert predict(repository, f"{bucket}/far.txt", *flags, tmp_path / "three") == 2
+    assert "../../x.png leads out of the bucket bucket, from s3://bucket/a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

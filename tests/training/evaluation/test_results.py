@@ -142,7 +142,26 @@ def test_running_numbers_are_not_taken_for_the_dataset_s_ids(
     assert "says that image 7 is elsewhere/c.png, and the data that it is b.png" in capsys.readouterr().err
 
 
-def test_results_have_no_engine(data: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_were_not_predicted_are_not_taken_for_empty_ones(
+    data: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a list of some of them; the others would lower the figures."""
+    kept = [one for one in json.loads(results.read_bytes()) if one["image_id"] != 7]
+    (tmp_path / "results.json").write_text(json.dumps(kept))
+    beside = json.loads(results.with_name("images.json").read_bytes())
+    beside["images"] = [one for one in beside["images"] if one["id"] != 7]
+    (tmp_path / "images.json").write_text(json.dumps(beside))
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--results={tmp_path / 'results.json'}", f"--data={data}"])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "images.json lacks 1 of the 3 images of the data, such as 7, b.png: predict the images of" in line
+    (tmp_path / "images.json").unlink()
+    assert main([f"--results={tmp_path / 'results.json'}", f"--data={data}"]) == 0
+
+
+def test_results_have_no_engine
+(data: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([f"--results={results}", f"--data={data}", "--threads=2"])
     assert "results are there already: leave out --engine" in capsys.readouterr().err

@@ -41,6 +41,11 @@ def coco(images: dict[str, Any], categories: dict[str, int] | None = None) -> st
         pytest.param("a.png\t30.0\nb.JPG\t10.0\nmore/c.tiff\t20.0\n", [30, 10, 20], id="numbers as pandas writes them"),
         pytest.param(json.dumps({"a.png": 3.0, "b.JPG": "1", "c.tiff": "x-7"}), [3, 1, "x-7"], id="ids of all kinds"),
         pytest.param("a.png,007\nb.JPG,7\nc.tiff,-7\n", ["007", 7, -7], id="zeros before a number make it a text"),
+        pytest.param(
+            "a.png,9223372036854775807\nb.JPG,9223372036854775808\nc.tiff,123456789012345678901234567890\n",
+            [2**63 - 1, "9223372036854775808", "123456789012345678901234567890"],
+            id="what 64 bits do not hold is a text",
+        ),
         pytest.param(coco({**PLAIN, "other.png": 7}), [30, 10, 20], id="more images than are sent"),
         pytest.param(
             coco({"images/a.png": 1, "/home/me/images/b.JPG": 2, "C:\\data\\more\\c.tiff": 3}), [1, 2, 3], id="folders"
@@ -73,6 +78,9 @@ def test_ids_are_found_by_the_end_of_paths(text: str, expected: list[Any], image
         pytest.param('{"a.png": null}', "'a.png' with the id None", id="no id"),
         pytest.param('{"a.png": true}', "'a.png' with the id True", id="a truth is no id"),
         pytest.param('{"a.png": 1.5}', "'a.png' with the id 1.5", id="half an id"),
+        pytest.param('{"a.png": 9223372036854775808}', "with the id 9223372036854775808 is no", id="65 bits"),
+        pytest.param('{"a.png": 9007199254740993.0}', "with the id 9007199254740992.0 is no", id="a digit is lost"),
+        pytest.param('{"a.png": 12345678901234567890123}', "with the id 1.23.*e\\+22 is no", id="read as a float"),
         pytest.param('{"": 1}', "'' with the id 1", id="no name"),
         pytest.param(json.dumps({**PLAIN, "d.png": 30}), "the id 30 is that of a.png and of d.png", id="an id twice"),
         pytest.param("a.png,1\na.png,2\n", "has a.png twice", id="an image twice"),

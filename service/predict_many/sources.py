@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from pyarrow import fs
 
@@ -20,7 +22,12 @@ from service.client.command.coco_ids import ImageId
 from service.client.command.inputs import SUFFIXES, UsageError, ending, find_images, told
 from service.http.spool import IN_MEMORY
 from service.predict_many.lists import LISTS, Entry, read_list
-from service.predict_many.stores import Remote, locate
+from service.predict_many.stores import Remote, StoreError, locate
+
+OF_THE_MACHINE: Final = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN)
+)
+"""Not one image's fault: no descriptors or memory are left, or a volume is gone."""
 
 
 class UnreadableError(Exception):
@@ -188,7 +195,7 @@ def _shown(place: Path | Remote) -> str:
 
 
 def _read_file(path: Path) -> Data:
-    """In memory, or mapped where it is large."""
+    """In memory, or mapped where it is large. Raises UnreadableError and StoreError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableError("it is no file")
@@ -197,4 +204,6 @@ def _read_file(path: Path) -> Data:
                 return file.read()
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from None
         raise UnreadableError((error.strerror or str(error)).lower()) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pyarrow import parquet
 from service.client.command.inputs import UsageError
 from service.predict_many.lists import Entry, read_list
 from service.predict_many.sources import find
-from service.predict_many.stores import locate
+from service.predict_many.stores import StoreError, locate
 from tests.service.harness import encode, picture
 
 
@@ -181,3 +183,17 @@ def test_an_empty_name_is_not_the_working_folder(
     monkeypatch.chdir(data)
     with pytest.raises(UsageError, match="an empty name"):
         find(sources, root)
+
+
+def test_a_machine_without_descriptors_is_not_the_image_s_fault(data: Path) -> None:
+    """The run stops, and the image keeps its chance."""
+    image = find([str(data / "val" / "a.png")], None).images[0]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as next_one:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_one.fileno(), limits[1]))
+    try:
+        with pytest.raises(StoreError, match="a.png cannot be read: Too many open files"):
+            image.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert image.read() == (data / "val" / "a.png").read_bytes()

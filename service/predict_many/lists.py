@@ -121,7 +121,7 @@ def _of_parquet(where: str, content: bytes) -> list[tuple[Any, Any]]:
         header = file.schema_arrow.names
         name, number = _columns(where, [one.casefold() for one in header])
         if not _is_text(kind := file.schema_arrow.field(name).type):
-            raise UsageError(f"{where}: its column {header[name]} is {kind}, and not the names of files, which are texts")
+            raise UsageError(f"{where}: its column {header[name]} is {kind}, and not names of files, which are texts")
         chosen = [header[name], *([] if number is None else [header[number]])]
         columns = [file.read(chosen).column(one).to_pylist() for one in chosen]
     except (pa.ArrowException, OSError) as error:

@@ -89,7 +89,7 @@ def locate(text: str) -> Path | Remote:
     if scheme == "file":
         path = unquote(place).removeprefix("localhost")
         if not path.startswith("/"):
-            raise UsageError(f"{text}: behind file:// goes a whole path, as in file:///DIR; a relative one goes without")
+            raise UsageError(f"{text}: behind file:// goes a whole path (file:///DIR); a relative one goes without")
         return Path(path)
     bucket, _, key = place.partition("/")
     if not bucket:

@@ -46,8 +46,18 @@ NUMBERED = [Entry("a.png", 7), Entry("more/b.jpg", 3)]
         pytest.param(".txt", b"a.png\nmore/b.jpg\n", PLAIN, id="text"),
         pytest.param(".txt", b"\xef\xbb\xbfa.png\r\n\r\nmore/b.jpg", PLAIN, id="text of Windows"),
         pytest.param(".txt", "s3://x/ä, b.png\n".encode(), [Entry("s3://x/ä, b.png")], id="a comma is no column"),
-        pytest.param(".txt", "a\u2028\x0cb.png\rc.png\r\n".encode(), [Entry("a\u2028\x0cb.png"), Entry("c.png")], id="ends of lines"),
-        pytest.param(".csv", b'\xef\xbb\xbffile_name,note\n"a, ""b"".png","x;y;z"\n"c\nd.png",\n', [Entry('a, "b".png'), Entry("c\nd.png")], id="quotes"),
+        pytest.param(
+            ".txt",
+            "a\u2028\x0cb.png\rc.png\r\n".encode(),
+            [Entry("a\u2028\x0cb.png"), Entry("c.png")],
+            id="ends of lines",
+        ),
+        pytest.param(
+            ".csv",
+            b'\xef\xbb\xbffile_name,note\n"a, ""b"".png","x;y;z"\n"c\nd.png",\n',
+            [Entry('a, "b".png'), Entry("c\nd.png")],
+            id="quotes",
+        ),
         pytest.param(".csv", b"file_name\na.png\nmore/b.jpg\n", PLAIN, id="CSV of names"),
         pytest.param(".csv", b"Path,width\na.png,5\nmore/b.jpg,6\n", PLAIN, id="other columns"),
         pytest.param(".csv", b"image_id;image\r\n7;a.png\r\n3.0;more/b.jpg\r\n", NUMBERED, id="a spreadsheet with ids"),
@@ -91,12 +101,16 @@ def test_a_coco_dataset_has_categories() -> None:
         pytest.param(
             ".parquet",
             table(image=[{"bytes": b"x" * 999, "path": "a.png"}]),
-            "its column image is struct<bytes: binary, path: string>, and not the names of files",
+            "its column image is struct<bytes: binary, path: string>, and not names of files",
             id="images in the table",
         ),
         pytest.param(".parquet", table(path=[b"a.png"]), "its column path is binary, and not", id="names as bytes"),
         pytest.param(".parquet", twice("path"), "has 2 columns that are called path", id="a column twice"),
-        pytest.param(".parquet", table(path=["a"], id=[2**63]), "with the id 9223372036854775808 is no", id="65 bits"),
+        pytest.param(
+            ".parquet", table(path=["a"], id=pa.array([2**63], pa.uint64())),
+            "with the id 9223372036854775808 is no",
+            id="65 bits",
+        ),
         pytest.param(".parquet", table(x=["a"]), "has no column of the images' names, only x", id="no names"),
         pytest.param(".parquet", table(path=["a", None]), "None is no image's name", id="a name that is missing"),
         pytest.param(
@@ -161,9 +175,10 @@ def test_the_same_names_in_another_working_folder_are_other_images(
         (folder / "images" / "a.png").write_bytes(b"")
         (folder / "list.txt").write_text("images/a.png\n")
         monkeypatch.chdir(folder)
-        found.append(find([source], None))
-    one, other, again = (images.sha256 for images in found)
-    assert [images.images[0].name for images in found] == ["images/a.png"] * 3
+        images = find([source], None)
+        assert [image.name for image in images.images] == ["images/a.png"]
+        found.append(images.sha256)
+    one, other, again = found
     assert one == again != other
 
 

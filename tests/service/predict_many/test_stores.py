@@ -137,7 +137,11 @@ def test_killed_while_it_writes_into_a_bucket(
 def test_a_list_in_the_store_names_images_there(
     bucket: str, store: Store, repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lists = {"list.txt": "01.png\nimages/02.png\nnothing.png\n", "lists/list.csv": "path\n../images/01.png\n", "far.txt": "../../x.png\n"}
+    lists = {
+        "list.txt": "01.png\nimages/02.png\nnothing.png\n",
+        "lists/list.csv": "path\n../images/01.png\n",
+        "far.txt": "../../x.png\n",
+    }
     for name, text in lists.items():
         with store.filesystem().open_output_stream(f"bucket/a folder/{name}") as stream:
             stream.write(text.encode())

@@ -160,8 +160,7 @@ def test_images_that_were_not_predicted_are_not_taken_for_empty_ones(
     assert main([f"--results={tmp_path / 'results.json'}", f"--data={data}"]) == 0
 
 
-def test_results_have_no_engine
-(data: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_have_no_engine(data: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([f"--results={results}", f"--data={data}", "--threads=2"])
     assert "results are there already: leave out --engine" in capsys.readouterr().err

@@ -132,8 +132,8 @@ def _find(
 
 
 def _require_same(path: Path, names: Mapping[int | str, str], records: Mapping[int | str, ImageRecord]) -> None:
-    """Running numbers of a folder's images are ids, too, but of others; and an image that nobody looked at is not one in
-    which nothing was found."""
+    """Running numbers of a folder's images are ids, too, but of others; and an image that nobody predicted is no empty
+    one."""
     file = path.with_name(IMAGES)
     for image_id, record in records.items():
         name = names.get(image_id)

@@ -107,7 +107,8 @@ def test_a_coco_dataset_has_categories() -> None:
         pytest.param(".parquet", table(path=[b"a.png"]), "its column path is binary, and not", id="names as bytes"),
         pytest.param(".parquet", twice("path"), "has 2 columns that are called path", id="a column twice"),
         pytest.param(
-            ".parquet", table(path=["a"], id=pa.array([2**63], pa.uint64())),
+            ".parquet",
+            table(path=["a"], id=pa.array([2**63], pa.uint64())),
             "with the id 9223372036854775808 is no",
             id="65 bits",
         ),
@@ -207,7 +208,7 @@ def test_a_machine_without_descriptors_is_not_the_image_s_fault(data: Path) -> N
     with Path(os.devnull).open() as next_one:
         resource.setrlimit(resource.RLIMIT_NOFILE, (next_one.fileno(), limits[1]))
     try:
-        with pytest.raises(StoreError, match="a.png cannot be read: Too many open files"):
+        with pytest.raises(StoreError, match=r"a\.png cannot be read: Too many open files"):
             image.read()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -48,13 +48,15 @@ def merge_parquet(folder: Folder, shards: int, rows: Rows) -> Tally:
     tally = Tally()
     with folder.writing(f"{rows}.parquet") as stream:
         writer: parquet.ParquetWriter | None = None
-        for table in _parts(folder, shards, tally):
-            merged = table if rows == "images" else by_detection(table)
-            if writer is None:
-                writer = parquet.ParquetWriter(stream, merged.schema, compression=COMPRESSION)
-            writer.write_table(merged)
-        if writer is not None:
-            writer.close()
+        try:
+            for table in _parts(folder, shards, tally):
+                merged = table if rows == "images" else by_detection(table)
+                if writer is None:
+                    writer = parquet.ParquetWriter(stream, merged.schema, compression=COMPRESSION)
+                writer.write_table(merged)
+        finally:
+            if writer is not None:
+                writer.close()  # while there is a stream, or pyarrow complains later
     return tally
 
 

@@ -266,6 +266,19 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     assert content(tmp_path) == {"detections.parquet": b"somebody's"}
 
 
+def test_a_damaged_part_is_one_line(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        (tmp_path / f"{seed}.png").write_bytes(encode(picture(seed)))
+    words = (tmp_path, "--output", tmp_path / "out", "--shard-size", 1, "--quiet")
+    assert predict(repository, *words) == 0
+    (tmp_path / "out" / "_parts" / "part-000001.parquet").write_bytes(b"PAR1")
+    whole = (tmp_path / "out" / "detections.parquet").read_bytes()
+    assert predict(repository, *words) == 3
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "part-000001.parquet is damaged (" in line
+    assert (tmp_path / "out" / "detections.parquet").read_bytes() == whole
+
+
 def test_results_in_the_source_s_folder_are_not_taken_for_images(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(picture(1)))
     (tmp_path / "out").mkdir()

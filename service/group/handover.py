@@ -73,7 +73,8 @@ def membership() -> Membership | None:
 def plain(settings: Settings) -> Settings:
     """The same settings without the keys, which a member gets by themselves, and of a class that has a name."""
     values = {name: getattr(settings, name) for name in Settings.model_fields}
-    return Settings.model_construct(**values | {"api_keys": (), "admin_keys": ()})
+    # What nobody said stays so: the engine cuda chooses a precision then.
+    return Settings.model_construct(settings.model_fields_set, **values | {"api_keys": (), "admin_keys": ()})
 
 
 def one_line(error: object) -> str:

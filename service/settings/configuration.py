@@ -244,8 +244,8 @@ def effective(settings: Settings, arguments: Sequence[str]) -> str:
         line = f"{name} = {_shown(value)}"
         if value is None:
             line = f"# {name} is not set"
-        elif name == CONFIG:  # which a file must not hold
-            line = f"# {line}"
+        elif name == CONFIG or (name == "precision" and not settings.names_precision):
+            line = f"# {line}"  # a file must not name another; a precision that nobody said is the engine's choice
         elif name in ("api_keys", "admin_keys") and value:
             line = f"# {name}: {len(value)}, which are not shown"
         lines.append(f"{line:60}  # {origin}")

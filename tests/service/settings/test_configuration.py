@@ -148,6 +148,16 @@ def test_what_is_shown_is_a_settings_file_that_gives_the_same(tmp_path: Path) ->
     assert without_comments(effective(again, [])).count("\n") == shown.count("\n")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--precision=f32"], ["--precision=auto"]])
+def test_what_is_shown_says_a_precision_only_where_somebody_did(arguments: list[str], tmp_path: Path) -> None:
+    """Where nobody does, the engine cuda may compute in f16."""
+    settings = read_settings(arguments)
+    (tmp_path / "again.toml").write_text(effective(settings, arguments))
+    again = read_settings(["--config", str(tmp_path / "again.toml")])
+    assert again.names_precision == settings.names_precision == bool(arguments)
+    assert again.precision == settings.precision
+
+
 def test_check_tells_what_would_be_served_without_listening(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for _ in range(3):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.devices import list_devices
+from model.runtime.engines.devices import gpu_index, list_devices
 from service.settings.settings import MOST_POOL_THREADS, InvalidSettingsError, Settings, usable_cpus
 from service.settings.values import Auto
 
@@ -40,7 +40,7 @@ def count(wanted: int | Auto, devices: Sequence[str]) -> int:
     """How many processes: "auto" is one for each GPU that is named, where these are several."""
     if wanted != "auto":
         return wanted
-    return len(set(devices)) if all(device.startswith("cuda") for device in devices) else 1
+    return len(set(map(gpu_index, devices))) if all(device.startswith("cuda") for device in devices) else 1
 
 
 def deal(devices: Sequence[str], processes: int) -> list[tuple[str, ...]]:

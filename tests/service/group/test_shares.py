@@ -44,6 +44,8 @@ def test_what_does_not_come_out_even_is_refused(devices: Sequence[str], processe
         pytest.param("auto", ("cpu", "cpu"), 1, id="CPU"),
         pytest.param("auto", ("cuda", "cpu"), 1, id="mixed"),
         pytest.param("auto", ("cuda:0", "cuda:0", "cuda:1", "cuda:1"), 2, id="two engines on each"),
+        pytest.param("auto", ("cuda", "cuda:0"), 1, id="one GPU by two names"),
+        pytest.param("auto", ("cuda:01", "cuda", "cuda:1", "cuda:0"), 2, id="two GPUs by two names"),
         pytest.param(3, ("auto",), 3, id="a number"),
     ],
 )

@@ -110,12 +110,14 @@ def why_half(manifest: Manifest) -> str:
 
 
 def _ap_lost(manifest: Manifest, precision: Precision) -> float | None:
-    """The most AP (0 to 1) of any kind that the network loses in this precision; None where nobody measured it."""
+    """The most AP (0 to 1) of any kind that the network loses in this precision; None where nobody measured all."""
     if precision not in manifest.precisions:
         return None
     exact, other = manifest.precisions["f32"].metrics, manifest.precisions[precision].metrics
-    lost = [exact[name] - other.get(name, 0.0) for name in exact if name.endswith("/AP") and exact[name] >= 0]
-    return max(lost, default=None)
+    kinds = [name for name in exact if name.endswith("/AP") and exact[name] >= 0]
+    if not kinds or not other.keys() >= set(kinds):
+        return None
+    return max(exact[kind] - other[kind] for kind in kinds)
 
 
 def _head_room(manifest: Manifest) -> float:

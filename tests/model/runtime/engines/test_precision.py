@@ -105,6 +105,28 @@ def test_half_precision_is_taken_on_a_gpu_where_the_bundle_proves_it(
     assert why in why_half(bundle.manifest)
 
 
+@pytest.mark.parametrize(
+    ("exact", "half"),
+    [
+        pytest.param({"box/AP": 0.5, "mask/AP": 0.001}, {"box/AP": 0.5}, id="the masks' was next to nothing"),
+        pytest.param({"box/AP": 0.5, "mask/AP": 0.5}, {"mask/AP": 0.5}, id="the boxes'"),
+        pytest.param({"box/AP": 0.5}, {"mask/AP": 0.5}, id="another kind"),
+        pytest.param({"box/AP": 0.5}, {}, id="all"),
+        pytest.param({}, {"box/AP": 0.5}, id="of float32"),
+    ],
+)
+def test_what_was_measured_in_one_precision_alone_proves_nothing(
+    draft: ManifestDraft, staging: Path, tmp_path: Path, exact: dict[str, float], half: dict[str, float]
+) -> None:
+    known = measured(f32=0.5, f16=0.5)
+    known["f32"] = known["f32"].model_copy(update={"metrics": exact})
+    known["f16"] = known["f16"].model_copy(update={"metrics": half})
+    told = draft.model_copy(update={"precisions": known})
+    bundle = publish_bundle(staging, told, tmp_path / "repository", "tiny")
+    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == "f32"
+    assert why_half(bundle.manifest) == "f32, as what f16 loses was not measured when it was published"
+
+
 @pytest.mark.parametrize("wanted", ["f32", "int8", "auto"])
 def test_a_network_that_was_quantized_itself_computes_in_int8(make: Make, wanted: PrecisionChoice) -> None:
     bundle = make(alone=True)

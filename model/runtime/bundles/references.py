@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.runtime.bundles.bundle import Bundle, DamagedFile
+from model.runtime.bundles.manifest import Manifest
 from model.runtime.detections import RawDetections
 
 REFERENCES_FILE: Final = "references.npz"
+
+MOST_BYTES: Final = 1 << 28
+"""Of the file unpacked. What is published has a few million."""
 
 _MASK_STEPS: Final = 255
 """Probabilities are kept in so many steps."""
@@ -93,24 +97,57 @@ def read_references(bundle: Bundle) -> References | None:
         return None
     content = bundle.read(REFERENCES_FILE)
     try:
-        with np.load(BytesIO(content), allow_pickle=False) as arrays:
-            return _checked({name: arrays[name] for name in arrays.files}, bundle.manifest.preprocessing.channels)
-    except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+        return _checked(_arrays(content), bundle.manifest)
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they like of what is no such file
         raise DamagedFile(
-            f"{bundle.file(REFERENCES_FILE)} holds no reference images with their answers ({error}); export the model "
-            f"again"
+            f"{bundle.file(REFERENCES_FILE)} holds no reference images with their answers "
+            f"({' '.join(str(error).split())}); export the model again"
         ) from error
 
 
-def _checked(arrays: Mapping[str, NDArray[Any]], channels: int) -> References:
-    """Raises KeyError, TypeError or ValueError where the arrays do not fit together."""
-    known = {name: arrays[name] for name in Answers.__dataclass_fields__ if name in arrays}
-    answers = Answers(**known)
-    images, sizes, found = arrays["images"], arrays["sizes"], len(answers.scores)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels or len(images) == 0:
-        raise ValueError(f"images is {images.dtype} {list(images.shape)}, not uint8 [B, H, W, {channels}]")
-    if sizes.shape != (len(images), 2) or (sizes < 1).any() or (sizes > images.shape[1:3]).any():
+def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    with ZipFile(BytesIO(content)) as file:
+        size = sum(member.file_size for member in file.infolist())
+    if size > MOST_BYTES:
+        raise ValueError(f"unpacked it has {size} bytes, of at most {MOST_BYTES}")
+    with np.load(BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _checked(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> References:
+    """Raises ValueError where the arrays are no batch with its answers, as the manifest's network gives them."""
+    architecture = manifest.architecture
+    images = _array(arrays, "images", np.uint8, "B", "H", "W", manifest.preprocessing.channels)
+    sizes = _array(arrays, "sizes", np.int64, len(images), 2)
+    boxes = _array(arrays, "boxes", np.float32, "N", 4)
+    found, keypoints = len(boxes), architecture.num_keypoints
+    answers = Answers(
+        boxes,
+        _array(arrays, "scores", np.float32, found),
+        _array(arrays, "labels", np.int64, found),
+        _array(arrays, "image_index", np.int64, found),
+        _array(arrays, "masks", np.uint8, found, "M", "M") if architecture.has_masks else None,
+        _array(arrays, "peaks", np.int64, found, keypoints, 2) if architecture.has_keypoints else None,
+    )
+    threshold = float(_array(arrays, "score_threshold", np.float64))
+    if len(images) == 0 or (sizes < 1).any() or (sizes > images.shape[1:3]).any():
         raise ValueError("sizes are not those of the images")
-    if answers.boxes.shape != (found, 4) or any(len(values) != found for values in known.values()):
-        raise ValueError("the answers are not of one number of detections")
-    return References(images, sizes, float(arrays["score_threshold"]), answers)
+    if not np.isin(answers.image_index, np.arange(len(images))).all():
+        raise ValueError(f"image_index is not of {len(images)} images")
+    if not (0 <= threshold < 1 and (answers.scores > threshold).all()):
+        raise ValueError(f"not all scores are more than the threshold {threshold:g}")
+    if not np.isfinite(boxes).all():
+        raise ValueError("boxes are no numbers")
+    return References(images, sizes, threshold, answers)
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generic], *shape: int | str) -> NDArray[Any]:
+    """One of the arrays, of this shape, in which letters are any number. Raises ValueError."""
+    if name not in arrays:
+        raise ValueError(f"it has no {name}")
+    values = arrays[name]
+    sides = [side for side, wanted in zip(values.shape, shape, strict=False) if isinstance(wanted, int)]
+    if values.dtype != dtype or values.ndim != len(shape) or sides != [side for side in shape if isinstance(side, int)]:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} is {values.dtype} {list(values.shape)}, not {np.dtype(dtype)} [{wanted}]")
+    return values

@@ -7,6 +7,8 @@ compared too, where rounding isn't magnified: before suppression chooses and ran
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import numpy as np
@@ -20,6 +22,8 @@ from model.runtime.bundles.references import Answers, References
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import EngineError
 from model.runtime.images.picture import Size
+
+Turn = Callable[[], AbstractContextManager[None]]
 
 MOST_ERROR: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Largest |out - reference| / |reference| of a layer, by what it computes in."""
@@ -47,25 +51,34 @@ def reference_images(count: int, size: Size, channels: int) -> NDArray[np.uint8]
 
 
 @torch.no_grad()
-def layer_errors(reference: StaticGraph, graph: StaticGraph, images: Tensor, sizes: Tensor) -> dict[str, float]:
+def layer_errors(
+    reference: StaticGraph,
+    graph: StaticGraph,
+    images: Tensor,
+    sizes: Tensor,
+    turn: Turn = nullcontext,
+) -> dict[str, float]:
     """Relative error by layer: each level of the pyramid, and on equal proposals the heads.
 
-    The graphs may be on different devices. images uint8 [B, H, W, C] and sizes int64 [B, 2] may be on any.
+    The graphs may be on different devices. images uint8 [B, H, W, C] and sizes int64 [B, 2] may be on any. turn: held
+    while `graph` computes, and not while the reference does, which may take long.
     """
-    pyramids, answers = [], []
+    layers = []
     proposals: Tensor | None = None
-    for each in (reference, graph):
-        device = each.image_mean.device
-        pixels = each._pixels(images.to(device), sizes.to(device))
-        pyramid = each._pyramid(pixels)
-        if proposals is None:
-            height, width = sizes.to(device, torch.float32).unbind(1)
-            limits = torch.stack((width, height, width, height), dim=1)
-            proposals, _ = each._proposals(pixels, pyramid, limits)
-        answers.append(_heads(each, pyramid, proposals.to(device)))
-        pyramids.append(pyramid)
-    errors = {f"level {name}": _error(pyramids[1][name], level) for name, level in pyramids[0].items()}
-    return errors | {name: _error(answers[1][name], value) for name, value in answers[0].items()}
+    in_turn: tuple[tuple[StaticGraph, Turn], ...] = ((reference, nullcontext), (graph, turn))
+    for each, held in in_turn:
+        with held():
+            device = each.image_mean.device
+            pixels = each._pixels(images.to(device), sizes.to(device))
+            pyramid = each._pyramid(pixels)
+            if proposals is None:
+                height, width = sizes.to(device, torch.float32).unbind(1)
+                limits = torch.stack((width, height, width, height), dim=1)
+                proposals, _ = each._proposals(pixels, pyramid, limits)
+            found = {f"level {name}": level for name, level in pyramid.items()}
+            found |= _heads(each, pyramid, proposals.to(device))
+            layers.append({name: value.cpu() for name, value in found.items()})
+    return {name: _error(layers[1][name], value) for name, value in layers[0].items()}
 
 
 def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> None:
@@ -77,7 +90,7 @@ def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> No
     graph, batch = engine.graph, engine.batch_of(size)
     images = reference_images(batch, size, graph.channels)
     sizes = np.array([size] * batch, np.int64)
-    errors = layer_errors(reference, graph, torch.from_numpy(images[:1]), torch.from_numpy(sizes[:1]))
+    errors = layer_errors(reference, graph, torch.from_numpy(images[:1]), torch.from_numpy(sizes[:1]), engine.turn)
     most = MOST_ERROR[graph.dtype]
     if far := {name: error for name, error in errors.items() if not error < most}:  # NaN is too far
         layers = ", ".join(f"{name} by {error:.2g}" for name, error in far.items())
@@ -173,5 +186,5 @@ def _heads(graph: StaticGraph, pyramid: dict[str, Tensor], proposals: Tensor) ->
 
 
 def _error(answer: Tensor, reference: Tensor) -> float:
-    exact = reference.double().cpu()
-    return float((answer.double().cpu() - exact).norm() / exact.norm())
+    exact = reference.double()
+    return float((answer.double() - exact).norm() / exact.norm())

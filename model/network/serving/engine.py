@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
@@ -129,6 +130,10 @@ class StaticEngine:
     def bucket(self, size: Size) -> Size:
         """See `OverlappingEngine`."""
         return size if self._buckets is None else self._buckets.of(size)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """To be held by whoever computes on the device besides; see `Place.turn`."""
+        return self._place.turn()
 
     def batch_of(self, size: Size, count: int = 1) -> int:
         """The images that a batch of a bucket is filled up to. Raises OutOfMemory: fewer than `count` fit."""

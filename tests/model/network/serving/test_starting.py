@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,30 @@ def test_a_layer_that_computes_something_else_is_named(model: Any, part: str, da
         EngineError, match=r"on cpu the network is not what it is in float32: .*(level|head|classes).* by "
     ):
         check_engine(engine_of(wrong, SEEN, halve(wrong, torch.bfloat16)), StaticGraph(model).eval(), SIZE)
+
+
+def test_layers_are_compared_in_the_devices_turn_and_what_they_are_compared_with_is_not(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another engine may be answering there, or capturing."""
+    engine, reference = engine_of(model, SEEN), StaticGraph(copy.deepcopy(model)).eval()
+    place, held = engine._place, [0]
+    turn = place.turn
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        with turn():
+            held[0] += 1
+            yield
+            held[0] -= 1
+
+    monkeypatch.setattr(place, "turn", counted)
+    turns: dict[str, set[bool]] = {"engine": set(), "reference": set()}
+    for name, graph in (("engine", engine.graph), ("reference", reference)):
+        for part in (graph.backbone, graph.roi_heads.box_head, graph.roi_heads.mask_head):
+            part.register_forward_pre_hook(lambda *_, name=name: turns[name].add(held[0] > 0))
+    check_engine(engine, reference, SIZE)
+    assert turns == {"engine": {True}, "reference": {False}}
 
 
 def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:

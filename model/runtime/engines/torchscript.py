@@ -46,8 +46,9 @@ class TorchScriptEngine:
             tell_cpu(missing)
             device = "cpu"
         self.device = "cuda" if device == "auto" else device
-        # One setting for the whole process: torch has no threads of a model's own.
+        # Settings for the whole process: torch has no threads of a model's own. Float32 is that, not TF32's 10 bits.
         torch.set_num_threads(usable_cores() if threads is None else threads)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is")  # its class differs between releases
             try:

@@ -47,6 +47,7 @@ try:
     engine = OnnxEngine(Path(sys.argv[1]), "boxes", sys.argv[2], 1)
     told["device"] = engine.device
     told["providers"] = engine._session.get_providers()
+    told["options"] = engine._session.get_provider_options().get("CUDAExecutionProvider")
     images = np.full((1, 32, 32, 3), 9, np.uint8)
     told["labels"] = engine.run(images, np.array([[32, 32]]), np.zeros(1, np.float32)).labels.tolist()
 except Exception as error:
@@ -88,6 +89,7 @@ def test_its_cuda_library_is_loaded_and_computes(run: Run) -> None:
     assert told.get("device") == "cuda", (told, said)
     assert told["providers"] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert told["labels"] == [[32, 32]]
+    assert told["options"]["use_tf32"] == "0", "float32 is that"
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

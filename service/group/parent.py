@@ -211,10 +211,16 @@ class _Parent:
         return None
 
     async def _until_it_may_go(self, member: _Member) -> None:
-        """Members that have drained refuse what is new until all have: a connection to one that just ends is lost."""
+        """Members that have drained refuse what is new until all have: a connection to one that just ends is lost.
+        After a second signal nobody waits: one that hangs never drains.
+        """
         member.state = "drained"
-        while self._ending.is_set() and any(one.state not in ("drained", "gone") for one in self._members.values()):
+        while self._waits_for_all():
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _waits_for_all(self) -> bool:
+        drained = all(one.state in ("drained", "gone") for one in self._members.values())
+        return self._ending.is_set() and self._signals < 2 and not drained
 
     def _on_failure(self, reason: str, code: int) -> None:
         """At the first start it is everybody's: all load the same."""

@@ -93,3 +93,16 @@ def _end_under_load(server: Server) -> None:
     lines = [line for line in server.log if '"route":"/predict"' in line and '"status":200' in line]
     assert len(lines) == answered, "the group counts other answers than the clients got"
     assert {re.search(r'"process":(\d)', line)[1] for line in lines} == {"0", "1"}  # type: ignore[index]  # all have one
+
+
+def test_a_member_that_hangs_keeps_the_others_only_until_a_second_signal(start_server: Callable[..., Server]) -> None:
+    server = start_server("--processes", "2")
+    with clients(server) as ((client,), _):
+        _, hung = pids(server)
+        os.kill(hung, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/readyz").status_code == 503)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: pids(server) == [hung])
+    os.kill(hung, signal.SIGKILL)
+    assert server.process.wait(PATIENCE) == 128 + signal.SIGKILL

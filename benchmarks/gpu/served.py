@@ -63,9 +63,10 @@ print(json.dumps({"images": len(latencies), "seconds": took, "median": median}))
 
 @dataclass(frozen=True)
 class Served:
-    """What the clients saw: answers with status 200 a second, and the median seconds of one."""
+    """How long the start took, and what the clients saw: answers with status 200 a second, median seconds of one."""
 
     engine: str
+    seconds_to_ready: float
     images_per_second: float
     median_seconds: float | None
     connections: int
@@ -98,10 +99,12 @@ def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Se
     command = [sys.executable, "-m", "service", "--port", "0", "--models", str(folder / "models"), "--engine", engine]
     command += ["--timeout-ms", "120000", *options]
     log = folder / "stderr"
+    began = time.perf_counter()
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         address = _wait_ready(process, log)
+        ready = time.perf_counter() - began
         arguments = [address, str(seconds), str(CONNECTIONS), *map(str, sorted(folder.glob("*.jpg")))]
         client = subprocess.run(
             [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=4 * seconds + 120
@@ -112,7 +115,7 @@ def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Se
     if client.returncode != 0:
         raise Skip(f"the client failed: {client.stderr[-500:]}")
     seen = json.loads(client.stdout)
-    return Served(engine, seen["images"] / seen["seconds"], seen["median"], CONNECTIONS)
+    return Served(engine, ready, seen["images"] / seen["seconds"], seen["median"], CONNECTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

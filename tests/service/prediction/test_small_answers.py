@@ -25,7 +25,8 @@ from service.prediction.seeing import COLUMNS_PER_DETECTION, SMALL, is_small
 from service.scheduling.gate import Deadline
 from service.scheduling.priority import Priority
 from service.settings.settings import Settings
-from tests.service.harness import SIDE, encode, picture
+from tests.service.harness import encode, picture
+from tests.service.probe import SIDE
 
 FEW = SMALL // COLUMNS_PER_DETECTION
 

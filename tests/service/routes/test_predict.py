@@ -17,7 +17,8 @@ from pycocotools import mask as coco
 
 from model.runtime.bundles.repository import Repository
 from model.runtime.predict import Predictor
-from tests.service.harness import CANDIDATES, LABELS, Server, encode, picture, publish_probe, until
+from tests.service.harness import LABELS, Server, encode, picture, publish_probe, until
+from tests.service.probe import CANDIDATES
 
 
 def answer(response: httpx.Response) -> dict[str, Any]:

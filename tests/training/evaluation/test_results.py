@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from service.predict_many.__main__ import main as predict_many
-from tests.service.harness import CANDIDATES, LABELS, encode, picture, publish_probe
+from tests.service.harness import LABELS, encode, picture, publish_probe
+from tests.service.probe import CANDIDATES
 from training.evaluate import main
 
 SIZE = (64, 80)

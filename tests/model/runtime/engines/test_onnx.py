@@ -19,7 +19,8 @@ from model.runtime.engines.onnx import OnnxEngine
 from tests.measured import measured
 from tests.model.runtime.conftest import tiny_network
 from tests.model.runtime.engines.feeds import assert_threads_share, batch
-from tests.service.harness import SIDE, build_probe, picture
+from tests.service.harness import picture
+from tests.service.probe import SIDE, build_probe
 
 Publish = Callable[[Task], Bundle]
 

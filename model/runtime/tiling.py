@@ -30,7 +30,8 @@ LEAST = 256
 MOST = 50_000
 """Tiles of a picture, before any is split: each is kept in mind until all are merged."""
 PROPOSALS_OF_AN_OBJECT = 5
-"""About as many of the best-scored anchors show the same object, until suppression leaves one of them."""
+"""A tile is crowded with one object to so many proposals, for several of the best-scored anchors show the same one.
+Chosen by measuring (docs/benchmarks.md): 10 sees more of a picture twice and moves more objects, 3 loses AP."""
 SHORTER = 2 / 3
 """Parts of a crowded tile to its length: four cover it, with less than half of its objects each. Shorter ones show less
 around an object, and answers then depend on where they lie."""

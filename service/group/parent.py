@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from service.group.accounts import Account, counts
 from service.group.channel import Channel, GoneError
 from service.group.handover import VARIABLE, Part, plain
+from service.group.hanging import HangsError, while_alive
 from service.group.shares import Share
 from service.http.keys import Keys
 from service.observability.ready import Ready, of_several
@@ -84,6 +85,7 @@ class _Parent:
         self._members: dict[int, _Member] = {}
         self._accounts: dict[int, Account] = {}
         self._changes: dict[tuple[Any, ...], None] = {}
+        self._longest = 0.0  # seconds that any member took for a change, or to load what there was at its start
         self._one_at_a_time = asyncio.Lock()
         self._ending = asyncio.Event()
         self._signals = 0
@@ -232,9 +234,14 @@ class _Parent:
 
     async def _welcome(self, member: _Member, ready: Ready) -> None:
         """It has loaded its models: bring it to where the others are, and give it connections."""
+        self._longest = max(self._longest, time.monotonic() - member.began)
         async with self._one_at_a_time:
             for change in self._changes:
-                if refusal := await self._apply(member, change):
+                try:
+                    refusal = await self._apply(member, change)
+                except GoneError:
+                    return
+                if refusal:
                     _say(f"process {member.index} cannot do what the others have done: {refusal['detail']}")
             if member.state != "alive":  # it is told to leave, or has ended
                 return
@@ -273,26 +280,48 @@ class _Parent:
         ]
 
     async def _change(self, asker: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
-        """Change what is served everywhere, first where it was asked for; returns why it could not be, if so."""
+        """Change what is served everywhere, first where it was asked for; returns why it could not be, if so.
+
+        A member that does not survive it is started again, and does then what the others have done.
+        """
         async with self._one_at_a_time:
-            if refusal := await self._apply(asker, change):
+            began = time.monotonic()
+            try:
+                refusal = await self._apply(asker, change)
+            except GoneError:  # nobody waits for the answer, and what kills one need not kill the others too
+                return None
+            if refusal:
                 return refusal
+            self._longest = max(self._longest, time.monotonic() - began)
             # What the others have done, a member that is started later does too: the last of equal ones is enough.
             self._changes.pop(change, None)
             self._changes[change] = None
             others = [one for one in self._members.values() if one is not asker and one.state in ("ready", "leaving")]
-            refusals = await asyncio.gather(*(self._apply(one, change) for one in others))
+            refusals = await asyncio.gather(*(self._apply_or_leave(one, change) for one in others))
         for one, refusal in zip(others, refusals, strict=True):
             if refusal:
                 said = f"Process {one.index} cannot do what the others have done; ask again. {refusal['detail']}"
                 return {**refusal, "detail": said}
         return None
 
+    async def _apply_or_leave(self, member: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+        """As `_apply`, of one whose successor will do it."""
+        with contextlib.suppress(GoneError):
+            return await self._apply(member, change)
+        return None
+
     async def _apply(self, member: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Returns why it could not. Raises GoneError: it has ended. One that hangs is ended, for until it has done the
+        change it serves other versions than the rest, and whoever waits for it would wait for ever.
+        """
+        asking = member.channel.ask("apply", change)
         try:
-            refusal: dict[str, Any] | None = await member.channel.ask("apply", change)
-        except GoneError:  # its successor will do it
-            return None
+            refusal: dict[str, Any] | None = await while_alive(asking, lambda: member.heard, self._longest)
+        except HangsError as error:
+            what = f"process {member.index} ({member.process.pid})"
+            _say(f"{what} hangs, and is killed: a change of the models waits for it, and it {error}")
+            member.process.kill()
+            raise GoneError from None
         return refusal
 
     # Connections.

@@ -140,13 +140,22 @@ class Server:
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     @classmethod
-    def start(cls, repository: Path, *flags: str, forked: bool = True, **environment: str) -> Server:
-        """Start one on a free port and wait for its ready line. Not forked, it does its imports itself."""
+    def start(
+        cls,
+        repository: Path,
+        *flags: str,
+        forked: bool = True,
+        module: str = "tests.service.holding",
+        **environment: str,
+    ) -> Server:
+        """Start one on a free port and wait for its ready line. Not forked, it does its imports itself. `module` is
+        what is run, which installs what `tests.service.holding` does.
+        """
         holding = Path(tempfile.mkdtemp())
         environment[FOLDER] = str(holding)
         environment.setdefault(f"{PREFIX}ENGINE_STALL_MS", "0")  # what a test holds does not hang
         words = ["--port", "0", "--models", str(repository), *flags]
-        process = (start if forked else start_afresh)("tests.service.holding", words, environment)
+        process = (start if forked else start_afresh)(module, words, environment)
         assert process.stderr is not None
         assert process.stdout is not None
         errors: list[str] = []

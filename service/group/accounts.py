@@ -48,5 +48,14 @@ def total(accounts: Iterable[Account]) -> Account:
     return [[*metric, list(samples[name].values())] for name, metric in metrics.items()]
 
 
+def of_group(ready: int, deaths: int) -> Account:
+    """What the parent knows itself: processes that are ready, and those that died so far."""
+    text = "Processes that died and were started again."
+    return [
+        ["maskserve_processes", "Processes that are ready.", "gauge", [["maskserve_processes", {}, ready]]],
+        ["maskserve_process_deaths", text, "counter", [["maskserve_process_deaths_total", {}, deaths]]],
+    ]
+
+
 def _added(one: float, other: float) -> float:
     return one + other

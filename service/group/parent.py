@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from service.group.accounts import Account, counts
+from service.group.accounts import Account, counts, of_group
 from service.group.channel import Channel, GoneError
 from service.group.handover import VARIABLE, Part, plain
 from service.group.hanging import HangsError, while_alive
@@ -269,15 +269,8 @@ class _Parent:
             return counts(self._accounts.get(index, []))
 
         others = await asyncio.gather(*(of(part.index) for part in self._parts if part.index != asker.index))
-        return [*others, self._own_account()]
-
-    def _own_account(self) -> Account:
         ready = sum(member.state == "ready" for member in self._members.values())
-        text = "Processes that died and were started again."
-        return [
-            ["maskserve_processes", "Processes that are ready.", "gauge", [["maskserve_processes", {}, ready]]],
-            ["maskserve_process_deaths", text, "counter", [["maskserve_process_deaths_total", {}, self._deaths]]],
-        ]
+        return [*others, of_group(ready, self._deaths)]
 
     async def _change(self, asker: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
         """Change what is served everywhere, first where it was asked for; returns why it could not be, if so.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+from service.group.accounts import of_group
+
+OF_GROUPS = {sample[0] for metric in of_group(ready=2, deaths=0) for sample in metric[3]}
+"""Series without labels that a server of several processes has beside those of one."""
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 """What Prometheus' text adds to the name of a family for its series, by its type; nothing for others."""
 

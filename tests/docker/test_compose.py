@@ -67,7 +67,10 @@ def test_services_are_built_from_targets_that_exist() -> None:
         assert build["args"]["BASE"] == "${BASE_IMAGE:-python:3.11-slim-bookworm}"
         assert target in stages
     gpu = read("docker/compose.gpu.yml")["services"]
-    assert gpu["serve"]["build"]["target"] == "serve-cuda"
+    # Each target has a name of its own, or `up` would take the one that was built before.
+    assert gpu["serve"]["build"]["target"] == gpu["serve"]["image"].replace("maskserve:", "serve-")
+    assert {f"serve-{kind}" for kind in ("cuda", "cuda-torch")} <= set(stages)
+    assert gpu["serve"]["image"] == "maskserve:${GPU_IMAGE:-cuda}"
     for service in gpu.values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia"

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.docker.queries import SUFFIXES, metrics_in
+from tests.docker.queries import OF_GROUPS, SUFFIXES, metrics_in
 from tests.patience import PATIENCE
 from tests.service.harness import ROOT, Server, encode, picture, until
 
@@ -25,8 +25,11 @@ DASHBOARD = json.loads((MONITORING / "grafana" / "dashboards" / "maskserve.json"
 RULES = [rule for group in yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 OF_PROMETHEUS = {"up", "ALERTS"}
-# Nothing of it happened, or can: no GPU, no reload.
-EMPTY = {"Runs that failed", "Versions loaded while serving", "Memory of the GPUs", "Computed again in float32 (GPU)"}
+# Nothing of it happened, or can: no GPU, no reload, one process.
+EMPTY = {
+    *("Runs that failed", "Versions loaded while serving", "Memory of the GPUs", "Computed again in float32 (GPU)"),
+    "Processes of a group, and how often one died",
+}
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
@@ -52,7 +55,7 @@ def exposed(server: Server) -> set[str]:
 
 
 def test_every_metric_that_rules_and_dashboard_name_exists(server: Server) -> None:
-    known = exposed(server) | {rule["record"] for rule in RULES if "record" in rule} | OF_PROMETHEUS
+    known = exposed(server) | {rule["record"] for rule in RULES if "record" in rule} | OF_PROMETHEUS | OF_GROUPS
     named = {name for _, expression in expressions() for name in metrics_in(expression)}
     assert named <= known
     assert sum(name.startswith("maskserve_") for name in named) > 15, "the queries were not understood"
@@ -60,7 +63,9 @@ def test_every_metric_that_rules_and_dashboard_name_exists(server: Server) -> No
 
 def test_the_dashboard_shows_every_metric_of_the_service(server: Server) -> None:
     named = {name for _, expression in expressions() for name in metrics_in(expression)}
-    families = {family.name for family in text_string_to_metric_families(server.client.get("/metrics").text)}
+    families = {
+        family.name for family in text_string_to_metric_families(server.client.get("/metrics").text)
+    } | OF_GROUPS
     missing = {family for family in families if not any(name.startswith(family) for name in named)}
     assert {family for family in missing if family.startswith("maskserve_")} == set()
 
@@ -74,6 +79,7 @@ def test_there_is_an_alert_for_each_way_to_fail() -> None:
         "MaskserveErrors",
         "MaskserveSlow",
         "MaskserveEngineStalled",
+        "MaskserveProcessDied",
         "MaskserveDetectionsDrift",
         "MaskserveScoresDrift",
     }

@@ -11,6 +11,9 @@ from tests.docker.dockerfile import read_stages, variables
 from tests.docker.kubernetes.manifests import Manifest, find
 from tests.service.harness import ROOT
 
+GPU_IMAGE = "${GPU_IMAGE:-cuda}"
+"""Of the two images for GPUs compose builds the one that a variable names."""
+
 
 def _targets() -> dict[str, str]:
     """By the names that compose gives the images."""
@@ -18,7 +21,9 @@ def _targets() -> dict[str, str]:
     for file in ("docker/compose.gpu.yml", "docker-compose.yml"):
         for service in yaml.safe_load((ROOT / file).read_text())["services"].values():
             if "build" in service:
-                found[service["image"]] = service["build"]["target"]
+                image, target = service["image"], service["build"]["target"]
+                for kind in ("cuda", "cuda-torch"):
+                    found[image.replace(GPU_IMAGE, kind)] = target.replace(GPU_IMAGE, kind)
     return found
 
 

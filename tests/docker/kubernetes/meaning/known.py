@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.docker.queries import SUFFIXES, labels_kept
+from tests.docker.queries import OF_GROUPS, SUFFIXES, labels_kept
 from tests.service.harness import ROOT, Server
 
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "monitoring" / "rules.yml").read_text())
@@ -30,7 +30,7 @@ def ask(server: Server) -> Known:
     paths = json.loads(server.client.get("/openapi.json").text)["paths"]
     rules = [rule for group in RULES["groups"] for rule in group["rules"] if "record" in rule]
     metrics = {rule["record"]: OF_SCRAPING.union(labels_kept(rule["expr"])) for rule in rules}
-    metrics |= {"up": OF_SCRAPING, "ALERTS": OF_SCRAPING | {"alertname"}}
+    metrics |= {"up": OF_SCRAPING, "ALERTS": OF_SCRAPING | {"alertname"}, **dict.fromkeys(OF_GROUPS, OF_SCRAPING)}
     for family in text_string_to_metric_families(server.client.get("/metrics").text):
         labels = OF_SCRAPING.union(*(sample.labels for sample in family.samples))
         metrics |= {family.name + suffix: labels for suffix in SUFFIXES.get(family.type, ("",))}

@@ -191,22 +191,21 @@ class Batcher(Generic[In, Out]):
         return min(able, key=lambda device: len(device.runs), default=None)
 
     def _next_batch(self, now: float, full: bool) -> list[Job[In, Out]]:
-        """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` none
-        that no other item could join, or one that is due and could be joined has waited for longer.
+        """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` if
+        others could join it.
         """
         while self._alone:
             job = self._alone.popleft()
             if self._is_wanted(job, now):
                 return [job]
         while due := [group for group in self._groups.values() if self._is_due(group, now)]:
-            if full and not self._hurried:  # others may wait for more to come, but full ones may not pass them for ever
-                oldest = min((group.oldest() for group in due if not group.is_full), default=now)
-                due = [group for group in due if group.is_full and group.oldest() <= oldest]
-                if not due:
-                    break
             waiting = {priority for group in due for priority, jobs in group.waiting.items() if jobs}
-            priority = self._turns.choose(waiting)
+            priority = self._turns.following(waiting)
             group = min((g for g in due if g.waiting[priority]), key=lambda g: g.waiting[priority][0].arrived)
+            # It may wait for more to come, but no full one takes its turn: a backlog of those would pass it for ever.
+            if full and not group.is_full and not self._hurried:
+                break
+            self._turns.choose(waiting)
             if batch := self._take(group, priority, now):
                 return batch
         return []

@@ -33,12 +33,13 @@ class Turns:
         self._streak = 0
 
     def choose(self, waiting: Collection[Priority]) -> Priority:
-        """Whose turn it is now, of those that wait (one or both)."""
+        """Whose turn it is now, of those that wait (one or both), who takes it."""
+        chosen = self.following(waiting)
+        self._streak = self._streak + 1 if len(waiting) > 1 and chosen is Priority.INTERACTIVE else 0
+        return chosen
+
+    def following(self, waiting: Collection[Priority]) -> Priority:
+        """Whose turn it is now, and stays until it is taken."""
         if len(waiting) == 1:
-            self._streak = 0
             return next(iter(waiting))
-        if self._streak < INTERACTIVE_TURNS:
-            self._streak += 1
-            return Priority.INTERACTIVE
-        self._streak = 0
-        return Priority.BULK
+        return Priority.INTERACTIVE if self._streak < INTERACTIVE_TURNS else Priority.BULK

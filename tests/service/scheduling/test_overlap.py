@@ -94,6 +94,23 @@ def test_full_batches_do_not_pass_what_has_waited_for_longer(simulate: Simulate)
     simulate(scenario)
 
 
+def test_a_backlog_of_full_batches_does_not_take_the_turn_of_the_other_priority(simulate: Simulate) -> None:
+    """Though it came first, and the one image of the other fills no batch."""
+
+    async def scenario(clock: Clock) -> None:
+        gpu, bulk = Gpu(clock), lane(1, name="bulk")
+        batcher = Batcher[str, str](gpu)
+        work = start(*(batcher.submit(f"b{n}", bulk, "g", priority=Priority.BULK) for n in range(20)))
+        await asyncio.sleep(0.1)
+        work += start(batcher.submit("i", lane(4), "g"))
+        await asyncio.gather(*work)
+        # Two were on the device already; it gets what is not full when it is idle.
+        assert [items for _, items in gpu.given[:4]] == [["b0"], ["b1"], ["i"], ["b2"]]
+        batcher.close()
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_an_engine_that_gives_its_answers_at_once_has_one_batch(simulate: Simulate, at_once: int) -> None:
     """Whatever its lane says: while it computes it takes no other."""

@@ -34,15 +34,24 @@ CONSTRAINTS: Final = (Path("constraints.txt"), Path("docker/constraints.txt"))
 
 UNUSED: Final = (
     "**/tests",
+    *(f"**/*.{kind}" for kind in ("h", "hpp", "pxd", "pyi", "pyx")),
+    # Of NumPy: what builds extensions.
+    *(f"numpy/{part}" for part in ("_core/lib", "distutils", "f2py", "random/lib")),
+    # Of Pygments: the languages that it colours. rich imports the rest, and colours no code here.
+    *(
+        f"pygments/lexers/{part}"
+        for part in ("[a-z]*.py", "_*_builtins.py", "__pycache__/[a-z]*", "__pycache__/_*_builtins.*")
+    ),
     "nvidia/*/include",
     "nvidia/**/*.a",
-    "nvidia/cudnn/lib/libcudnn_adv.so.*",  # recurrent networks and attention; loaded when they are first called
     # Of ONNX Runtime: what makes and converts networks.
     *(f"onnxruntime/{package}" for package in ("datasets", "quantization", "tools", "transformers")),
     # Of OpenVINO: other devices, other formats, and what builds C++ against it.
     "openvino/include",
     "openvino/cmake",
+    "openvino/tools",
     "openvino/torch",
+    *(f"openvino/frontend/{format}" for format in ("jax", "paddle", "pytorch", "tensorflow")),
     "openvino/libs/cache.json",
     "openvino/libs/libopenvino_c.so.*",
     *(f"openvino/libs/libopenvino_{plugin}_plugin.so" for plugin in ("auto", "hetero", "intel_gpu", "intel_npu")),
@@ -52,6 +61,21 @@ UNUSED: Final = (
     ),
 )
 """What serving never opens, below site-packages."""
+
+UNUSED_BY_ONNX_RUNTIME: Final = ("nvidia/cudnn/lib/libcudnn_adv.so.*",)
+"""Recurrent networks and attention; loaded when they are first called. torch's own paths to it were not tried."""
+
+UNUSED_BY_TORCH: Final = (
+    "torch/bin/protoc*",
+    "torch/include",
+    "torch/share",
+    "nvidia/cu13/lib/libcusolverMg.so.*",  # one problem on several GPUs; no other library names it
+)
+"""What builds C++ against torch, and what it never loads."""
+
+REMOVED: Final = {SERVE_TORCH: ["triton"]}
+"""Packages that others ask for and an image is better without. triton calls a C compiler, which no image has: what
+torch gives to it would fail, and is computed otherwise where there is no triton."""
 
 BILL: Final = "sbom.cdx.json"
 """What is in the virtual environment, as CycloneDX; in its folder."""
@@ -98,6 +122,14 @@ def unpinned(installed: Mapping[str, str], pins: Mapping[str, str]) -> list[str]
     return [f"{name}=={version}" for name, version in sorted(installed.items()) if pins.get(name) != version]
 
 
+def unused(target: str) -> tuple[str, ...]:
+    """Patterns of what a target's image does without, below site-packages. Training keeps everything: it exports and
+    quantizes, and whoever adds a compiler to it may compile."""
+    if target == TRAIN:
+        return ()
+    return UNUSED + (UNUSED_BY_TORCH if target == SERVE_TORCH else UNUSED_BY_ONNX_RUNTIME)
+
+
 def write_bill(tools: Path, venv: Path) -> None:
     """Write `BILL` into an environment, by the `BILL_OF` of another: the same for the same packages, to the byte."""
     command = [tools / "bin" / "python", "-m", "cyclonedx_py", "environment", "--output-reproducible"]
@@ -133,15 +165,16 @@ def main(arguments: Sequence[str]) -> int:
     if loose := unpinned(installed, {**pins, **read_pins(wanted)}):
         print(f"not pinned: {', '.join(loose)}; add them to constraints.txt", file=sys.stderr)
         return 1
+    if target in REMOVED:
+        subprocess.run([*pip, "uninstall", "--yes", "--quiet", *REMOVED[target]], env=environment, check=True)
     with tempfile.TemporaryDirectory() as tools:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", tools], check=True)
         to_tools = [*pip[:-1], f"{tools}/bin/python"]
         subprocess.run([*to_tools, *install, *constraints, BILL_OF], env=environment, check=True)
         write_bill(Path(tools), Path(venv))
-    if target not in (TRAIN, SERVE_TORCH):  # nobody has tried what torch can do without
-        for pattern in UNUSED:
-            for path in list(Path(venv).glob(f"lib/python*/site-packages/{pattern}")):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for pattern in unused(target):
+        for path in list(Path(venv).glob(f"lib/python*/site-packages/{pattern}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return 0
 
 

@@ -125,7 +125,7 @@ def test_training_publishes_where_the_server_looks() -> None:
     assert Settings.model_fields["poll_interval_ms"].default > 0
 
 
-@pytest.mark.parametrize("target", ["serve-cpu", "serve-cuda"])
+@pytest.mark.parametrize("target", ["serve-cpu", "serve-cuda", "serve-cuda-torch"])
 def test_compiled_networks_outlive_the_container_in_a_volume_of_the_servers_user(target: str) -> None:
     volumes = dict(volume.split(":", 1) for volume in SERVE["volumes"])
     assert volumes["cache"] == SERVE["environment"]["XDG_CACHE_HOME"]

@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from docker.packages import BILL, BILL_OF, CONSTRAINTS, normalized, read_pins, requirements, unpinned, write_bill
+from docker.packages import (
+    BILL,
+    BILL_OF,
+    CONSTRAINTS,
+    EXTRAS,
+    REMOVED,
+    normalized,
+    read_pins,
+    requirements,
+    unpinned,
+    unused,
+    write_bill,
+)
 from tests.service.harness import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -89,6 +102,22 @@ def test_training_brings_the_extra_of_that_name() -> None:
 def test_every_machine_gets_one_onnx_runtime_that_has_wheels_for_it(system: str, machine: str, runtime: str) -> None:
     """`make platforms` asks the index whether it has."""
     assert {name for name in names("train", machine, system) if name.startswith("onnxruntime")} == {runtime}
+
+
+@pytest.mark.parametrize("target", EXTRAS)
+def test_what_is_left_out_is_there_to_be_left_out(target: str) -> None:
+    """In the environment of the tests: a package that moved its files would be whole again, and nobody would notice."""
+    packages = Path(sysconfig.get_path("purelib"))
+    for pattern in unused(target):
+        if "**" not in pattern and (packages / pattern.split("/")[0]).is_dir():
+            assert any(packages.glob(pattern)), pattern
+    assert set(REMOVED.get(target, [])) <= set(PINS)
+
+
+def test_torch_keeps_what_only_onnx_runtime_was_tried_without() -> None:
+    (of_recurrent,) = set(unused("serve-cuda")) - set(unused("serve-cuda-torch"))
+    assert "libcudnn_adv" in of_recurrent
+    assert unused("train") == ()
 
 
 def test_a_package_that_nothing_pins_is_told() -> None:

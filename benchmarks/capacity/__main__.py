@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.validate:
         return _validate(images, machine, options)
     if options.stages is None:
-        server = Server(options.timeout_ms)
+        server = Server(options.timeout_ms, "--precision", options.precision)
         try:
             mix = measure([server], images, options.rounds)
         finally:
@@ -76,7 +76,7 @@ def _validate(images: Sequence[Path], machine: Machine, options: argparse.Namesp
     print(f"{options.servers} server(s), {options.balancer}; real and simulated, other processes' share of the cores")
     print("load        p50, s            p99, s           refused             late      inference, s   other")
     found = []
-    with started(machine, options.servers) as servers:
+    with started(machine, options.servers, options.precision) as servers:
         for one in validate(servers, images, machine, balancer, options.rounds, options.seconds):
             found.append(one)
             seconds = [(one.real.p50, one.simulated.p50), (one.real.p99, one.simulated.p99), one.inference[::-1]]
@@ -104,6 +104,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--stages", type=Path, metavar="FILE", help="stage times; without it they are measured here")
     add("--save", type=Path, metavar="FILE", help="write the stage times here")
     add("--images", type=Path, default=SAMPLES, metavar="DIR", help="PNGs, the mix of sizes (default: the samples)")
+    add("--precision", default="f32", help="of the servers that are measured (default: %(default)s)")
     add("--rounds", type=whole(1), default=5, help="how often each is measured (default: %(default)d)")
     add("--devices", type=whole(1), default=1, help="of a replica (default: %(default)d)")
     add("--threads", type=whole(1), default=2, help="that decode, and as many that encode (default: %(default)d)")

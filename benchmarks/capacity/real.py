@@ -63,10 +63,10 @@ class Agreement:
 
 
 @contextmanager
-def started(machine: Machine, count: int) -> Iterator[list[Server]]:
+def started(machine: Machine, count: int, precision: str) -> Iterator[list[Server]]:
     """So many servers, each on a core of its own where there are several, and none where it is the only one."""
     flags = ["--max-queue-size", machine.max_queue_size, "--max-batch-size", machine.max_batch_size]
-    flags += ["--decode-threads", machine.threads]
+    flags += ["--decode-threads", machine.threads, "--precision", precision]
     cores = sorted(os.sched_getaffinity(0))
     servers: list[Server] = []
     try:

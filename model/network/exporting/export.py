@@ -99,7 +99,7 @@ def _trace(graph: InferenceGraph) -> ModelProto:
         {0: Dim.AUTO},
         {0: Dim.AUTO},
     )
-    with _batch_norm_nodes(graph), _garbage_kept(), torch.no_grad(), warnings.catch_warnings():
+    with _batch_norm_nodes(graph), _garbage_kept(), _shapes_not_kept(), torch.no_grad(), warnings.catch_warnings():
         # torch 2.11 trips over its own deprecation.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         program = torch.onnx.export(
@@ -193,6 +193,16 @@ def _garbage_kept() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def _shapes_not_kept() -> Iterator[None]:
+    """Inside the block torch works out the shapes of each operation's results anew: with dynamic sizes, to look them up
+    among those of earlier operations is dearer, a sixth of a trace's time."""
+    import torch._dynamo.config as tracing  # a second, which only a trace needs
+
+    with tracing.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 def _as_batch_norm(norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:

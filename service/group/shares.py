@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.devices import gpu_index, list_devices
+from model.runtime.engines.devices import count_gpus, gpu_index, list_devices, named_gpus, said_of_visible_gpus
 from service.settings.settings import MOST_POOL_THREADS, InvalidSettingsError, Settings, usable_cpus
 from service.settings.values import Auto
 
@@ -24,6 +24,8 @@ class Share:
 def share_out(settings: Settings) -> tuple[Share, ...]:
     """One for each process; the settings as they are where there is one. Raises InvalidSettingsError."""
     devices = list_devices(settings.device)
+    if settings.processes == "auto" and settings.device == "auto":
+        _check_that_all_named_gpus_are_seen()
     processes = count(settings.processes, devices)
     if processes == 1:
         return (Share(settings),)
@@ -34,6 +36,16 @@ def share_out(settings: Settings) -> tuple[Share, ...]:
         Share(settings.model_copy(update=_own(settings, own, processes)), dealt[:index].count(own))
         for index, own in enumerate(dealt)
     )
+
+
+def _check_that_all_named_gpus_are_seen() -> None:
+    """One process for each GPU would else be fewer than somebody asked for, without a word."""
+    named, seen = named_gpus(), count_gpus()
+    if named is not None and 0 < seen < named:
+        raise InvalidSettingsError(
+            f"--processes auto: of {named} GPUs that are named the driver sees {seen}{said_of_visible_gpus()}; name "
+            "those that there are"
+        )
 
 
 def count(wanted: int | Auto, devices: Sequence[str]) -> int:

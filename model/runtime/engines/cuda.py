@@ -16,7 +16,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from model.console.installing import install
-from model.runtime.engines.devices import count_gpus, driver_cuda_version
+from model.runtime.engines.devices import count_gpus, driver_cuda_version, said_of_visible_gpus
 
 
 def why_no_gpu(index: int) -> str | None:
@@ -25,9 +25,9 @@ def why_no_gpu(index: int) -> str | None:
         return "this ONNX Runtime is built without CUDA (install onnxruntime-gpu)"
     count = count_gpus()
     if count == 0:
-        return "there is no NVIDIA driver (libcuda.so.1) that sees a GPU"
+        return f"there is no NVIDIA driver (libcuda.so.1) that sees a GPU{said_of_visible_gpus()}"
     if index >= count:
-        return f"the NVIDIA driver sees {count} of them, numbered from 0"
+        return f"the NVIDIA driver sees {count} of them, numbered from 0{said_of_visible_gpus()}"
     return _why_no_cuda()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from functools import cache
 from typing import Final
@@ -29,9 +30,30 @@ def count_gpus() -> int:
     """GPUs that the NVIDIA driver shows to this process; 0 without a driver. Creates no CUDA context."""
     driver = _driver()
     count = ctypes.c_int()
-    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    try:
+        if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+            return 0
+    except AttributeError:  # a library of that name that is not NVIDIA's
         return 0
     return count.value
+
+
+def named_gpus() -> int | None:
+    """GPUs that CUDA_VISIBLE_DEVICES names, seen or not, up to the "-1" that ends its list; None where it is not set.
+
+    CUDA leaves out the first that it does not know and all behind it, without a word.
+    """
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is None:
+        return None
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    return named.index("-1") if "-1" in named else len(named)
+
+
+def said_of_visible_gpus() -> str:
+    """What to add where a GPU is missed: what CUDA_VISIBLE_DEVICES says, in brackets; nothing where it is not set."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if names is None else f" (CUDA_VISIBLE_DEVICES is {names!r})"
 
 
 def driver_cuda_version() -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from model.runtime.engines import devices
 from service.group import shares
 from service.group.shares import count, deal, share_out
 from service.settings.settings import InvalidSettingsError, Settings
@@ -89,3 +90,29 @@ def test_one_process_keeps_its_settings() -> None:
     settings = Settings(device="cpu,cpu")
     (share,) = share_out(settings)
     assert share.settings is settings
+
+
+@pytest.mark.parametrize(
+    ("names", "seen", "refused"),
+    [
+        pytest.param("0,foo,1", 1, True, id="a name that nobody knows hides those behind it"),
+        pytest.param("0,1", 2, False, id="all are seen"),
+        pytest.param("0,-1,1", 1, False, id="the list ends on purpose"),
+        pytest.param(None, 2, False, id="nothing is named"),
+        pytest.param("", 0, False, id="all are hidden: the CPU serves, and the log says why"),
+    ],
+)
+def test_a_process_for_each_gpu_that_is_named_or_none(
+    monkeypatch: pytest.MonkeyPatch, names: str | None, seen: int, refused: bool
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    monkeypatch.setattr(shares, "count_gpus", lambda: seen)
+    monkeypatch.setattr(devices, "count_gpus", lambda: seen)
+    settings = Settings(processes="auto")
+    if refused:
+        with pytest.raises(InvalidSettingsError, match=r"of 3 GPUs that are named the driver sees 1 \(CUDA_VISIBLE"):
+            share_out(settings)
+    else:
+        assert len(share_out(settings)) == max(1, seen)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
-from model.runtime.engines.devices import check_device, count_gpus, gpu_index, list_devices
+from model.runtime.engines import devices
+from model.runtime.engines.devices import (
+    check_device,
+    count_gpus,
+    gpu_index,
+    list_devices,
+    named_gpus,
+    said_of_visible_gpus,
+)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
@@ -32,3 +42,29 @@ def test_auto_is_every_gpu_if_there_are_several() -> None:
     gpus = count_gpus()
     expected = tuple(f"cuda:{index}" for index in range(gpus)) if gpus > 1 else ("auto",)
     assert list_devices("auto") == expected
+
+
+def test_a_library_that_only_has_the_drivers_name_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_driver", lambda: ctypes.CDLL(None))
+    assert count_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (None, None),
+        ("", 0),
+        ("-1", 0),
+        ("0", 1),
+        ("1, 0", 2),
+        ("0,foo,1", 3),
+        ("0,-1,1", 1),
+        ("GPU-8932f937,MIG-1a2b", 2),
+    ],
+)
+def test_gpus_that_the_environment_names(monkeypatch: pytest.MonkeyPatch, names: str | None, named: int | None) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    assert named_gpus() == named
+    assert said_of_visible_gpus() == ("" if names is None else f" (CUDA_VISIBLE_DEVICES is {names!r})")

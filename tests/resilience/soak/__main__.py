@@ -1,7 +1,7 @@
 """The embedded model at 80 % of what it can do, while versions come and clients of bad will do their worst.
 
     python -m tests.resilience.soak --minutes 60             # a line a minute, then the figures
-    python -m tests.resilience.soak --minutes 5 --json soak.json
+    python -m tests.resilience.soak --minutes 5 --json soak.json    # written anew each minute
 
 A new version of the model is published and loaded each minute. 1 % of the requests are damaged files, 1 % pictures that
 are seen in tiles. Every answer is compared with the one that the same request got before, alone. In every second minute
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import random
 import re
 import resource
@@ -23,62 +21,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
-import numpy as np
 
 from model.runtime.bundles.bundle import ManifestDraft, open_bundle, publish_bundle
-from tests.resilience.soak.asking import Answer, Case, Outcome, ask, cases, choose
+from tests.resilience.soak.asking import SHARES, Answer, Case, ask, cases, choose
+from tests.resilience.soak.figures import Minute, Soak, Told, judge, line, table, write
 from tests.resilience.soak.nuisances import IDLE, annoy
-from tests.resilience.soak.watching import Sample, growth, look
+from tests.resilience.soak.watching import Sample, watched
 
 EMBEDDED = Path(__file__).resolve().parents[3] / "model" / "embedded" / "nuclei"
 SHARE = 0.8
-CAPACITY_SECONDS = 30.0
+CAPACITY_SECONDS = 15.0
+"""For each kind."""
 CLIENTS = 3
 """At once, while capacity is measured."""
 MINUTE = 60.0
 KEPT = 2
 """Versions that stay in the repository."""
-JUDGED_MINUTES = 30
-"""From so many on a slope and a p99 say something."""
-MOST_MEGABYTES_AN_HOUR = 1.0
-MOST_REFUSED = 0.01
-"""Share of the requests that may get 429: the capacity is a mean."""
-STEADY = 1.5
-"""How many times the first third's p99 the last third's may be."""
-
-
-@dataclass
-class Minute:
-    """One minute of the run. Milliseconds are of good requests that are not tiled."""
-
-    number: int
-    nuisances: bool
-    outcomes: list[Outcome] = field(default_factory=list)
-    unanswered: int = 0
-    refused: int = 0
-
-    def milliseconds(self, percentile: float) -> float:
-        answered = (outcome for outcome in self.outcomes if outcome.answer.status == 200)
-        seconds = [outcome.seconds for outcome in answered if outcome.case.kind == "good"]
-        return float(np.percentile(seconds, percentile)) * 1e3 if seconds else 0.0
-
-
-@dataclass
-class Soak:
-    """What was found, and what is measured."""
-
-    capacity: float = 0.0
-    minutes: list[Minute] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    versions: int = 1
-    findings: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -111,23 +74,33 @@ def publish(models: Path) -> int:
 
 
 async def capacity(client: httpx.AsyncClient, among: list[Case], seed: int) -> float:
-    """Requests of the mix that are answered in a second, when some always wait."""
-    draw, end, done = random.Random(seed), time.perf_counter() + CAPACITY_SECONDS, 0
+    """Requests of the mix that are answered in a second, when some always wait: each kind alone, and then by shares,
+    for half a minute of the mix may hold no tiled picture, or two.
+    """
 
-    async def keep_asking() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await ask(client, choose(among, draw))
-            done += 1
+    async def rate(kind: str) -> float:
+        draw, done, began = random.Random(seed), 0, time.perf_counter()
+        own = [case for case in among if case.kind == kind]
 
-    began = time.perf_counter()
-    await asyncio.gather(*(keep_asking() for _ in range(CLIENTS)))
-    return done / (time.perf_counter() - began)
+        async def keep_asking() -> None:
+            nonlocal done
+            while time.perf_counter() < began + CAPACITY_SECONDS:
+                await ask(client, draw.choice(own))
+                done += 1
+
+        await asyncio.gather(*(keep_asking() for _ in range(CLIENTS)))
+        return done / (time.perf_counter() - began)
+
+    return 1 / sum([share / await rate(kind) for kind, share in SHARES.items()])
 
 
 async def reload(client: httpx.AsyncClient, models: Path, soak: Soak) -> None:
-    version = await asyncio.to_thread(publish, models)
-    answer = await client.post("/models/nuclei/reload")
+    try:
+        version = await asyncio.to_thread(publish, models)
+        answer = await client.post("/models/nuclei/reload")
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        soak.findings.append(f"a version was not loaded: {error!r}")
+        return
     if answer.status_code != 200 or answer.json()["version"] != version:
         soak.findings.append(f"version {version} was not loaded: {answer.text}")
     soak.versions = version
@@ -159,14 +132,14 @@ async def play(
         least = newest
         try:
             outcome = await ask(client, case)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:  # or it is no JSON
             minute.unanswered += 1
             soak.findings.append(f"{case.name}: {error!r}")
             return
-        minute.outcomes.append(outcome)
-        if outcome.answer.status == 429:
-            minute.refused += 1  # how many is judged in the end
-        elif outcome.answer != known[case.name]:
+        minute.told.append(Told(case.kind, outcome.answer.status, outcome.seconds))
+        if (
+            outcome.answer.status != 429 and outcome.answer != known[case.name]
+        ):  # how many of those is judged in the end
             soak.findings.append(f"{case.name}: answered otherwise: {str(outcome.answer)[:300]}")
         if outcome.version and outcome.version < least:
             soak.findings.append(f"{case.name}: version {outcome.version} answers after {least}")
@@ -178,7 +151,8 @@ async def play(
     await asyncio.gather(*asked)
 
 
-async def run(minutes: int, seed: int) -> Soak:
+async def run(minutes: int, seed: int, file: Path | None) -> Soak:
+    """Writes the figures into `file` after each minute: whatever ends the run, those before are not lost."""
     soak, among = Soak(), cases()
     with tempfile.TemporaryDirectory(prefix="maskserve-soak-") as place:
         models = Path(place)
@@ -193,13 +167,18 @@ async def run(minutes: int, seed: int) -> Soak:
                 for number in range(minutes):
                     minute = Minute(number, nuisances=number % 2 == 1)
                     soak.minutes.append(minute)
-                    async with nuisances(url, soak, minute.nuisances):
+                    seen: list[Sample] = []
+                    async with nuisances(url, soak, minute.nuisances), watched(pid, began, seen):
                         new = asyncio.create_task(reload(client, models, soak))
                         await play(client, among, known, soak, minute, seed + number)
                         await new
                     if not minute.nuisances:
-                        soak.samples.append(look(pid, time.perf_counter() - began))
+                        soak.samples += seen
                     print(line(minute, soak), flush=True)
+                    write(soak, file)
+                    if not seen:
+                        soak.findings.append("the server is gone")
+                        break
                 await none_failed(client, soak)
     judge(soak)
     return soak
@@ -207,68 +186,13 @@ async def run(minutes: int, seed: int) -> Soak:
 
 async def none_failed(client: httpx.AsyncClient, soak: Soak) -> None:
     """Nor was anybody else answered with 5xx."""
-    text = (await client.get("/metrics")).text
+    try:
+        text = (await client.get("/metrics")).text
+    except httpx.HTTPError as error:
+        soak.findings.append(f"no metrics: {error!r}")
+        return
     for failed in re.findall(r'^maskserve_requests_total\{.*status="5\d\d"\} [1-9].*$', text, re.MULTILINE):
         soak.findings.append(failed)
-
-
-def line(minute: Minute, soak: Soak) -> str:
-    statuses = Counter(outcome.answer.status for outcome in minute.outcomes)
-    state = soak.samples[-1] if soak.samples else None
-    said = f"{state.megabytes:.0f} MB, {state.descriptors} files, {state.threads} threads" if state else ""
-    return (
-        f"minute {minute.number + 1:3d}{' with nuisances' if minute.nuisances else '':16s}: "
-        f"{', '.join(f'{count} x {status}' for status, count in sorted(statuses.items()))}; median "
-        f"{minute.milliseconds(50):.0f} ms, p99 {minute.milliseconds(99):.0f} ms; {said}"
-    )
-
-
-def p99(minutes: Sequence[Minute]) -> float:
-    return float(np.median([minute.milliseconds(99) for minute in minutes])) if minutes else 0.0
-
-
-def judge(soak: Soak) -> None:
-    """What is known in the end, and of that what only a long run can say."""
-    refused, asked = (
-        sum(numbers) for numbers in zip(*((m.refused, len(m.outcomes)) for m in soak.minutes), strict=True)
-    )
-    if refused > MOST_REFUSED * asked:
-        soak.findings.append(f"{refused} of {asked} requests were refused for load: the machine does other work, too?")
-    if len(soak.minutes) < JUDGED_MINUTES:
-        return
-    slope, descriptors, threads = growth(soak.samples)
-    quiet = [minute for minute in soak.minutes if not minute.nuisances]
-    third = len(quiet) // 3
-    if slope > MOST_MEGABYTES_AN_HOUR:
-        soak.findings.append(f"memory grows by {slope:.1f} MB an hour")
-    if descriptors > 0 or threads > 0:
-        soak.findings.append(f"{descriptors:g} descriptors and {threads:g} threads more than in the beginning")
-    if p99(quiet[-third:]) > STEADY * p99(quiet[:third]):
-        soak.findings.append(f"p99 went from {p99(quiet[:third]):.0f} to {p99(quiet[-third:]):.0f} ms")
-
-
-def report(soak: Soak) -> dict[str, object]:
-    outcomes = [outcome for minute in soak.minutes for outcome in minute.outcomes]
-    grown = growth(soak.samples) if len(soak.samples) > 2 else None
-    quiet = [minute for minute in soak.minutes if not minute.nuisances]
-    annoyed = [minute for minute in soak.minutes if minute.nuisances]
-    return {
-        "minutes": len(soak.minutes),
-        "capacity": soak.capacity,
-        "requests": len(outcomes),
-        "by kind": Counter(outcome.case.kind for outcome in outcomes),
-        "by status": Counter(outcome.answer.status for outcome in outcomes),
-        "refused (429), unanswered": [
-            sum(minute.refused for minute in soak.minutes),
-            sum(minute.unanswered for minute in soak.minutes),
-        ],
-        "versions": soak.versions,
-        "median ms": [float(np.median([one.milliseconds(50) for one in some] or [0])) for some in (quiet, annoyed)],
-        "p99 ms": [p99(quiet), p99(annoyed)],
-        "MB an hour, more descriptors, more threads": grown,
-        "samples": [asdict(sample) for sample in soak.samples],
-        "findings": soak.findings,
-    }
 
 
 def main() -> int:
@@ -283,15 +207,11 @@ def main() -> int:
     options = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, IDLE + 1000), most))
-    soak = asyncio.run(run(options.minutes, options.seed))
-    figures = report(soak)
-    for name, value in figures.items():
-        if name not in ("samples", "findings"):
-            print(f"{name}: {dict(value) if isinstance(value, Counter) else value}")
+    soak = asyncio.run(run(options.minutes, options.seed, options.json))
+    write(soak, options.json)
+    print(table(soak))
     for finding in dict.fromkeys(soak.findings):
         print(f"FINDING: {finding}")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"cores": os.cpu_count(), **figures}, indent=2) + "\n")
     return 1 if soak.findings else 0
 
 

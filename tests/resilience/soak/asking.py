@@ -64,10 +64,13 @@ def cases() -> list[Case]:
     return [*good, tiled, *bad]
 
 
+SHARES = {"bad": 0.01, "tiled": 0.01, "good": 0.98}
+"""Of all requests, by kind."""
+
+
 def choose(among: list[Case], draw: Random) -> Case:
-    """1 % damaged, 1 % in tiles, and the others equally often."""
-    number = draw.random()
-    kind = "bad" if number < 0.01 else "tiled" if number < 0.02 else "good"
+    """A case of each kind as often as its share, those of a kind equally often."""
+    (kind,) = draw.choices([*SHARES], [*SHARES.values()])
     return draw.choice([case for case in among if case.kind == kind])
 
 

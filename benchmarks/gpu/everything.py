@@ -58,6 +58,7 @@ def steps(dry_run: bool) -> list[Step]:
         Step("precision", ("-m", "benchmarks.gpu.precision", *tiny, "--json", "FILE"), 120),
         Step("training", ("-m", "benchmarks.gpu.training", *tiny, *training, "--json", "FILE"), 240),
         Step("service", ("-m", "benchmarks.gpu.served", *tiny, "--json", "FILE"), 300),
+        Step("several", ("-m", "benchmarks.gpu.several", *tiny, "--json", "FILE"), 300),
         Step("contenders", (*contenders, *tiny, "--json", "FILE"), 330),
     ]
 

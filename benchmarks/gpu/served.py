@@ -94,24 +94,30 @@ def published(case: Case) -> Iterator[Path]:
         yield folder
 
 
-def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Served:
-    """Starts the service on what is published in the folder, and asks for `seconds`. Skip where it does not answer."""
+@contextmanager
+def started(folder: Path, engine: str, options: Sequence[str]) -> Iterator[str]:
+    """The address of the service on what is published in the folder. Skip where it does not get ready."""
     command = [sys.executable, "-m", "service", "--port", "0", "--models", str(folder / "models"), "--engine", engine]
     command += ["--timeout-ms", "120000", *options]
     log = folder / "stderr"
-    began = time.perf_counter()
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
-        address = _wait_ready(process, log)
+        yield _wait_ready(process, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Served:
+    """Starts the service on what is published in the folder, and asks for `seconds`. Skip where it does not answer."""
+    began = time.perf_counter()
+    with started(folder, engine, options) as address:
         ready = time.perf_counter() - began
         arguments = [address, str(seconds), str(CONNECTIONS), *map(str, sorted(folder.glob("*.jpg")))]
         client = subprocess.run(
             [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=4 * seconds + 120
         )
-    finally:
-        process.terminate()
-        process.wait(30)
     if client.returncode != 0:
         raise Skip(f"the client failed: {client.stderr[-500:]}")
     seen = json.loads(client.stdout)

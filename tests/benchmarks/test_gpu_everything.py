@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.gpu import everything, training
+from benchmarks.gpu import everything, several, training
 from benchmarks.gpu.everything import Step, main
 
 WRITES = "import json, sys; json.dump({'a question': {'good': True, 'rate': 2}}, open(sys.argv[1], 'w'))"
@@ -38,7 +39,12 @@ def test_every_step_leaves_what_became_of_it(
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_every_step_is_a_program_that_is_there(dry_run: bool) -> None:
     programs = [step.command[1] for step in everything.steps(dry_run) if step.command[0] == "-m"]
-    assert {"benchmarks.gpu.training", "benchmarks.gpu.precision", "benchmarks.gpu.served"} <= {*programs}
+    assert {
+        "benchmarks.gpu.training",
+        "benchmarks.gpu.precision",
+        "benchmarks.gpu.served",
+        "benchmarks.gpu.several",
+    } <= {*programs}
     assert [program for program in programs if find_spec(program) is None] == []
 
 
@@ -53,3 +59,29 @@ def test_training_steps_are_taken_in_every_way(tmp_path: Path, monkeypatch: pyte
     assert coarse[1]["first_loss"] == pytest.approx(exact[1]["first_loss"], rel=0.1)
     assert exact[1]["images_per_second"] > 0
     assert "amp" in failed[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("others", "by"),
+    [
+        ([[("cell", 0.75), ("cell", 0.5)], []], 0.0),
+        ([[("cell", 0.75), ("cell", 0.375)], []], 0.125),
+        ([[("cell", 0.75), ("dirt", 0.5)], []], None),
+        ([[("cell", 0.75)], []], None),
+        ([[("cell", 0.75), ("cell", 0.5)], [("cell", 0.06)]], None),
+    ],
+)
+def test_answers_of_two_gpus_are_compared(others: list[list[tuple[str, float]]], by: float | None) -> None:
+    alone = [[("cell", 0.75), ("cell", 0.5)], []]
+    first, second = (
+        [{"labels": [label for label, _ in one], "scores": [score for _, score in one]} for one in answers]
+        for answers in (alone, others)
+    )
+    assert several.furthest(first, second) == by
+
+
+def test_one_gpu_or_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert several.main(["--json", str(tmp_path / "several.json")]) == 0
+    told = json.loads((tmp_path / "several.json").read_text())
+    assert told == {"several GPUs": {"skipped": "torch sees 1, and this needs two"}}

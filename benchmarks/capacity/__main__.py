@@ -20,11 +20,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed
 from benchmarks.capacity.real import WITHIN, measure, started, validate
 from benchmarks.overload import SAMPLES, Server
 from model.console.arguments import whole
+from model.runtime.bundles.manifest import PrecisionChoice
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +106,12 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--stages", type=Path, metavar="FILE", help="stage times; without it they are measured here")
     add("--save", type=Path, metavar="FILE", help="write the stage times here")
     add("--images", type=Path, default=SAMPLES, metavar="DIR", help="PNGs, the mix of sizes (default: the samples)")
-    add("--precision", default="f32", help="of the servers that are measured (default: %(default)s)")
+    add(
+        "--precision",
+        choices=get_args(PrecisionChoice),
+        default="f32",
+        help="of the servers that are measured (default: %(default)s)",
+    )
     add("--rounds", type=whole(1), default=5, help="how often each is measured (default: %(default)d)")
     add("--devices", type=whole(1), default=1, help="of a replica (default: %(default)d)")
     add("--threads", type=whole(1), default=2, help="that decode, and as many that encode (default: %(default)d)")

@@ -198,7 +198,7 @@ def _garbage_kept() -> Iterator[None]:
 @contextmanager
 def _shapes_not_kept() -> Iterator[None]:
     """Inside the block torch works out the shapes of each operation's results anew: with dynamic sizes, to look them up
-    among those of earlier operations is dearer, a sixth of a trace's time."""
+    among those of earlier operations is dearer, a fifth of a trace's time."""
     import torch._dynamo.config as tracing  # a second, which only a trace needs
 
     with tracing.patch(fake_tensor_cache_enabled=False):

@@ -28,6 +28,7 @@ from pathlib import Path
 import httpx
 
 from model.runtime.bundles.bundle import ManifestDraft, open_bundle, publish_bundle
+from model.runtime.bundles.errors import BundleError
 from tests.resilience.soak.asking import SHARES, Answer, Case, ask, cases, choose
 from tests.resilience.soak.figures import Minute, Soak, Told, judge, line, table, write
 from tests.resilience.soak.nuisances import IDLE, annoy
@@ -98,7 +99,7 @@ async def reload(client: httpx.AsyncClient, models: Path, soak: Soak) -> None:
     try:
         version = await asyncio.to_thread(publish, models)
         answer = await client.post("/models/nuclei/reload")
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, OSError, BundleError) as error:
         soak.findings.append(f"a version was not loaded: {error!r}")
         return
     if answer.status_code != 200 or answer.json()["version"] != version:

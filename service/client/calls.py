@@ -143,7 +143,8 @@ def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
             raise ValueError("the API key is empty or has a character that is not printable ASCII")
         headers["X-API-Key"] = api_key  # Authorization may be a proxy's, whose user stands in the URL
     limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
-    return {"base_url": address, "headers": headers, "limits": limits}
+    # Without TLS nobody asks for the certificates of authorities: to read them all takes longer than many an answer.
+    return {"base_url": address, "headers": headers, "limits": limits, "verify": address.scheme == "https"}
 
 
 def checked(response: httpx.Response, body: bytes, answer: str = JSON) -> Answer:

@@ -26,7 +26,6 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from model.architecture import ArchitectureConfig
 from model.runtime.bundles.bundle import Bundle, publish_bundle
@@ -107,10 +106,11 @@ def picture(
 
 def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something that must become true."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.005)
+        waited = time.monotonic() - began
+        assert waited < seconds, "never happened"
+        time.sleep(min(0.05, max(0.005, waited / 10)))  # to ask is work, also for the server that is asked
 
 
 def encode(image: NDArray[np.uint8], format: str = "PNG", **options: Any) -> bytes:
@@ -137,7 +137,7 @@ class Server:
     """Its lines on stdout so far, JSON each."""
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.client = self.another_client()
 
     @classmethod
     def start(
@@ -180,6 +180,15 @@ class Server:
                 if ready := re.match(r"maskserve: .* ready at (http://\S+) \(", line):
                     return cls(process, ready[1], holding, errors, log)
 
+    def another_client(self, **options: Any) -> httpx.Client:
+        """With connections of its own. To read the certificates of authorities would take longer than most answers."""
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, verify=False, **options)
+
+    def get_afresh(self, path: str) -> httpx.Response:
+        """By a connection of its own."""
+        with self.another_client() as client:
+            return client.get(path)
+
     def predict(self, data: bytes, content_type: str = "image/png", **parameters: Any) -> httpx.Response:
         return self.client.post("/predict", content=data, headers={"Content-Type": content_type}, params=parameters)
 
@@ -202,9 +211,9 @@ class Server:
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, such as `maskserve_requests_total{route="/predict",status="200"}`."""
-        families = text_string_to_metric_families(self.client.get("/metrics").text)
-        samples = (sample for family in families for sample in family.samples)
-        return {_sample_name(sample.name, sample.labels): sample.value for sample in samples}
+        lines = self.client.get("/metrics").text.split("\n")
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
 
     def connect(self) -> socket.socket:
         """A bare connection, for clients that httpx does not play."""
@@ -268,7 +277,3 @@ def start_afresh(module: str, words: Sequence[str], environment: Mapping[str, st
 def surroundings(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process: these variables, and no setting of whoever runs the tests."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}, **environment}
-
-
-def _sample_name(name: str, labels: dict[str, str]) -> str:
-    return name + ("{" + ",".join(f'{key}="{labels[key]}"' for key in sorted(labels)) + "}" if labels else "")

@@ -41,8 +41,8 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_server
             accepted += [pool.submit(server.predict, QUICK) for _ in range(3)]
             until_in_flight(server, 4)
             server.process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code != 200)
-            ready = httpx.get(server.url + "/readyz", timeout=PATIENCE)
+            until(lambda: server.get_afresh("/readyz").status_code != 200)
+            ready = server.get_afresh("/readyz")
             refused = httpx.post(
                 server.url + "/predict", content=QUICK, headers={"Content-Type": "image/png"}, timeout=PATIENCE
             )
@@ -50,7 +50,7 @@ def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(start_server
                 assert answer.status_code == 503
                 assert answer.json()["type"] == "urn:maskserve:problem:draining"
                 assert int(answer.headers["retry-after"]) >= 1
-            assert httpx.get(server.url + "/healthz", timeout=PATIENCE).status_code == 200
+            assert server.get_afresh("/healthz").status_code == 200
         assert [one.result().status_code for one in accepted] == [200] * 4
     assert server.process.wait(20) == 0
 
@@ -62,7 +62,7 @@ def test_sigterm_in_the_middle_of_load_loses_nothing_that_was_accepted(start_ser
     def client(number: int) -> Counter[int]:
         """Ask until refused because of the end; how often which status came."""
         seen: Counter[int] = Counter()
-        with httpx.Client(base_url=server.url, timeout=PATIENCE) as connection:
+        with server.another_client() as connection:
             while True:
                 image = encode(picture(number, slow=21))
                 try:
@@ -95,14 +95,14 @@ def test_for_a_while_after_sigterm_it_still_answers_but_is_not_ready(start_serve
     waiting = server.connect()  # opened before, used after
     assert "connection" not in server.client.get("/readyz").headers
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code == 503)
+    until(lambda: server.get_afresh("/readyz").status_code == 503)
     for path in ("/readyz", "/v2/health/ready", "/v2/models/probe/ready"):
-        answer = httpx.get(server.url + path, timeout=PATIENCE)
+        answer = server.get_afresh(path)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:maskserve:problem:draining")
         assert answer.headers["connection"] == "close"
     answer = server.predict(QUICK)
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    assert httpx.get(server.url + "/healthz", timeout=PATIENCE).status_code == 200
+    assert server.get_afresh("/healthz").status_code == 200
     with waiting:
         waiting.sendall(head(f"Content-Length: {len(QUICK)}") + QUICK)
         everything = b"".join(iter(lambda: waiting.recv(65536), b""))
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_at_once(start_server: Callable[..., Server]) -> No
     server = start_server()
     with server.busy() as dropped:
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code != 200)
+        until(lambda: server.get_afresh("/readyz").status_code != 200)
         assert server.stop() == 0  # the drain's own time is half a minute
         assert dropped[0].result().status_code == 503
 
@@ -166,23 +166,26 @@ def test_before_it_is_ready_it_is_alive_and_says_so(repository: Path) -> None:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
+    client = httpx.Client(base_url=url, timeout=PATIENCE, verify=False, headers={"Connection": "close"})
     process = launch("--models", str(repository), "--port", str(port))
     try:
         seen = set()
         deadline = time.monotonic() + PATIENCE
         while 200 not in seen:
             assert time.monotonic() < deadline
+            time.sleep(0.005)
             try:
-                answer = httpx.get(url + "/readyz", timeout=PATIENCE)
+                answer = client.get("/readyz")
             except httpx.TransportError:  # the socket listens before anybody accepts
                 continue
             if answer.status_code == 503:
                 assert answer.headers["retry-after"] == "1"
                 assert answer.json()["type"] == "urn:maskserve:problem:starting"
-                assert httpx.get(url + "/healthz", timeout=PATIENCE).status_code == 200
+                assert client.get("/healthz").status_code == 200
             seen.add(answer.status_code)
         assert seen <= {200, 503}
     finally:
+        client.close()
         process.terminate()
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors

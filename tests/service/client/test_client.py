@@ -328,6 +328,13 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
+def test_authorities_are_read_for_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    Client("http://127.0.0.1:1").close()
+    with pytest.raises(FileNotFoundError):
+        Client("https://127.0.0.1:1")
+
+
 def test_importing_loads_nothing_slow() -> None:
     heavy = ("fastapi", "numba", "onnxruntime", "PIL", "pydantic", "torch", "uvicorn")
     done = run_python(

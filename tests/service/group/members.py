@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 
-from tests.patience import PATIENCE
 from tests.service.harness import Server, until
 
 
@@ -36,7 +35,7 @@ def clients(server: Server, each: int = 1, processes: int = 2) -> Iterator[list[
     found: list[list[httpx.Client]] = [[] for _ in range(processes)]
     with ExitStack() as stack:
         while any(len(of_one) < each for of_one in found):
-            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE))
+            client = stack.enter_context(server.another_client())
             answer = client.get("/models")
             found[process_of(server, answer.headers["x-request-id"])].append(client)
         yield [of_one[:each] for of_one in found]

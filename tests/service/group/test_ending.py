@@ -25,7 +25,7 @@ def test_a_member_that_is_killed_is_replaced_and_then_sigterm_loses_nothing(
 ) -> None:
     server = start_server("--processes", "2", "--max-batch-size", "4", "--max-queue-size", "16")
     for number in range(20):
-        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:  # each by a connection of its own
+        with server.another_client() as client:  # each by a connection of its own
             assert client.post("/predict", content=encode(picture(number)), headers=PNG).status_code == 200
     with clients(server) as ((first,), _):
         assert first.post("/v2/repository/models/probe/unload").status_code == 200
@@ -63,7 +63,7 @@ def _end_under_load(server: Server) -> None:
     def client(number: int) -> Counter[int]:
         """Ask until refused because of the end; how often which status came."""
         seen: Counter[int] = Counter()
-        with httpx.Client(base_url=server.url, timeout=PATIENCE) as connection:
+        with server.another_client() as connection:
             while True:
                 try:
                     answer = connection.post("/predict", content=encode(picture(number, slow=21)), headers=PNG)
@@ -81,9 +81,9 @@ def _end_under_load(server: Server) -> None:
         until(lambda: server.metrics()[ANSWERED] > 50)
         stopped.set()
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code == 503)
+        until(lambda: server.get_afresh("/readyz").status_code == 503)
         for _ in range(40):  # the one that is not busy has drained, and stays for those who come
-            assert httpx.get(server.url + "/readyz", timeout=PATIENCE).status_code == 503
+            assert server.get_afresh("/readyz").status_code == 503
     assert held[0].result().status_code == 200
     seen = [*(one.result() for one in asking), Counter({200: 1})]
     assert server.process.wait(PATIENCE) == 0

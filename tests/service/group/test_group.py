@@ -57,7 +57,7 @@ def test_every_connection_gets_the_answers_of_one_process_and_all_are_counted(gr
     answered_before = _answered_images(group)
 
     def ask(connection: int) -> list[tuple[str, dict[str, Any]]]:
-        with httpx.Client(base_url=group.url, timeout=PATIENCE) as client:
+        with group.another_client() as client:
             answers = [predict(client, image) for image in images]
         return [(answer.headers["x-request-id"], answer.json()) for answer in answers]
 

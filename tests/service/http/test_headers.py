@@ -42,7 +42,7 @@ def application(cross_origin: bool = False) -> FastAPI:
 def client_of(app: FastAPI) -> Iterator[httpx.Client]:
     with (
         serving(app) as (host, port),
-        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client,
+        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False, verify=False) as client,
     ):
         yield client
 

@@ -57,7 +57,7 @@ def guarded(api: tuple[str, ...] = (), admin: tuple[str, ...] = (), local: bool 
     app.add_middleware(RequireKey, keys=Keys(api, admin, local=local))
     with (
         serving(app) as (host, port),
-        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client,
+        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False, verify=False) as client,
     ):
         yield client
 
@@ -200,7 +200,7 @@ def test_a_path_below_a_prefix_is_judged_as_the_router_does(base: str) -> None:
     app.add_middleware(BehindProxy, trusted=(), root_path="/base", own=())
     with (
         serving(app) as (host, port),
-        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client,
+        httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False, verify=False) as client,
     ):
         assert_problem(client.post(f"{base}/models/nuclei/reload", headers=bearer(API)), FORBIDDEN)
         assert client.post(f"{base}/models/nuclei/reload", headers=bearer(ADMIN)).json() == "reload"

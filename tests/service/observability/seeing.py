@@ -34,7 +34,7 @@ def lines_with(server: Server, request_id: str) -> list[dict[str, Any]]:
     """The log's lines about a request that is over, the one that every request has at the end."""
 
     def found() -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in [*server.log] if line.endswith("\n")]
+        lines = [json.loads(line) for line in [*server.log] if request_id in line and line.endswith("\n")]
         return [line for line in lines if line.get("request_id") == request_id]
 
     until(lambda: any(line["logger"] == "service.requests" for line in found()))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from service.routes.page import MEDIA_TYPES, PAGE, POLICY, SAMPLES
-from tests.patience import PATIENCE
 from tests.service.harness import Server
 
 PARTS = sorted(f"/page/{file.name}" for file in PAGE.iterdir() if file.suffix in MEDIA_TYPES)
@@ -60,7 +58,7 @@ def test_nothing_else_is_served(server: Server, path: str) -> None:
 
 
 def test_the_page_opens_without_the_key_that_its_requests_need(guarded: Server) -> None:
-    with httpx.Client(base_url=guarded.url, timeout=PATIENCE) as client:
+    with guarded.another_client() as client:
         assert client.get("/").status_code == 200
         assert client.get("/page/main.js").status_code == 200
         assert client.get("/models").status_code == 401

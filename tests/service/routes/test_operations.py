@@ -11,7 +11,6 @@ import pytest
 
 from service.http.problems import KINDS
 from service.routes.schemas import Prediction
-from tests.patience import PATIENCE
 from tests.service.harness import LABELS, Server, encode, picture
 
 
@@ -105,6 +104,6 @@ def test_the_server_never_loads_torch(server: Server) -> None:
 
 
 def test_connections_are_kept_alive_after_a_refusal(server: Server) -> None:
-    with httpx.Client(base_url=server.url, limits=httpx.Limits(max_connections=1), timeout=PATIENCE) as client:
+    with server.another_client(limits=httpx.Limits(max_connections=1)) as client:
         assert client.post("/predict", content=bytes(300_000), headers={"Content-Type": "image/png"}).status_code == 413
         assert client.get("/healthz").status_code == 200

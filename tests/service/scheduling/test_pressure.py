@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 
-from tests.patience import PATIENCE
 from tests.service.harness import Server, encode, head, picture, until
 
 QUICK = encode(picture(1))
@@ -112,7 +110,7 @@ def test_one_bad_image_in_a_batch_fails_alone(server: Server) -> None:
 def test_health_answers_while_the_engine_and_the_decoders_are_busy(server: Server) -> None:
     big = encode(np.zeros((1000, 1000, 3), np.uint8))
     waits: list[float] = []
-    with ThreadPoolExecutor(12) as pool, httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+    with ThreadPoolExecutor(12) as pool, server.another_client() as client:
         client.get("/healthz")
         work = [pool.submit(server.predict, VERY_SLOW), *(pool.submit(server.predict, big) for _ in range(25))]
         while not all(one.done() for one in work):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,34 @@ from tests.once import once
 
 TESTS = Path(__file__).parent
 
-LONGEST = ("training", "benchmarks", "model/network")
-"""The folders whose files take longest, in minutes."""
+COMPUTING = ("training", "benchmarks", "model/network")
+"""Where tests compute, most of the time; the longest first."""
+WAITING = ("service/test_ray.py", "service/routes/test_openapi.py", "service/page", "service", "resilience", "docker")
+"""Where they wait for servers, too."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
+    """What is imported and collected stays, and is not searched for garbage again and again while it grows."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: where several processes share the files, none is left alone with one at the end."""
+    """Several processes share the files, each takes the next one. Those that compute and the others come by turns, so
+    that there is always something to compute; the longest come first, so that none is left alone with one at the end.
+    """
+    files = dict.fromkeys(item.path for item in items)
 
-    def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(TESTS).as_posix()
-        return next((place for place, name in enumerate(LONGEST) if folder.startswith(f"{name}/")), len(LONGEST))
+    def below(*names: str) -> dict[Path, None]:
+        return dict.fromkeys(path for name in names for path in files if path.is_relative_to(TESTS / name))
 
-    items.sort(key=place)
+    computing = below(*COMPUTING)
+    others = [path for path in below(*WAITING, ".") if path not in computing]
+    when = {path: (place + 0.5) / len(share) for share in (computing, others) for place, path in enumerate(share)}
+    items.sort(key=lambda item: when[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,16 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import jsonschema_rs
 import pytest
-import schemathesis
-from hypothesis import strategies
-from hypothesis.configuration import set_hypothesis_home_dir
-from schemathesis.core.result import Ok
-from schemathesis.engine import Status, events, from_schema
-from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from model.architecture import ArchitectureConfig, Task
 from model.runtime.analysis.file_types import FILE_TYPES
@@ -24,7 +18,12 @@ from service.prediction.parameters import BatchQuery, PredictQuery
 from service.routes.v2.schemas import output_tensors
 from tests.service.harness import LABELS, Server, encode, picture, publish_probe
 
-Case: TypeAlias = schemathesis.Case[Any]
+if TYPE_CHECKING:  # schemathesis takes seconds to import: no process does so that is not given these tests
+    import schemathesis
+    from schemathesis.engine import events
+    from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+    Case: TypeAlias = schemathesis.Case[Any]
 
 MODEL, SPARE = "probe", "spare"
 IMAGES = [encode(picture(seed, (24 + 8 * seed, 32))) for seed in range(4)]
@@ -77,6 +76,8 @@ class Run:
     answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)
 
     def record(self, event: events.EngineEvent) -> None:
+        from schemathesis.engine import Status, events
+
         if isinstance(event, events.NonFatalError):
             self.failures.append(f"{event.label}: {event.info.format()}")
         elif isinstance(event, events.FatalError):
@@ -191,6 +192,10 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def schema(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchema]:
+    import schemathesis
+    from hypothesis import strategies
+    from hypothesis.configuration import set_hypothesis_home_dir
+
     set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))  # and not the folder that the tests run in
     schemathesis.openapi.media_type("image/png", strategies.sampled_from(IMAGES))
     configuration = schemathesis.Config.from_dict(CONFIGURATION)
@@ -211,6 +216,9 @@ def schema(own_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def run(schema: OpenApiSchema) -> Run:
+    from schemathesis.core.result import Ok
+    from schemathesis.engine import from_schema
+
     run = Run()
     for operation in schema.get_all_operations():
         assert isinstance(operation, Ok)

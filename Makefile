@@ -15,16 +15,21 @@ CHECKS := check-types check-style check-imports check-security check-licenses
 FUZZED := admission decoding tiling multipart packed infer
 COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
 
-.PHONY: serve test check $(CHECKS) audit soak platforms train-shapes clean
+.PHONY: serve test suite check $(CHECKS) audit soak platforms train-shapes clean
 
 # The log alone goes to stdout; what make and the server say to people goes to stderr.
 serve: .venv/serve.stamp
 	@$(BIN)/maskserve serve --host $(HOST) --port $(PORT)
 
+# The checks run beside the tests, which leave them time while servers start and end; what takes a moment comes first.
+test: check-style
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going suite $(filter-out check-style,$(CHECKS)) || \
+		{ echo 'make: a check or a test failed, see above; "make check" runs the checks alone' >&2; exit 1; }
+
 # Networks are too small in tests to share out among threads. A file's tests share their servers, so they stay together,
 # and begin in the order of tests/conftest.py. Four processes, for tests of servers wait more than they compute. They start
 # hundreds, which read bytecode, where the environment would have each of them compile everything anew.
-test: check
+suite: .venv/all.stamp
 	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # mypy takes as long as the others together.

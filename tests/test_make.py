@@ -14,14 +14,17 @@ from tests.resilience.targets import TARGETS
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def outside() -> dict[str, str]:
+    """As in a shell of its own: below `make test`, make would say which folder it enters."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
 def planned(*arguments: str) -> list[str]:
     """The lines that make would run, on a fresh clone."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
-    # As in a shell of its own: below `make test`, make would say which folder it enters.
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--dry-run", "--always-make", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=outside)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=outside())
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -45,8 +48,27 @@ def test_test_checks_all_that_needs_no_network() -> None:
     assert "pip-audit" not in " ".join(planned("test"))
 
 
-def test_test_ends_with_pytest() -> None:
-    assert "-m pytest" in planned("test")[-1]
+TOOLS = ("ruff", "mypy", "lint-imports", "bandit", "pip-licenses", "python")
+"""Of which the last runs the tests."""
+
+
+@pytest.mark.parametrize("failing", [None, *TOOLS])
+def test_test_fails_where_a_check_or_a_test_does_and_runs_the_others(failing: str | None, tmp_path: Path) -> None:
+    """With tools that only say that they ran."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in TOOLS:
+        (programs / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\nexit {int(name == failing)}\n")
+        (programs / name).chmod(0o755)
+    for file in ("pyproject.toml", "constraints.txt", ".venv/all.stamp"):
+        (tmp_path / file).touch()
+    done = subprocess.run(["make", "test"], cwd=tmp_path, capture_output=True, text=True, env=outside())
+    assert (done.returncode != 0) == (failing is not None), done.stdout + done.stderr
+    ran = {file.name.removeprefix("ran-") for file in tmp_path.glob("ran-*")}
+    assert ran == ({"ruff"} if failing == "ruff" else {*TOOLS})
 
 
 def test_soak_fuzzes_every_target_and_ends_with_the_server_under_load() -> None:

@@ -15,64 +15,53 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from service.client import Client
+from service.client.command.inputs import UsageError
+from service.predict_many.command_line import read_arguments
+from service.predict_many.plan import Listing
+from service.predict_many.sources import find
+from service.predict_many.worker import Order, Worker
+from service.settings.settings import InvalidSettingsError
 from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback
 from tests.service.harness import ROOT, Server, encode, picture, publish_probe, until
-from tests.service.holding import FOLDER, HOLD, PASS, install
+from tests.service.holding import FOLDER, HOLD, PASS
 from tests.service.loopback_only import loopback_only
 from tests.service.predict_many.running import ENGINE, content, predict
 from tests.service.ray_nodes import free_port, patiently, with_ports
+from tests.service.ray_workers import HoldingWorker, OfAnEngineOfItsOwn, WithoutModels
 
-pytest.importorskip("ray", reason="ray is not installed: .venv/bin/pip install '.[ray]'")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Ray's own use of pydantic
-    from ray import serve
-    from ray._private import services
+if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-from service import ray_app
-from service.client.command.coco_ids import ImageId
-from service.client.command.inputs import UsageError
-from service.predict_many import cluster as clusters
-from service.predict_many.command_line import read_arguments
-from service.predict_many.plan import Listing
-from service.predict_many.sources import Image, find
-from service.predict_many.starting import Known
-from service.predict_many.worker import Order, Part, Worker
-from service.settings.settings import InvalidSettingsError
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: .venv/bin/pip install '.[ray]'")
 
 SHARD = 2
 HELD = """
 from service.predict_many import cluster
 from service.predict_many.__main__ import main
-from tests.service.test_ray import HoldingWorker
+from tests.service.ray_workers import HoldingWorker
 cluster.Worker = HoldingWorker
 raise SystemExit(main())
 """
 
 
-class HoldingWorker(Worker):
-    """Says which process it is, and keeps marked images on its engine as long as a test wants."""
-
-    async def load(self) -> Known:
-        install()
-        return await super().load()
-
-    async def predict(self, images: Sequence[tuple[Image, ImageId]]) -> Part:
-        # Who is given images is known to have loaded its model: whose end before that is another case.
-        (Path(os.environ[FOLDER]) / f"worker-{os.getpid()}").touch()
-        return await super().predict(images)
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """It takes seconds, which only a process that is given these tests has to spend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own use of pydantic
+        import ray.cluster_utils
+        import ray.serve  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +72,9 @@ def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(holding: Path) -> Iterator[Cluster]:
     """Two nodes of one CPU each, whose processes know of `holding`."""
+    from ray._private import services
+    from ray.cluster_utils import Cluster
+
     with pytest.MonkeyPatch.context() as environment, loopback_only():
         environment.setenv(FOLDER, str(holding))
         environment.setenv("RAY_AUTH_MODE", "disabled")  # it would write a token into the home folder
@@ -92,7 +84,9 @@ def cluster(holding: Path) -> Iterator[Cluster]:
         environment.setattr(services, "get_node", patiently(services.get_node))
         environment.setattr(services, "start_raylet", with_ports(services.start_raylet))
         node = {"num_cpus": 1, "object_store_memory": 80 * 1024**2, "node_ip_address": "127.0.0.1"}
-        started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        # Neither are logs brought together, nor are nodes started by demand: that would be two more processes.
+        without = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        started = Cluster(initialize_head=True, head_node_args={**node, **without})
         try:
             started.add_node(**node)
             yield started
@@ -162,28 +156,11 @@ def test_killed_and_started_again_while_a_worker_dies(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    monkeypatch.setattr(clusters, "Worker", HoldingWorker)
+    monkeypatch.setattr("service.predict_many.cluster.Worker", HoldingWorker)
     assert predict(repository, images, "--output", found, "--ray", cluster.address) == 1
     killer.join()
     assert content(found) == content(plain)
     assert kept.items() <= {name: (found / "_parts" / name).stat().st_mtime_ns for name in parts(found)}.items()
-
-
-class WithoutModels(Worker):
-    """As on a node where the folder is not."""
-
-    def __init__(self, order: Order, cpus: int) -> None:
-        settings = order.asked.settings.model_copy(update={"models": Path("/nowhere/models")})
-        super().__init__(replace(order, asked=replace(order.asked, settings=settings)), cpus)
-
-
-class OfAnEngineOfItsOwn(HoldingWorker):
-    """As on nodes of several kinds."""
-
-    async def load(self) -> Known:
-        known = await super().load()
-        model = known.plan.model.model_copy(update={"engine": f"engine-{os.getpid()}"})
-        return replace(known, plan=known.plan.model_copy(update={"model": model}))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +182,7 @@ def test_nodes_that_have_not_the_same_are_named(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (holding / HOLD).touch()  # or one node might do it all
-    monkeypatch.setattr(clusters, "Worker", worker)
+    monkeypatch.setattr("service.predict_many.cluster.Worker", worker)
     assert predict(repository, images, "--output", tmp_path, "--ray", cluster.address) == 2
     assert [line for line in capfd.readouterr().err.splitlines() if re.fullmatch(f"maskserve: {said}", line)]
     assert not parts(tmp_path)
@@ -246,25 +223,14 @@ def test_a_port_of_something_else_is_told(
 
 def test_settings_of_a_file_reach_the_nodes(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are of a class that only this process knows, and a relative path means something else there."""
+    from service.predict_many.cluster import elsewhere
+
     (tmp_path / "a.toml").write_text("max_pixels = 12345\n")
     monkeypatch.chdir(repository.parent)
     words = ["x", "--output", "y", "--models", repository.name, "--config", str(tmp_path / "a.toml")]
     settings = read_arguments(words).settings
-    there = pickle.loads(pickle.dumps(clusters.elsewhere(settings)))
+    there = pickle.loads(pickle.dumps(elsewhere(settings)))
     assert (there.max_pixels, there.models, there.engine_threads) == (12345, repository, "auto")
-
-
-class HoldingReplica(ray_app.Replica):
-    def __init__(self) -> None:
-        install()
-        (Path(os.environ[FOLDER]) / f"replica-{os.getpid()}").touch()
-        super().__init__()
-
-
-def build(arguments: dict[str, Any]) -> serve.Application:
-    """What the configuration of `serving` names."""
-    ray_app.Replica = HoldingReplica  # type: ignore[misc]  # in the process that builds, which does nothing else
-    return ray_app.build(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +256,7 @@ def serving(cluster: Cluster, settings: dict[str, Any], tmp_path_factory: pytest
     }
     application = {
         "name": "maskserve",
-        "import_path": "tests.service.test_ray:build",
+        "import_path": "tests.service.ray_replicas:build",
         "args": settings,
         "deployments": [deployment],
     }
@@ -403,9 +369,13 @@ def test_each_replica_comes_to_a_new_version_by_itself(serving: str, models: Pat
     ],
 )
 def test_wrong_arguments_are_told_before_a_replica_starts(arguments: dict[str, Any], said: str) -> None:
+    from service.ray_app import build
+
     with pytest.raises(InvalidSettingsError, match=said):
-        ray_app.build(arguments)
+        build(arguments)
 
 
 def test_the_models_may_lie_where_the_replicas_are_alone() -> None:
-    ray_app.build({"models": "/nowhere/models", "versions": "nuclei:1", "per_model": {"nuclei": {"max_batch_size": 2}}})
+    from service.ray_app import build
+
+    build({"models": "/nowhere/models", "versions": "nuclei:1", "per_model": {"nuclei": {"max_batch_size": 2}}})

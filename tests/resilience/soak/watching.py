@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from scipy.stats import theilslopes
-
 PAUSE = 1.0
 """Seconds between two looks."""
 
@@ -80,6 +78,8 @@ def growth(samples: Sequence[Sample]) -> Growth:
     """After the first third, in which caches fill: the median of the slopes between all pairs (Theil and Sen), and by
     how much the last half's median counts exceed those of the half before it.
     """
+    from scipy.stats import theilslopes  # slow to import, and only a judgment needs it
+
     settled = samples[len(samples) // 3 :]
     slope, _, low, high = theilslopes([one.megabytes for one in settled], [one.seconds / 3600 for one in settled])
     first, last = settled[: len(settled) // 2], settled[len(settled) // 2 :]

@@ -53,7 +53,6 @@ def ome(sizes: str) -> str:
     )
 
 
-BOMB = zlib.compress(bytes(2**26))
 HOSTILE: dict[str, tuple[bytes, type[ImageError]]] = {
     "no directory": (b"II*\0" + bytes(4), DamagedImage),
     "a directory behind the end": (b"II*\0" + struct.pack("<I", 4000), DamagedImage),
@@ -118,7 +117,8 @@ def test_an_ome_file_does_not_make_the_server_read_its_neighbors(tmp_path: Path)
 
 def test_bombs_cost_no_memory(tmp_path: Path) -> None:
     """Read in a process that may grow by 96 MiB only. The first unpacks to 64 MiB for four pixels, many times over."""
-    nested = deep_tiff(2, 2, (259, 3, 8), pixels=BOMB + bytes(len(BOMB) % 2))
+    bomb = zlib.compress(bytes(2**26))
+    nested = deep_tiff(2, 2, (259, 3, 8), pixels=bomb + bytes(len(bomb) % 2))
     for index, data in enumerate([nested, *(data for data, _ in HOSTILE.values())]):
         (tmp_path / f"{index:02}").write_bytes(data)
     program = """

@@ -72,7 +72,7 @@ class MultiScaleRoIPool(nn.Module):
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """boxes: of each image float32 [N_i, 4], xyxy in pixels. Returns float32 [sum of N_i, C, h, w]."""
-        levels = [features[name] for name in self.featmap_names]
+        levels = [features[name] for name in self.featmap_names if name in features]  # a MobileNet has two
         height = max(shape[0] for shape in image_shapes)
         # A map is the size that its stride gives, rounded up: the stride is the nearest power of two.
         strides = [2 ** round(math.log2(height / level.shape[-2])) for level in levels]

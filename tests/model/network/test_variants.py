@@ -149,6 +149,10 @@ def test_roi_pool_takes_each_box_from_its_level() -> None:
         assert torch.equal(pooled[row], roi_pool(features[str(level)], roi, 7, 1 / (4 * 2**level))[0])
     empty = MultiScaleRoIPool(["0", "1", "2", "3"], 7)(features, [torch.zeros(0, 4)] * 2, [(256, 256)] * 2)
     assert empty.shape == (0, 3, 7, 7)
+    fewer = {"0": features["2"], "1": features["2"], "pool": features["3"]}  # a MobileNet's levels have one stride
+    pooled = MultiScaleRoIPool(["0", "1", "2", "3"], 7)(fewer, boxes, [(256, 256), (256, 200)])
+    rois = torch.cat((torch.tensor([[0.0], [0.0], [1.0]]), torch.cat(boxes)), dim=1)
+    assert torch.equal(pooled, roi_pool(features["2"], rois, 7, 1 / 16))
 
 
 def test_c4_weights_load_into_torchvisions_own_parts(helpers: Any) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
-import subprocess  # nosec B404  # without a shell
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +48,9 @@ UNTRAINED: Final = frozenset(
     }
 )
 """Fields that change nothing of what is trained."""
+
+TRAINING: Final = "training.train"
+"""The command that a run is, by name: it knows nothing of this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +157,17 @@ def require_different(configs: Mapping[Variant, TrainConfig]) -> None:
 
 
 def train(flags: Sequence[str], folder: Path) -> None:
-    """One run in a process of its own, which leaves nothing behind for the next; its output goes to folder/log."""
+    """One run in a process of its own, which leaves nothing behind for the next; its output goes to folder/log.
+
+    It is forked from a process that has imported everything and computed nothing: the first run alone waits for that.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log").open("a") as log:
-        command = [sys.executable, "-m", "training.train", *flags, "--publish", "false"]
-        # This Python, with the flags of whoever started it.
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode  # nosec B603
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([TRAINING, "torch._dynamo"])  # the second an optimizer would import, in a second
+    process = context.Process(target=_train, args=([*flags, "--publish", "false"], folder / "log"))
+    process.start()
+    process.join()
+    status = process.exitcode
     if status == 2 and os.listdir(folder) == ["log"]:  # refused: it has not begun, and leaves nothing
         said = _last_line(folder / "log").removeprefix("error: ")
         (folder / "log").unlink()
@@ -167,6 +177,14 @@ def train(flags: Sequence[str], folder: Path) -> None:
         stop(said)
     if status != 0:
         stop(f"training failed with status {status}; its last words in {folder}/log: {_last_line(folder / 'log')}")
+
+
+def _train(flags: Sequence[str], log: Path) -> None:
+    """All that a run's process does."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.exit(interruptible(partial(import_module(TRAINING).main, flags)))
 
 
 def finished(folder: Path, config: TrainConfig) -> dict[str, float] | None:

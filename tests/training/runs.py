@@ -1,12 +1,12 @@
 """Training in a process of its own, and what the tests of this folder compare of two runs."""
 
-import multiprocessing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tests.training.forking import forkserver
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.loop.run_log import read_metrics
 
@@ -34,6 +34,14 @@ SMALL = (
     "--architecture.max_size=96",
 )
 """Flags of a run with iterations of a fraction of a second."""
+
+LIGHT = (
+    *SMALL,
+    "--architecture.backbone=mobilenet_v3_small",
+    "--architecture.anchor_sizes=[[16],[32],[64]]",
+    "--architecture.norm=batch_norm",
+)
+"""SMALL with a tenth of the weights, where they are written and read more often than learned."""
 
 PROGRAM = """
 import os
@@ -65,11 +73,10 @@ def training_process(
 ) -> BaseProcess:
     """Trains without publishing, or runs another program; started, and to be joined or killed.
 
-    It is forked from a server that has imported everything and computed nothing: seconds sooner than a new program.
+    It is forked from a server that has imported everything and trained nothing: seconds sooner than a new program.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.train"])
-    process = context.Process(target=exec, args=(program, {"arguments": arguments, "environment": environment or {}}))
+    names = {"arguments": arguments, "environment": environment or {}}
+    process = forkserver().Process(target=exec, args=(program, names))
     process.start()
     return process
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import training.data.loading.source
-from tests.training.runs import SMALL
+from tests.training.runs import LIGHT
 from training.ablate import Factor, combine, main, parse_factor
 from training.data.shapes import write_shapes
 from training.evaluation.ablation_table import Run, Variant, paper_says, rows, table_markdown
@@ -82,7 +82,7 @@ def test_variants_are_trained_once_and_compared(
     monkeypatch.setattr(training.data.loading.source, "write_shapes", partial(write_shapes, train=8, val=4))
     arguments = [
         *("--vary", "architecture.roi_pooling=align,pool", "--seeds", "3", "--output", str(tmp_path)),
-        *(flag for flag in SMALL if not flag.startswith("--recipe")),
+        *(flag for flag in LIGHT if not flag.startswith("--recipe")),
         "--schedule.iterations=2",
     ]
     assert main(arguments) == 0
@@ -164,7 +164,7 @@ def test_every_run_gets_the_data_that_is_named_by_files(shapes: Path, tmp_path: 
         *("--vary", "optimizer.rate=0.01,0.02", "--seeds", "0", "--output", str(tmp_path)),
         *("--annotations", str(shapes / "annotations" / "instances_train.json"), "--images", str(shapes / "images")),
         *("--val", "0.3"),
-        *(flag for flag in SMALL if not flag.startswith("--recipe")),
+        *(flag for flag in LIGHT if not flag.startswith("--recipe")),
         "--schedule.iterations=1",
         "--schedule.warmup=1",
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.runs import COMMAND, PROGRAM, SMALL, finish, last_checkpoint, training_process
+from tests.training.runs import COMMAND, LIGHT, PROGRAM, SMALL, finish, last_checkpoint, training_process
 from training.distributed import join
 from training.loop.run_log import read_metrics
 
@@ -77,7 +77,7 @@ def test_machines_without_a_common_folder_share_a_run(shapes: Path, tmp_path: Pa
     folder in which no checkpoint ever lies; both go on where the first one stopped. Then the run goes on in one."""
     here, there, copy = tmp_path / "here", tmp_path / "there", tmp_path / "copy"
     shutil.copytree(shapes, copy)
-    common = [*SMALL, *EVERYTHING, "--accumulate=2", "--batch_size=1"]
+    common = [*LIGHT, *EVERYTHING, "--accumulate=2", "--batch_size=1"]
     first, second = [f"--data={shapes}", f"--output={here}"], [f"--data={copy}", f"--output={there}"]
     for iterations in (1, 2):
         flags = [*common, f"--schedule.iterations={iterations}"]
@@ -101,7 +101,7 @@ def test_processes_and_starts_hold_out_the_same_images_and_the_first_alone_speak
     document["annotations"][0]["bbox"] = [0, 0, 0, 0]
     document["images"].append({"id": 99, "file_name": "gone.png", "width": 9, "height": 9})
     file.write_text(json.dumps(document))
-    common = [*SMALL, f"--data={data}", f"--output={run}", "--val=0.3", "--on_broken=skip", "--publish=false"]
+    common = [*LIGHT, f"--data={data}", f"--output={run}", "--val=0.3", "--on_broken=skip", "--publish=false"]
 
     def command(count: int, iterations: int, *flags: str) -> list[BaseProcess]:
         arguments = [*common, f"--schedule.iterations={iterations}", *flags]
@@ -133,7 +133,7 @@ def test_processes_and_starts_hold_out_the_same_images_and_the_first_alone_speak
 
 def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: Path) -> None:
     """Else both would learn from what only one of them is said to have."""
-    processes = started(*([*SMALL, f"--data={data}", f"--output={tmp_path}"] for data in (shapes, findable)))
+    processes = started(*([*LIGHT, f"--data={data}", f"--output={tmp_path}"] for data in (shapes, findable)))
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [1, 1]
@@ -142,7 +142,7 @@ def test_machines_with_other_data_stop(shapes: Path, findable: Path, tmp_path: P
 
 def test_processes_with_other_flags_stop_before_anything_is_written(shapes: Path, tmp_path: Path) -> None:
     """But for what each machine may have of its own, such as its folders."""
-    common = [*SMALL, f"--data={shapes}", "--batch_size=1"]
+    common = [*LIGHT, f"--data={shapes}", "--batch_size=1"]
     own = [[f"--output={tmp_path / name}", f"--schedule.iterations={n}"] for name, n in (("a", 1), ("b", 2))]
     said = [{"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(2)]
     processes = started(*([*common, *flags] for flags in own), environments=said, program=COMMAND)
@@ -193,7 +193,7 @@ def test_who_waits_for_a_process_that_is_gone_ends_in_one_line(
 ) -> None:
     common = {"WHERE": where, "SIGNAL": str(int(number))}
     said = [common | {"STDERR": str(tmp_path / f"said-{rank}")} for rank in range(2)]
-    arguments = [*SMALL, f"--data={shapes}", f"--output={tmp_path / 'run'}", "--batch_size=1", "--checkpoint_every=1"]
+    arguments = [*LIGHT, f"--data={shapes}", f"--output={tmp_path / 'run'}", "--batch_size=1", "--checkpoint_every=1"]
     first, second = started(arguments, arguments, environments=said, program=LOSES)
     first.join()
     second.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.conftest import TINY
+from tests.training.runs import LIGHT
 from training import evaluate, export, train
 from training.checkpoint import load_checkpoint
 from training.data import check, convert
@@ -49,7 +49,7 @@ def exporting(data: Path, run: Path, target: Path) -> tuple[Callable[[Sequence[s
 
 def training(data: Path, _: Path, target: Path) -> tuple[Callable[[Sequence[str] | None], int], list[str]]:
     return train.main, [
-        *TINY,
+        *LIGHT,
         f"--data={data}",
         f"--output={target / 'run'}",
         "--schedule.iterations=1",
@@ -99,7 +99,7 @@ def test_an_image_to_train_on_ends_the_run_after_a_checkpoint_or_is_left_out(
     shutil.copytree(shapes, tmp_path / "data")
     order = np.random.default_rng([0, 0]).permutation(8)  # of the first epoch
     names = [cut(image_of(tmp_path / "data", "train", number)) for number in order[[2, 7]]]
-    arguments = [*TINY, f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'run'}", "--checkpoint_every=100"]
+    arguments = [*LIGHT, f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'run'}", "--checkpoint_every=100"]
     arguments += ["--validation.every=0", "--publish=false", f"--workers={workers}", "--schedule.iterations=5"]
     assert train.main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

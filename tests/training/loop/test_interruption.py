@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.console.running import INTERRUPTED
-from tests.training.runs import SMALL, differing, last_checkpoint
+from tests.training.runs import LIGHT, differing, last_checkpoint
 from training import train
 from training.command_line import resuming
 from training.loop.interruption import Interruption
@@ -58,7 +58,7 @@ def interrupted_run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, signa
 def test_a_run_keeps_its_iterations_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shapes: Path
 ) -> None:
-    common = [*SMALL, f"--data={shapes}", "--schedule.iterations=4", "--publish=false"]
+    common = [*LIGHT, f"--data={shapes}", "--schedule.iterations=4", "--publish=false"]
     folder = tmp_path / "with space"
     arguments = [*common, "--output", str(folder), "--resume=never"]
     assert interrupted_run(arguments, monkeypatch, signals=1) == INTERRUPTED
@@ -74,7 +74,7 @@ def test_a_run_keeps_its_iterations_and_says_how_to_go_on(
 def test_a_second_one_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shapes: Path
 ) -> None:
-    arguments = [*SMALL, f"--data={shapes}", "--schedule.iterations=4", "--publish=false", f"--output={tmp_path}/run"]
+    arguments = [*LIGHT, f"--data={shapes}", "--schedule.iterations=4", "--publish=false", f"--output={tmp_path}/run"]
     assert interrupted_run([*arguments, "--checkpoint_every=1"], monkeypatch, signals=2) == INTERRUPTED
     assert last_checkpoint(tmp_path / "run").iteration == 2
     assert "interrupted; go on from the last checkpoint with:" in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_before_the_first_checkpoint_an_earlier_run_is_neither_lost_nor_gone_on_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shapes: Path
 ) -> None:
     folder = tmp_path / "run"
-    arguments = [*SMALL, f"--data={shapes}", "--schedule.iterations=3", "--publish=false", f"--output={folder}"]
+    arguments = [*LIGHT, f"--data={shapes}", "--schedule.iterations=3", "--publish=false", f"--output={folder}"]
     assert interrupted_run(arguments, monkeypatch, signals=2) == INTERRUPTED
     assert "interrupted before the first checkpoint; begin again with: " in capsys.readouterr().err
     assert train.main(arguments) == 0
@@ -155,7 +155,7 @@ def test_a_loader_that_the_system_ends_is_one_line(
         return step(*arguments)  # type: ignore[arg-type]  # handed on as they are
 
     monkeypatch.setattr(train, "take_step", stepping)
-    arguments = [*SMALL, "--workers=1", f"--data={shapes}", "--schedule.iterations=30", "--publish=false"]
+    arguments = [*LIGHT, "--workers=1", f"--data={shapes}", "--schedule.iterations=30", "--publish=false"]
     assert train.main([*arguments, f"--output={tmp_path}/run"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: a process that loads images was ended from outside (DataLoader worker (pid")

@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.runtime.detections import RLE
+from tests.training.forking import forkserver
 from training.data.annotations.dataset import Category, Dataset
 from training.data.annotations.fields import Segmentation
 from training.data.annotations.packed import PackedAnnotations, PackedImages
@@ -227,7 +228,8 @@ def open_blocks() -> int:
 @LINUX
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_read_one_block_and_do_not_grow_with_the_dataset(method: str) -> None:
-    context: Any = multiprocessing.get_context(method)  # its common class does not know Process
+    # Their common class does not know Process.
+    context: Any = forkserver() if method == "forkserver" else multiprocessing.get_context(method)
     small, large = dataset(2, 20), dataset(1_000, 200)
     assert isinstance(large.annotations, PackedAnnotations)
     size = large.annotations.nbytes

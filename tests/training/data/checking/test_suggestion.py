@@ -184,12 +184,12 @@ def test_the_command_names_the_data_as_the_check_was_given_it(
 def test_the_command_trains_as_it_is_printed(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A smaller network and two steps aside."""
+    """A smaller network and a single step aside."""
     write_figures(tmp_path / "data", train=6, val=2, size=96)
     monkeypatch.chdir(tmp_path)
     assert main(["data", "--task", task]) == 0
     _, scratch = commands(capsys.readouterr().out)
-    small = "--schedule.iterations 2 --validation.every 1 --batch_size 2 --architecture.fpn_channels 16 --workers 0"
+    small = "--schedule.iterations 1 --validation.every 1 --batch_size 2 --architecture.fpn_channels 16 --workers 0"
     small += " --architecture.box_head_channels 16 --architecture.mask_head_convs 16 --threads 1 --publish false"
     small += " --architecture.keypoint_head_convs 16 --architecture.min_size 96 --architecture.max_size 96"
     assert train([*scratch, *small.split(), "--augment.crop", "96"]) == 0

@@ -163,7 +163,7 @@ def train(flags: Sequence[str], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([TRAINING, "torch._dynamo"])  # the second an optimizer would import, in a second
+    context.set_forkserver_preload([TRAINING])
     process = context.Process(target=_train, args=([*flags, "--publish", "false"], folder / "log"))
     process.start()
     process.join()

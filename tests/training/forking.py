@@ -1,4 +1,4 @@
-"""Processes that are forked from one that has imported everything; nothing here imports much, for workers read it too."""
+"""Processes forked from one that has imported everything. Nothing here imports much, for workers read it too."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext

@@ -25,6 +25,7 @@ import model.console.running  # noqa: F401  # says in one line which package is 
 if TYPE_CHECKING:
     from service.group.handover import Membership
     from service.models.catalog import Catalog
+    from service.models.seen import Versions
     from service.settings.settings import Settings
 
 CHECK = "--check"
@@ -98,14 +99,16 @@ def _join(member: Membership) -> int:
         tracing = start_tracing()
     except InvalidSettingsError as error:
         return member.fail(error, 2)
-    loading = _begin(settings, _say if part.speaks else lambda line: None, part.index)
+    loading = _begin(settings, _say if part.speaks else lambda line: None, part.index, part.seen)
     from service.app import create_app
     from service.group.member import serve
 
     return serve(create_app(settings, part.keys, loading, tracing), member, tracing)
 
 
-def _begin(settings: Settings, say: Callable[[str], None], process: int | None = None) -> Future[Catalog]:
+def _begin(
+    settings: Settings, say: Callable[[str], None], process: int | None = None, seen: Versions | None = None
+) -> Future[Catalog]:
     """Prepare this process for serving, and load its models while the main thread imports the web framework."""
     from service.models.background import in_background
     from service.observability.logs import configure_logging
@@ -114,12 +117,19 @@ def _begin(settings: Settings, say: Callable[[str], None], process: int | None =
     configure_logging(settings.log_level, settings.log_format, process)  # loading may have something to say
     keep_freed_memory()
     gc.disable()  # until ready: nearly all that is made by then stays
-    return in_background(lambda: _load(settings, say))
+    return in_background(lambda: _load(settings, say, seen))
 
 
-def _load(settings: Settings, say: Callable[[str], None]) -> Catalog:
-    from service.models.loading import load_first
+def _load(settings: Settings, say: Callable[[str], None], seen: Versions | None = None) -> Catalog:
+    from service.models.loading import RefusedError, load_first
 
+    try:
+        return load_first(settings, say, seen)
+    except RefusedError as error:
+        if seen is None:
+            raise
+        reason = "what the other processes have seen cannot be served any more, and this one takes what there is: %s"
+        logging.getLogger(__name__).warning(reason, error)
     return load_first(settings, say)
 
 

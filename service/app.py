@@ -99,7 +99,7 @@ def create_app(
         )
     app.add_middleware(Observe, metrics=lifecycle.metrics, tracing=tracing, access_log=settings.access_log)
     app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
-    app.add_middleware(LastAnswers, leaving=lambda: lifecycle.gate.is_leaving)
+    app.add_middleware(LastAnswers, last=lambda: lifecycle.gate.sends_elsewhere)
     own = {route.path.split("/")[1] for route in routes if isinstance(route, Route)}
     app.add_middleware(BehindProxy, trusted=settings.trusted_proxies, root_path=settings.root_path, own=own)
     problems.install(app)

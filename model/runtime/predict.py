@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from model.runtime.engines.loading import load_engine
 from model.runtime.images.picture import Size
 from model.runtime.kernels import keypoints, masks
 from model.runtime.preprocess import Prepared, Preprocessing, prepare, stack, to_original
+
+WarmUp: TypeAlias = Literal["one", "largest", "every-bucket"]
 
 
 class Predictor:
@@ -99,20 +101,24 @@ class Predictor:
         self.engine.close()
 
 
-def warm_up(engine: Engine, preprocessing: Preprocessing, *, every_bucket: bool = False) -> None:
+def warm_up(engine: Engine, preprocessing: Preprocessing, sizes: WarmUp = "one") -> None:
     """Run everything once, so that the first request does not pay for compiling and allocating.
 
-    The image is the smallest that the network takes, for what costs at first is the same at any size on a CPU. A GPU's
-    libraries plan anew for each shape: `every_bucket` runs each size that a request's image can get, the largest first,
-    so that memory is taken once. The image is noise, and the score threshold is zero, so that the heads behind the box
-    head run too. An engine that prepares its own buckets does that instead.
+    The image is the smallest that the network takes, for what costs at first is the same at any size on a CPU.
+    "largest": before it the largest that a request's image can get, so that memory is taken once. "every-bucket": each
+    of these sizes, the largest first, for libraries that plan for each shape and keep what they planned. The image is
+    noise, and the score threshold is zero, so that the heads behind the box head run too. An engine that prepares its
+    own buckets does that instead.
     """
     if isinstance(engine, OverlappingEngine):
-        engine.prepare(every_bucket)
-        every_bucket = False
+        engine.prepare(sizes == "every-bucket")
+        sizes = "one"
     step = preprocessing.bucket_step
+    buckets = [(step, step)] if sizes == "one" else preprocessing.buckets()
+    if sizes == "largest":
+        buckets = list(dict.fromkeys([buckets[0], (step, step)]))
     generator = np.random.default_rng(0)
-    for height, width in preprocessing.buckets() if every_bucket else [(step, step)]:
+    for height, width in buckets:
         image = generator.integers(0, 256, (1, height, width, preprocessing.channels), np.uint8)
         raw = engine.run(image, np.array([[height, width]], np.int64), np.zeros(1, np.float32))
         if raw.masks is not None:

@@ -17,6 +17,7 @@ from service.group.accounts import Account
 from service.group.channel import encoded
 from service.group.shares import Share
 from service.http.keys import Keys
+from service.models.seen import Versions
 from service.settings.settings import Settings
 
 VARIABLE: Final = "_MASKSERVE_MEMBER"
@@ -27,7 +28,8 @@ LENGTH_BYTES: Final = 8
 @dataclass(frozen=True, slots=True)
 class Part:
     """`index` counts the members from 0. `before` is the account of those that had this place before. `speaks` says
-    that the member tells on stderr what it loads: one does so for all.
+    that the member tells on stderr what it loads: one does so for all. `seen` is how far the others have looked into
+    the repository; None where nobody has.
     """
 
     share: Share
@@ -35,6 +37,7 @@ class Part:
     index: int
     before: Account = field(default_factory=list)
     speaks: bool = False
+    seen: Versions | None = None
 
     def packed(self) -> bytes:
         data = pickle.dumps(self)

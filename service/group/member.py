@@ -19,10 +19,12 @@ from service.group.deeds import unpacked
 from service.group.exposing import account, exposition
 from service.group.handover import Membership
 from service.http.problems import DRAINING, KINDS, Problem, internal_error
+from service.models.seen import looking_within, read_versions
 from service.observability.by_version import Deeds, Key
 from service.observability.ready import Ready
 from service.observability.tracing import Tracing
 from service.prediction.lifecycle import Lifecycle
+from service.scheduling.gate import Phase
 from service.server import Server, configuration
 
 TICKS_PER_ACCOUNT: Final = 10
@@ -35,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 def serve(app: FastAPI, membership: Membership, tracing: Tracing | None) -> int:
     """Serve until told to stop; returns the exit code."""
-    share = membership.part.share
-    app.state.lifecycle.turn = share.turn
-    member = _Member(configuration(app, share.settings), app.state.lifecycle, membership)
+    part, lifecycle = membership.part, app.state.lifecycle
+    lifecycle.turn, lifecycle.seen = part.share.turn, part.seen
+    member = _Member(configuration(app, part.share.settings), lifecycle, membership)
     member.run(sockets=[])
     if tracing is not None:
         tracing.close()
@@ -50,7 +52,7 @@ class _Member(Server):
         self._membership = membership
         self._connections = membership.connections
         self._received = 0
-        self._told = (0, 0)
+        self._told = (0, 0, False)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._channel = await Channel.over(self._membership.talk, self._on_message)
@@ -62,7 +64,7 @@ class _Member(Server):
         self._channel.tell("alive")
 
     async def on_tick(self, counter: int) -> bool:
-        told = len(self.server_state.connections), self._received
+        told = len(self.server_state.connections), self._received, self._lifecycle.gate.phase is Phase.RECOVERING
         if told != self._told:
             self._told = told
             self._channel.tell("load", told)
@@ -102,7 +104,11 @@ class _Member(Server):
             case "account":
                 return self._account()
             case "apply":
-                return await self._apply(*value)
+                seen, *change = value
+                with looking_within(read_versions(seen)):
+                    return await self._apply(*change)
+            case "seen":
+                return self._lifecycle.reloader.seen
         return None
 
     async def _apply(self, change: str, *arguments: Any) -> dict[str, Any] | None:

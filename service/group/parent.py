@@ -21,11 +21,13 @@ from typing import Any, Final, Literal
 
 from service.group.accounts import Account, counts, of_group
 from service.group.channel import Channel, GoneError
+from service.group.done import Change, Done
 from service.group.handover import VARIABLE, Part, plain
 from service.group.hanging import HangsError, while_alive
 from service.group.shares import Share
 from service.http.keys import Keys
-from service.observability.ready import Ready, of_several
+from service.models.seen import Versions, read_versions
+from service.observability.ready import Ready, of_several, unlike
 from service.settings.listen import address
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -34,7 +36,10 @@ QUICK_SECONDS: Final = 30.0
 MOST_QUICK: Final = 5
 """Quick deaths in a row of one place after which the group ends."""
 ACCOUNT_SECONDS: Final = 2.0
-"""How long a scrape waits for a member that does not answer; its last account is then taken."""
+"""How long a scrape waits for a member that does not answer; its last account is then taken. Who else asks one waits
+as long."""
+WRONG_SETTING: Final = 2
+"""An exit code."""
 RETRY_SECONDS: Final = 0.02
 """Between two looks for a member that can take a connection."""
 STATES: Final = ("ready", "alive", "leaving", "drained")
@@ -46,7 +51,8 @@ SILENT_SECONDS: Final = 5.0
 @dataclass(slots=True, eq=False)
 class _Member:
     """`began`, and `heard`, when it last told anything, are on `time.monotonic()`'s clock. `open` are its connections
-    and `received` those it ever took when it last told, `dealt` those that it was given.
+    and `received` those it ever took when it last told, `dealt` those that it was given. `stalled`: none of its devices
+    computes, so that it refuses all that comes.
     """
 
     index: int
@@ -59,6 +65,7 @@ class _Member:
     open: int = 0
     received: int = 0
     dealt: int = 0
+    stalled: bool = False
     ready: Ready | None = None
 
     @property
@@ -84,7 +91,7 @@ class _Parent:
         self._started = started
         self._members: dict[int, _Member] = {}
         self._accounts: dict[int, Account] = {}
-        self._changes: dict[tuple[Any, ...], None] = {}
+        self._done = Done()
         self._longest = 0.0  # seconds that any member took for a change, or to load what there was at its start
         self._one_at_a_time = asyncio.Lock()
         self._ending = asyncio.Event()
@@ -92,6 +99,7 @@ class _Parent:
         self._deaths = 0
         self._announced = False
         self._failed = False
+        self._code = 0
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -101,7 +109,7 @@ class _Parent:
         dealing = asyncio.create_task(self._deal())
         codes = await asyncio.gather(*(self._keep(part) for part in self._parts))
         dealing.cancel()
-        return max(128 - code if code < 0 else code for code in codes)
+        return max(self._code, *(128 - code if code < 0 else code for code in codes))
 
     # Members come and go.
 
@@ -126,7 +134,8 @@ class _Parent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause)
                 return 0
-            part = replace(part, before=self._accounts.get(part.index, []), speaks=False)
+            before = self._accounts.get(part.index, [])
+            part = replace(part, before=before, speaks=False, seen=await self._seen())
 
     async def _start(self, part: Part) -> _Member:
         talk, their_talk = socket.socketpair()
@@ -194,7 +203,7 @@ class _Parent:
             case "alive":
                 member.state = "alive"
             case "load":
-                member.open, member.received = value
+                member.open, member.received, member.stalled = value
             case "leaving":
                 member.state = "leaving"
             case "drained":
@@ -236,9 +245,10 @@ class _Parent:
         """It has loaded its models: bring it to where the others are, and give it connections."""
         self._longest = max(self._longest, time.monotonic() - member.began)
         async with self._one_at_a_time:
-            for change in self._changes:
+            seen = await self._seen() if self._done else None
+            for change in self._done:
                 try:
-                    refusal = await self._apply(member, change)
+                    refusal = await self._apply(member, change, seen)
                 except GoneError:
                     return
                 if refusal:
@@ -247,13 +257,18 @@ class _Parent:
                 return
             member.state = "ready"
         member.ready = ready
-        members = [one for _, one in sorted(self._members.items())]
+        readies = [one.ready for _, one in sorted(self._members.items()) if one.ready is not None]
         if self._announced:
             _say(f"process {member.index} ({member.process.pid}) is ready")
-        elif len(members) == len(self._parts) and all(one.ready for one in members) and not self._ending.is_set():
+            if reason := unlike(readies):
+                _say(reason)
+        elif len(readies) == len(self._parts) and not self._ending.is_set():
+            if reason := unlike(readies):  # such as torch that can compute on one GPU and not on another
+                self._code = WRONG_SETTING
+                self._on_failure(reason, WRONG_SETTING)
+                return
             self._announced = True
-            all_ready = of_several([one.ready for one in members if one.ready is not None])
-            _say(all_ready.line(address(self._listener), time.perf_counter() - self._started))
+            _say(of_several(readies).line(address(self._listener), time.perf_counter() - self._started))
 
     async def _others_accounts(self, asker: _Member) -> list[Account]:
         """Of every other place what was counted there, and of a member that lives the state of the moment; last what
@@ -272,7 +287,7 @@ class _Parent:
         ready = sum(member.state == "ready" for member in self._members.values())
         return [*others, of_group(ready, self._deaths)]
 
-    async def _change(self, asker: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+    async def _change(self, asker: _Member, change: Change) -> dict[str, Any] | None:
         """Change what is served everywhere, first where it was asked for; returns why it could not be, if so.
 
         A member that does not survive it is started again, and does then what the others have done.
@@ -286,9 +301,7 @@ class _Parent:
             if refusal:
                 return refusal
             self._longest = max(self._longest, time.monotonic() - began)
-            # What the others have done, a member that is started later does too: the last of equal ones is enough.
-            self._changes.pop(change, None)
-            self._changes[change] = None
+            self._done.add(change)
             others = [one for one in self._members.values() if one is not asker and one.state in ("ready", "leaving")]
             refusals = await asyncio.gather(*(self._apply_or_leave(one, change) for one in others))
         for one, refusal in zip(others, refusals, strict=True):
@@ -297,17 +310,29 @@ class _Parent:
                 return {**refusal, "detail": said}
         return None
 
-    async def _apply_or_leave(self, member: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
+    async def _apply_or_leave(self, member: _Member, change: Change) -> dict[str, Any] | None:
         """As `_apply`, of one whose successor will do it."""
         with contextlib.suppress(GoneError):
             return await self._apply(member, change)
         return None
 
-    async def _apply(self, member: _Member, change: tuple[Any, ...]) -> dict[str, Any] | None:
-        """Returns why it could not. Raises GoneError: it has ended. One that hangs is ended, for until it has done the
-        change it serves other versions than the rest, and whoever waits for it would wait for ever.
+    async def _seen(self) -> Versions | None:
+        """How far a member that is ready has looked into the repository; None where there is none."""
+        for member in self._takers():
+            if member.state == "ready":
+                with contextlib.suppress(GoneError, TimeoutError):
+                    seen = await asyncio.wait_for(member.channel.ask("seen"), ACCOUNT_SECONDS)
+                    if seen is not None:
+                        return read_versions(seen)
+        return None
+
+    async def _apply(self, member: _Member, change: Change, seen: Versions | None = None) -> dict[str, Any] | None:
+        """Returns why it could not. `seen`: it looks no further than others have. Raises GoneError: it has ended.
+
+        One that hangs is ended, for until it has done the change it serves other versions than the rest, and whoever
+        waits for it would wait for ever.
         """
-        asking = member.channel.ask("apply", change)
+        asking = member.channel.ask("apply", (seen, *change))
         try:
             refusal: dict[str, Any] | None = await while_alive(asking, lambda: member.heard, self._longest)
         except HangsError as error:
@@ -345,7 +370,11 @@ class _Parent:
         """The members that can take a connection, first who should."""
         silent = time.monotonic() - SILENT_SECONDS
         takers = (member for member in self._members.values() if member.state in STATES)
-        return sorted(takers, key=lambda one: (one.heard < silent, STATES.index(one.state), one.load, one.dealt))
+
+        def turn(one: _Member) -> tuple[float, ...]:
+            return (one.heard < silent, one.stalled, STATES.index(one.state), one.load, one.dealt)
+
+        return sorted(takers, key=turn)
 
 
 def _say(line: str) -> None:

@@ -67,17 +67,17 @@ class SecurityHeaders:
 
 
 class LastAnswers:
-    """ASGI middleware: while `leaving()`, every answer is the last on its connection, so that the client opens its next
+    """ASGI middleware: while `last()`, every answer is the last on its connection, so that the client opens its next
     one elsewhere.
     """
 
-    def __init__(self, app: ASGIApp, leaving: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, last: Callable[[], bool]) -> None:
         self._app = app
-        self._leaving = leaving
+        self._last = last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._leaving():
+            if message["type"] == "http.response.start" and self._last():
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ class ServedModel:
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
     if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
     loaded from. `engine_why` is why the setting `auto` took its engine, and its precision where it chose that too;
-    empty where the engine was asked for.
+    empty where the engine was asked for. `answered_again_before` is what engines that hang had counted.
     """
 
     manifest: Manifest
@@ -46,6 +46,7 @@ class ServedModel:
     leases: int = 0
     fingerprint: Fingerprint = ()
     engine_why: str = ""
+    answered_again_before: Counts[str] = field(default_factory=Counts)
 
     @classmethod
     def of(
@@ -84,11 +85,18 @@ class ServedModel:
     @property
     def answered_again(self) -> Counts[str]:
         """Images that its engines computed a second time, by reason."""
-        images = Counts[str]()
+        images = Counts(self.answered_again_before)
         for engine in self.engines:
             if isinstance(engine, OverlappingEngine):
                 images.update(engine.answered_again)  # a sum of counters would leave zeros out
         return images
+
+    def replace(self, index: int, engine: Engine) -> None:
+        """Give it another engine in the place of one that hangs. What that one counted is kept."""
+        hangs = self.engines[index]
+        if isinstance(hangs, OverlappingEngine):
+            self.answered_again_before.update(hangs.answered_again)
+        self.engines = (*self.engines[:index], engine, *self.engines[index + 1 :])
 
     def close(self) -> None:
         """Free the networks. A run that has begun still ends."""

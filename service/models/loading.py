@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from model.runtime.bundles.bundle import Bundle, BundleError
 from model.runtime.bundles.manifest import Manifest, Precision
 from model.runtime.bundles.repository import Repository, RepositoryError
 from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
-from model.runtime.engines.engine import Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
+from model.runtime.engines.engine import INSTEAD, Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu, why_no_cuda_engine
 from model.runtime.engines.precision import choose_precision, load_in, why_half
 from model.runtime.kernels import masks, regions
-from model.runtime.predict import warm_up
+from model.runtime.predict import WarmUp, warm_up
 from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
+from service.models.seen import Versions, limited
 from service.scheduling.waiting import Lane
 from service.settings.settings import InvalidSettingsError, Settings
 
 GPU_BATCH_SIZE = 8
 CPU_BATCH_SIZE = 1
+INSTEAD_OF_A_SHARE: Final = "'cpu', or name devices that can be used (auto means every GPU that the driver sees)"
+"""Of a device that was dealt to one of several processes: nobody may have named it."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +47,12 @@ class Loader:
         # Where the engine is chosen for each bundle, a GPU is the cuda engine's or ONNX Runtime's.
         kind = "onnx" if self._why_no_cuda is not None else "cuda" if settings.engine == "auto" else settings.engine
         self._kind: EngineKind = kind
-        self._devices = choose_devices(settings.device, kind)
+        instead = INSTEAD if settings.processes == 1 else INSTEAD_OF_A_SHARE
+        self._devices = choose_devices(settings.device, kind, instead)
         self._on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
         self._place: tuple[int, int] | None = None
 
-    def look(self) -> Mapping[str, tuple[int, ...]]:
+    def look(self) -> Versions:
         """The versions of every model that are there now, rising.
 
         Raises RepositoryError, BundleError or OSError, also when the folder is empty and another than it was: what a
@@ -123,9 +128,7 @@ class Loader:
 
     def _warm_up(self, engine: Engine, manifest: Manifest) -> None:
         choice = self._settings.warm_up
-        plans_anew = engine.device != "cpu" and not isinstance(engine, OverlappingEngine)
-        every = choice == "every-bucket" or (choice == "auto" and plans_anew)
-        warm_up(engine, manifest.preprocessing, every_bucket=every)
+        warm_up(engine, manifest.preprocessing, warmed_up(engine) if choice == "auto" else choice)
 
     def _choose(self, bundle: Bundle) -> tuple[ChosenEngine, Precision]:
         """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
@@ -147,10 +150,21 @@ class Loader:
         return max(1, usable_cores() // on_cpu) if on_cpu > 1 else None
 
 
-def load_first(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Catalog:
+def warmed_up(engine: Engine) -> WarmUp:
+    """Which sizes an engine computes before it is ready where nobody says it."""
+    if engine.device == "cpu" or isinstance(engine, OverlappingEngine):
+        return "one"
+    # On a GPU ONNX Runtime plans convolutions anew whenever the size changes, and keeps no plan for when it comes again
+    # (microsoft/onnxruntime#23006): to run them all would take minutes, and spare nobody anything.
+    return "largest" if engine.name == "onnx" else "every-bucket"
+
+
+def load_first(
+    settings: Settings, say: Callable[[str], None] = lambda line: None, seen: Versions | None = None
+) -> Catalog:
     """What is needed to be ready: of every model the pinned version, else the newest that can be served.
 
-    `say` is told what takes time, before it does.
+    `say` is told what takes time, before it does. `seen`: look no further than others have.
 
     Raises:
         InvalidSettingsError: nothing is there, or the settings name a model, a version, a device or an engine that is
@@ -158,7 +172,7 @@ def load_first(settings: Settings, say: Callable[[str], None] = lambda line: Non
         RefusedError: the default model has no version that can be served, or not the one that it is pinned to, or
             nothing says its name. Other models that have none are reported.
     """
-    loader, found, default = _look(settings)
+    loader, found, default = _look(settings, seen)
     _check_versions("--versions", settings, found, settings.versions.items())
     aliases = settings.aliases(default)
     _check_versions("--model-aliases", settings, found, aliases.values())
@@ -194,14 +208,14 @@ def load_one(settings: Settings, version: int | None, say: Callable[[str], None]
     return catalog
 
 
-def _look(settings: Settings) -> tuple[Loader, Mapping[str, tuple[int, ...]], str]:
+def _look(settings: Settings, seen: Versions | None = None) -> tuple[Loader, Versions, str]:
     """What there is, and the default model. Raises InvalidSettingsError and RefusedError."""
     try:
         loader = Loader(settings)
     except Unavailable as error:
         raise InvalidSettingsError(str(error)) from error
     try:
-        found = loader.look()
+        found = limited(loader.look(), seen)
     except (RepositoryError, OSError) as error:
         raise InvalidSettingsError(f"--models: {error}") from None
     except BundleError as error:  # of one bundle, or one model's folder, nobody knows the name
@@ -232,9 +246,7 @@ def _load_best(
             return
 
 
-def _check_versions(
-    flag: str, settings: Settings, found: Mapping[str, tuple[int, ...]], wanted: Iterable[tuple[str, int | None]]
-) -> None:
+def _check_versions(flag: str, settings: Settings, found: Versions, wanted: Iterable[tuple[str, int | None]]) -> None:
     for name, version in wanted:
         if name not in found:
             raise InvalidSettingsError(f"{flag}: {settings.models} has no {name}; it has {', '.join(found)}")

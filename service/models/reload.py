@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -20,6 +20,7 @@ from service.http.problems import MODEL_REFUSED, NO_SUCH_MODEL, REPOSITORY_UNREA
 from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
 from service.models.loading import Loader, RefusedError
+from service.models.seen import Versions, looking_within, seen_by_this_task
 from service.settings.settings import Settings
 
 Result = TypeVar("Result")
@@ -51,22 +52,31 @@ class Reloader:
         self._is_blind = False
         self._refused: dict[tuple[str, int], Fingerprint] = {}
         self._changed: dict[tuple[str, int], Fingerprint] = {}
+        self._seen: dict[str, tuple[int, ...]] = {}
+        self._has_looked = False
         catalog.dispose = lambda model: in_background(model.close)
         self.on_load: Callable[[str, int, bool], None] = lambda name, version, served: None
         """Told the name, the version and whether it is served now."""
 
-    async def run(self) -> None:
-        """Look now, and then again and again, until cancelled."""
+    @property
+    def seen(self) -> Versions | None:
+        """The versions of every model that there were when it was last looked at; None before all were."""
+        return {name: versions for name, versions in self._seen.items() if versions} if self._has_looked else None
+
+    async def run(self, seen: Versions | None = None) -> None:
+        """Look now, at what others have `seen` or at everything, and then again and again, until cancelled."""
         refused = tuple(self._catalog.refused)
         # What the start has refused need not be tried again as it is.
         self._refused |= await self._in_thread(lambda: {key: self._loader.fingerprint(*key) for key in refused})
         while True:
             try:
-                await self.reload()
+                with looking_within(seen):
+                    await self.reload()
             except Exception:  # the next look may go well, and a server without reloading would go unnoticed
                 logger.exception("looking for new versions failed")
             if not self._settings.poll_interval_ms:
                 return
+            seen = None
             await asyncio.sleep(self._settings.poll_interval_ms / 1e3)
 
     async def reload(self, name: str | None = None, version: int | None = None) -> bool:
@@ -83,7 +93,9 @@ class Reloader:
                 except Problem:  # logged; a volume that is gone for a moment must not take down what is served
                     return False
                 names = {*found, *self._catalog.known_names} - (self._unloaded & found.keys())
-                return any([await self._update(one, found.get(one, ())) for one in sorted(names)])
+                loaded = any([await self._update(one, found.get(one, ())) for one in sorted(names)])
+                self._has_looked = True
+                return loaded
             found = await self._look()
             versions = found.get(name, ())
             if version is not None and name in self._unloaded:
@@ -175,7 +187,7 @@ class Reloader:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _look(self) -> Mapping[str, tuple[int, ...]]:
+    async def _look(self) -> Versions:
         """Raises Problem: the repository cannot be read. That is logged when it begins."""
         try:
             found = await self._in_thread(self._loader.look)
@@ -186,7 +198,7 @@ class Reloader:
             detail = f"The repository cannot be read, what is served stays: {error}"
             raise Problem(REPOSITORY_UNREADABLE, detail, RETRY_UNREADABLE) from error
         self._is_blind = False
-        return found
+        return seen_by_this_task(found)
 
     async def _update(self, name: str, versions: tuple[int, ...]) -> bool:
         """Serve the newest `keep_versions` of these that can be served, the pinned one, and nothing else of that name.
@@ -195,6 +207,7 @@ class Reloader:
         older one the room stays empty, for it was meant to be free. Returns whether one was loaded.
         """
         catalog = self._catalog
+        self._seen[name] = versions
         for key in [key for key in catalog.refused if key[0] == name and key[1] not in versions]:
             del catalog.refused[key]
         room = self._settings.limits(name).keep_versions

@@ -40,6 +40,6 @@ async def replace_engine(catalog: Catalog, settings: Settings, model: ServedMode
             told = str(error)
             await asyncio.sleep(RETRY_SECONDS)
             continue
-        model.engines = (*model.engines[:device], engine, *model.engines[device + 1 :])
+        model.replace(device, engine)
         logger.warning("%s has a fresh engine on %s, after %.1f s", model, engine.device, time.monotonic() - began)
         return

@@ -21,6 +21,19 @@ class Ready:
         return f"{self.models} ready at {url} ({runs})" + (f"; engine auto: {self.chosen}" if self.chosen else "")
 
 
+def unlike(members: Sequence[Ready]) -> str:
+    """How each computes, in one line, where processes that serve the same would not answer alike; else nothing."""
+    ways = {(member.models, member.engines, member.precisions) for member in members}
+    if len(ways) == len({member.models for member in members}):
+        return ""
+    each = "; ".join(
+        f"process {index} computes by {member.engines} in {member.precisions} on {member.devices}"
+        + (f" ({member.chosen})" if member.chosen else "")
+        for index, member in enumerate(members)
+    )
+    return f"the processes do not answer alike: {each}; say --engine and --precision, or name other devices"
+
+
 def of_several(members: Sequence[Ready]) -> Ready:
     """Of processes that serve the same, each on its devices."""
     first = members[0]

@@ -14,6 +14,7 @@ from service.models.catalog import Catalog, ServedModel
 from service.models.changes import Changes
 from service.models.reload import Reloader
 from service.models.replacing import replace_engine
+from service.models.seen import Versions
 from service.observability.by_version import Deeds, Key
 from service.observability.device_memory import read_memory
 from service.observability.metrics import Metrics, Now, ServedInfo
@@ -27,7 +28,8 @@ class Lifecycle:
     """What the routes share: settings, gate, metrics and, once the models are loaded, the rest.
 
     In a group of processes `everywhere` changes what is served in all of them, `exposition` and `deeds` tell what all
-    have counted, and `turn` counts the processes before this one that have the same devices.
+    have counted, `turn` counts the processes before this one that have the same devices, and `seen` is what the others
+    have seen of the repository when this one is started again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,6 +40,7 @@ class Lifecycle:
         self.exposition: Callable[[], Awaitable[bytes]] = self._own_exposition
         self.deeds: Callable[[], Awaitable[Mapping[Key, Deeds]]] = self._own_deeds
         self.turn = 0
+        self.seen: Versions | None = None
         self._catalog: Catalog | None = None
         self._pipeline: Pipeline | None = None
         self._reloader: Reloader | None = None
@@ -115,7 +118,7 @@ class Lifecycle:
         self.metrics.watch(lambda: self._now(catalog, pipeline))
         if self.gate.phase is Phase.STARTING:
             self.gate.phase = Phase.READY
-            self._reloading = asyncio.create_task(self._reloader.run())
+            self._reloading = asyncio.create_task(self._reloader.run(self.seen))
         return catalog
 
     def _on_stall(self, catalog: Catalog, pipeline: Pipeline, model: ServedModel, device: int) -> None:

@@ -140,6 +140,11 @@ class Gate:
         """The end has begun."""
         return self.phase in (Phase.LEAVING, Phase.DRAINING)
 
+    @property
+    def sends_elsewhere(self) -> bool:
+        """Whoever is answered now does better by another connection: the end has begun, or nothing is computed."""
+        return self.is_leaving or self.phase is Phase.RECOVERING
+
     def check_phase(self) -> None:
         """Raise a Problem unless requests are answered."""
         if self.phase is Phase.STARTING:

@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     warm_up: Literal["auto", "every-bucket", "one"] = Field(
         "auto",
         description="image sizes that a model computes before it is ready. Auto is one on a CPU, the commonest for "
-        "the engine cuda, and every bucket for other engines on a GPU, which plan anew for each shape",
+        "the engine cuda, the largest and the smallest for onnx on a GPU, and every bucket for torchscript there",
     )
     engine: EngineChoice = Field(
         "auto",

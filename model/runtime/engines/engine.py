@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ MODEL_FILES: dict[EngineKind, str] = {
     "cuda": "model.onnx",
 }
 """The bundle's file that each engine runs; `cuda` takes the weights alone, from `weights.pth` where there is one."""
+
+INSTEAD: Final = "'cpu' or 'auto'"
+"""Of a device that was named."""
 
 INPUTS = ("images", "sizes", "score_threshold")
 """The network's inputs, in order."""
@@ -103,9 +106,9 @@ class OverlappingEngine(Engine, Protocol):
         may be waited for on another. Raises as `run` does."""
 
 
-def no_device(device: DeviceChoice, reason: str) -> Unavailable:
-    """The error for a device that was named and that cannot be used for this reason."""
-    return Unavailable(f"device {device!r} was asked for, but {reason}; choose 'cpu' or 'auto'")
+def no_device(device: DeviceChoice, reason: str, instead: str = INSTEAD) -> Unavailable:
+    """The error for a device that was named and that cannot be used for this reason; `instead`: what to choose."""
+    return Unavailable(f"device {device!r} was asked for, but {reason}; choose {instead}")
 
 
 def output_names(task: Task) -> tuple[str, ...]:

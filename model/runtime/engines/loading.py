@@ -10,6 +10,7 @@ from model.console.installing import install
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.engines.devices import check_device, count_gpus, gpu_index, list_devices, tell_cpu
 from model.runtime.engines.engine import (
+    INSTEAD,
     MODEL_FILES,
     DeviceChoice,
     Engine,
@@ -71,11 +72,11 @@ def load_engine(
     return engine
 
 
-def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
+def choose_devices(choice: str, kind: EngineKind = "onnx", instead: str = INSTEAD) -> tuple[str, ...]:
     """The devices that a choice such as "auto" or "cuda:0,cuda:1" means for engines of this kind.
 
     "auto" is every GPU if there are several and the engine can use them; if it can't, the CPU, with a line in the log
-    that says why.
+    that says why. instead: what to choose where one that is named is not there.
 
     Raises ValueError as `list_devices` does, and Unavailable: a device that is named, or the engine's library, is not
     there.
@@ -94,7 +95,7 @@ def choose_devices(choice: str, kind: EngineKind = "onnx") -> tuple[str, ...]:
             continue
         if missing := _why_no_gpu(device, kind):
             if choice != "auto":
-                raise no_device(device, missing)
+                raise no_device(device, missing, instead)
             tell_cpu(missing)
             return ("cpu",)
     return devices

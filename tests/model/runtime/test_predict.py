@@ -120,9 +120,16 @@ def test_warm_up(task: Task, publish: Publish) -> None:
 def test_warm_up_of_every_bucket(publish: Publish) -> None:
     preprocessing = Preprocessing(min_size=64, max_size=96)
     recorder = Recorder(load_engine(publish("masks"), device="cpu", threads=1))
-    warm_up(recorder, preprocessing, every_bucket=True)
+    warm_up(recorder, preprocessing, "every-bucket")
     assert recorder.shapes == [(1, *bucket, 3) for bucket in preprocessing.buckets()]
     assert len(recorder.shapes) == 5
+
+
+@pytest.mark.parametrize(("largest", "shapes"), [(96, [(1, 96, 32, 3), (1, 32, 32, 3)]), (32, [(1, 32, 32, 3)])])
+def test_warm_up_of_the_largest(publish: Publish, largest: int, shapes: list[tuple[int, ...]]) -> None:
+    recorder = Recorder(load_engine(publish("masks"), device="cpu", threads=1))
+    warm_up(recorder, Preprocessing(min_size=32, max_size=largest), "largest")
+    assert recorder.shapes == shapes
 
 
 def test_the_runtime_needs_no_torch(publish: Publish) -> None:

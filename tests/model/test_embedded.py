@@ -11,7 +11,7 @@ from model.network.exporting.description import description
 from model.runtime.bundles.bundle import open_bundle
 from model.runtime.bundles.references import read_references
 from model.runtime.bundles.repository import EMBEDDED, Repository
-from model.runtime.engines.precision import is_proven, load_in
+from model.runtime.engines.precision import choose_precision, is_proven, load_in, why_half
 from model.runtime.images.decode import load_image
 from model.runtime.predict import Predictor
 
@@ -64,6 +64,13 @@ def test_its_int8_loses_little_and_says_how_that_was_measured() -> None:
     assert int8.export_check is not None
     assert f32.processor
     assert f32.library.startswith("onnxruntime ")
+
+
+def test_on_a_gpu_it_computes_in_float32_and_says_why() -> None:
+    """Its half precision was measured later, and what was published stays as it is: docs/bundles.md has the figures."""
+    bundle = Repository(EMBEDDED).latest("nuclei")
+    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == "f32"
+    assert why_half(bundle.manifest) == "f32, as what f16 loses was not measured when it was published"
 
 
 @pytest.fixture(scope="module", params=["f32", "int8"])

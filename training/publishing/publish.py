@@ -14,9 +14,10 @@ from model.architecture import has_keypoints
 from model.network.build import Detector, build_model
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
-from model.network.exporting.export import export_onnx, export_torchscript, is_half_storable
+from model.network.exporting.export import export_onnx, is_half_storable
 from model.network.exporting.quantize import quantize_int8
 from model.network.exporting.saving import save_whole
+from model.network.exporting.torchscript import export_torchscript
 from model.network.serving.emulating import EmulatedHalf
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle

@@ -1,6 +1,6 @@
-"""A trained torchvision model -> model.onnx and model.torchscript.pt, both the inference graph with every size dynamic.
+"""A trained torchvision model -> model.onnx, the inference graph with every size dynamic.
 
-ONNX comes from torch's current exporter (`dynamo=True`). It needs three things that the graph and this file give it:
+It comes from torch's current exporter (`dynamo=True`). It needs three things that the graph and this file give it:
 no `//` or `%` on a size, height and width declared as multiples of 32, and sizes of data-dependent tensors that never
 steer Python code.
 """
@@ -8,7 +8,6 @@ steer Python code.
 from __future__ import annotations
 
 import gc
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +27,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from model.network.exporting.constants import fold_constants
-from model.network.exporting.saving import save_whole
+from model.network.exporting.example import example
 from model.network.exporting.structure import named_tensors, structure
 from model.network.graph.inference import SIZE_DIVISOR, InferenceGraph, evaluating
-from model.network.graph.nms import ONNX, TORCH, onnx_grouped_nms
+from model.network.graph.nms import ONNX, onnx_grouped_nms
 from model.runtime.bundles.writing import naming
 from model.runtime.engines.engine import INPUTS
 
@@ -104,7 +103,7 @@ def _trace(graph: InferenceGraph) -> ModelProto:
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         program = torch.onnx.export(
             graph,
-            _example(graph),
+            example(graph),
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=INPUTS,
@@ -140,30 +139,6 @@ def _with_weights(traced: ModelProto, graph: InferenceGraph) -> ModelProto:
             values = weights[initializer.name].detach().cpu().numpy()
             initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
     return proto
-
-
-def export_torchscript(model: FasterRCNN, path: Path | str) -> None:
-    """Write the model's inference graph as TorchScript; it can be loaded onto another device than the model's.
-
-    The file needs `import torchvision` before it is loaded. TorchScript is deprecated upstream without a successor that
-    runs dynamic sizes from one file; the warnings about that end here.
-    """
-    graph = InferenceGraph(model, TORCH)
-    with evaluating(graph), torch.no_grad(), warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning):
-            warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
-        # The checker runs the graph twice more, on the same input.
-        traced = torch.jit.trace(graph, _example(graph), check_trace=False)
-        save_whole(lambda buffer: torch.jit.save(traced, buffer), Path(path))
-
-
-def _example(graph: InferenceGraph) -> tuple[Tensor, Tensor, Tensor]:
-    # Each dimension has its own size, and none is 0 or 1: the exporter would take equal sizes for one, and 1 for fixed.
-    device = next(graph.parameters()).device
-    shape = (2, 96, 160, graph.channels)
-    images = torch.arange(math.prod(shape), device=device).remainder(251).to(torch.uint8).reshape(shape)
-    sizes = torch.tensor([[96, 150], [90, 160]], device=device)
-    return images, sizes, torch.full((2,), 0.5, device=device)
 
 
 @contextmanager

@@ -188,11 +188,13 @@ class InferenceGraph(nn.Module):
         # is out of order below -9 (17 % off at -15).
         takes_part = has_sides(boxes, self.rpn.min_size) & (logits >= self.least_objectness)
         scores = torch.where(takes_part, logits, SUPPRESSED)
-        kept = self.lowering.grouped_nms(
-            boxes.flatten(0, 1), scores.flatten(0, 1), self.rpn.nms_thresh, self.proposals_per_image
-        )
+        kept = self._suppress_proposals(boxes.flatten(0, 1), scores.flatten(0, 1))
         scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), self.proposals_per_image)
         return _pick(boxes.flatten(1, 2), position), scores > SUPPRESSED
+
+    def _suppress_proposals(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """`Lowering.grouped_nms` of the groups (image, level)."""
+        return self.lowering.grouped_nms(boxes, scores, self.rpn.nms_thresh, self.proposals_per_image)
 
     def _anchors(self, level: int, pixels: Tensor, level_map: Tensor) -> Tensor:
         """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""

@@ -73,7 +73,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_group: int) -
 
 
 def _top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    # ONNX's TopK promises rising positions for equal values.
+    # ONNX's TopK promises rising positions for equal values. Whether ONNX Runtime's does on a GPU, nobody has looked.
     ranked, positions = torch.topk(values, k, dim=1)
     return ranked, positions
 

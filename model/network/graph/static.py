@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN
 from model.network.graph.boxes import clip, decode, has_sides
 from model.network.graph.indexing import positions
 from model.network.graph.inference import MIN_DETECTION_SIDE, InferenceGraph
-from model.network.graph.nms import SUPPRESSED, TORCH, Lowering, float32_threshold
+from model.network.graph.nms import SUPPRESSED, float32_threshold
 from model.network.graph.pooling import PoolPlan
 
 CANDIDATES = 1024
@@ -112,7 +112,6 @@ class StaticGraph(InferenceGraph):
 
     def __init__(self, model: FasterRCNN, candidates: int = CANDIDATES, rounds: int = ROUNDS) -> None:
         super().__init__(model)
-        self.lowering = Lowering(self._suppress_proposals, TORCH.top_k)
         self.candidates = min(max(candidates, self.detections_per_image), self.proposals_per_image * self.classes)
         self.rounds = rounds
         self.dtype = torch.float32
@@ -166,11 +165,11 @@ class StaticGraph(InferenceGraph):
     def _for_pooling(self, level: Tensor) -> Tensor:
         return level.to(torch.float32, memory_format=torch.contiguous_format)
 
-    def _suppress_proposals(self, boxes: Tensor, scores: Tensor, iou_threshold: float, _: int) -> Tensor:
-        """`Lowering.grouped_nms` of groups by falling score, with as many rows as boxes: those suppressed name a better
-        one again, which is kept (or, in an empty group, one that takes no part)."""
+    def _suppress_proposals(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """As many rows as boxes, which come by falling score: those suppressed name a better one again, which is kept
+        (or, in an empty group, one that takes no part)."""
         takes_part = scores > SUPPRESSED
-        keep, self._settled = suppress(boxes, takes_part, iou_threshold, rounds=self.rounds)
+        keep, self._settled = suppress(boxes, takes_part, self.rpn.nms_thresh, rounds=self.rounds)
         row = positions(scores.flatten(), 0).view_as(scores)
         best = takes_part.to(torch.float32).argmax(1, keepdim=True) + row[:, :1]
         return torch.where(keep, row, best).flatten()

@@ -26,17 +26,21 @@ class Captured:
     fields: tuple[Field, ...]
 
     @property
-    def bytes(self) -> int:
-        return self.capture.bytes + sum(part.nbytes for part in self.inputs)
+    def input_bytes(self) -> int:
+        return sum(part.nbytes for part in self.inputs)
 
 
 class Captures:
-    """Those used last, up to `most_bytes` in all. What an evicted one held goes to the next that is captured, and back
-    to the device with the last one. Not for several threads at once."""
+    """Those used last, up to `most_bytes` in all. Not for several threads at once.
+
+    They share a pool of memory, which gives nothing back before the last of them is freed: what an evicted one held
+    goes to the next that is captured, as far as it fits. So a pool that is too large is left by all.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._by_shape: OrderedDict[Shape, Captured] = OrderedDict()
+        self._pool_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_shape)
@@ -46,7 +50,8 @@ class Captures:
 
     @property
     def bytes(self) -> int:
-        return sum(one.bytes for one in self._by_shape.values())
+        """Of the pool, what evicted ones left in it too, and of the tensors beside it."""
+        return self._pool_bytes + sum(one.input_bytes for one in self._by_shape.values())
 
     @property
     def any(self) -> Capture | None:
@@ -61,11 +66,17 @@ class Captures:
         return found
 
     def add(self, shape: Shape, captured: Captured) -> list[Shape]:
-        """Keeps it, and evicts those that were not used for longest until all fit, but not this one. Which went."""
+        """Keeps it, and evicts those that were not used for longest until all fit. Which went.
+
+        It goes too where that is not enough and the pool was there before it: captured again, it begins one that is as
+        large as it needs. That one is kept, however large.
+        """
+        began_the_pool = not self._by_shape
         self._by_shape[shape] = captured
         self._by_shape.move_to_end(shape)
+        self._pool_bytes += captured.capture.bytes
         evicted = []
-        while self.bytes > self._most_bytes and len(self._by_shape) > 1:
+        while self.bytes > self._most_bytes and len(self._by_shape) > began_the_pool:
             oldest = next(iter(self._by_shape))
             self.drop(oldest)
             evicted.append(oldest)
@@ -75,6 +86,8 @@ class Captures:
         """Frees the shape's, if there is one."""
         if (captured := self._by_shape.pop(shape, None)) is not None:
             captured.capture.free()
+        if not self._by_shape:
+            self._pool_bytes = 0
 
     def clear(self) -> None:
         for shape in [*self._by_shape]:

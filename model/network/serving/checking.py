@@ -57,27 +57,29 @@ def layer_errors(
     images: Tensor,
     sizes: Tensor,
     turn: Turn = nullcontext,
+    copies: int = 1,
 ) -> dict[str, float]:
     """Relative error by layer: each level of the pyramid, and on equal proposals the heads.
 
     The graphs may be on different devices. images uint8 [B, H, W, C] and sizes int64 [B, 2] may be on any. turn: held
-    while `graph` computes, and not while the reference does, which may take long.
+    while `graph` computes, and not while the reference does, which may take long. copies: of the images in the batch
+    that `graph` computes, for kernels are chosen by its size; the first counts.
     """
     layers = []
     proposals: Tensor | None = None
-    in_turn: tuple[tuple[StaticGraph, Turn], ...] = ((reference, nullcontext), (graph, turn))
-    for each, held in in_turn:
+    in_turn: tuple[tuple[StaticGraph, Turn, int], ...] = ((reference, nullcontext, 1), (graph, turn, copies))
+    for each, held, times in in_turn:
         with held():
             device = each.image_mean.device
-            pixels = each._pixels(images.to(device), sizes.to(device))
+            pixels = each._pixels(images.to(device).repeat(times, 1, 1, 1), sizes.to(device).repeat(times, 1))
             pyramid = each._pyramid(pixels)
             if proposals is None:
                 height, width = sizes.to(device, torch.float32).unbind(1)
                 limits = torch.stack((width, height, width, height), dim=1)
                 proposals, _ = each._proposals(pixels, pyramid, limits)
             found = {f"level {name}": level for name, level in pyramid.items()}
-            found |= _heads(each, pyramid, proposals.to(device))
-            layers.append({name: value.cpu() for name, value in found.items()})
+            found |= _heads(each, pyramid, proposals.to(device).repeat(times, 1, 1))
+            layers.append({name: value[: len(value) // times].cpu() for name, value in found.items()})
     return {name: _error(layers[1][name], value) for name, value in layers[0].items()}
 
 
@@ -85,12 +87,13 @@ def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> No
     """Compare an engine that is prepared for images of this size, a bucket, with a float32 graph on the CPU.
 
     Raises EngineError: a layer is too far from float32's, a replayed batch is not what its kernels compute one by one,
-    or an image is answered otherwise in another place of its batch.
+    or an image is answered otherwise in another place of its batch. Each is looked at in all of them.
     """
     graph, batch = engine.graph, engine.batch_of(size)
     images = reference_images(batch, size, graph.channels)
     sizes = np.array([size] * batch, np.int64)
-    errors = layer_errors(reference, graph, torch.from_numpy(images[:1]), torch.from_numpy(sizes[:1]), engine.turn)
+    first = torch.from_numpy(images[:1]), torch.from_numpy(sizes[:1])
+    errors = layer_errors(reference, graph, *first, engine.turn, batch)
     most = MOST_ERROR[graph.dtype]
     if far := {name: error for name, error in errors.items() if not error < most}:  # NaN is too far
         layers = ", ".join(f"{name} by {error:.2g}" for name, error in far.items())
@@ -100,15 +103,16 @@ def check_engine(engine: StaticEngine, reference: StaticGraph, size: Size) -> No
         )
     thresholds = np.zeros(batch, np.float32)
     answer = engine.run(images, sizes, thresholds)
-    eager = engine.run_eagerly(images, sizes, thresholds)
-    moved = engine.run(images[::-1], sizes, thresholds)
-    for index in range(batch):
-        mine = answer.of_image(index)
-        for other, where in ((eager.of_image(index), "kernel by kernel"), (moved.of_image(batch - 1 - index), "moved")):
-            if (share := alike(mine, other)) < LEAST_ALIKE:
+    others = [(0, engine.run_eagerly(images, sizes, thresholds))]
+    others += [(places, engine.run(np.roll(images, places, axis=0), sizes, thresholds)) for places in range(1, batch)]
+    for places, other in others:
+        for index in range(batch):
+            share = alike(answer.of_image(index), other.of_image((index + places) % batch))
+            if share < LEAST_ALIKE:
+                how = f"{places} places further in its batch of {batch}" if places else "kernel by kernel"
                 raise EngineError(
-                    f"on {engine.device} the same image is answered otherwise when it is computed {where}: "
-                    f"{share:.0%} of its detections are the same; choose the onnx engine"
+                    f"on {engine.device} the same image is answered otherwise when it is computed {how}: {share:.0%} "
+                    "of its detections are the same; choose the onnx engine"
                 )
 
 

@@ -25,7 +25,9 @@ from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
 from model.network.serving.buckets import Buckets
 from model.network.serving.captures import Captured, Captures, Inputs, Shape
-from model.network.serving.packing import Field, HostMemory, pack, unpack
+from model.network.serving.found import detections, joined
+from model.network.serving.packing import Field, HostMemory, pack
+from model.network.serving.pending import Pending
 from model.network.serving.place import Gpu, Host, Place
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import EngineError, OutOfMemory
@@ -41,31 +43,6 @@ OVERFLOW: Final = "overflow"
 INEXACT: Final = "inexact"
 
 logger = logging.getLogger(__name__)
-
-
-class Pending:
-    """A batch that the engine was given: `count` images. The host's memory `inputs` is its own until the result."""
-
-    def __init__(
-        self,
-        engine: StaticEngine,
-        wait: Callable[[], None],
-        memory: HostMemory,
-        answer: Tensor,
-        fields: tuple[Field, ...],
-        inputs: Inputs,
-        count: int,
-    ) -> None:
-        self._engine, self._wait, self._memory = engine, wait, memory
-        self._answer, self._fields, self._inputs, self._count = answer, fields, inputs, count
-
-    def result(self) -> RawDetections:
-        """Wait for the batch, and answer again what was not answered well. Releases the GIL meanwhile."""
-        self._wait()
-        arrays = {name: values[: self._count] for name, values in unpack(self._answer, self._fields).items()}
-        raw = self._engine.answered(arrays, self._inputs)
-        self._engine.take_back(self._memory)  # not if anything was raised: the device may still be at it
-        return raw
 
 
 class StaticEngine:
@@ -127,6 +104,11 @@ class StaticEngine:
         with self._counting:
             return dict(self._again)
 
+    @property
+    def captured(self) -> int:
+        """Shapes of batches that are replayed."""
+        return len(self._captures)
+
     def bucket(self, size: Size) -> Size:
         """See `OverlappingEngine`."""
         return size if self._buckets is None else self._buckets.of(size)
@@ -181,10 +163,25 @@ class StaticEngine:
         score_threshold: NDArray[np.float32],
         eagerly: bool = False,
     ) -> Pending:
-        count = len(images)
-        height, width = self.bucket((max(image.shape[0] for image in images), max(image.shape[1] for image in images)))
-        shape = (self.batch_of((height, width), count), height, width, self.graph.channels)
-        memory = self._take_memory()
+        size = self.bucket((max(image.shape[0] for image in images), max(image.shape[1] for image in images)))
+        while True:
+            batch = self.batch_of(size, len(images))
+            try:
+                return self._fill_up(images, sizes, score_threshold, (batch, *size, self.graph.channels), eagerly)
+            except OutOfMemory:
+                if self.batch_of(size, len(images)) == batch:  # it is not filled up with so many as before
+                    raise
+
+    def _fill_up(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        sizes: NDArray[np.int64],
+        score_threshold: NDArray[np.float32],
+        shape: Shape,
+        eagerly: bool,
+    ) -> Pending:
+        """The images in a batch of this shape."""
+        count, memory = len(images), self._take_memory()
         pixels = memory.room("images", shape, torch.uint8)
         # Outside of an image's valid size nothing is looked at, so what was there before may stay.
         for target, image in zip(pixels.numpy(), images, strict=False):
@@ -209,7 +206,7 @@ class StaticEngine:
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             answers.append(self.submit([*images[part]], sizes[part], score_threshold[part]).result())
-        return _joined(answers, size)
+        return joined(answers, size)
 
     def run_eagerly(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
@@ -224,20 +221,20 @@ class StaticEngine:
         """
         wrong = np.flatnonzero(~(arrays["finite"] & arrays["exact"]))
         if len(wrong) == 0:
-            return _detections(arrays)
+            return detections(arrays)
         overflows = int((~arrays["finite"]).sum())
         with self._counting:
             self._again[OVERFLOW] += overflows
             self._again[INEXACT] += len(wrong) - overflows
         if self._exact is None:
-            return _detections(arrays)
+            return detections(arrays)
         parts = [
-            self._exactly(self._exact, inputs, index)
+            self._exactly(self._exact, inputs, index, len(arrays["exact"]))
             if index in wrong
-            else _detections({name: values[index : index + 1] for name, values in arrays.items()})
+            else detections({name: values[index : index + 1] for name, values in arrays.items()})
             for index in range(len(arrays["exact"]))
         ]
-        return _joined(parts, 1)
+        return joined(parts, 1)
 
     def take_back(self, memory: HostMemory) -> None:
         """Of a batch that has been answered."""
@@ -306,11 +303,17 @@ class StaticEngine:
 
     def _capture(self, shape: Shape) -> None:
         """Capture a shape, in turns with what is answered. Raises OutOfMemory."""
+        if not self._capture_in_the_pool(shape):
+            self._place.tidy()  # the pool that was too large is free by now
+            self._capture_in_the_pool(shape)
+
+    def _capture_in_the_pool(self, shape: Shape) -> bool:
+        """False where there was no room. Raises OutOfMemory."""
         batch, height, width, _ = shape
         self._wanted.add(shape)
         with self._place.turn(), torch.inference_mode():
             if self._closed or shape in self._captures:
-                return
+                return True
             inputs = (
                 torch.zeros(shape, dtype=torch.uint8, device=self._device),
                 torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
@@ -329,31 +332,48 @@ class StaticEngine:
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(shape) from error
         with self._place.turn():
-            if self._closed:
+            if self._closed or shape in self._captures:
                 capture.free()
-                return
-            for evicted in self._captures.add(shape, Captured(capture, inputs, fields[-1])):
-                self._wanted.discard(evicted)  # captured again when it comes again
+                return True
+            evicted = self._captures.add(shape, Captured(capture, inputs, fields[-1]))
+            self._wanted.difference_update(evicted)  # captured again when they come again
+        return shape not in evicted
 
     def _fields(self, outputs: tuple[Tensor, ...]) -> tuple[Field, ...]:
         names = self.graph.static_output_names
         return tuple(Field(name, tuple(part.shape), part.dtype) for name, part in zip(names, outputs, strict=True))
 
-    def _exactly(self, exact: InferenceGraph, inputs: Inputs, index: int) -> RawDetections:
+    def _exactly(self, exact: InferenceGraph, inputs: Inputs, index: int, count: int) -> RawDetections:
+        """Of one image of `count`; where memory is short, without captured graphs.
+
+        Raises OutOfMemory, but EngineError where there are several: smaller batches would not help, and run again alone
+        it fails alone.
+        """
+        one = tuple(part[index : index + 1] for part in inputs)
+        try:
+            return self._compute(exact, one)
+        except torch.OutOfMemoryError:
+            logger.warning("%s has no memory to compute an image once more: captured graphs are freed", self.device)
+        self.forget()
+        try:
+            return self._compute(exact, one)
+        except torch.OutOfMemoryError as error:
+            too_much = self._too_much(1, (inputs[0].shape[1], inputs[0].shape[2]))
+            raise (too_much if count == 1 else EngineError(str(too_much))) from error
+
+    def _compute(self, exact: InferenceGraph, inputs: tuple[Tensor, ...]) -> RawDetections:
         with self._place.turn(), torch.inference_mode():
-            try:
-                outputs = exact(*(part[index : index + 1].to(self._device) for part in inputs))
-                values = {name: part.cpu().numpy() for name, part in zip(exact.output_names, outputs, strict=True)}
-            except torch.OutOfMemoryError as error:
-                raise self._too_much(1, (inputs[0].shape[1], inputs[0].shape[2])) from error
+            outputs = exact(*(part.to(self._device) for part in inputs))
+            values = {name: part.cpu().numpy() for name, part in zip(exact.output_names, outputs, strict=True)}
         return RawDetections(**values)
 
     def _out_of_memory(self, shape: Shape) -> OutOfMemory:
         """From now on fewer images of this bucket are a batch."""
         batch, height, width, _ = shape
         if self._batch_size is not None and batch > 1:
-            self._fitting[height, width] = batch // 2
             with self._place.turn():
+                fitting = self._fitting.get((height, width), batch)
+                self._fitting[height, width] = min(fitting, batch // 2)  # a late capture was of a larger one
                 self._captures.drop(shape)
             self._place.tidy()
         return self._too_much(batch, (height, width))
@@ -362,31 +382,3 @@ class StaticEngine:
         height, width = size
         images = "an image" if count == 1 else f"a batch of {count}"
         return OutOfMemory(f"{images} of {height}x{width} does not fit into the memory of {self.device}")
-
-
-def _detections(arrays: Mapping[str, NDArray[Any]]) -> RawDetections:
-    """What was found among the places of a batch's images."""
-    found = np.isfinite(arrays["scores"])
-    index = np.nonzero(found)[0].astype(np.int64)
-    optional = {name: arrays[name][found] for name in ("masks", "keypoint_heatmaps") if name in arrays}
-    maps = {name: value.astype(np.float32, copy=False) for name, value in optional.items()}
-    return RawDetections(arrays["boxes"][found], arrays["scores"][found], arrays["labels"][found], index, **maps)
-
-
-def _joined(parts: Sequence[RawDetections], images: int) -> RawDetections:
-    """One batch of batches of `images`, the last of which may have fewer."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def maps(name: str) -> NDArray[np.float32] | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else np.concatenate(values)
-
-    return RawDetections(
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.image_index + number * images for number, part in enumerate(parts)]),
-        maps("masks"),
-        maps("keypoint_heatmaps"),
-    )

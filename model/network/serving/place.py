@@ -6,7 +6,7 @@ import gc
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, Protocol
 
 import torch
@@ -17,14 +17,17 @@ WARM_UP_RUNS: Final = 3
 CAPTURE_SHARE: Final = 0.4
 """Of a GPU's memory, for all captured graphs of an engine."""
 
-_collecting = threading.Lock()
+_freeing = threading.Lock()
+"""Held by who captures, and by who gives memory back: torch frees that of all GPUs at once, and refuses to beside a
+capture on any of them."""
 _locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
 """By GPU. While one thread captures no other may take memory there: what it takes would be the graph's, or be missed by
 it. Only waiting for the GPU needs no turn."""
 
 
 class Capture(Protocol):
-    """A computation that can be repeated. `output` is overwritten each time; `bytes` is what keeping it costs."""
+    """A computation that can be repeated. `output` is overwritten each time; `bytes` is what the memory that it shares
+    with others has grown by."""
 
     output: Tensor
     bytes: int
@@ -128,12 +131,15 @@ class Gpu:
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     output = run()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # what went wrong is why, and not that the capture is none
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
             return _Recorded(graph, output, torch.cuda.memory_reserved(self.device) - before, self._stream)
 
     def tidy(self) -> None:
-        with self.turn():
+        with self.turn(), _freeing:
             torch.cuda.empty_cache()
 
 
@@ -156,7 +162,7 @@ class _Recorded:
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Garbage that holds GPU memory would be freed in the middle of a capture, which ends it."""
-    with _collecting:  # it is the whole process's, and another GPU may be captured on at the same time
+    with _freeing:  # the collector is the whole process's, and another GPU may be captured on at the same time
         enabled = gc.isenabled()
         gc.disable()
         try:

@@ -38,7 +38,7 @@ def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> 
     architecture's, or there are no references in their file; EngineError: the GPU does not compute what it should.
     """
     if reason := why_no_gpu(gpu_index(device)):
-        raise no_device(device, reason)
+        raise no_device(device, reason, "the onnx engine, or another GPU")
     try:
         model = load_network(bundle)
     except MissingFile as error:
@@ -46,6 +46,8 @@ def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> 
     references = read_references(bundle)
     # Float32 is that, and not TF32's 10 bits: for the answers that are computed once more above all.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # And sums are float32 in half precision too, as they were when its AP was measured.
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     place = Gpu(gpu_index(device), "cuda" if device == "auto" else device)
     return start_at(place, model, bundle.manifest.preprocessing, precision, batch_size, references)
 

@@ -23,7 +23,8 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_pool
 
 from model.architecture import ArchitectureConfig
 from model.network.build import Detector, build_model
-from model.network.exporting.export import export_onnx, export_torchscript
+from model.network.exporting.export import export_onnx
+from model.network.exporting.torchscript import export_torchscript
 from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import publish_bundle

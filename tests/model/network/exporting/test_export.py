@@ -19,7 +19,8 @@ from model.architecture import Task
 from model.network.build import Detector
 from model.network.engine import EagerEngine
 from model.network.exporting import export
-from model.network.exporting.export import export_onnx, export_torchscript, store_in_half
+from model.network.exporting.export import export_onnx, store_in_half
+from model.network.exporting.torchscript import export_torchscript
 from model.network.graph.inference import InferenceGraph
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import INPUTS, output_names

@@ -45,6 +45,10 @@ class Recorder(Host):
         self.capture_bytes, self.size = capture_bytes, size
         self.captured: list[Recording] = []
         self.error: Exception | None = None
+        self.tidied = 0
+
+    def tidy(self) -> None:
+        self.tidied += 1
 
     def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Recording:
         if self.error is not None:
@@ -82,11 +86,13 @@ def known_engine(helpers: Any, place: Host, **options: Any) -> StaticEngine:
     return StaticEngine(graph, place, **{"forward": known_answers, **options})
 
 
-def engine_of(model: Any, seen: Preprocessing, graph: StaticGraph | None = None, forward: Any = None) -> StaticEngine:
-    """A StaticEngine of a real network, in float32 where no graph is given, in batches of two."""
+def engine_of(
+    model: Any, seen: Preprocessing, graph: StaticGraph | None = None, forward: Any = None, batch_size: int = 2
+) -> StaticEngine:
+    """A StaticEngine of a real network, in float32 where no graph is given."""
     graph = graph or halve(model, torch.float32)
     exact = InferenceGraph(model).eval()
-    return StaticEngine(graph, Recorder(), exact=exact, batch_size=2, buckets=Buckets(seen), forward=forward)
+    return StaticEngine(graph, Recorder(), exact=exact, batch_size=batch_size, buckets=Buckets(seen), forward=forward)
 
 
 def image(height: int, width: int, red: int, green: int = 0, blue: int = 0) -> np.ndarray:

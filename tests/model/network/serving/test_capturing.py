@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from model.architecture import ArchitectureConfig
 from model.network.build import build_model
 from model.network.graph.half import halve
 from model.network.graph.static import StaticGraph
@@ -46,14 +47,34 @@ class CaptureSafety(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["half", "float32"])
+MORE: dict[str, dict[str, object]] = {
+    "boxes": {},
+    "masks": {"task": "masks"},
+    "keypoints": {"task": "keypoints", "num_classes": 2},
+    "grouped": {"task": "masks", "backbone": "resnext50_32x4d", "norm": "group_norm"},
+    "five_channels": {"channels": 5, "image_mean": (0.4,) * 5, "image_std": (0.2,) * 5},
+}
+VARIANTS = (
+    *("c4", "c4_boxes", "c4_bottleneck", "roi_pool", "softmax", "roi_pool_softmax", "softmax_mlp", "agnostic", "mlp"),
+    *("mlp_agnostic", "masks_keypoints"),
+)
+PARTS = ("masks_v2", "mobilenet", *MORE, *VARIANTS)
+FLOAT32 = ("masks", "c4", "softmax_mlp", "masks_keypoints")
+"""Of which float32 is looked at too."""
+
+
 @pytest.mark.parametrize(
-    "part",
-    ["masks", "masks_v2", "c4", "c4_bottleneck", "roi_pool", "softmax_mlp", "agnostic", "masks_keypoints", "mobilenet"],
+    ("part", "dtype"),
+    [
+        *(pytest.param(part, torch.float16, id=f"{part}, half") for part in PARTS),
+        *(pytest.param(part, torch.float32, id=f"{part}, float32") for part in FLOAT32),
+    ],
 )
 def test_no_architecture_asks_for_values_or_leaves_the_gpu(helpers: Any, part: str, dtype: torch.dtype) -> None:
-    parts = {"masks": {"task": "masks"}, "masks_v2": {"task": "masks", **helpers.v2}, "mobilenet": helpers.mobilenet}
-    graph = halve(build_model(helpers.small.model_copy(update={**parts, **helpers.variants}[part])).eval(), dtype)
+    assert {*helpers.variants} == {*VARIANTS}, "all of them"
+    parts = {**MORE, "masks_v2": {"task": "masks", **helpers.v2}, "mobilenet": helpers.mobilenet, **helpers.variants}
+    config = ArchitectureConfig.model_validate({**helpers.small.model_dump(), **parts[part]})
+    graph = halve(build_model(config).eval(), dtype)
     values = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
     with FakeTensorMode(), CaptureSafety() as safety, torch.inference_mode():
 
@@ -61,7 +82,7 @@ def test_no_architecture_asks_for_values_or_leaves_the_gpu(helpers: Any, part: s
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
         inputs = (
-            torch.empty(8, 128, 160, 3, dtype=torch.uint8, device="cuda"),
+            torch.empty(8, 128, 160, config.channels, dtype=torch.uint8, device="cuda"),
             torch.empty(8, 2, dtype=torch.int64, device="cuda"),
             torch.empty(8, device="cuda"),
         )

@@ -132,6 +132,21 @@ def test_one_capture_is_kept_however_large(helpers: Any) -> None:
     assert [one.replays for one in place.captured] == [2]
 
 
+def test_a_pool_of_memory_that_has_grown_too_large_is_left_by_all_and_begun_anew(helpers: Any) -> None:
+    """What evicted ones held stays in it, so that evicting alone does not make it smaller."""
+    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4)  # bytes of the largest
+    place = Recorder(capture_bytes=2_500_000, size=1_000_000)
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
+    for width in (64, 96, 128, 128):  # the third makes the pool larger than all may be
+        assert ask(engine, image(64, width, 51)) == [(0.2, [float(width), 64.0])]
+    assert [one.is_free for one in place.captured] == [True, True, True, False]
+    assert engine._captures.bytes == 1_000_000 + inputs
+    assert place.tidied == 1
+    assert ask(engine, image(64, 96, 102)) == [(0.4, [96.0, 64.0])]
+    assert [one.is_free for one in place.captured] == [True, True, True, False, False]
+    assert engine._captures.bytes <= place.capture_bytes
+
+
 def test_before_the_first_answer_the_commonest_are_captured_or_all(helpers: Any) -> None:
     place = Recorder()
     engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
@@ -164,6 +179,48 @@ def test_what_may_be_wrong_is_computed_once_more_and_its_neighbors_are_not(
     assert engine.answered_again == counts
 
 
+class Hungry(KnownExactly):
+    """The first times there is no memory."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.times -= 1
+        if self.times >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(*inputs)
+
+
+def test_what_is_computed_once_more_gets_the_memory_of_captured_graphs(
+    helpers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Recorder()
+    engine = known_engine(helpers, place, batch_size=4, buckets=BUCKETS, exact=Hungry(1))
+    assert ask(engine, image(64, 96, 51), image(64, 96, 102, green=1)) == [(0.2, [96.0, 64.0]), (0.2, [0.0, 0.0])]
+    assert [one.is_free for one in place.captured] == [True]
+    assert "cpu has no memory to compute an image once more: captured graphs are freed" in caplog.text
+    assert ask(engine, image(64, 96, 102, green=1)) == [(0.2, [0.0, 0.0])]
+    assert [one.is_free for one in place.captured] == [True, False]
+
+
+def test_what_cannot_be_computed_once_more_fails_alone_and_leaves_batches_as_large(helpers: Any) -> None:
+    engine = known_engine(helpers, Recorder(), batch_size=4, buckets=BUCKETS, exact=Hungry(1000))
+    with pytest.raises(EngineError, match="an image of 64x96 does not fit into the memory of cpu") as raised:
+        ask(engine, image(64, 96, 51), image(64, 96, 102, green=1))
+    assert not isinstance(raised.value, OutOfMemory), "the batcher would make batches smaller, for nothing"
+    with pytest.raises(OutOfMemory, match="an image of 64x96 does not fit"):
+        ask(engine, image(64, 96, 102, green=1))
+    assert ask(engine, *[image(64, 96, 51)] * 4) == [(0.2, [96.0, 64.0])] * 4
+
+
+def test_a_capture_that_fails_late_makes_no_batch_larger_again(helpers: Any) -> None:
+    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS)
+    for images in (8, 4, 8):
+        assert str(engine._out_of_memory((images, 64, 96, 3))).startswith(f"a batch of {images} of 64x96")
+    assert engine.batch_of((64, 96)) == 2
+
+
 def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: Any) -> None:
     def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if len(inputs[0]) * inputs[0].shape[2] > 2 * 128:
@@ -182,6 +239,19 @@ def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: An
     assert (engine.batch_of((64, 128)), engine.batch_of((64, 64))) == (2, 8)
     engine.prepare(every_bucket=True)
     assert engine.batch_of((64, 64)) == 4
+
+
+def test_one_image_is_not_refused_for_the_empty_places_of_its_batch(helpers: Any) -> None:
+    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return known_answers(*inputs)
+
+    for capture in (True, False):
+        options = {"batch_size": 8, "buckets": BUCKETS, "forward": hungry, "capture": capture}
+        engine = known_engine(helpers, Recorder(), **options)
+        assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
+        assert (engine.batch_of((64, 96)), engine.batch_of((64, 64))) == (2, 8)
 
 
 def test_an_image_that_alone_does_not_fit_is_an_error_of_its_own(helpers: Any) -> None:

@@ -105,7 +105,12 @@ def test_images_are_answered_by_the_engines_of_all_devices(settings: Settings, m
     assert served.answered_again == {"overflow": 0, "inexact": 0}
     served.engines[1]._again["inexact"] += 3
     assert served.answered_again == {"overflow": 0, "inexact": 3}
-    served.close()
+    first, hung = served.engines
+    served.replace(1, first)
+    assert served.engines == (first, first)
+    assert served.answered_again == {"overflow": 0, "inexact": 3}, "what an engine that hangs had counted is kept"
+    for engine in (first, hung):
+        engine.close()
 
 
 @pytest.mark.usefixtures("gpus")

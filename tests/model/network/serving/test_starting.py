@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +115,30 @@ def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
     def mixed(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
         return graph(images.cummax(0).values, sizes, thresholds)
 
-    with pytest.raises(EngineError, match="answered otherwise when it is computed moved"):
+    with pytest.raises(EngineError, match="answered otherwise when it is computed 1 places further in its batch of 2"):
         check_engine(engine_of(model, SEEN, graph, mixed), StaticGraph(model).eval(), SIZE)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_every_place_of_a_batch_is_looked_at(model: Any, place: int) -> None:
+    graph = halve(model, torch.float32)
+
+    def one_is_wrong(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+        images = images.clone()
+        images[place] //= 3
+        return graph(images, sizes, thresholds)
+
+    engine = engine_of(model, SEEN, graph, one_is_wrong, batch_size=3)
+    with pytest.raises(EngineError, match="1 places further in its batch of 3"):
+        check_engine(engine, StaticGraph(model).eval(), SIZE)
+
+
+def test_layers_are_compared_as_the_kernels_of_a_whole_batch_compute_them(model: Any) -> None:
+    engine = engine_of(model, SEEN, batch_size=3)
+    batches: set[int] = set()
+    engine.graph.backbone.body.register_forward_pre_hook(lambda _, inputs: batches.add(len(inputs[0])))
+    check_engine(engine, StaticGraph(copy.deepcopy(model)).eval(), SIZE)
+    assert batches == {3}
 
 
 def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
@@ -129,8 +153,44 @@ def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
         check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
 
 
+def test_no_weights_are_left_for_the_collector_of_garbage(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server looks for none until it is ready, and never again among what there is then."""
+    kept: list[weakref.ref[Tensor]] = []
+
+    def check(engine: Any, reference: StaticGraph, size: object) -> None:
+        kept.extend(map(weakref.ref, reference.parameters()))
+
+    monkeypatch.setattr(starting, "check_engine", check)
+    gc.collect()
+    gc.disable()
+    try:
+        engine = starting.start_at(Host(), copy.deepcopy(model), SEEN, "f32", 1)
+        assert len(kept) > 20
+        assert [one for one in kept if one() is not None] == [], "what it was compared with"
+        kept = [weakref.ref(part) for graph in (engine.graph, engine._exact) for part in graph.parameters()]
+        assert all(one() is not None for one in kept)
+        engine.close()
+        del engine
+        assert [one for one in kept if one() is not None] == [], "its own"
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def shortcuts() -> Iterator[list[tuple[Any, str]]]:
+    """Settings of torch, taken, by which it computes in fewer bits than it says."""
+    products = ("allow_tf32", "allow_fp16_reduced_precision_reduction")
+    found = [(torch.backends.cudnn, "allow_tf32"), *((torch.backends.cuda.matmul, name) for name in products)]
+    before = [getattr(owner, name) for owner, name in found]
+    for owner, name in found:
+        setattr(owner, name, True)
+    yield found
+    for (owner, name), value in zip(found, before, strict=True):
+        setattr(owner, name, value)
+
+
 def test_a_bundle_becomes_an_engine_on_the_device_that_is_named(
-    publish: Callable[..., Bundle], model: Any, monkeypatch: pytest.MonkeyPatch
+    publish: Callable[..., Bundle], model: Any, shortcuts: list[tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, str]] = []
 
@@ -148,6 +208,7 @@ def test_a_bundle_becomes_an_engine_on_the_device_that_is_named(
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         engine.close()
     assert asked == [(0, "cuda"), (0, "cuda"), (3, "cuda:3")]
+    assert [getattr(owner, name) for owner, name in shortcuts] == [False] * 3, "sums are float32"
     with pytest.raises(Unavailable, match="computes in f16 and f32"):
         load_engine(bundle, "cuda", "cuda", precision="bf16")
 
@@ -162,5 +223,8 @@ def test_weights_in_int8_alone_are_refused(publish: Callable[..., Bundle], monke
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
 def test_without_a_gpu_it_says_so_and_computes_nowhere_else(publish: Callable[..., Bundle], device: str) -> None:
-    with pytest.raises(Unavailable, match=rf"device '{device}' was asked for, but (torch sees|this torch)"):
+    with pytest.raises(
+        Unavailable,
+        match=rf"'{device}' was asked for, but (torch sees|this torch).*; choose the onnx engine, or another GPU$",
+    ):
         load_engine(publish(), "cuda", device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.case import Batch, Case, to_raw, torchvision_detect
+from model.network.exporting.torchscript import export_torchscript
 from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
@@ -65,10 +66,6 @@ def graph_eager(case: Case) -> Contender:
 
 def torchscript(case: Case) -> Contender:
     """The bundle's `model.torchscript.pt` in libtorch."""
-    try:
-        from model.network.exporting.export import export_torchscript
-    except ImportError as error:
-        raise Skip(f"exporting needs a package that is not installed: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         export_torchscript(case.model, Path(folder) / "model.pt")
         with warnings.catch_warnings():

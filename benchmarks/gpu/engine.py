@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks.gpu.case import FULL, TINY, Batch, Case, make_batch, make_case
 from model.network.graph.half import halve
 from model.network.serving.checking import alike
 from model.network.serving.engine import StaticEngine
+from model.network.serving.place import Gpu, Host, Place
 from model.runtime.detections import RawDetections
 
 BATCH = 8
@@ -48,6 +49,10 @@ class Questions:
 
     def images(self, count: int, seed: int) -> Batch:
         return make_batch(self.case.scale, count, self.case.device, seed=seed)
+
+    def reserved(self) -> int:
+        """Bytes of the GPU that torch has taken."""
+        return torch.cuda.memory_reserved(self.case.device) if self.gpu else 0
 
     def replay_is_what_its_kernels_compute(self) -> Answer:
         """Three shapes in turn, whose captures share their memory."""
@@ -130,12 +135,36 @@ class Questions:
         """Seconds and bytes of each capture; the next ones share the first one's memory."""
         engine, captures = self.engine(), []
         for count in (self.batch, 4, 2, 1):
-            before = torch.cuda.memory_reserved() if self.gpu else 0
+            before = self.reserved()
             start = time.perf_counter()
             engine.run(*_arrays(self.images(count, 10)))
-            grown = torch.cuda.memory_reserved() - before if self.gpu else 0
-            captures.append({"batch": count, "seconds": time.perf_counter() - start, "bytes": grown})
+            seconds = time.perf_counter() - start
+            captures.append({"batch": count, "seconds": seconds, "bytes": self.reserved() - before})
         return {"good": True, "captures": captures}
+
+    def captures_stay_within_their_memory(self) -> Answer:
+        """Whatever comes first: the pool that they share grows most where each is larger than the last."""
+        device, graph = self.case.device, halve(self.case.model, self.dtype)
+        place: Place = Gpu(device.index or 0, str(device)) if self.gpu else Host()
+
+        def held(most: int, batches: Iterable[int]) -> tuple[int, int]:
+            """Bytes, and captures, after batches of these sizes."""
+            place.capture_bytes = most
+            engine = StaticEngine(graph, place)
+            place.tidy()
+            before = self.reserved()
+            for count in batches:
+                engine.run(*_arrays(self.images(count, 12)))
+            place.tidy()
+            found = self.reserved() - before, engine.captured
+            engine.close()
+            return found
+
+        alone, _ = held(1 << 60, [self.batch])
+        most = int(1.1 * alone)
+        together, captures = held(most, range(1, self.batch + 1))
+        good = together <= most or captures <= 1
+        return {"good": good, "most_bytes": most, "bytes": together, "captures": captures, "bytes_of_one": alone}
 
     def rates(self) -> Answer:
         """Images a second with one batch at a time and with the next one given ahead, from pinned memory and copied."""
@@ -170,6 +199,7 @@ QUESTIONS: tuple[Callable[[Questions], Answer], ...] = (
     Questions.giving_a_batch_waits_for_nothing,
     Questions.an_overflow_is_noticed,
     Questions.capturing,
+    Questions.captures_stay_within_their_memory,
     Questions.rates,
 )
 

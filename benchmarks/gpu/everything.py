@@ -17,11 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.gpu.wanted import ENGINE, SHARE, WANTED, lines_of
+
+CUDA: Final = "cuda f16"
+"""Among the services: the engine whose rate the fastest contender's is."""
+TESTS: Final = ("tests/model/network", "tests/model/runtime", "tests/service/observability")
+"""Where there are tests that need a GPU."""
 TAIL: Final = 2000
 """Characters of a step's output that are kept."""
 
@@ -46,14 +52,14 @@ class Done:
 
 
 def steps(dry_run: bool) -> list[Step]:
-    """What the machine must have is torch and torchvision; a step that needs more says so by failing."""
+    """What the machine must have is torch, torchvision and pydantic; a step that needs more says so by failing."""
     tiny = ("--device", "cpu", "--dry-run") if dry_run else ()
     training = ("--batches", "1") if dry_run else ()
     contenders: tuple[str, ...] = ("-m", "benchmarks.gpu", "--minutes", "4", "--batches", "8", "1")
     if dry_run:
         contenders = ("-m", "benchmarks.gpu", "--batches", "1", "--rounds", "1", "--only", "static eager half")
     return [
-        Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/model/network", "tests/model/runtime"), 120),
+        Step("tests", ("-m", "pytest", "-q", "-m", "gpu", *TESTS), 120),
         Step("engine", ("-m", "benchmarks.gpu.engine", *tiny, "--json", "FILE"), 180),
         Step("precision", ("-m", "benchmarks.gpu.precision", *tiny, "--json", "FILE"), 120),
         Step("training", ("-m", "benchmarks.gpu.training", *tiny, *training, "--json", "FILE"), 240),
@@ -103,7 +109,17 @@ def table(done: dict[str, Done]) -> str:
                 verdict = {True: "good ", False: "BAD  "}.get(answer.get("good"), "")
                 rest = ", ".join(f"{key} {value}" for key, value in answer.items() if key != "good")
                 lines.append(f"    {verdict}{question}: {rest}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *lines_of(summary(done))])
+
+
+def summary(done: Mapping[str, Done]) -> dict[str, float]:
+    """What was found of what is wanted (`wanted.WANTED`), by all steps together."""
+    contenders, services = (done[name].found if name in done else None for name in ("contenders", "service"))
+    comparisons = (contenders or {}).get("comparisons") or [{}]
+    found: dict[str, float] = {**comparisons[0].get("details", {}).get("findings", {}).get("reached", {})}
+    rate = (services or {}).get(CUDA, {}).get("images_per_second")
+    found.pop(SHARE, None)  # of another engine
+    return {**found, SHARE: rate / found[ENGINE]} if rate and ENGINE in found else found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only and step.name not in options.only:
             continue
         done[step.name] = do(step)
-        options.json.write_text(json.dumps({name: asdict(one) for name, one in done.items()}, indent=2) + "\n")
+        left = {**{name: asdict(one) for name, one in done.items()}, "reached": summary(done), "wanted": WANTED}
+        options.json.write_text(json.dumps(left, indent=2) + "\n")
     print(table(done))
     return 0 if all(one.status == 0 for one in done.values()) else 1
 

@@ -3,8 +3,9 @@
 #
 #   benchmarks/gpu/everything.sh [--json FILE]
 #
-# Needs Python 3.11 or newer with torch 2.11 or newer and torchvision. Where packages can't be downloaded, WHEELS is a
-# folder of those to be installed first; PYTHON is another interpreter than python3.
+# Needs Python 3.11 or newer with torch 2.11 or newer, torchvision and pydantic 2.12 or newer. Steps that need more (pytest;
+# onnx and onnxscript; numba, onnxruntime-gpu and what else the service needs) say so. Where packages can't be downloaded,
+# WHEELS is a folder of those to be installed first; PYTHON is another interpreter than python3.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}

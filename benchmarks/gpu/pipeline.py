@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from benchmarks.gpu.case import Batch
 from benchmarks.gpu.contenders import Skip
-from model.network.serving.engine import Pending, StaticEngine
+from model.network.serving.engine import StaticEngine
+from model.network.serving.pending import Pending
 from model.runtime.detections import RawDetections
 
 Post = Callable[[RawDetections], list[Future[int]]]

@@ -3,12 +3,14 @@
     python -m benchmarks.gpu.served --json served.json         the engine cuda in fp16 and float32, ONNX Runtime
     python -m benchmarks.gpu.served --device cpu --dry-run --json served.json     tiny, ONNX Runtime alone, anywhere
 
-Each service is asked by as many connections as keep it busy; the photographs are decoded by it.
+Each service is asked by as many connections as keep it busy; the photographs are decoded by it. Then once more, and
+every answer is compared with the same photograph's without any other request: no score may differ by more than SCORE.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.util
 import json
 import re
@@ -16,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -33,6 +37,9 @@ CONNECTIONS = 48
 JPEGS = 8
 JPEG_QUALITY = 90
 SECONDS = 20.0
+ROUNDS = 2
+"""How often each connection asks for each photograph while answers are compared."""
+SCORE: Final = 1e-3
 
 CLIENT = """
 import concurrent.futures, http.client, json, sys, time
@@ -63,13 +70,21 @@ print(json.dumps({"images": len(latencies), "seconds": took, "median": median}))
 
 @dataclass(frozen=True)
 class Served:
-    """How long the start took, and what the clients saw: answers with status 200 a second, median seconds of one."""
+    """How long the start took, and what the clients saw: answers with status 200 a second, median seconds of one.
+    `unchanged`: how many of the photographs were answered under load as without."""
 
     engine: str
     seconds_to_ready: float
     images_per_second: float
     median_seconds: float | None
     connections: int
+    photographs: int
+    unchanged: int
+
+    @property
+    def good(self) -> bool:
+        """Whether it answered, and alike."""
+        return self.images_per_second > 0 and self.unchanged == self.photographs
 
 
 def serve(case: Case, seconds: float) -> Served:
@@ -118,14 +133,68 @@ def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Se
         client = subprocess.run(
             [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=4 * seconds + 120
         )
-    if client.returncode != 0:
-        raise Skip(f"the client failed: {client.stderr[-500:]}")
+        if client.returncode != 0:
+            raise Skip(f"the client failed: {client.stderr[-500:]}")
+        photographs = [file.read_bytes() for file in sorted(folder.glob("*.jpg"))]
+        same = unchanged(address, photographs)
     seen = json.loads(client.stdout)
-    return Served(engine, ready, seen["images"] / seen["seconds"], seen["median"], CONNECTIONS)
+    rate = seen["images"] / seen["seconds"]
+    return Served(engine, ready, rate, seen["median"], CONNECTIONS, len(photographs), same)
+
+
+def unchanged(address: str, photographs: Sequence[bytes]) -> int:
+    """How many of the photographs are answered by a busy service as by one that has nothing else to do."""
+    with closing(http.client.HTTPConnection(address, timeout=120)) as connection:
+        alone = [answer_of(connection, photograph) for photograph in photographs]
+
+    def ask(number: int) -> set[int]:
+        """Which it answered otherwise."""
+        otherwise = set()
+        with closing(http.client.HTTPConnection(address, timeout=120)) as connection:
+            for turn in range(ROUNDS * len(photographs)):
+                index = (number + turn) % len(photographs)
+                apart = furthest([alone[index]], [answer_of(connection, photographs[index])])
+                if apart is None or apart > SCORE:
+                    otherwise.add(index)
+        return otherwise
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return len(photographs) - len(set().union(*pool.map(ask, range(CONNECTIONS))))
+
+
+def answer_of(connection: http.client.HTTPConnection, photograph: bytes) -> dict[str, Any]:
+    """What the service says of it. Skip where it refuses it."""
+    connection.request("POST", "/predict", photograph, {"Content-Type": "image/jpeg"})
+    answer = connection.getresponse()
+    content = answer.read()
+    if answer.status != 200:
+        raise Skip(f"a photograph is answered with {answer.status}: {content[:300]!r}")
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def furthest(some: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> float | None:
+    """By how much the scores of two answers to the same requests differ at most; None where they do not find as many
+    objects of the same labels."""
+    differences = [0.0]
+    for ours, theirs in zip(some, others, strict=True):
+        mine, yours = _scores(ours), _scores(theirs)
+        if {label: len(scores) for label, scores in mine.items()} != {label: len(s) for label, s in yours.items()}:
+            return None
+        differences += [abs(a - b) for label, own in mine.items() for a, b in zip(own, yours[label], strict=True)]
+    return max(differences)
+
+
+def _scores(answer: Mapping[str, Any]) -> Mapping[str, list[float]]:
+    """Of each label, falling: of two labels with nearly one score either may come first."""
+    scores = defaultdict(list)
+    for label, score in zip(answer["labels"], answer["scores"], strict=True):
+        scores[label].append(score)
+    return {label: sorted(of_label, reverse=True) for label, of_label in scores.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line a service and writes the JSON; the exit status is 1 when one did not answer."""
+    """Prints a line a service and writes the JSON; the exit status is 1 when one did not answer, or not alike."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.served")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where")
     parser.add_argument("--dry-run", action="store_true", help="a tiny network and tiny images; figures mean nothing")
@@ -139,12 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with published(make_case(TINY if options.dry_run else FULL, torch.device(options.device))) as folder:
         for name, (engine, *words) in services.items():
             try:
-                found[name] = asdict(ask(folder, engine, ("--device", options.device, *words), seconds))
+                served = ask(folder, engine, ("--device", options.device, *words), seconds)
+                found[name] = {"good": served.good, **asdict(served)}
             except Skip as reason:
-                found[name] = {"skipped": str(reason)}
+                found[name] = {"good": False, "why": str(reason)}
             options.json.write_text(json.dumps(found, indent=2) + "\n")
             print(f"{name}: {json.dumps(found[name])}", flush=True)
-    return 0 if all(service.get("images_per_second") for service in found.values()) else 1
+    return 0 if all(service["good"] for service in found.values()) else 1
 
 
 def _onnx_providers() -> list[str]:
@@ -168,7 +238,8 @@ def _photographs(case: Case, folder: Path) -> None:
 def _publish(case: Case, staging: Path, models: Path) -> None:
     try:
         from model.architecture import PRESETS
-        from model.network.exporting.export import export_onnx, export_torchscript
+        from model.network.exporting.export import export_onnx
+        from model.network.exporting.torchscript import export_torchscript
         from model.runtime.bundles.bundle import publish_bundle
         from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
         from model.runtime.preprocess import Preprocessing

@@ -4,7 +4,7 @@
     python -m benchmarks.gpu.several --device cpu --dry-run --json several.json     the CPU stands for two, anywhere
 
 The service is started on each GPU alone, by its number, and asked for the same photographs: no score may differ by more
-than SCORE. Then on all of them in one process, and in a process for each, for as many answers as they give.
+than `served.SCORE`. Then on all of them in one process, and in a process for each, for as many answers as they give.
 """
 
 from __future__ import annotations
@@ -13,48 +13,28 @@ import argparse
 import http.client
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from benchmarks.gpu.case import FULL, TINY, make_case
 from benchmarks.gpu.contenders import Skip
-from benchmarks.gpu.served import SECONDS, ask, published, started
+from benchmarks.gpu.served import SCORE, SECONDS, answer_of, ask, furthest, published, started
 
-SCORE: Final = 1e-3
 ONE, EACH = "one process for all", "a process each"
-
-
-def furthest(some: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> float | None:
-    """By how much the scores of two devices' answers to the same requests differ at most; None where they do not find
-    as many objects of the same labels."""
-    differences = [0.0]
-    for ours, theirs in zip(some, others, strict=True):
-        if ours["labels"] != theirs["labels"]:
-            return None
-        differences += [abs(a - b) for a, b in zip(ours["scores"], theirs["scores"], strict=True)]
-    return max(differences)
 
 
 def answers(folder: Path, engine: str, device: str) -> list[dict[str, Any]]:
     """What the service says of each photograph on this device."""
-    found = []
     with (
         started(folder, engine, ("--device", device)) as address,
         closing(http.client.HTTPConnection(address, timeout=120)) as connection,
     ):
-        for photograph in sorted(folder.glob("*.jpg")):
-            connection.request("POST", "/predict", photograph.read_bytes(), {"Content-Type": "image/jpeg"})
-            answer = connection.getresponse()
-            content = answer.read()
-            if answer.status != 200:
-                raise Skip(f"{device} answers {answer.status}: {content[:300]!r}")
-            found.append(json.loads(content))
-    return found
+        return [answer_of(connection, file.read_bytes()) for file in sorted(folder.glob("*.jpg"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +76,8 @@ def _all(folder: Path, engine: str, devices: Sequence[str], seconds: float) -> d
     every = ("--device", ",".join(devices))
     for name, words in {ONE: every, EACH: (*every, "--processes", str(len(devices)))}.items():
         try:
-            found[name] = {"good": True, **asdict(ask(folder, engine, words, seconds))}
+            served = ask(folder, engine, words, seconds)
+            found[name] = {"good": served.good, **asdict(served)}
         except Skip as reason:
             found[name] = {"good": False, "why": str(reason)}
     return found

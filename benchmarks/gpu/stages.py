@@ -181,7 +181,6 @@ STAGES = {
 @contextmanager
 def _annotated(graph: StaticGraph) -> Iterator[None]:
     """Each stage is a range in the profiler's eyes."""
-    lowering = graph.lowering
     changed = []
     for stage, path in STAGES.items():
         *owner_path, name = path.split(".")
@@ -194,10 +193,8 @@ def _annotated(graph: StaticGraph) -> Iterator[None]:
 
         setattr(owner, name, functools.wraps(original)(annotated))
         changed.append((owner, name))
-    graph.lowering = type(lowering)(graph._suppress_proposals, lowering.top_k)
     try:
         yield
     finally:
-        graph.lowering = lowering
         for owner, name in changed:
             delattr(owner, name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +48,25 @@ def test_a_dry_run_goes_through_every_step(tmp_path: Path, capsys: pytest.Captur
     assert findings["pipeline"]["masks_encoded"] > 0
     assert findings["pipeline"]["inexact_images"] == 0
     table = capsys.readouterr().out
-    assert "wanted on an H200: 150 or more" in table
+    assert "wanted on an H200: 300 or more (150 at least)" in table
+    assert findings["reached"]["engine, images/s"] == findings["best"]["images_per_second"]
     assert all(f"skipped: {name}" in table for name in only[1:])
+
+
+def test_torchscript_is_compared_where_there_is_no_onnx() -> None:
+    program = """
+import sys
+for name in ("onnx", "onnxscript", "onnxruntime", "numba"):
+    sys.modules[name] = None
+import torch
+from benchmarks.gpu.case import TINY, make_batch, make_case
+from benchmarks.gpu.contenders import torchscript
+device = torch.device("cpu")
+print(len(torchscript(make_case(TINY, device)).run(make_batch(TINY, 1, device)).scores))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
 
 
 def test_the_same_answer_agrees() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
-from benchmarks.gpu import everything, several, training
-from benchmarks.gpu.everything import Step, main
+from benchmarks.gpu import everything, served, several, training
+from benchmarks.gpu.everything import Done, Step, main, table
+from benchmarks.gpu.served import Served
+from benchmarks.gpu.wanted import ENGINE, OVER_EAGER, OVER_ONNX, SHARE
 
 WRITES = "import json, sys; json.dump({'a question': {'good': True, 'rate': 2}}, open(sys.argv[1], 'w'))"
 
@@ -65,6 +71,7 @@ def test_training_steps_are_taken_in_every_way(tmp_path: Path, monkeypatch: pyte
     ("others", "by"),
     [
         ([[("cell", 0.75), ("cell", 0.5)], []], 0.0),
+        ([[("cell", 0.5), ("cell", 0.75)], []], 0.0),
         ([[("cell", 0.75), ("cell", 0.375)], []], 0.125),
         ([[("cell", 0.75), ("dirt", 0.5)], []], None),
         ([[("cell", 0.75)], []], None),
@@ -77,7 +84,55 @@ def test_answers_of_two_gpus_are_compared(others: list[list[tuple[str, float]]],
         [{"labels": [label for label, _ in one], "scores": [score for _, score in one]} for one in answers]
         for answers in (alone, others)
     )
-    assert several.furthest(first, second) == by
+    assert served.furthest(first, second) == by
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers a photograph with one score, which grows by what its `by` says from the second time on."""
+
+    protocol_version = "HTTP/1.1"
+    by: ClassVar[Mapping[bytes, float]] = {}
+    asked: ClassVar[set[bytes]] = set()
+
+    def do_POST(self) -> None:
+        photograph = self.rfile.read(int(self.headers["Content-Length"]))
+        score = 0.5 + (self.by[photograph] if photograph in self.asked else 0)
+        self.asked.add(photograph)
+        content = json.dumps({"labels": ["cell"], "scores": [score]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_answers_that_change_under_load_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "CONNECTIONS", 4)
+    monkeypatch.setattr(Service, "by", {b"one": 0.0, b"two": 0.0005, b"three": 0.002})
+    Service.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        assert served.unchanged(address, [b"one", b"two", b"three"]) == 2
+        server.shutdown()
+    assert not Served("cuda", 9.0, 400.0, 0.1, 4, photographs=3, unchanged=2).good
+    assert Served("cuda", 9.0, 400.0, 0.1, 4, photographs=3, unchanged=3).good
+    assert not Served("cuda", 9.0, 0.0, None, 4, photographs=3, unchanged=3).good
+
+
+def test_what_is_wanted_stands_beside_what_was_found() -> None:
+    of_contenders = {ENGINE: 400.0, OVER_EAGER: 6.0, OVER_ONNX: 2.5, SHARE: 0.1}
+    compared = {"comparisons": [{"details": {"findings": {"reached": of_contenders}}}]}
+    services = {"cuda f16": {"images_per_second": 340}}
+    done = {"contenders": Done(0, 1.0, "", compared), "service": Done(0, 1.0, "", services)}
+    assert everything.summary(done) == {**of_contenders, SHARE: 0.85}
+    assert "engine, images/s                        400.00   wanted on an H200: 300 or more (150" in table(done)
+    assert everything.summary({"contenders": done["contenders"]}) == {ENGINE: 400.0, OVER_EAGER: 6.0, OVER_ONNX: 2.5}
+    for nothing in ({}, {"comparisons": []}, {"comparisons": [{"details": {}}]}, None):
+        assert everything.summary({**done, "contenders": Done(1, 1.0, "", nothing)}) == {}
+    assert everything.summary({}) == {}
 
 
 def test_one_gpu_or_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

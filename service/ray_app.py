@@ -57,8 +57,10 @@ class Gauges:
 
     def __init__(self) -> None:
         self._gauges: dict[str, Gauge] = {}
+        self._told: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
 
     def tell(self, registry: CollectorRegistry) -> None:
+        told = set()
         for family in registry.collect():
             if family.type != "gauge":
                 continue
@@ -66,6 +68,10 @@ class Gauges:
                 if sample.name not in self._gauges:
                     self._gauges[sample.name] = Gauge(sample.name, family.documentation, tuple(sample.labels))
                 self._gauges[sample.name].set(sample.value, sample.labels)
+                told.add((sample.name, tuple(sorted(sample.labels.items()))))
+        for name, labels in self._told - told:  # such as those of a version that is gone: Ray would go on showing them
+            self._gauges[name].set(0, dict(labels))
+        self._told = told
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+from pydantic import TypeAdapter, ValidationError
+
 from benchmarks.capacity.fleet import BALANCERS, Machine, Stages, needed
 from benchmarks.capacity.real import WITHIN, measure, started, validate
 from benchmarks.overload import SAMPLES, Server
-from model.console.arguments import whole
+from model.console.arguments import number, whole
 from model.runtime.bundles.manifest import PrecisionChoice
 
 
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.timeout_ms / 1e3,
     )
     images = sorted(options.images.glob("*.png"))
+    if not images and (options.validate or options.stages is None):
+        return _wrong(f"--images: {options.images} has no PNGs")
     if options.validate:
         return _validate(images, machine, options)
     if options.stages is None:
@@ -50,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             server.stop()
     else:
-        mix = [Stages(**one) for one in json.loads(options.stages.read_text())]
+        try:
+            mix = _read_mix(options.stages)
+        except ValueError as error:
+            return _wrong(f"--stages: {error}")
     if options.save is not None:
         options.save.write_text(json.dumps([asdict(one) for one in mix], indent=1) + "\n")
     print(f"{options.rate:g} requests/s, p99 at most {options.p99:g} s, at most {options.lost:.1%} refused or late")
@@ -61,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.rate, mix, machine, balancer, p99=options.p99, lost=options.lost, requests=options.requests
             )
         except ValueError as error:
-            print(f"capacity: {error}; allow more, or take faster machines", file=sys.stderr)
-            return 2
+            return _wrong(f"{error}; allow more, or take faster machines")
         cost = found.replicas * options.price
         answered = options.rate * (1 - found.refused - found.late)
         in_flight = answered * found.mean / found.replicas / machine.devices  # Little's law
@@ -71,6 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  {found.late:8.2%}  {in_flight:9.2f}  {cost:7.2f}  {cost / options.rate / 3600 * 1e6:12.2f}"
         )
     return 0
+
+
+def _wrong(why: str) -> int:
+    print(f"capacity: {why}", file=sys.stderr)
+    return 2
+
+
+def _read_mix(file: Path) -> list[Stages]:
+    """Raises ValueError, whose message is one line."""
+    try:
+        mix = TypeAdapter(list[Stages]).validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{file} holds no stage times: {where + ': ' if where else ''}{first['msg']}") from None
+    if not mix or not all(map(_is_meant, mix)):
+        raise ValueError(f"{file} holds no stage times: no image, or one that takes no time, or less than none")
+    return mix
+
+
+def _is_meant(one: Stages) -> bool:
+    others = (one.decode, one.postprocess, one.other)
+    return one.inference > 0 and min(others) >= 0 and math.isfinite(one.inference + sum(others))
 
 
 def _validate(images: Sequence[Path], machine: Machine, options: argparse.Namespace) -> int:
@@ -99,10 +131,10 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.capacity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rate", type=float, default=10.0, help="requests a second (default: %(default)g)")
-    add("--p99", type=float, default=2.0, help="seconds that 99 of 100 may take at most (default: %(default)g)")
-    add("--lost", type=float, default=0.001, help="share that may be refused or late (default: %(default)g)")
-    add("--price", type=float, default=1.0, help="of a replica for an hour (default: %(default)g)")
+    add("--rate", type=number(0, above=True), default=10.0, help="requests a second (default: %(default)g)")
+    add("--p99", type=number(0, above=True), default=2.0, help="seconds, of 99 in 100 at most (default: %(default)g)")
+    add("--lost", type=number(0, 1), default=0.001, help="share that may be refused or late (default: %(default)g)")
+    add("--price", type=number(0), default=1.0, help="of a replica for an hour (default: %(default)g)")
     add("--stages", type=Path, metavar="FILE", help="stage times; without it they are measured here")
     add("--save", type=Path, metavar="FILE", help="write the stage times here")
     add("--images", type=Path, default=SAMPLES, metavar="DIR", help="PNGs, the mix of sizes (default: the samples)")
@@ -116,14 +148,14 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--devices", type=whole(1), default=1, help="of a replica (default: %(default)d)")
     add("--threads", type=whole(1), default=2, help="that decode, and as many that encode (default: %(default)d)")
     add("--max-batch-size", type=whole(1), default=1, help="(default: %(default)d)")
-    add("--growth", type=float, default=1.0, help="of a batch's time with each further image (default: %(default)g)")
+    add("--growth", type=number(0), default=1.0, help="of a batch's time with each image more (default: %(default)g)")
     add("--max-queue-size", type=whole(1), default=64, help="(default: %(default)d)")
-    add("--timeout-ms", type=float, default=30_000.0, help="the deadline (default: %(default)g)")
+    add("--timeout-ms", type=number(0, above=True), default=30_000.0, help="the deadline (default: %(default)g)")
     add("--requests", type=whole(100), default=10_000, help="in each simulation (default: %(default)d)")
     add("--validate", action="store_true", help="hold the simulation against real servers at three loads")
     add("--servers", type=whole(1), default=1, help="with --validate (default: %(default)d)")
     add("--balancer", choices=BALANCERS, default="least-in-flight", help="with --validate (default: %(default)s)")
-    add("--seconds", type=float, default=120.0, help="of each load with --validate (default: %(default)g)")
+    add("--seconds", type=number(1), default=120.0, help="of each load with --validate (default: %(default)g)")
     return parser.parse_args(arguments)
 
 

@@ -198,11 +198,13 @@ def needed(
     """The fewest replicas with which p99 is at most so many seconds, and no more than a share `lost` refused or late.
     Never fewer than MOST_LOAD allows.
 
-    ValueError where one image alone takes longer.
+    ValueError where one image alone takes longer, or longer than the deadline.
     """
     alone = max(image.decode + image.inference + image.postprocess + image.other for image in mix)
     if alone > p99:
         raise ValueError(f"one image alone takes {alone:.3g} s, and p99 is to be {p99:g} s")
+    if alone > machine.timeout:  # as many replicas as there may be would answer it late
+        raise ValueError(f"one image alone takes {alone:.3g} s, and the deadline is {machine.timeout:g} s")
     work = float(np.mean([image.inference for image in mix])) / machine.devices
     batched = (1 + machine.growth * (machine.max_batch_size - 1)) / machine.max_batch_size
     low = math.ceil(rate * work * batched / MOST_LOAD)

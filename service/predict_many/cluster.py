@@ -163,7 +163,7 @@ class Cluster:
             for hand in self._hands.values():
                 while hand.loading is None and self._waiting and len(hand.given) < IN_HAND:
                     shard = self._waiting.popleft()
-                    hand.given[hand.actor.predict.remote(self._of(plan, shard))] = shard
+                    hand.given[hand.actor.predict.remote(self._of(plan, shard), plan.digest)] = shard
             for hand, shard, part in self._wait():
                 hand.held.append((shard, part))
                 if part.is_settled:

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from model.console.outputs import why_unwritable
-from service.client.command.inputs import UsageError, told
+from model.console.outputs import overwritten, why_unwritable
+from service.client.command.inputs import UsageError
 from service.predict_many import plan as plans
 from service.predict_many.command_line import Asked
 from service.predict_many.display import Display, say
-from service.predict_many.merging import DATASET, RESULTS, Tally, merge_coco, merge_parquet
+from service.predict_many.merging import Tally, merge_coco, merge_parquet
 from service.predict_many.plan import Listing, Plan
 from service.predict_many.predicting import EngineFailing, Run, predict_shards
-from service.predict_many.shards import FOLDER, shards_in
+from service.predict_many.shards import DATASET, FOLDER, RESULTS, shards_in
 from service.predict_many.sources import Images, find
 from service.predict_many.starting import Known, load, prepare_process
-from service.predict_many.stores import Folder, LocalFolder, RemoteFolder, StoreError, locate
+from service.predict_many.stores import Folder, LocalFolder, Remote, RemoteFolder, StoreError, locate
 
 
 class ExitCode(IntEnum):
@@ -37,8 +37,9 @@ def run(asked: Asked) -> int:
     folder: Folder = LocalFolder(place) if isinstance(place, Path) else RemoteFolder(place)
     try:
         images = find(asked.sources, asked.images, [place] if isinstance(place, Path) else [])
-        if images.passed_over and not asked.quiet:
-            say(told(images.passed_over))
+        for line in () if asked.quiet else images.remarks:
+            say(line)
+        _require_kept(asked, place)
         with folder.held():
             tally = _run(asked, images, folder)
     except (StoreError, EngineFailing) as error:
@@ -53,18 +54,32 @@ def run(asked: Asked) -> int:
     return ExitCode.SOME_FAILED if tally.failed else ExitCode.PREDICTED
 
 
+def _require_kept(asked: Asked, output: Path | Remote) -> None:
+    """Raises UsageError where a merged file would overwrite the list of images: both may be called images.json."""
+    sources = [locate(source) for source in asked.sources if len(asked.sources) == 1]  # as a list is
+    why = ""
+    if isinstance(output, Path):
+        files = [(f"--output {output}", output / name) for name in _written(asked)]
+        why = overwritten(files, [source for source in sources if isinstance(source, Path) and source.is_file()])
+    else:
+        read = {source.uri for source in sources if isinstance(source, Remote)}
+        if lost := next((uri for name in _written(asked) if (uri := output.child(name).uri) in read), None):
+            why = f"--output {output.uri} would overwrite {lost}, which is read: choose another name"
+    if why:
+        raise UsageError(why)
+
+
 def _stopped(why: str) -> int:
     say(f"{why}; the same command goes on from what is finished")
     return ExitCode.STOPPED
 
 
 def _run(asked: Asked, images: Images, folder: Folder) -> Tally:
-    frozen = folder.read(plans.FILE)
-    if frozen is None:
+    if folder.read(plans.FILE) is None:
         _require_free(folder, _written(asked))
     if asked.ray is None:
         loaded, known = load(asked, Listing.of(images), (lambda line: None) if asked.quiet else say)
-        plan = _begin(asked, images, folder, frozen, known)
+        plan = _begin(asked, images, folder, known)
         if missing := _missing(plan, folder, quiet=asked.quiet):
             with _display(plan, missing, quiet=asked.quiet) as display:
                 asyncio.run(predict_shards(Run(plan, images, folder, loaded), missing, display))
@@ -73,22 +88,22 @@ def _run(asked: Asked, images: Images, folder: Folder) -> Tally:
 
         with connected(asked, images) as cluster:
             known = cluster.load()
-            plan = _begin(asked, images, folder, frozen, known)
+            plan = _begin(asked, images, folder, known)
             if missing := _missing(plan, folder, quiet=asked.quiet):
                 with _display(plan, missing, quiet=asked.quiet) as display:
                     cluster.predict(plan, missing, folder, display)
     if asked.format == "coco":
-        return merge_coco(folder, plan.shards, images, known.label_names)
-    return merge_parquet(folder, plan.shards, asked.rows)
+        return merge_coco(folder, plan, images, known.label_names)
+    return merge_parquet(folder, plan, asked.rows)
 
 
-def _begin(asked: Asked, images: Images, folder: Folder, frozen: bytes | None, known: Known) -> Plan:
+def _begin(asked: Asked, images: Images, folder: Folder, known: Known) -> Plan:
     """The plan, which stands in the folder from now on. Raises UsageError."""
     for line in known.refused:
         say(line)
     if asked.format == "coco" and images.categories is not None:
         _require_categories(asked.sources[0], images.categories, known)
-    if frozen is not None:
+    if (frozen := folder.read(plans.FILE)) is not None:  # as a run may have written that began while this one loaded
         return known.plan.agree(frozen, str(folder), any_size=asked.shard_size is None)
     try:
         folder.write(plans.FILE, known.plan.to_json())

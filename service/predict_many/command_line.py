@@ -40,7 +40,7 @@ exit codes:
 
 SETTINGS: Final = (
     *("models", "model", "engine", "device", "precision", "engine_threads", "max_batch_size", "max_queue_delay_ms"),
-    *("warm_up", "decode_threads", "max_pixels", "max_picture_pixels", "trusted_keys", "config"),
+    *("engine_stall_ms", "warm_up", "decode_threads", "max_pixels", "max_picture_pixels", "trusted_keys", "config"),
 )
 """Of the server, those that matter without one."""
 PARAMETERS: Final = tuple(PredictParameters.model_fields)

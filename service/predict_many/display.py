@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from datetime import timedelta
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS: Final = 10.0
 """Between two lines where stderr is no terminal: a piped log grows slowly, and a short run leaves none."""
+_LINE_ENDS: Final = re.compile(r"[\n\r\v\f\x85\u2028\u2029]")
 
 
 class Display:
@@ -60,4 +62,6 @@ class Display:
 
 
 def say(line: str) -> None:
+    """On one line, whatever names in it are like."""
+    line = _LINE_ENDS.sub(" ", line)
     print(f"maskserve: {line}", file=sys.stderr, flush=True)

@@ -14,7 +14,16 @@ from pyarrow import parquet
 from model.runtime.detections import RLE, Detections
 from service.client.command.coco_ids import ImageId
 from service.client.command.formats import dataset_tail
-from service.predict_many.shards import COMPRESSION, OF_DETECTIONS, OF_IMAGES, part_name
+from service.predict_many.plan import Plan
+from service.predict_many.shards import (
+    COMPRESSION,
+    DATASET,
+    OF_DETECTIONS,
+    OF_IMAGES,
+    OF_PLAN,
+    RESULTS,
+    part_name,
+)
 from service.predict_many.sources import Images
 from service.predict_many.stores import Folder, StoreError
 from service.prediction.answers import coco_results, to_json
@@ -30,7 +39,6 @@ ONE: Final = {
     "keypoints": "keypoints",
 }
 """What the columns of lists are called where a row is one detection."""
-RESULTS, DATASET = "results.json", "images.json"
 
 
 @dataclass(slots=True)
@@ -43,14 +51,14 @@ class Tally:
     truncated: int = 0
 
 
-def merge_parquet(folder: Folder, shards: int, rows: Rows) -> Tally:
+def merge_parquet(folder: Folder, plan: Plan, rows: Rows) -> Tally:
     """Write ROWS.parquet. Raises OSError and StoreError."""
     tally = Tally()
     with folder.writing(f"{rows}.parquet") as stream:
         writer: parquet.ParquetWriter | None = None
         try:
-            for table in _parts(folder, shards, tally):
-                merged = table if rows == "images" else by_detection(table)
+            for table in _parts(folder, plan, tally):
+                merged = (table if rows == "images" else by_detection(table)).replace_schema_metadata(None)
                 if writer is None:
                     writer = parquet.ParquetWriter(stream, merged.schema, compression=COMPRESSION)
                 writer.write_table(merged)
@@ -60,7 +68,7 @@ def merge_parquet(folder: Folder, shards: int, rows: Rows) -> Tally:
     return tally
 
 
-def merge_coco(folder: Folder, shards: int, images: Images, label_names: Sequence[str]) -> Tally:
+def merge_coco(folder: Folder, plan: Plan, images: Images, label_names: Sequence[str]) -> Tally:
     """Write RESULTS, COCO results with the ids of `images`, and DATASET, the images and categories that they are about.
 
     Raises OSError and StoreError.
@@ -71,7 +79,7 @@ def merge_coco(folder: Folder, shards: int, images: Images, label_names: Sequenc
         results.write(b"[\n")
         dataset.write(b'{"images": [\n')
         index, lead = 0, b""
-        for table in _parts(folder, shards, tally):
+        for table in _parts(folder, plan, tally):
             for row in table.to_pylist():
                 image_id = images.image_id(index)
                 dataset.write((b",\n" if index else b"") + orjson.dumps(_image(row, image_id)))
@@ -104,9 +112,10 @@ def by_detection(table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _parts(folder: Folder, shards: int, tally: Tally) -> Iterator[pa.Table]:
-    """Each shard's rows, counted. Raises StoreError for one that is not there, or damaged."""
-    for name in map(part_name, range(shards)):
+def _parts(folder: Folder, plan: Plan, tally: Tally) -> Iterator[pa.Table]:
+    """Each shard's rows, counted. Raises StoreError for one that is not there, damaged, or another run's."""
+    digest = plan.digest.encode()
+    for name in map(part_name, range(plan.shards)):
         content = folder.read(name)
         if content is None:
             raise StoreError(f"{folder}/{name} is gone: run the command again")
@@ -115,6 +124,9 @@ def _parts(folder: Folder, shards: int, tally: Tally) -> Iterator[pa.Table]:
         except (pa.ArrowException, OSError) as error:
             said = " ".join(str(error).split())
             raise StoreError(f"{folder}/{name} is damaged ({said}): delete it and run the command again") from None
+        if (table.schema.metadata or {}).get(OF_PLAN) != digest:
+            why = "is of another run, which wrote into this folder too"
+            raise StoreError(f"{folder}/{name} {why}: delete it and run the command again")
         tally.images += len(table)
         tally.failed += len(table) - table.column("error").null_count
         tally.truncated += table.column("truncated").to_pylist().count(True)

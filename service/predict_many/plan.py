@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service import VERSION
 from service.client.command.inputs import UsageError
 from service.models.catalog import ServedModel
+from service.predict_many.shards import PLAN
 from service.predict_many.sources import Images
 from service.prediction.parameters import PredictParameters
 from service.settings.settings import Settings
 
-FILE: Final = "_plan.json"
+FILE: Final = PLAN
 LEAST, MOST, PARTS = 16, 1024, 100
 """Images in a part unless the user says how many: a hundredth of all, within these bounds."""
 
@@ -98,6 +99,11 @@ class Plan(BaseModel):
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """What its shards are told by."""
+        return hashlib.sha256(self.to_json()).hexdigest()
 
     def agree(self, content: bytes, folder: str, *, any_size: bool) -> Plan:
         """The plan that `content`, the file in the folder, holds, where it is this one. any_size: whatever its shard

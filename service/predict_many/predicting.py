@@ -12,7 +12,7 @@ from typing import Final
 
 from model.runtime.images.data import Data
 from service.client.command.coco_ids import ImageId
-from service.http.problems import INTERNAL, OUT_OF_MEMORY, Problem
+from service.http.problems import ENGINE_STALLED, INTERNAL, OUT_OF_MEMORY, Problem
 from service.observability.metrics import Metrics
 from service.observability.record import ImageRecord
 from service.predict_many.display import Display
@@ -52,7 +52,7 @@ class Run:
 
 
 class EngineFailing(Exception):
-    """The engine fails on one image after the other; the message is one line."""
+    """The engine fails on one image after the other, or hangs; the message is one line."""
 
 
 class Streak:
@@ -77,7 +77,7 @@ async def predict_shards(run: Run, shards: Sequence[int], display: Display) -> N
     names, text_ids = run.loaded.catalog.find().label_names, run.images.has_text_ids
 
     def write(shard: int, rows: Sequence[Row]) -> None:
-        run.folder.write(part_name(shard), to_parquet(rows, names, text_ids=text_ids))
+        run.folder.write(part_name(shard), to_parquet(rows, names, run.plan.digest, text_ids=text_ids))
 
     left, streak = list(shards), Streak()
     rows: list[Row] = []
@@ -131,9 +131,10 @@ class Predictor:
         threads = 2 * loaded.settings.pool_threads + (FETCHES if self._fetching else 0)
         self.at_once = (1 + WAITING) * computed + threads
         self._slots = asyncio.Semaphore(self.at_once)
+        self._patience = loaded.settings.stall_seconds or math.inf
 
     async def predict(self, image: Image, image_id: ImageId) -> Row:
-        """What becomes of one image. Raises StoreError."""
+        """What becomes of one image. Raises StoreError, and EngineFailing where the engine hangs."""
         failed = partial(Row, image.name, image_id)
         try:
             async with self._slots:
@@ -141,6 +142,8 @@ class Predictor:
         except UnreadableError as error:
             return failed(error=UNREADABLE, detail=f"The file cannot be read: {error}.")
         except Problem as problem:
+            if problem.kind is ENGINE_STALLED:  # it computes nothing from now on, and the images are not to blame
+                raise EngineFailing(self._why_stalled(image)) from None
             return failed(error=problem.kind.slug, detail=problem.detail)
         except StoreError:
             raise
@@ -157,6 +160,12 @@ class Predictor:
             deadline = Deadline(limit, math.inf)
             job = Job(self._model, read, self._options, deadline, Priority.BULK, ImageRecord(), is_light=True)
             return await self._pipeline.predict(job, partial(Row.of, image.name, image_id))
+
+    def _why_stalled(self, image: Image) -> str:
+        return (
+            f"the engine has not ended a run in {self._patience:g} s, at {image.name} or an image near it; where it is "
+            f"slow and no more, --engine-stall-ms allows longer (0: as long as it takes)"
+        )
 
     def close(self) -> None:
         self._pipeline.close()

@@ -17,7 +17,13 @@ from service.prediction.answers import Detected, image_said, mask_said, to_json
 
 FOLDER: Final = "_parts"
 """Readers of Parquet pass over a folder whose name begins so."""
+PLAN: Final = "_plan.json"
+RESULTS, DATASET = "results.json", "images.json"
+FILES: Final = (PLAN, "detections.parquet", "images.parquet", RESULTS, DATASET)
+"""What a run writes beside FOLDER."""
 COMPRESSION: Final = "zstd"
+OF_PLAN: Final = b"maskserve_plan"
+"""Under which a shard's file keeps the digest of its plan."""
 
 OF_IMAGES: Final = {
     "image": pa.string(),
@@ -78,11 +84,11 @@ def shards_in(names: Iterable[str]) -> set[int]:
     return {int(found[1]) for name in names if (found := _NAME.fullmatch(name))}
 
 
-def to_parquet(rows: Sequence[Row], label_names: Sequence[str], *, text_ids: bool) -> bytes:
-    """A shard's file. label_names: by label id."""
+def to_parquet(rows: Sequence[Row], label_names: Sequence[str], plan: str, *, text_ids: bool) -> bytes:
+    """A shard's file. label_names: by label id. plan: its digest, by which a shard of another run is told."""
     said = [_said(row, label_names, text_ids=text_ids) for row in rows]
     buffer = BytesIO()
-    table = pa.Table.from_pylist(said, schema(text_ids=text_ids))
+    table = pa.Table.from_pylist(said, schema(text_ids=text_ids).with_metadata({OF_PLAN: plan}))
     parquet.write_table(table, buffer, compression=COMPRESSION)
     return buffer.getvalue()
 

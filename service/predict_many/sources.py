@@ -8,9 +8,8 @@ import mmap
 import os
 import posixpath
 import stat
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -19,10 +18,11 @@ from pyarrow import fs
 from model.console.arguments import nearest_path
 from model.runtime.images.data import Data
 from service.client.command.coco_ids import ImageId
-from service.client.command.inputs import SUFFIXES, UsageError, ending, find_images, told
+from service.client.command.inputs import SUFFIXES, Beside, Input, UsageError, ending, find_images, identities
 from service.http.spool import IN_MEMORY
 from service.predict_many.lists import LISTS, Entry, read_list
-from service.predict_many.stores import Remote, StoreError, locate
+from service.predict_many.shards import FILES, FOLDER
+from service.predict_many.stores import Remote, StoreError, has_scheme, locate, require_key
 
 OF_THE_MACHINE: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN)
@@ -55,12 +55,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """All of them. `categories` are the ids of COCO results by class name; None: the label ids. `passed_over` counts
-    the files, or objects, beside them, by their endings."""
+    """All of them. `categories` are the ids of COCO results by class name; None: the label ids. `remarks` are sentences
+    about what is not taken."""
 
     images: Sequence[Image]
     categories: Mapping[str, int] | None = None
-    passed_over: Mapping[str, int] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,6 +96,8 @@ def find(sources: Sequence[str], root: str | None, leave_out: Sequence[Path] = (
     Raises UsageError and StoreError.
     """
     places = [locate(source) for source in sources]
+    if len(places) > 1:  # which a shell's pattern names, once there are results
+        places = [one for one in places if isinstance(one, Remote) or not _is_of_a_run(one, leave_out)] or places
     lists = [place for place in places if _suffix(place) in LISTS]
     if lists and len(places) > 1:
         raise UsageError(f"{_shown(lists[0])} is a list of images: give it alone")
@@ -104,40 +106,70 @@ def find(sources: Sequence[str], root: str | None, leave_out: Sequence[Path] = (
     if root is not None:
         raise UsageError("--images is where the names of a list begin, and no list is given: leave it out")
     found: dict[str, Image] = {}
-    passed_over: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    beside = Beside()
+    identity_of = _identities()
     for place in places:
-        images, beside = _in_store(place) if isinstance(place, Remote) else _on_disk(place, leave_out)
-        passed_over += beside
+        images, others = _in_store(place) if isinstance(place, Remote) else _on_disk(place, leave_out)
+        beside.add(others)
         for one in images:
-            other = found.setdefault(one.name, one)
-            if other.place != one.place:
+            identity = identity_of(one.place)
+            found.setdefault(identity, one)
+            is_other = isinstance(one.place, Remote) and found[identity].place != one.place  # of another store
+            if is_other or names.setdefault(found[identity].name, identity) != identity:
                 raise UsageError(f"two images are called {one.name}: rename one")
-    return Images(list(found.values()), passed_over=passed_over)
+    return Images(list(found.values()), remarks=[*beside.remarks(), *_left_out(beside.results, found)])
 
 
-def _on_disk(path: Path, leave_out: Sequence[Path]) -> tuple[list[Image], Counter[str]]:
+def _left_out(folders: Sequence[Path], taken: Collection[str]) -> Iterator[str]:
+    """What is said of folders of results with images in them that are not among `taken`, by their identities."""
+    identity_of = identities()
+    for folder in folders:
+        if count := sum(identity_of(one.path) not in taken for one in _images_in(folder)):
+            images = "1 image" if count == 1 else f"{count} images"
+            yield f"{images} in {folder} left out, where results go: name that folder alone for them"
+
+
+def _on_disk(path: Path, leave_out: Sequence[Path]) -> tuple[list[Image], Beside]:
     if not path.is_dir() and os.path.lexists(path) and path.suffix.lower() not in SUFFIXES:
         images, lists = ", ".join(sorted(SUFFIXES)), ", ".join(sorted(LISTS))
         raise UsageError(f"{path} is neither an image ({images}) nor a list of images ({lists})")
-    found = find_images([os.fspath(path)], leave_out)
-    return [Image(one.name, one.path) for one in found.images], found.passed_over
+    found = find_images([os.fspath(path)], leave_out, lambda file: _is_of_a_run(file, leave_out))
+    return [Image(one.name, one.path) for one in found.images], found.beside
 
 
-def _in_store(place: Remote) -> tuple[list[Image], Counter[str]]:
+def _is_of_a_run(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether an earlier run wrote it into one of the folders of results, or it is such a folder, without images."""
+    if path.name in FILES or path.name == FOLDER or path.parent.name == FOLDER:
+        above = path.parent.parent if path.parent.name == FOLDER else path.parent
+        return os.path.realpath(above) in map(os.path.realpath, folders)
+    return path.is_dir() and os.path.realpath(path) in map(os.path.realpath, folders) and not _images_in(path)
+
+
+def _images_in(folder: Path) -> Sequence[Input]:
+    """As far as it can be read."""
+    try:
+        return find_images([os.fspath(folder)]).images
+    except UsageError:
+        return ()
+
+
+def _in_store(place: Remote) -> tuple[list[Image], Beside]:
     kind = place.kind()
     if kind == fs.FileType.NotFound:
         raise UsageError(f"{place.uri}: there is no such prefix or object")
     if kind == fs.FileType.File:
-        return [Image(place.uri, place)], Counter()
+        return [Image(place.uri, place)], Beside()
     below = len(place.path) + 1
     paths = sorted(path for path in place.files(recursive=True) if not _is_hidden(PurePosixPath(path[below:])))
     taken = [path for path in paths if ending(path) in SUFFIXES]
-    passed_over = Counter(ending(path) for path in paths if ending(path) not in SUFFIXES)
+    beside = Beside()
+    beside.files.update(ending(path) for path in paths if ending(path) not in SUFFIXES)
     if not taken:
-        beside = f"; {told(passed_over)}" if passed_over else ""
-        said = f"no images in there (objects that end in {', '.join(sorted(SUFFIXES))}){beside}"
+        remarks = "".join(f"; {one}" for one in beside.remarks())
+        said = f"no images in there (objects that end in {', '.join(sorted(SUFFIXES))}){remarks}"
         raise UsageError(f"{place.uri}: {said}")
-    return [Image(place.base + path, Remote(place.store, path, place.base)) for path in taken], passed_over
+    return [Image(place.base + path, Remote(place.store, path, place.base)) for path in taken], beside
 
 
 def _is_hidden(path: PurePosixPath) -> bool:
@@ -155,6 +187,7 @@ def _listed(place: Path | Remote, root: str | None) -> Images:
     listed = read_list(_shown(place), _suffix(place), content)
     base = (place.parent if isinstance(place, Path) else place.parent()) if root is None else locate(root)
     images = [_entry(entry, base) for entry in listed.entries]
+    _require_apart(_shown(place), images)
     local = [one.place for one in images if isinstance(one.place, Path)]
     if len(local) == len(images) and not any(os.path.lexists(path) for path in local):
         where = f"; their names begin at {base}" if root is None else ""
@@ -164,19 +197,36 @@ def _listed(place: Path | Remote, root: str | None) -> Images:
     return Images(images, listed.categories)
 
 
+def _require_apart(where: str, images: Sequence[Image]) -> None:
+    """Raises UsageError for two names of one file."""
+    identity_of, names = _identities(), dict[str, str]()
+    for one in images:
+        if (other := names.setdefault(identity_of(one.place), one.name)) != one.name:
+            raise UsageError(f"{where} has {other} and {one.name}, which are one file: name each image once")
+
+
+def _identities() -> Callable[[Path | Remote], str]:
+    """What gives a place one text, however it is spelled."""
+    of_file = identities()
+    return lambda place: place.uri if isinstance(place, Remote) else of_file(place)
+
+
 def _entry(entry: Entry, base: Path | Remote) -> Image:
     name = entry.name
-    if "://" in name or name.startswith("/"):
+    if has_scheme(name) or name.startswith("/"):
         place = locate(name)
     elif isinstance(base, Path):
         place = base / name
+        if "\\" in name and not os.path.lexists(place):  # as Windows' tools write them
+            place = base / name.replace("\\", "/")
     else:
         place = _below(base, name)
     return Image(name, place, entry.image_id)
 
 
 def _below(base: Remote, name: str) -> Remote:
-    """Raises UsageError for what leads out of the bucket."""
+    """Raises UsageError for what leads out of the bucket, and for what no store takes."""
+    require_key(name)
     path, bucket = posixpath.normpath(f"{base.path}/{name}"), base.path.partition("/")[0]
     if not path.startswith(f"{bucket}/"):
         raise UsageError(f"{name} leads out of the bucket {bucket}, from {base.uri}: name it {base.base}BUCKET/KEY")

@@ -28,7 +28,10 @@ CREDENTIALS: Final = {
 }
 
 _DENIED: Final = re.compile("denied|credential|forbidden|unauthorized|signature|access.?key|token|40[13]", re.I)
+_OPTIONS: Final = re.compile(r"[^=&?/]+=[^&?]*(?:&[^=&?/]+=[^&?]*)*")
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+UNFINISHED: Final = b"\0unfinished"
+"""Ends an object that must not be taken for a whole one: neither JSON nor a Parquet file ends so."""
 
 
 class StoreError(Exception):
@@ -85,22 +88,37 @@ def locate(text: str) -> Path | Remote:
     if scheme not in SCHEMES:
         hint = did_you_mean(scheme, SCHEMES, otherwise=f"choose {', '.join(f'{one}://' for one in SCHEMES)}")
         raise UsageError(f"{text}: {scheme}:// is not known here; {hint}")
-    place, _, query = text[found.end() :].partition("?")
+    rest = text[found.end() :]
     if scheme == "file":
-        path = unquote(place).removeprefix("localhost")
+        path = unquote(rest).removeprefix("localhost")
         if not path.startswith("/"):
             raise UsageError(f"{text}: behind file:// goes a whole path (file:///DIR); a relative one goes without")
         return Path(path)
+    place, mark, query = rest.rpartition("?")
+    if not mark or not _OPTIONS.fullmatch(query):  # a key may have a question mark
+        place, query = rest.removesuffix("?"), ""
     bucket, _, key = place.partition("/")
     if not bucket:
         raise UsageError(f"{text}: no bucket is named; give {scheme}://BUCKET/PREFIX")
+    key = key.rstrip("/")
+    require_key(key)
     account, _, name = bucket.rpartition("@")  # gs://anonymous@BUCKET
     try:
         store = _opened(scheme, bucket, query, _endpoint() if scheme == "s3" else "")
     except (OSError, ValueError) as error:
         raise UsageError(f"{text}: {_said(error, scheme)}") from None
-    parts = [part for part in key.split("/") if part]
-    return Remote(store, "/".join([name, *parts]), f"{scheme}://{account}@" if account else f"{scheme}://")
+    return Remote(store, f"{name}/{key}" if key else name, f"{scheme}://{account}@" if account else f"{scheme}://")
+
+
+def has_scheme(text: str) -> bool:
+    """Whether `locate` takes it for a URI."""
+    return _URI.match(text) is not None
+
+
+def require_key(key: str) -> None:
+    """Raises UsageError for a key that no file system of pyarrow takes: without the empty part it is another object."""
+    if key.startswith("/") or "//" in key:
+        raise UsageError(f"{key}: no store is asked for names with // in them or / before them: take it out, or rename")
 
 
 @cache
@@ -230,6 +248,8 @@ class RemoteFolder:
                 try:
                     yield stream
                 except BaseException:
+                    with suppress(OSError, ValueError):
+                        stream.write(UNFINISHED)
                     stream.close()  # which cannot be left out, and completes what is there
                     place.store.delete_file(place.path)
                     raise

@@ -63,13 +63,13 @@ class Worker:
         self._predictor = Predictor(loaded, are_remote=order.are_remote)
         return known
 
-    async def predict(self, images: Sequence[tuple[Image, ImageId]]) -> Part:
-        """The shard of these images. Raises StoreError and EngineFailing."""
+    async def predict(self, images: Sequence[tuple[Image, ImageId]], plan: str) -> Part:
+        """The shard of these images, of the plan with this digest. Raises StoreError and EngineFailing."""
         works = (partial(self._predictor.predict, *one) for one in images)
         rows = []
         async with aclosing(in_turn(works, self._predictor)) as found:
             async for row in found:
                 rows.append(row)
                 self._streak.judge(row)
-        content = await asyncio.to_thread(to_parquet, rows, self._label_names, text_ids=self._order.text_ids)
+        content = await asyncio.to_thread(to_parquet, rows, self._label_names, plan, text_ids=self._order.text_ids)
         return Part(content, sum(row.error is not None for row in rows), not self._streak.length)

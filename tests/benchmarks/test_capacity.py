@@ -62,8 +62,9 @@ def test_as_many_as_are_busy_all_the_time_are_too_few() -> None:
 
 
 def test_what_no_number_of_replicas_can_do_is_told() -> None:
-    with pytest.raises(ValueError, match="one image alone takes"):
-        needed(1, [IMAGE], Machine(), BALANCERS["random"], p99=0.05, lost=0.01, requests=100)
+    for machine, p99 in ((Machine(), 0.05), (Machine(timeout=0.05), 1.0)):
+        with pytest.raises(ValueError, match=r"one image alone takes 0.1 s, and (p99|the deadline) is"):
+            needed(1, [IMAGE], machine, BALANCERS["random"], p99=p99, lost=0.01, requests=100)
 
 
 def test_the_command_says_what_a_load_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +77,44 @@ def test_the_command_says_what_a_load_costs(tmp_path: Path, capsys: pytest.Captu
     assert all(0.3 < float(row[6]) < 10 for row in rows), "mean images in flight on a device"
     assert main([*words, "--p99", "0.01"]) == 2
     assert "one image alone takes 0.1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(None, "cannot be read: No such file", id="no file"),
+        pytest.param("[", "holds no stage times: Invalid JSON", id="half a JSON"),
+        pytest.param("[]", ": no image, or one", id="none"),
+        pytest.param('[{"bucket": "a"}]', "holds no stage times: 0.decode: Field required", id="no times"),
+        pytest.param(json.dumps([asdict(replace(IMAGE, inference=0.0))]), "one that takes no time", id="no work"),
+        pytest.param(json.dumps([asdict(replace(IMAGE, decode=-1.0))]), "or less than none", id="before it began"),
+        pytest.param(json.dumps([asdict(replace(IMAGE, other=float("nan")))]), "holds no stage times", id="no number"),
+    ],
+)
+def test_what_are_no_stage_times_is_one_line(
+    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "stages.json").write_text(content)
+    assert main(["--stages", str(tmp_path / "stages.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"capacity: --stages: {tmp_path}/stages.json ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "words", [["--rate", "0"], ["--rate", "nan"], ["--lost", "2"], ["--growth", "-1"], ["--p99", "x"]]
+)
+def test_a_number_that_is_none_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert f"{words[0]}: {words[1]!r} is no number that is meant here" in capsys.readouterr().err
+
+
+def test_no_images_are_no_stage_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--images", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"capacity: --images: {tmp_path} has no PNGs\n"
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ class HoldingWorker(Worker):
         install()
         return await super().load()
 
-    async def predict(self, images: Sequence[tuple[Image, ImageId]]) -> Part:
+    async def predict(self, images: Sequence[tuple[Image, ImageId]], plan: str) -> Part:
         # Who is given images is known to have loaded its model: whose end before that is another case.
         (Path(os.environ[FOLDER]) / f"worker-{os.getpid()}").touch()
-        return await super().predict(images)
+        return await super().predict(images, plan)
 
 
 class WithoutModels(Worker):

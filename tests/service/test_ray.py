@@ -359,6 +359,23 @@ def test_each_replica_comes_to_a_new_version_by_itself(serving: str, models: Pat
         until(lambda: {json.loads(client.predict_json(data))["model"]["version"] for _ in range(12)} == {2})
 
 
+def test_a_version_that_is_served_no_more_is_told_to_ray(
+    serving: str, cluster: Cluster, models: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):  # as many as are kept
+        publish_probe(tmp_path / "staging", models)
+    nodes = [cluster.head_node, *cluster.worker_nodes]
+    with httpx.Client(timeout=PATIENCE) as client:
+        urls = [f"http://127.0.0.1:{node.metrics_export_port}/metrics" for node in nodes]
+
+        def is_told() -> bool:
+            lines = [line for url in urls for line in client.get(url).text.splitlines()]
+            of_first = [line for line in lines if "ray_maskserve_model_info{" in line and 'version="1"' in line]
+            return bool(of_first) and {float(line.rpartition(" ")[2]) for line in of_first} == {0.0}
+
+        until(is_told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

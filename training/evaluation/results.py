@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -62,6 +62,11 @@ def open_results(path: Path) -> Evaluated:
     except OSError as error:
         raise ResultsError(f"--results: {path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
+        if path.suffix == ".parquet":
+            raise ResultsError(
+                f"--results: {path} is a table, and no COCO results: predict-many makes those of what is there, by the "
+                f"same command with --format coco"
+            ) from None
         first = error.errors()[0]
         where = " of entry ".join(map(str, reversed(first["loc"][:2]))) or "it"
         raise ResultsError(
@@ -135,9 +140,11 @@ def _require_same(path: Path, names: Mapping[int | str, str], records: Mapping[i
     """Running numbers of a folder's images are ids, too, but of others; and an image that nobody predicted is no empty
     one."""
     file = path.with_name(IMAGES)
+    ends = {end for record in records.values() for end in _ends(record.file)}
     for image_id, record in records.items():
         name = names.get(image_id)
-        if name is not None and PurePosixPath(name).name != PurePosixPath(record.file).name:
+        # Of images of one name in several folders the longest end that any of them has tells which it is.
+        if name is not None and next((end for end in _ends(name) if end in ends), None) not in _ends(record.file):
             raise ResultsError(
                 f"{file} says that image {image_id} is {name}, and the data that it is {record.file}: "
                 f"predict the images of the dataset's own JSON, whose ids results then have"
@@ -147,6 +154,12 @@ def _require_same(path: Path, names: Mapping[int | str, str], records: Mapping[i
             f"{file} lacks {len(missing)} of the {len(records)} images of the data, such as {missing[0]}, "
             f"{records[missing[0]].file}: predict the images of the dataset's own JSON"
         )
+
+
+def _ends(name: str) -> list[str]:
+    """What a path ends in, from all of it to its last part."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _detections(path: Path, record: ImageRecord, results: Sequence[_Result], labels: Mapping[int, int]) -> Detections:

@@ -31,7 +31,7 @@ from service.client.command.formats import (
     csv_frame,
     dataset_tail,
 )
-from service.client.command.inputs import UsageError, find_images, places, told
+from service.client.command.inputs import UsageError, find_images, places
 from service.client.command.plane_files import PlaneFiles
 from service.client.command.progress import Display
 from service.client.errors import ClientError, ServerProblem
@@ -140,7 +140,7 @@ def _jobs(asked: argparse.Namespace, ids: CocoIds | None) -> tuple[list[Job], st
         files = places(inputs, folder, FILE_TYPES[asked.format].suffix)
     jobs = list(map(Job, inputs, numbers, overlays, files))
     _require_writable(asked, jobs)
-    return jobs, f"; {told(found.passed_over)}" if found.passed_over else ""
+    return jobs, "".join(f"; {one}" for one in found.beside.remarks())
 
 
 def _folder(asked: argparse.Namespace) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docker.kubernetes.manifests import FOLDERS, Manifest, build, needs_kubectl
-from tests.docker.kubernetes.meaning import running, scaling, wiring
+from tests.docker.kubernetes.meaning import replacing, running, scaling, wiring
 from tests.docker.kubernetes.meaning.known import Known, ask
 from tests.docker.kubernetes.planting import REMOVED, Mistake
 from tests.service.harness import Server
@@ -26,7 +26,8 @@ def findings(documents: list[Manifest], known: Known) -> Iterator[str]:
     yield from running.probes(documents, known)
     for check in (running.images, running.periods, running.settings, running.folders, running.security):
         yield from check(documents)
-    yield from running.resources(documents)
+    for check in (running.resources, replacing.quantities, replacing.rollouts, replacing.budgets, replacing.policies):
+        yield from check(documents)
     yield from scaling.queries(documents, known)
     for check in (scaling.scaling, scaling.alerts):
         yield from check(documents)
@@ -130,6 +131,20 @@ RUNNING = [
     Mistake(TRAINING, TRAIN, f"{NODES} containers 0 resources requests cpu", REMOVED, "requests no cpu"),
     Mistake(BASE, SERVE, f"{POD} volumes 2 emptyDir", {}, "the volume tmp has no limit"),
 ]
+BUDGET, POLICY = "PodDisruptionBudget/maskserve", "NetworkPolicy/maskserve"
+REPLACING = [
+    Mistake(BASE, SERVE, f"{ONE} resources requests memory", "8Gi", "requests 8Gi of memory, and its limit is 4Gi"),
+    Mistake(BASE, SERVE, f"{POD} initContainers 0 resources requests cpu", "1500m", "requests 1500m of cpu"),
+    Mistake("overlays/gpu", SERVE, f"{ONE} resources limits nvidia.com/gpu", "2", "requests 1 of nvidia.com/gpu"),
+    Mistake(TRAINING, TRAIN, f"{NODES} containers 0 resources limits memory", "8G", "requests 32Gi of memory"),
+    Mistake(BASE, SERVE, "spec strategy rollingUpdate maxSurge", 0, "none could be replaced"),
+    Mistake("overlays/gpu", SERVE, "spec strategy rollingUpdate maxUnavailable", "0%", "none could be replaced"),
+    Mistake(BASE, BUDGET, "spec maxUnavailable", 0, "no machine could be drained"),
+    Mistake(BASE, BUDGET, "spec minAvailable", 2, "no machine could be drained"),
+    Mistake("overlays/keda", BUDGET, "spec minAvailable", 2, "no machine could be drained"),
+    Mistake(BASE, POLICY, "spec policyTypes", ["Ingress"], "says nothing of Egress"),
+    Mistake(BASE, POLICY, "spec policyTypes", REMOVED, "says nothing of Ingress"),
+]
 IN_FLIGHT, WANTED = "spec triggers 0 metadata", "spec triggers 1 metadata query"
 SCALING = [
     Mistake("overlays/keda", KEDA, f"{IN_FLIGHT} query", "sum(maskserve_in_flight)", "no metric maskserve_in_flight"),
@@ -159,7 +174,7 @@ def test_nothing_is_found_in_what_is_built(folder: str, known: Known) -> None:
     assert list(findings(build(folder), known)) == []
 
 
-@pytest.mark.parametrize("mistake", [*WIRING, *RUNNING, *SCALING], ids=str)
+@pytest.mark.parametrize("mistake", [*WIRING, *RUNNING, *REPLACING, *SCALING], ids=str)
 def test_a_mistake_is_found(mistake: Mistake, known: Known) -> None:
     found = list(findings(mistake.plant(), known))
     assert any(mistake.said in one for one in found), found

@@ -279,12 +279,34 @@ def test_a_damaged_part_is_one_line(repository: Path, tmp_path: Path, capfd: pyt
     assert (tmp_path / "out" / "detections.parquet").read_bytes() == whole
 
 
-def test_results_in_the_source_s_folder_are_not_taken_for_images(repository: Path, tmp_path: Path) -> None:
+def test_a_part_of_another_run_is_not_merged(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs that begin at once in a bucket, or in a folder without locks, may both write there."""
+    for seed in range(2):
+        (tmp_path / f"{seed}.png").write_bytes(encode(picture(seed)))
+    words = (f"{tmp_path}/*.png", "--shard-size", 1, "--quiet", "--output")
+    assert predict(repository, *words, tmp_path / "one") == 0
+    assert predict(repository, *words, tmp_path / "other", "--score-threshold", 0.9) == 0
+    before = (tmp_path / "one" / "detections.parquet").read_bytes()
+    shutil.copy(tmp_path / "other" / "_parts" / "part-000001.parquet", tmp_path / "one" / "_parts")
+    assert predict(repository, *words, tmp_path / "one") == 3
+    assert "part-000001.parquet is of another run, which wrote into this folder too: delete" in capsys.readouterr().err
+    assert (tmp_path / "one" / "detections.parquet").read_bytes() == before
+    (tmp_path / "one" / "_parts" / "part-000001.parquet").unlink()
+    assert predict(repository, *words, tmp_path / "one") == 0
+    assert (tmp_path / "one" / "detections.parquet").read_bytes() == before
+
+
+def test_results_in_the_source_s_folder_are_not_taken_for_images(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.png").write_bytes(encode(picture(1)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b.png").write_bytes(encode(picture(2)))
     assert predict(repository, tmp_path, "--output", tmp_path / "out") == 0
     assert {row["image"] for row in rows(tmp_path / "out" / "detections.parquet")} == {str(tmp_path / "a.png")}
+    assert f"1 image in {tmp_path}/out left out, where results go: " in capsys.readouterr().err
 
 
 def test_an_image_on_which_the_engine_fails_is_a_row(repository: Path, tmp_path: Path) -> None:

@@ -35,3 +35,10 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     said = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown(capsys))
     assert re.search(r"images .*10/10 \d+\.\d/s, 0:00:00 left, 1 failed", said)
     assert shown(capsys, quiet=True) == ""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028"])
+def test_what_is_said_is_one_line(end: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though a file may be called so."""
+    display.say(f"a{end}b.png cannot be read")
+    assert capsys.readouterr().err == "maskserve: a b.png cannot be read\n"

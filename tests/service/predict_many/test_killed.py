@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.service.harness import encode, picture, until
 from tests.service.holding import HOLD, PASS
 from tests.service.predict_many.running import content, predict, rows, start
@@ -103,4 +104,21 @@ def test_interrupted(
     assert said == "maskserve: interrupted; the same command goes on from what is finished\n"
     assert not [name for name in content(tmp_path) if "partial" in name]
     assert predict(repository, held, "--output", tmp_path) == 1
+    assert content(tmp_path) == undisturbed
+
+
+def test_an_engine_that_hangs_ends_the_run_and_the_images_keep_their_chance(
+    repository: Path, held: Path, undisturbed: dict[str, bytes], holding: Path, tmp_path: Path
+) -> None:
+    """It computes nothing more, and every image after it would be a row with an error, and kept."""
+    words = (held, "--output", tmp_path, "--shard-size", SHARD, "--quiet")
+    process = start(repository, *words, "--engine-stall-ms", 500, holding=holding)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3, said
+    (line,) = said.splitlines()
+    assert line.startswith(f"maskserve: the engine has not ended a run in 0.5 s, at {held}/")
+    assert line.endswith("; the same command goes on from what is finished")
+    assert not parts(tmp_path)
+    (holding / HOLD).unlink()
+    assert predict(repository, *words) == 1
     assert content(tmp_path) == undisturbed

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from service.client.command.inputs import UsageError
 from service.predict_many.lists import Entry, read_list
 from service.predict_many.sources import find
-from service.predict_many.stores import StoreError, locate
+from service.predict_many.stores import Remote, StoreError, locate
 from tests.service.harness import encode, picture
 
 
@@ -141,14 +141,15 @@ def data(tmp_path: Path) -> Path:
 def test_names_begin_where_the_list_lies_or_where_it_is_said(data: Path) -> None:
     (data / "list.txt").write_text("val/a.png\n")
     (data / "names.txt").write_text("a.png\nb.png\n")
-    (data / "absolute.txt").write_text(f"{data}/val/a.png\nfile://{data}/val/a%2Epng\n")
-    cases = {"list.txt": None, "names.txt": str(data / "val"), "absolute.txt": None}
+    (data / "absolute.txt").write_text(f"{data}/val/a.png\n")
+    (data / "uri.txt").write_text(f"file://{data}/val/a%2Epng\n")
+    cases = {"list.txt": None, "names.txt": str(data / "val"), "absolute.txt": None, "uri.txt": None}
     for name, root in cases.items():
         first = find([str(data / name)], root).images[0]
         assert first.place == data / "val" / "a.png"
         assert first.read() == (data / "val" / "a.png").read_bytes()
-    second = find([str(data / "absolute.txt")], None).images[1]
-    assert (second.name, second.place) == (f"file://{data}/val/a%2Epng", data / "val" / "a.png")
+    (last,) = find([str(data / "uri.txt")], None).images
+    assert (last.name, last.place) == (f"file://{data}/val/a%2Epng", data / "val" / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,29 @@ def test_a_whole_path_is_behind_file(data: Path) -> None:
     for wrong in ("file://val", "file://", "file://elsewhere/val"):
         with pytest.raises(UsageError, match=f"{wrong}: behind file:// goes a whole path"):
             locate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        pytest.param("s3://bucket/what?.png", "bucket/what?.png", id="a question mark"),
+        pytest.param("s3://bucket/a?b/c.png?region=us-east-1", "bucket/a?b/c.png", id="and options"),
+        pytest.param("s3://bucket/y=5/a b%20#1.png", "bucket/y=5/a b%20#1.png", id="as it is"),
+        pytest.param("s3://bucket/images/", "bucket/images", id="a slash at the end"),
+        pytest.param("s3://bucket", "bucket", id="a bucket"),
+    ],
+)
+def test_keys_are_what_they_are(text: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # or Amazon's would be asked for the bucket's region
+    place = locate(text)
+    assert isinstance(place, Remote)
+    assert (place.path, place.uri) == (path, f"s3://{path}")
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a//b.png", "s3://bucket//a.png", "gs://anonymous@bucket/a///b.png"])
+def test_a_key_with_an_empty_part_is_not_another_one(text: str) -> None:
+    with pytest.raises(UsageError, match="no store is asked for names with // in them"):
+        locate(text)
 
 
 @pytest.mark.parametrize(("sources", "root"), [([""], None), (["list.txt"], "")])

@@ -37,8 +37,9 @@ def test_detections_come_back_as_they_were(found: Detections, text_ids: bool) ->
         Row("a.png", 1, (4, 6), False, "{}", detections=found),
         Row("nothing.png", 2, (4, 6), False, "{}", detections=nothing),
     ]
-    content = to_parquet(rows, NAMES, text_ids=text_ids)
-    assert content == to_parquet(rows, NAMES, text_ids=text_ids)
+    content = to_parquet(rows, NAMES, "digest", text_ids=text_ids)
+    assert content == to_parquet(rows, NAMES, "digest", text_ids=text_ids)
+    assert content != to_parquet(rows, NAMES, "other", text_ids=text_ids), "of another run"
     table = parquet.read_table(BytesIO(content))
     bad, back, empty = map(detections_of, table.to_pylist())
     assert len(bad) == len(empty) == 0

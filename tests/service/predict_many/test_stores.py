@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,10 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import fs, parquet
 
+from service.predict_many import command
+from service.predict_many.starting import Known, Loaded, load
+from service.predict_many.stores import Remote, RemoteFolder
 from tests.service.harness import encode, picture, until
 from tests.service.holding import HOLD, PASS
 from tests.service.predict_many.running import by_detection, content, predict, rows, start
@@ -181,6 +188,59 @@ def test_what_a_store_has_not_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert "Request ID" not in line
+
+
+def test_odd_keys_are_found_again_by_what_results_call_them(
+    bucket: str, store: Store, repository: Path, tmp_path: Path
+) -> None:
+    """A list of the images of a table names the same objects, and no others."""
+    names = ["what", "what?.png", "what?.png.png", "a b.png", "a+b%20c.png", "#1.png", "\u00e4\u03bb.png", "y=5/6.png"]
+    for number, name in enumerate(names):
+        with store.filesystem().open_output_stream(f"bucket/odd/{name}") as stream:
+            stream.write(encode(picture(number)))
+    flags = ["--rows=images", "--output"]
+    assert predict(repository, "s3://bucket/odd", *flags, tmp_path / "one") == 0
+    found = {row["image"]: row["scores"] for row in rows(tmp_path / "one" / "images.parquet")}
+    assert set(found) == {f"s3://bucket/odd/{name}" for name in names[1:]}
+    assert len({str(scores) for scores in found.values()}) == len(found), "each of an image of its own"
+    (tmp_path / "list.txt").write_text("\n".join(found))
+    assert predict(repository, tmp_path / "list.txt", *flags, tmp_path / "two") == 0
+    assert {row["image"]: row["scores"] for row in rows(tmp_path / "two" / "images.parquet")} == found
+
+
+def test_a_run_that_began_while_the_model_was_loaded_is_noticed(
+    bucket: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing keeps two processes out of one prefix."""
+    words = (f"{bucket}/images", "--output", f"{bucket}/raced", "--quiet")
+
+    def meanwhile(*of_this_one: Any) -> tuple[Loaded, Known]:
+        monkeypatch.setattr(command, "load", load)
+        assert predict(repository, *words, "--masks=none") == 1
+        return load(*of_this_one)
+
+    monkeypatch.setattr(command, "load", meanwhile)
+    assert predict(repository, *words) == 2
+    assert "raced holds another run, which differs in masks (none then, rle now)" in capsys.readouterr().err
+
+
+def test_what_ends_early_is_at_no_moment_taken_for_whole(tmp_path: Path) -> None:
+    """An object is there once its stream is closed, whatever it holds then; a link keeps what is removed after that."""
+    folder = RemoteFolder(Remote(fs.LocalFileSystem(), str(tmp_path), "file://"))
+    table = pa.table({"a": [1, 2]})
+    for name in ("found.parquet", "found.json"):
+        with pytest.raises(KeyboardInterrupt), folder.writing(name) as stream:  # noqa: PT012  # where it comes from
+            if name.endswith(".json"):
+                stream.write(b'[{"a": 1}]')
+            else:
+                parquet.write_table(table, pa.PythonFile(stream, mode="w"))
+            os.link(tmp_path / name, tmp_path / f"link-{name}")
+            raise KeyboardInterrupt
+        assert not (tmp_path / name).exists()
+    with pytest.raises(pa.ArrowInvalid):
+        parquet.read_table(tmp_path / "link-found.parquet")
+    with pytest.raises(ValueError, match="Extra data"):
+        json.loads((tmp_path / "link-found.json").read_bytes())
 
 
 class Refusal(BaseHTTPRequestHandler):

@@ -143,6 +143,60 @@ def test_running_numbers_are_not_taken_for_the_dataset_s_ids(
     assert "says that image 7 is elsewhere/c.png, and the data that it is b.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("names", "is_told"),
+    [
+        pytest.param(("one/a.png", "two/a.png"), False, id="the dataset's own"),
+        pytest.param(("/data/val/one/a.png", "./val/two/a.png"), False, id="paths"),
+        pytest.param(("one\\a.png", "two\\a.png"), False, id="of Windows"),
+        pytest.param(("two/a.png", "one/a.png"), True, id="the other way round"),
+        pytest.param(("/data/val/two/a.png", "/data/val/one/a.png"), True, id="paths, the other way round"),
+    ],
+)
+def test_images_of_one_name_in_two_folders_are_told_apart(
+    names: tuple[str, str], is_told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Running numbers of a folder's images would else be taken for the dataset's ids, in another order."""
+    files = {1: "one/a.png", 2: "two/a.png"}
+    for seed, file in files.items():
+        (tmp_path / "val" / file).parent.mkdir(parents=True)
+        (tmp_path / "val" / file).write_bytes(encode(picture(seed, SIZE)))
+    box = {"bbox": [1, 2, 30, 40], "area": 1200, "category_id": 1}
+    document = {
+        "images": [{"id": id_, "file_name": name, "width": SIZE[1], "height": SIZE[0]} for id_, name in files.items()],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{**box, "id": id_, "image_id": id_} for id_ in files],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    entries = [{"image_id": id_, "category_id": 1, "bbox": box["bbox"], "score": 0.9} for id_ in files]
+    (tmp_path / "results.json").write_text(json.dumps(entries))
+    known = [{"id": number, "file_name": name} for number, name in enumerate(names, 1)]
+    (tmp_path / "images.json").write_text(json.dumps({"images": known}))
+    words = [f"--results={tmp_path / 'results.json'}", f"--data={tmp_path}"]
+    if not is_told:
+        assert main(words) == 0
+        return
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"says that image 1 is {names[0]}, and the data that it is one/a.png" in capsys.readouterr().err
+
+
+def test_a_table_of_predict_many_says_how_it_becomes_results(
+    data: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--images", str(data / "val"), "--output", str(tmp_path), "--models", str(models), *THRESHOLD]
+    assert predict_many([str(data / "annotations" / "instances_val.json"), *flags]) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([f"--results={tmp_path / 'detections.parquet'}", f"--data={data}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "detections.parquet is a table, and no COCO results: predict-many makes those" in line
+    assert predict_many([str(data / "annotations" / "instances_val.json"), *flags, "--format=coco"]) == 0
+    assert "3 of 3 images are there already" in capsys.readouterr().err, "as the line says"
+    assert main([f"--results={tmp_path / 'results.json'}", f"--data={data}"]) == 0
+
+
 def test_images_that_were_not_predicted_are_not_taken_for_empty_ones(
     data: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

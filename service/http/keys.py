@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -156,11 +157,31 @@ class RequireKey:
 
 
 def _forged(headers: Headers) -> Problem | None:
-    """A page of another site may make its reader's browser POST to a server on the same machine."""
+    """A page of another site may make its reader's browser POST to a server on the same machine; and by having its own
+    name point at that machine (DNS rebinding) it may look as if it were the server's own page.
+    """
     origin = headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == headers.get("host"):
+    if origin is None or (_host(origin) == headers.get("host", "") and _is_this_machine(origin)):
         return None
     return Problem(FORBIDDEN, "Administration without a key is not for pages of other sites; set MASKSERVE_ADMIN_KEYS.")
+
+
+def _host(origin: str) -> str | None:
+    """None where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _is_this_machine(origin: str) -> bool:
+    """Whether its host is an address, which nobody can have point elsewhere, or localhost."""
+    name = urlsplit(origin).hostname or ""
+    try:
+        ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return True
 
 
 def _presented(headers: Headers) -> list[str]:

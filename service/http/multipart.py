@@ -19,7 +19,8 @@ FILE = "file"
 
 _PIECE = 1 << 20
 """Bytes that are parsed at a time."""
-_QUOTED = re.compile(r'(?<!\*=)"(?:\\.|[^"\\])*"')
+_QUOTED = re.compile(r'(?<!\*=)"(?:\\.|[^"\\])*+"?')
+"""A quoted text; one that does not end goes on to the end, or each quote in it would be looked into anew."""
 _EXTENDED_NAME = re.compile(r""";\s*filename\*\s*=\s*"?(utf-8|iso-8859-1)'[^']*'([^\s;"]*)""", re.IGNORECASE)
 
 
@@ -62,7 +63,7 @@ class _Collector:
 
     def on_part_begin(self) -> None:
         if len(self.parts) == self._max_files:
-            raise Problem(BAD_MULTIPART, f"The body has more than {self._max_files} parts; send fewer images at once.")
+            raise _too_many(self._max_files)
         self.parts.append(_Part())
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -84,6 +85,10 @@ class _Collector:
         self.complete = True
 
 
+def _too_many(files: int) -> Problem:
+    return Problem(BAD_MULTIPART, f"The body has more than {files} parts; send fewer images at once.")
+
+
 def find_files(body: Data, boundary: bytes, max_files: int) -> list[File]:
     """The parts named `file`, at least one, in their order.
 
@@ -91,6 +96,7 @@ def find_files(body: Data, boundary: bytes, max_files: int) -> list[File]:
     `max_files`, or has other parts, which would be parameters that silently do nothing.
     """
     found = _Collector(max_files)
+    delimiters = 0
     try:
         parser = MultipartParser(
             boundary,
@@ -104,7 +110,12 @@ def find_files(body: Data, boundary: bytes, max_files: int) -> list[File]:
             },
         )
         for start in range(0, len(body), _PIECE):
-            parser.write(bytes(body[start : start + _PIECE]))
+            piece = bytes(body[start : start + _PIECE])
+            # Of those that no part begins behind, which no body should have, each costs the parser its time.
+            delimiters += piece.count(b"\r\n--" + boundary)
+            if delimiters > max_files + 1:
+                raise _too_many(max_files)
+            parser.write(piece)
             let_go(body)
         parser.finalize()
     except FormParserError as error:

@@ -26,6 +26,8 @@ PROBLEM = "problem"
 """Where a request's state holds the slug of the problem that it was answered with."""
 ANSWERED = "answered"
 """Where it holds the status with which `protocol` has answered in the application's place."""
+MOST_ERRORS = 20
+"""Of a query's, which may have thousands of wrong parameters, as many are named."""
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +140,11 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [{"parameter": _parameter(e["loc"]), "message": _message(e)} for e in error.errors()]
+    found = error.errors()
+    errors = [{"parameter": _parameter(e["loc"]), "message": _message(e)} for e in found[:MOST_ERRORS]]
     detail = "; ".join(f"{e['parameter']}: {e['message']}" for e in errors)
+    if len(found) > MOST_ERRORS:
+        detail += f"; and {len(found) - MOST_ERRORS} more"
     return problem_response(Problem(INVALID_PARAMETER, detail, extra={"errors": errors}), request.scope)
 
 
@@ -159,7 +164,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     # Starlette's own: unknown path, method not allowed. RFC 9457 gives them the type "about:blank".
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
-    detail = f"{request.method} {request.url.path}: {title.lower()}; GET /docs lists what there is."
+    detail = f"{request.method} {request.scope['path']}: {title.lower()}; GET /docs lists what there is."
     headers = error.headers or {}
     return _response("about:blank", title, error.status_code, detail, headers, {}, request.scope, "about:blank")
 

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.http.headers import SECURITY, new_request_id
+from service.http.old_clients import without_chunks
 from service.http.problems import (
     ANSWERED,
     BAD_HTTP,
@@ -30,6 +31,7 @@ from service.http.problems import (
     Problem,
     problem_response,
 )
+from service.http.unread import UNREAD_SECONDS, Unread
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; of a request that is pipelined behind another's end, up to twice as much. About as
@@ -47,6 +49,7 @@ _NO_PATH = "-"
 _BEGUN = "begun"
 """Where a request's state holds when its head began, on the loop's clock."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+VERSIONS = ("1.0", "1.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +72,21 @@ class Unheard:
 
 
 def protocol_class(
-    header_timeout: float, on_unheard: Callable[[Unheard], None] = lambda unheard: None
+    header_timeout: float,
+    on_unheard: Callable[[Unheard], None] = lambda unheard: None,
+    unread_timeout: float = UNREAD_SECONDS,
 ) -> type[HttpToolsProtocol]:
     """For `uvicorn.Config(http=...)`. A request's head must be complete `header_timeout` seconds after the connection
-    opened, or after its first byte on a connection that has had requests.
+    opened, or after its first byte on a connection that has had requests. A client that reads nothing of its answer for
+    `unread_timeout` seconds is taken for one that has left.
     """
-    return type("Protocol", (_Protocol,), {"header_timeout": header_timeout, "on_unheard": staticmethod(on_unheard)})
+    own = {"header_timeout": header_timeout, "on_unheard": staticmethod(on_unheard), "unread_timeout": unread_timeout}
+    return type("Protocol", (_Protocol,), own)
 
 
 class _Protocol(HttpToolsProtocol):
     header_timeout: float
+    unread_timeout: float
     on_unheard: Callable[[Unheard], None]
 
     def __init__(
@@ -116,10 +124,20 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types its own
         super().connection_made(transport)
+        self._unread = Unread(transport, self.unread_timeout)
         self._watch_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.begin()
+
+    def resume_writing(self) -> None:
+        self._unread.end()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._unread.end()
         super().connection_lost(exc)
         current = self._current
         if current is not None and not current.response_complete:
@@ -243,9 +261,12 @@ class _Protocol(HttpToolsProtocol):
         """What RFC 9112 has a server refuse and the parser takes. Raises ValueError, for the parser to stop."""
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         hosts = sum(name == b"host" for name, _ in self.headers)
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:  # 2.3
+            raise ValueError("another version of HTTP")
         if codings not in ([], [b"chunked"]):  # 6.1; the body would be taken for what it holds
             raise ValueError("a transfer coding other than chunked")
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # 3.2
+        if hosts > 1 or (not hosts and version == "1.1"):  # 3.2
             raise ValueError("no Host, or several")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -253,7 +274,8 @@ class _Protocol(HttpToolsProtocol):
             self._answer_deferred()
         else:
             self._current = cycle
-            super()._start_asgi_task(cycle, app)
+            answering: Any = without_chunks(app, cycle) if cycle.scope["http_version"] == "1.0" else app
+            super()._start_asgi_task(cycle, answering)
 
     def on_message_complete(self) -> None:
         if self._has_offer:  # not yet: see `_feed`

@@ -64,8 +64,7 @@ async def read_body(request: Request, max_bytes: int, boundary: bytes | None = N
 
     Raises Problem: too many bytes. Raises starlette's ClientDisconnect.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    if _announces_more(request.headers.get("content-length", ""), max_bytes):
         raise too_many_bytes(max_bytes)
     spool = Spool()
     async for chunk in request.stream():
@@ -75,7 +74,14 @@ async def read_body(request: Request, max_bytes: int, boundary: bytes | None = N
             await asyncio.to_thread(spool.write, chunk)
         else:
             spool.write(chunk)
-    return Upload(spool.content(), request.headers.get("content-encoding", ""), boundary, max_bytes)
+    # Several lines are one list (RFC 9110, 5.3): to heed one of them would be to guess which.
+    encoding = ", ".join(request.headers.getlist("content-encoding"))
+    return Upload(spool.content(), encoding, boundary, max_bytes)
+
+
+def _announces_more(length: str, max_bytes: int) -> bool:
+    digits = length.lstrip("0")  # which may be so many that Python makes no number of them
+    return digits.isdecimal() and (len(digits) > len(str(max_bytes)) or int(digits) > max_bytes)
 
 
 def too_many_bytes(max_bytes: int) -> Problem:

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from model.runtime.images.data import Data
 from service.http.problems import TOO_MANY_BYTES, Problem
-from service.http.uploads import Upload, read_upload
+from service.http.uploads import Upload, read_body, read_upload
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord, RequestRecord, record_of
 from service.prediction.decoding import Job
@@ -22,6 +22,9 @@ from service.scheduling.gate import Deadline, Place
 from service.scheduling.priority import Priority
 
 Parsed = TypeVar("Parsed")
+
+MOST_SMALL = 64 * 1024
+"""Bytes of a body that names a version or so: it is read on the event loop, where nothing may take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,14 @@ class Visit:
             may_take_longer=self.patient,
             is_light=is_light,
         )
+
+
+async def receive_small(request: Request) -> bytes:
+    """The body of a request that has no images. Raises Problem: more than `MOST_SMALL` bytes, too slow, or damaged."""
+    lifecycle = lifecycle_of(request)
+    async with lifecycle.gate.upload(lifecycle.settings.upload_timeout_ms / 1e3):
+        upload = await read_body(request, min(MOST_SMALL, lifecycle.settings.max_body_bytes))
+    return upload.body()
 
 
 @contextmanager

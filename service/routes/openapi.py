@@ -268,7 +268,7 @@ INFER_RESPONSES: Responses = {
 }
 MODEL_RESPONSES: Responses = problem_responses(401, 404, 422, 503)
 RELOAD_RESPONSES: Responses = problem_responses(401, 403, 404, 409, 422, 503)
-LOAD_RESPONSES: Responses = problem_responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 507)
+LOAD_RESPONSES: Responses = problem_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507)
 UNLOAD_RESPONSES: Responses = LOAD_RESPONSES
 METRICS_RESPONSES: Responses = {
     200: {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},

@@ -41,6 +41,7 @@ from model.runtime.bundles.manifest import (
     ServingDefaults,
 )
 from model.runtime.bundles.network_file import check_network
+from model.runtime.bundles.reading import read_small
 from model.runtime.bundles.signatures import SIGNATURE, check_signature
 from model.runtime.bundles.writing import (
     copy_file,
@@ -79,6 +80,8 @@ __all__ = [
 ]
 
 MANIFEST: Final = "manifest.json"
+MOST_MANIFEST: Final = 16 << 20
+"""Bytes. One has some ten thousand."""
 
 _NAME: Final = TypeAdapter(ModelName)
 
@@ -143,7 +146,7 @@ def read_manifest(path: Path, trusted: Collection[str] = ()) -> Manifest:
     """The manifest of the bundle in this folder; its files are not looked at. Raises as `open_bundle` does."""
     file = path / MANIFEST
     try:
-        text = file.read_bytes()
+        text = read_small(file, MOST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         reason = "has no manifest.json" if path.is_dir() else "is not a folder"
         raise MissingManifest(f"{path} is no bundle: it {reason}; give a folder NAME/VERSION of a repository") from None
@@ -151,7 +154,7 @@ def read_manifest(path: Path, trusted: Collection[str] = ()) -> Manifest:
         check_signature(path, text, trusted)
     try:
         content: Any = json.loads(text)
-    except ValueError as error:  # also bytes that are no UTF-8
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise InvalidManifest(f"{file} is no JSON ({error}); publish or copy the bundle again") from error
     written = content.get("format") if isinstance(content, dict) else None
     if isinstance(written, int) and written > FORMAT:

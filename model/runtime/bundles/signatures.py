@@ -13,12 +13,15 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from model.runtime.bundles.errors import Untrusted
+from model.runtime.bundles.errors import DamagedFile, Untrusted
+from model.runtime.bundles.reading import read_small
 
 SIGNATURE: Final = "manifest.sig"
 
 _KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
+_MOST_SIGNATURE: Final = 4096
+"""Bytes of its file, which has two numbers and their names."""
 
 
 def check_public_key(text: str) -> str:
@@ -60,13 +63,13 @@ def check_signature(folder: Path, manifest: bytes, trusted: Collection[str]) -> 
 
     file = folder / SIGNATURE
     try:
-        signature = Signature.model_validate_json(file.read_bytes())
+        signature = Signature.model_validate_json(read_small(file, _MOST_SIGNATURE))
     except (FileNotFoundError, NotADirectoryError):
         raise Untrusted(
             f"{folder} is not signed (it has no {SIGNATURE}), and only what trusted_keys signed is served; look at it, "
             f"then: maskserve publish {folder} --sign KEY"
         ) from None
-    except ValidationError:
+    except (ValidationError, DamagedFile):
         raise Untrusted(
             f"{file} is no signature; sign anew what you trust: maskserve publish {folder} --sign KEY"
         ) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from model.runtime.images.picture import Picture, Size
 
@@ -20,6 +21,12 @@ UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_LEAD: Final = b"Exif\0\0"
+_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
+_ORIENTATION: Final = 0x0112
+_NUMBERS: Final = {3: "H", 4: "I"}
+"""TIFF's types of which an orientation may be."""
 
 _FLIPPED_ROWS: Final = (3, 4, 6, 7)
 _FLIPPED_COLUMNS: Final = (2, 3, 7, 8)
@@ -34,15 +41,26 @@ def exif_orientation(image: Image.Image) -> int:
     1 when there is none or the EXIF block is broken, which does not break the picture.
     """
     block = image.info.get("exif")
-    if not block:
+    return _orientation_in(block) if isinstance(block, bytes) else 1
+
+
+def _orientation_in(block: bytes) -> int:
+    """Of the block's first directory, of which nothing else is read. Pillow would read all of it."""
+    block = block.removeprefix(_LEAD).removeprefix(_LEAD)
+    order = _ORDERS.get(block[:4])
+    if order is None:
         return 1
-    exif = Image.Exif()
     try:
-        exif.load(block)
-        value: Any = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises whatever a broken block makes it stumble over
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        (at,) = struct.unpack_from(order + "I", block, 4)
+        (tags,) = struct.unpack_from(order + "H", block, at)
+        for entry in range(at + 2, at + 2 + 12 * tags, 12):
+            tag, kind, count = struct.unpack_from(order + "HHI", block, entry)
+            if tag == _ORIENTATION and kind in _NUMBERS and count == 1:
+                (value,) = struct.unpack_from(order + _NUMBERS[kind], block, entry + 8)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:  # it is cut short
+        pass
+    return 1
 
 
 def stored_part(

@@ -7,6 +7,7 @@ The pixels are counted from the header before anything is allocated for them. No
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +52,8 @@ _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "GIF": GifImagePlugin.GifImageFile,
 }
 
+_REDUCED: Final[dict[str, Callable[[bytes], bytes]]] = {"PNG": png.picture_chunks, "JPEG": jpeg.plain}
+"""What takes away, before anything else looks at a file, that on which its picture does not depend."""
 _BEGIN: Final = 1 << 17
 """Bytes of a file in which its header ends but for large profiles, thumbnails and texts before it."""
 
@@ -217,7 +220,7 @@ def _accepted(data: bytes, limits: ImageLimits) -> tuple[bytes, ImageFormat]:
         raise NotAnImage("the bytes are no image: they begin like no known image format")
     for accepted in limits.formats:
         if format == accepted:
-            return (png.picture_chunks(data) if accepted == "PNG" else data), accepted
+            return _REDUCED.get(accepted, bytes)(data), accepted
     raise UnsupportedFormat(format, limits.formats)
 
 
@@ -230,6 +233,9 @@ def _open(data: bytes, format: ImageFormat, limits: ImageLimits) -> ImageFile.Im
         if format == "GIF":  # the plugin has a limit of its own
             first = gif.first_frame(data)
             limits.check_pixels(first.width, first.height)
+            data = first.alone
+        elif format == "JPEG 2000":
+            jpeg2000.check(data)
         image = _plugin(format)(BytesIO(data))
         limits.check_pixels(*image.size)
         if format == "JPEG 2000":

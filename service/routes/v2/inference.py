@@ -18,7 +18,7 @@ from service.http.waiting import while_connected
 from service.models.catalog import ServedModel
 from service.prediction.answers import Detected, image_said, to_json
 from service.prediction.decoding import Job
-from service.prediction.intake import Visit, visit
+from service.prediction.intake import Visit, receive_small, visit
 from service.prediction.lifecycle import lifecycle_of
 from service.routes.openapi import (
     INDEX_BODY,
@@ -138,13 +138,12 @@ async def infer_version(request: Request, name: str, version: Version) -> Respon
     "/repository/index",
     summary="Every version that is known of",
     openapi_extra=INDEX_BODY,
-    responses=problem_responses(400, 401, 408, 413, 422, 503, 507),
+    responses=problem_responses(400, 401, 408, 413, 415, 422, 429, 503, 507),
 )
 async def repository_index(request: Request) -> list[RepositoryEntry]:
     """With `{"ready": true}` in the body, only those that are served."""
-    lifecycle = lifecycle_of(request)
-    catalog = lifecycle.catalog
-    asked = parse_index((await read_body(request, lifecycle.settings.max_body_bytes)).body())
+    catalog = lifecycle_of(request).catalog
+    asked = parse_index(await receive_small(request))
     return [
         RepositoryEntry(name=name, version=str(one.version), state=STATES[one.state], reason=one.reason)
         for name in catalog.known_names
@@ -166,7 +165,7 @@ async def load_model(request: Request, name: str) -> Response:
     """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    version = parse_load((await read_body(request, lifecycle.settings.max_body_bytes)).body())
+    version = parse_load(await receive_small(request))
     await lifecycle.changes.renew(name, version)
     return Response()
 
@@ -186,7 +185,7 @@ async def unload_model(request: Request, name: str) -> Response:
     """
     lifecycle = lifecycle_of(request)
     lifecycle.gate.check_phase()
-    version = parse_unload((await read_body(request, lifecycle.settings.max_body_bytes)).body())
+    version = parse_unload(await receive_small(request))
     await lifecycle.changes.unload(name, version)
     return Response()
 

@@ -8,6 +8,7 @@ the JSON ends; a 0 there means that the body has none and is one image file.
 from __future__ import annotations
 
 import binascii
+import re
 import reprlib
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,6 +24,9 @@ from service.http.problems import BAD_TENSORS, INVALID_PARAMETER, Problem
 from service.routes.v2.schemas import IMAGE, MASKS, Datatype, InferParameters, InferResponseParameters
 
 _NAMED = 5  # of the unknown names, which may be as many as the body holds, an error names this many
+MOST_VALUES: Final = 200_000
+"""Of the JSON: each takes some fifty bytes of memory, however short it is. Images in base64 are one each."""
+_JSON: Final = re.compile(rb"\s*[\[{]")
 _LENGTH: Final = struct.Struct("<I")
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
 _PARAMETERS: Final = tuple(InferParameters.model_fields)
@@ -103,6 +107,11 @@ def parse_infer_request(
         )
     if header_length == 0:
         return InferRequest(None, (body,), *_parse_outputs([], InferParameters(binary_data_output=True), output_names))
+    if _JSON.match(body) and sum(body.count(mark, 0, header_length) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise _bad(
+            f"The JSON has more than {MOST_VALUES} values; send fewer, or say by the header "
+            "Inference-Header-Content-Length where it ends and binary data begin."
+        )
     header, rest = memoryview(body), None
     if header_length is not None:
         header, rest = header[:header_length], header[header_length:]

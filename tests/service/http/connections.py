@@ -29,12 +29,14 @@ EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @contextmanager
-def serving(app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE) -> Iterator[tuple[str, int]]:
+def serving(
+    app: ASGIApp, header_timeout: float = PATIENCE, keep_alive: float = PATIENCE, unread_timeout: float = PATIENCE
+) -> Iterator[tuple[str, int]]:
     """`app` on a uvicorn in a thread, at the yielded host and port."""
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol_class(header_timeout),
+        http=protocol_class(header_timeout, unread_timeout=unread_timeout),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -247,6 +247,23 @@ def test_a_page_of_another_site_cannot_administer_a_server_without_keys(origin: 
         assert client.post("/models/cells/reload", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        pytest.param("evil.example", 403, id="a name that its owner points at this machine"),
+        pytest.param("127.0.0.1.evil.example", 403, id="a name that looks like an address"),
+        pytest.param("localhost.evil.example", 403, id="a name that begins like this machine"),
+        pytest.param("localhost", 200, id="this machine"),
+        pytest.param("maskserve.localhost", 200, id="a name of this machine"),
+        pytest.param("[::1]", 200, id="an address"),
+    ],
+)
+def test_nor_can_a_page_whose_name_points_here(host: str, status: int) -> None:
+    with guarded() as client:
+        headers = {"Host": f"{host}:8000", "Origin": f"http://{host}:8000"}
+        assert client.post("/models/cells/reload", headers=headers).status_code == status
+
+
 def test_with_administration_keys_only_the_rest_is_open() -> None:
     with guarded(admin=(ADMIN,)) as client:
         assert client.post("/predict").json() == "predict"

@@ -28,6 +28,7 @@ GOOD = [
         body(b"Content-Disposition: form-data; name=file\r\n\r\n" + CONTENT), CONTENT, id="name without quotes"
     ),
     pytest.param(body(HEAD + b"\r\n--xy"), b"\r\n--xy", id="content that begins like the boundary"),
+    pytest.param(body(HEAD + b"\r\n--xyz?"), b"\r\n--xyz?", id="content with the boundary and something else"),
     pytest.param(body(HEAD + b"\r\n\r\n"), b"\r\n\r\n", id="content of line ends"),
 ]
 
@@ -54,6 +55,7 @@ BAD = [
     pytest.param(body(b"Content-Type: image/png\r\n\r\n1"), "Unknown part ''", id="a part without a name"),
     pytest.param(body(b"no colon\r\n\r\n1"), "not valid", id="a broken header"),
     pytest.param(body(*[HEAD] * 3), "more than", id="too many parts"),
+    pytest.param(body(HEAD + b"\r\n--xyz?" * 4), "more than", id="too many boundaries"),
 ]
 
 
@@ -108,3 +110,12 @@ def test_no_more_files_than_allowed() -> None:
 def test_the_name_may_be_written_in_either_way(options: str, name: str) -> None:
     part = b'Content-Disposition: form-data; name="file"; ' + options.encode() + b"\r\n\r\n1"
     assert find_file(body(part), b"xyz") == File(b"1", name)
+
+
+QUOTES = b'"' + b'\\"' * 30 + b"; filename*=utf-8''b.png"
+
+
+def test_a_quote_that_does_not_end_goes_on_to_the_end() -> None:
+    """And is looked into once: of each quote in it, a reader that tries again would look at all the rest."""
+    part = b'Content-Disposition: form-data; name="file"; filename="a.png"; x=' + QUOTES + b"\r\n\r\n"
+    assert find_file(body(part + CONTENT), b"xyz") == File(CONTENT, "a.png")

@@ -24,6 +24,8 @@ _OS2_HEADER: Final = 12
 _HAS_ALPHA_MASK: Final = 56
 """Bytes of the first header that has a mask for alpha: BITMAPV3INFOHEADER."""
 _RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
+MOST_RUNS: Final = 1 << 20
+"""Of pixels that are alike, or not, in packed rows: each is unpacked by itself, and slowly."""
 
 
 def load(image: BmpImagePlugin.BmpImageFile, data: bytes) -> Image.Image:
@@ -76,17 +78,23 @@ def keep_palette(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
 
 
 def _check_rows(data: bytes, offset: int, size: tuple[int, int], per_byte: int) -> None:
-    """Raises UnsupportedVariant where packed rows leave pixels out, which each viewer fills in a way of its own, or
-    where pixels go on beyond their row. Data that end early are left to Pillow.
+    """Raises UnsupportedVariant where packed rows leave pixels out, which each viewer fills in a way of its own, where
+    pixels go on beyond their row, or where there are too many runs. Data that end early are left to Pillow.
 
     size: (width, height). per_byte: pixels in a byte of those that are not repeated.
     """
     width, height = size
     position, x, y = offset, 0, 0
+    runs = 0
     wrong = "leave pixels out"
     while (y < height - 1 or x < width) and position + 2 <= len(data):
         count, code = data[position : position + 2]
         position += 2
+        if (runs := runs + 1) > MOST_RUNS:
+            raise UnsupportedVariant(
+                f"the BMP image cannot be read: its packed rows have more than {MOST_RUNS} runs of pixels; save it "
+                f"without compression"
+            )
         if count:  # one byte repeated; what is beyond the row is padding
             x += count
         elif code == _END_OF_ROW and x >= width:

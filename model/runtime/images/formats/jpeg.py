@@ -9,17 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from model.runtime.images.errors import DamagedImage
 from model.runtime.images.picture import Size
 
 _END: Final = b"\xff\xd9"
-_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
-_SCAN: Final = re.compile(rb"(?:[^\xff]|\xff[\x00\xd0-\xd7\xff])*", re.DOTALL)
-"""A scan's data: up to a marker that is neither a stuffed byte nor a restart."""
+_RESTARTS: Final = tuple(bytes([0xFF, marker]) for marker in range(0xD0, 0xD8))
+_MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""What is neither a stuffed byte nor a restart. A byte 0xFF before it fills up."""
+_END_OF_DATA: Final = {True: _MARKER, False: re.compile(rb"\xff[^\x00\xff]")}
+"""What ends a scan's data, by whether restarts may lie in it."""
+_IN_HEADER: Final = re.compile(rb"\xff[^\x00\xff]")
+"""What stands between segments is passed over up to it, as every decoder does."""
+_FILL: Final = re.compile(rb"\xff+")
+_BARE: Final = (0x01, *range(0xD0, 0xDA))
+"""Markers without a segment."""
+_EXIF: Final = b"Exif\0\0"
+MOST_SEGMENTS: Final = 10_000
+MOST_SCANS: Final = 100
+"""As many as libjpeg's own tools write. Each goes over all of the picture, however few bytes it has."""
 _SEGMENTS: Final = frozenset([0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE])
 """Markers of what may follow a scan: tables, another scan, its number of lines, data of applications, comments."""
 _TAILS: Final = (bytes(range(1, 255)) * 8, bytes(range(254, 0, -1)) * 8, b"\x55\xaa" * 1016)
@@ -31,6 +44,55 @@ _REDUCIBLE: Final = (0xC0, 0xC1, 0xC2)
 """Baseline, extended and progressive frames. What is lossless has no frequencies, and arithmetic coding is rare."""
 MARGIN: Final = 2
 """What is decoded has along each side at least so many times the pixels that the network sees."""
+
+
+def plain(data: bytes) -> bytes:
+    """The JPEG without what does not change its pixels: profiles, texts, previews, EXIF but for its first segment, and
+    what stands between segments.
+
+    Raises DamagedImage where nobody could have meant so many segments or scans.
+    """
+    kept = [data[:2]]
+    position = 2
+    segments = 0
+    has_exif = False
+    while (found := _IN_HEADER.search(data, position)) is not None:
+        start, at = found.span()
+        marker = data[at - 1]
+        if marker == 0xDA:
+            _check_scans(data, start)
+            kept.append(data[start:])
+            break
+        if marker == 0xD9:  # without pixels
+            kept.append(_END)
+            break
+        if (segments := segments + 1) > MOST_SEGMENTS:
+            raise _too_many("segments", MOST_SEGMENTS)
+        position = at if marker in _BARE else at + max(2, int.from_bytes(data[at : at + 2], "big"))
+        is_for_others = marker == 0xFE or (0xE1 <= marker <= 0xEF and marker != 0xEE)
+        is_exif = marker == 0xE1 and data.startswith(_EXIF, at + 2) and not has_exif
+        has_exif = has_exif or is_exif
+        if is_exif or not is_for_others:
+            kept.append(data[start:position])
+    return b"".join(kept)
+
+
+def _check_scans(data: bytes, position: int) -> None:
+    """Raises DamagedImage for too many segments or scans from that position on."""
+    segments = scans = 0
+    while (found := _MARKER.search(data, position)) is not None and (marker := data[found.end() - 1]) != 0xD9:
+        segments += 1
+        scans += marker == 0xDA
+        if segments > MOST_SEGMENTS:
+            raise _too_many("segments", MOST_SEGMENTS)
+        if scans > MOST_SCANS:
+            raise _too_many("scans", MOST_SCANS)
+        at = found.end()
+        position = at + max(2, int.from_bytes(data[at : at + 2], "big"))
+
+
+def _too_many(what: str, most: int) -> DamagedImage:
+    return DamagedImage(f"the JPEG image is damaged: it has more than {most} {what}")
 
 
 def divisor(data: bytes, size: Size, target: Size) -> int:
@@ -72,14 +134,14 @@ def _frame_marker(data: bytes) -> int | None:
     if not data.startswith(b"\xff\xd8"):
         return None
     position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+    while (found := _IN_HEADER.search(data, position)) is not None:
+        at = found.end()
+        marker = data[at - 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in (0xD9, 0xDA):
+            return None
+        position = at if marker in _BARE else at + max(2, int.from_bytes(data[at : at + 2], "big"))
     return None
 
 
@@ -125,8 +187,8 @@ def has_stray_marker(data: bytes) -> bool:
     in_header = True
     while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:
         marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
+        if marker == 0xFF and (fill := _FILL.match(data, position)) is not None:
+            position = fill.end() - 1
             continue
         if marker == 0xD9:
             return False
@@ -146,12 +208,8 @@ def has_stray_marker(data: bytes) -> bool:
 
 def _end_of_scan(data: bytes, position: int, *, has_restarts: bool) -> int:
     """Where the first marker is behind that position; the data's length if there is none."""
-    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 1:
-        following = data[position + 1]
-        if following not in (0, 0xFF) and not (has_restarts and 0xD0 <= following <= 0xD7):
-            return position
-        position += 1
-    return len(data)
+    found = _END_OF_DATA[has_restarts].search(data, position)
+    return len(data) if found is None else found.start()
 
 
 def lacks_restarts(data: bytes) -> bool:
@@ -160,11 +218,8 @@ def lacks_restarts(data: bytes) -> bool:
     """
     interval, size, sampling = 0, (0, 0), {0: (1, 1)}
     position = 2
-    while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
-        marker = data[position + 1]
-        if marker in (0, 0xFF) or 0xD0 <= marker <= 0xD7:
-            position += 1
-            continue
+    while (found := _MARKER.search(data, position)) is not None and found.start() + 4 <= len(data):
+        position, marker = found.start(), data[found.end() - 1]
         if marker == 0xD9:
             break
         segment = data[position + 4 : position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")]
@@ -177,8 +232,8 @@ def lacks_restarts(data: bytes) -> bool:
             sampling = {component: (both >> 4, both & 15) for component, both in factors}
         elif marker == 0xDA and interval and all(size):
             units = _units(size, sampling, segment[1 : 1 + 2 * segment[0] : 2])
-            scan = _SCAN.match(data, position)
-            if scan is not None and len(_RESTART.findall(scan[0])) < -(-units // interval) - 1:
+            end = _end_of_scan(data, position, has_restarts=True)
+            if sum(data.count(restart, position, end) for restart in _RESTARTS) < -(-units // interval) - 1:
                 return True
     return False
 
@@ -196,8 +251,12 @@ def _units(size: tuple[int, int], sampling: Mapping[int, tuple[int, int]], compo
 
 def _is_complete(bare: bytes) -> bool:
     """Whether the pixels are the same whatever follows the data."""
-    pixels = [np.asarray(JpegImagePlugin.JpegImageFile(BytesIO(bare + tail + _END))) for tail in _TAILS]
-    return all(np.array_equal(pixels[0], other) for other in pixels[1:])
+
+    def decoded(tail: bytes) -> NDArray[Any]:
+        return np.asarray(JpegImagePlugin.JpegImageFile(BytesIO(bare + tail + _END)))
+
+    first = decoded(_TAILS[0])
+    return all(np.array_equal(first, decoded(tail)) for tail in _TAILS[1:])
 
 
 def _scans(data: bytes) -> tuple[int | None, bool]:
@@ -208,13 +267,10 @@ def _scans(data: bytes) -> tuple[int | None, bool]:
     """
     wanted = {(0, 0)}  # until the frame's header says what
     position = 2
-    while (position := data.find(b"\xff", position)) >= 0 and position + 2 <= len(data):
-        marker = data[position + 1]
+    while (found := _MARKER.search(data, position)) is not None:
+        position, marker = found.start(), data[found.end() - 1]
         if marker == 0xD9:
             return position, bool(wanted)
-        if marker == 0xFF or marker == 0 or 0xD0 <= marker <= 0xD7:  # a fill byte, or inside a scan
-            position += 1
-            continue
         if position + 4 > len(data):
             break
         segment = data[position + 4 : position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")]

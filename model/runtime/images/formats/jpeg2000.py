@@ -22,6 +22,12 @@ _TILE_PART: Final = b"\xff\x90\0\x0a"
 _SIGNED: Final = 0x80
 _OPACITY: Final = 1
 _DEEPEST: Final = 16
+MOST_BOXES: Final = 10_000
+MOST_PARTS: Final = 200_000
+"""Of tiles."""
+_FEW_TILES: Final = 1024
+_LEAST_TILE: Final = 32 * 32
+"""Pixels of a tile where there are many: each takes OpenJPEG some kilobytes, whatever its size."""
 
 
 def prepare(image: Image.Image, data: bytes) -> None:
@@ -31,6 +37,11 @@ def prepare(image: Image.Image, data: bytes) -> None:
     components = _components(data)
     if missing := _missing_tiles(data):
         raise ValueError(f"{missing} of its tiles are not in the file")
+    tiles, pixels = _tiles(data, _codestream(data))
+    if tiles > _FEW_TILES and pixels < _LEAST_TILE:
+        raise UnsupportedVariant(
+            f"the JPEG 2000 image cannot be read: it is in {tiles} tiles of {pixels} pixels; save it in larger ones"
+        )
     shallowest, deepest = min(map(_bits, components)), max(map(_bits, components))
     why = ""
     if len(components) > 1 and any(component & _SIGNED for component in components):
@@ -47,6 +58,19 @@ def prepare(image: Image.Image, data: bytes) -> None:
         raise UnsupportedVariant(f"the JPEG 2000 image cannot be read: {why}; send it as a TIFF or PNG")
     if image.mode == "L" and deepest > 8:
         image._mode = "I;16"  # Pillow takes 9 bits for 8
+
+
+def check(data: bytes) -> None:
+    """For Pillow reads the boxes of a header one by one. Raises ValueError where there are too many."""
+    _codestream(data)
+
+
+def _tiles(data: bytes, start: int) -> tuple[int, int]:
+    """How many tiles the header announces (B.3), and how many pixels each has."""
+    width, height, _, _, tile_width, tile_height, left, top = struct.unpack_from(">8I", data, start + 8)
+    if not tile_width or not tile_height:
+        raise ValueError("its tiles have no pixels")
+    return -(-(width - left) // tile_width) * -(-(height - top) // tile_height), tile_width * tile_height
 
 
 def to_picture(image: Image.Image, data: bytes) -> Picture | None:
@@ -76,13 +100,15 @@ def _components(data: bytes) -> list[int]:
 
 
 def _missing_tiles(data: bytes) -> int:
-    """How many of the tiles that its header announces (B.3) have no part in the codestream (SOT, A.4.2)."""
+    """How many of the tiles that its header announces have no part in the codestream (SOT, A.4.2)."""
     start = _codestream(data)
-    width, height, _, _, tile_width, tile_height, left, top = struct.unpack_from(">8I", data, start + 8)
-    tiles: int = -(-(width - left) // tile_width) * -(-(height - top) // tile_height)
+    tiles, _ = _tiles(data, start)
     found: set[int] = set()
+    parts = 0
     position = data.find(_TILE_PART, start)
     while position >= 0 and data.startswith(_TILE_PART, position) and position + 12 <= len(data):
+        if (parts := parts + 1) > MOST_PARTS:
+            raise ValueError(f"it has more than {MOST_PARTS} parts of tiles")
         index, length = struct.unpack_from(">HI", data, position + 4)
         found.add(index)
         if not length:  # up to the end
@@ -107,11 +133,16 @@ def _bits(component: int) -> int:
 
 
 def _codestream(data: bytes) -> int:
-    """Where it begins: at once, or in the first jp2c box; the data's end if there is none."""
+    """Where it begins: at once, or in the first jp2c box; the data's end if there is none.
+
+    Raises ValueError for too many boxes before it.
+    """
     if data.startswith(_START):
         return 0
-    position = 0
+    position = boxes = 0
     while position + 8 <= len(data):
+        if (boxes := boxes + 1) > MOST_BOXES:
+            raise ValueError(f"it has more than {MOST_BOXES} boxes")
         length, name, head = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
         if length == 1:
             length, head = int.from_bytes(data[position + 8 : position + 16], "big"), 16

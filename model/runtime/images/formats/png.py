@@ -38,6 +38,8 @@ _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 
 """(x, y) of the first pixel and steps (x, y) of each pass of an interlaced picture: section 8.1."""
 _AT_ONCE: Final = 2**20
 """Bytes unpacked at a time."""
+MOST_CHUNKS: Final = 200_000
+"""Each costs its readers time, whatever it holds; programs write pixels in chunks of some thousand bytes."""
 
 
 def picture_chunks(data: bytes) -> bytes:
@@ -55,7 +57,10 @@ def picture_chunks(data: bytes) -> bytes:
     kept: list[memoryview] = [view[:_SIGNATURE_LENGTH]]
     position = _SIGNATURE_LENGTH
     seen: set[bytes] = set()
+    chunks = 0
     while position + 12 <= len(data):
+        if (chunks := chunks + 1) > MOST_CHUNKS:
+            raise DamagedImage(f"the PNG image is damaged: it has more than {MOST_CHUNKS} chunks")
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data) or not name.isalpha():

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from model.runtime.images.errors import UnsupportedVariant
+from model.runtime.images.errors import DamagedImage, UnsupportedVariant
 
 _FLAGS_AT: Final = 20
 _ANIMATION, _ALPHA = 0x02, 0x10
 _FRAME_HEADER: Final = 16
 _LOSSLESS_ALPHA: Final = 0x10
 """Bit of the fifth byte, as counted from the signature's."""
+MOST_CHUNKS: Final = 100_000
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -33,7 +34,8 @@ def with_alpha(data: bytes) -> bytes:
     """The file, of an animation with the flag for alpha, without which Pillow makes black what its first frame does not
     cover. Viewers show nothing there, whatever the flag.
 
-    Raises UnsupportedVariant where the flag is missing and the picture, or the first frame, has alpha all the same.
+    Raises UnsupportedVariant where the flag is missing and the picture, or the first frame, has alpha all the same, and
+    DamagedImage where nobody could have meant so many chunks.
     """
     flags = data[_FLAGS_AT : _FLAGS_AT + 1]
     if data[12:16] != b"VP8X" or not flags or flags[0] & _ALPHA:
@@ -50,8 +52,10 @@ def with_alpha(data: bytes) -> bytes:
 def _has_alpha(data: bytes, animated: bool) -> bool:
     """Of the picture or the first frame: lossless with alpha or, of an animation, lossy with alpha beside it. Beside a
     picture that is none everybody passes over it."""
-    position = 12
+    position, chunks = 12, 0
     while position + 8 <= len(data):
+        if (chunks := chunks + 1) > MOST_CHUNKS:
+            raise DamagedImage(f"the WebP image is damaged: it has more than {MOST_CHUNKS} chunks")
         name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8
         if name == b"VP8L":

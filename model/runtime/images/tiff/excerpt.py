@@ -9,6 +9,7 @@ from typing import Final
 from model.runtime.images.data import Data
 from model.runtime.images.errors import DamagedImage
 from model.runtime.images.regions import Part
+from model.runtime.images.tiff.directories import SIZES
 
 _WIDTH, _LENGTH, _ROWS_PER_STRIP = 256, 257, 278
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
@@ -22,8 +23,6 @@ _KEPT: Final = frozenset(
     }
 )
 """Tags that say how to decode; the others say what the picture is, or where."""
-_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value of each type."""
 
 
 def decoding_tags(data: Data, directory: int) -> list[tuple[int, int, int, bytes]]:
@@ -37,7 +36,7 @@ def decoding_tags(data: Data, directory: int) -> list[tuple[int, int, int, bytes
         code, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, entry)
         if code not in _KEPT:
             continue
-        size, at = count * _SIZES.get(kind, 1), entry + entry_size - inside
+        size, at = count * SIZES.get(kind, 1), entry + entry_size - inside
         if size > inside:
             at = struct.unpack_from(order + ("Q" if big else "I"), data, at)[0]
         value = bytes(data[at : at + size])

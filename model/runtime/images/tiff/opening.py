@@ -16,7 +16,8 @@ from model.runtime.images.data import Data, as_file
 from model.runtime.images.errors import DamagedImage, ImageError, NoSuchPlane
 from model.runtime.images.limits import ImageLimits
 from model.runtime.images.planes import PlaneAxis, PlaneChoice
-from model.runtime.images.tiff.directories import full_directories
+from model.runtime.images.tiff.announced import check_announced
+from model.runtime.images.tiff.directories import check_below, full_directories
 from model.runtime.images.tiff.sizes import (
     check_by_region,
     check_header,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _AXES: Final = {"Z": "z", "T": "t", "C": "channel"}
+_STACKS: Final = ("shaped", "ome", "imagej")
+"""Kinds of file that state their axes, by the names that tifffile has for them, in its order."""
+_FEW: Final = 1000
+"""Directories, of which tifffile compares each with each other where their text says nothing that fits them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +76,9 @@ def file_of(data: Data) -> TiffFile:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it complains of is found by other means
     full_directories(data)  # bounds what tifffile will walk
-    # Other files that an OME-TIFF may name are none of an upload's.
-    return TiffFile(as_file(data), _multifile=False)
+    # Other files that an OME-TIFF may name are none of an upload's. Of ScanImage's text tifffile would make as many
+    # pages as fit into the file.
+    return TiffFile(as_file(data), _multifile=False, is_scanimage=False)
 
 
 @contextmanager
@@ -134,6 +140,12 @@ def stack_of(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
         planes = math.prod(sizes)
         if planes > len(data):  # tifffile would make a list of them
             raise DamagedImage(f"the TIFF image is damaged: it announces {planes} planes in {len(data)} bytes")
+    directories = len(full_directories(data))
+    check_announced(tiff.pages.first, len(tiff.pages), check_below(data))
+    tiff.series = _stacks(tiff, directories)  # as tifffile keeps them
+    if not tiff.series:
+        _require_all(tiff, data)
+        return None
     series = tiff.series[0]
     keyframe = series.keyframe
     planes, rest = divmod(series.size, max(math.prod(keyframe.shape), 1))
@@ -143,6 +155,19 @@ def stack_of(tiff: TiffFile, data: Data) -> TiffPageSeries | None:
             return series
     _require_all(tiff, data)
     return None
+
+
+def _stacks(tiff: TiffFile, directories: int) -> list[TiffPageSeries]:
+    """What the text states; where it does not fit the pages, those that are alike, if they are few to compare."""
+    for kind in _STACKS:
+        if getattr(tiff, f"is_{kind}"):
+            found: list[TiffPageSeries] | None = getattr(tiff, f"_series_{kind}")()
+            if found:
+                return found
+            if not (kind == "ome" and tiff.is_imagej):
+                break
+            tiff.pages._clear()  # as tifffile does between the two
+    return (tiff._series_generic() or []) if directories <= _FEW else []
 
 
 def has_several_stacks(tiff: TiffFile) -> bool:

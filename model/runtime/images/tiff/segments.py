@@ -8,6 +8,7 @@ Technical Note 3.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 NONE: Final = 1
 BYTE_CODECS: Final = (5, 8, 32773, 32946, 34925, 50000)
 """Compressions of any bytes: LZW, deflate by two numbers, PackBits, LZMA, Zstandard."""
+_DEFLATE: Final = (8, 32946)
+_BITS_AT_ONCE: Final = 1 << 20
 
 
 def segment_size(page: TiffPage) -> tuple[int, int]:
@@ -133,7 +136,12 @@ _REVERSED_BITS: Final = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(
 
 
 def _unpacked(packed: bytes, compression: int, row_bytes: int, length: int, name: str) -> bytes:
-    """`length` rows of `row_bytes` bytes."""
+    """`length` rows of `row_bytes` bytes, or fewer where there are no more."""
+    if compression in _DEFLATE:  # of small strips and tiles there may be very many, and Pillow takes long to begin
+        try:
+            return zlib.decompressobj().decompress(packed, length * row_bytes)
+        except zlib.error as error:
+            raise DamagedImage(f"the TIFF image is damaged: {name} cannot be unpacked") from error
     directory = b"".join(
         struct.pack("<HHII", tag, kind, 1, value)
         for tag, kind, value in (
@@ -177,8 +185,11 @@ def _bits(raw: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint32]:
     """[length, count] values of `bits` bits each, the highest first, rows beginning at whole bytes."""
     out = np.empty((len(raw), count), np.uint32)
     weights = np.left_shift(np.uint32(1), np.arange(bits - 1, -1, -1, dtype=np.uint32), dtype=np.uint32)
-    for row, target in zip(raw, out, strict=True):  # by rows, because a bit takes a byte meanwhile
-        target[:] = np.unpackbits(row)[: count * bits].reshape(count, bits) @ weights
+    rows = max(1, _BITS_AT_ONCE // (count * bits))
+    for top in range(0, len(raw), rows):  # some rows at a time, because a bit takes a byte meanwhile, and then four
+        part = raw[top : top + rows]
+        single = np.unpackbits(part, axis=1, count=count * bits)
+        out[top : top + rows] = single.reshape(len(part), count, bits) @ weights
     return out
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from model.runtime.images.errors import DamagedImage, TooManyPixels, UnsupportedVariant
 from model.runtime.images.limits import ImageLimits
+from model.runtime.images.tiff.directories import MAX_SEGMENTS
 from model.runtime.images.tiff.segments import segment_size, segments_in
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-_MAX_SEGMENTS: Final = 200_000
 BYTES_PER_PIXEL: Final = 16
 """Of samples that are unpacked, for each pixel that is accepted."""
 _OLD_JPEG: Final = 6
@@ -112,5 +112,5 @@ def _check_bytes(page: TiffPage, limits: ImageLimits, area: int) -> None:
 
 
 def _check_segments(page: TiffPage) -> None:
-    if (segments := segments_in(page)) > _MAX_SEGMENTS:
-        raise DamagedImage(f"the TIFF image has {segments} strips or tiles, and at most {_MAX_SEGMENTS} are read")
+    if (segments := segments_in(page)) > MAX_SEGMENTS:
+        raise DamagedImage(f"the TIFF image has {segments} strips or tiles, and at most {MAX_SEGMENTS} are read")

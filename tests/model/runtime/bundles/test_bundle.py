@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from model.architecture import ArchitectureConfig
 from model.runtime.bundles.bundle import (
+    MOST_MANIFEST,
     Bundle,
     DamagedFile,
     Evaluation,
@@ -61,6 +63,15 @@ def test_everything_known_survives(staging: Path, draft: ManifestDraft, tmp_path
     assert manifest.model_dump(include=set(ManifestDraft.model_fields)) == full.model_dump()
 
 
+def in_place(file: Path, other: Callable[[Path], object]) -> None:
+    file.unlink()
+    other(file)
+
+
+def endless(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
 BROKEN: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
     (
         "no manifest",
@@ -96,6 +107,15 @@ BROKEN: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
     ("empty manifest", lambda path: (path / "manifest.json").write_bytes(b""), InvalidManifest, "is no JSON"),
     ("manifest of noise", lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe\0"), InvalidManifest, "no JSON"),
     ("manifest is a list", lambda path: (path / "manifest.json").write_bytes(b"[]"), InvalidManifest, "not a valid"),
+    ("manifest in depth", lambda p: (p / "manifest.json").write_bytes(b"[" * 10**6), InvalidManifest, "no JSON"),
+    ("manifest is a pipe", lambda p: in_place(p / "manifest.json", os.mkfifo), DamagedFile, "is no plain file"),
+    ("manifest is a device", lambda p: in_place(p / "manifest.json", endless), DamagedFile, "is no plain file"),
+    (
+        "manifest without end",
+        lambda path: os.truncate(path / "manifest.json", MOST_MANIFEST + 1),
+        DamagedFile,
+        f"more than {MOST_MANIFEST} bytes",
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,14 @@ ATTACKS: list[tuple[str, Callable[[Path], object], type[BundleError], str]] = [
     ("no JSON", lambda path: (path / SIGNATURE).write_bytes(b"\x00\xff"), Untrusted, "is no signature"),
     ("half a signature", lambda path: edited(path / SIGNATURE, '=="', '"'), Untrusted, "is no signature"),
     ("an empty one", lambda path: (path / SIGNATURE).write_text("{}"), Untrusted, "is no signature"),
+    ("a pipe", lambda path: ((path / SIGNATURE).unlink(), os.mkfifo(path / SIGNATURE)), Untrusted, "is no signature"),
+    (
+        "one without end",
+        lambda path: ((path / SIGNATURE).unlink(), (path / SIGNATURE).symlink_to("/dev/zero")),
+        Untrusted,
+        "is no signature",
+    ),
+    ("a long one", lambda path: os.truncate(path / SIGNATURE, 1 << 30), Untrusted, "is no signature"),
 ]
 
 

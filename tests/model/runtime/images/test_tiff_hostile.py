@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -53,6 +54,47 @@ def ome(sizes: str) -> str:
     )
 
 
+ONE_PLANE = ome('SizeZ="1" SizeC="1" SizeT="1"')
+MODULO = (
+    '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo>'
+    '<ModuloAlongZ Type="angle" Start="0" Step="1" End="1000000000"/></Modulo></Value></XMLAnnotation>'
+    "</StructuredAnnotations></OME>"
+)
+DIRECTORY = struct.calcsize("<H") + 11 * 12 + 4
+
+
+def below_each_other(depth: int) -> bytes:
+    """A page of tifffile's own kind, with two directories below it, which are one, with two below that, and so on: as
+    many ways down as 2 to the power of `depth`.
+    """
+    text = b'{"shape": [4, 5]}\0'
+    data = b"II*\0" + struct.pack("<I", 8 + 20 + len(text) + 8 * depth) + bytes(20) + text
+    first = len(data) + 8 * depth
+    data += b"".join(struct.pack("<II", *[first + DIRECTORY * (level + 1)] * 2) for level in range(depth))
+    for level in range(depth + 1):
+        below = (330, 4, 2, 28 + len(text) + 8 * level) if level < depth else (331, 4, 1, 0)
+        sizes = [(256, 3, 1, 5), (257, 3, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+        rest = [(270, 2, len(text), 28), (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, 20), below]
+        tags = b"".join(struct.pack("<HHII", *tag) for tag in (*sizes, *rest))
+        data += struct.pack("<H", 11) + tags + bytes(4)
+    return data
+
+
+def over_each_other(count: int) -> bytes:
+    """Directories of 4096 tags each, twelve bytes apart."""
+    data = bytearray(b"MM\0*" + struct.pack(">I", 8) + bytes(12 * (4097 + count)))
+    for index in range(count):
+        following = 8 + 12 * (index + 1) if index < count - 1 else 0
+        struct.pack_into(">H", data, 8 + 12 * index, 4096)
+        struct.pack_into(">I", data, 10 + 12 * (4096 + index), following)
+    return bytes(data)
+
+
+def one_text_in_many_tags(count: int, length: int) -> bytes:
+    tags = struct.pack("<HHII", 270, 2, length, 8 + 2 + 12 * count + 4) * count
+    return b"II*\0" + struct.pack("<IH", 8, count) + tags + bytes(4) + b"a" * length
+
+
 HOSTILE: dict[str, tuple[bytes, type[ImageError]]] = {
     "no directory": (b"II*\0" + bytes(4), DamagedImage),
     "a directory behind the end": (b"II*\0" + struct.pack("<I", 4000), DamagedImage),
@@ -77,6 +119,20 @@ HOSTILE: dict[str, tuple[bytes, type[ImageError]]] = {
     "ImageJ with a billion pictures": (described("ImageJ=1.0\nimages=1000000000\nslices=1000000000\n"), DamagedImage),
     "OME with a billion planes": (described(ome('SizeZ="1000000000" SizeC="1" SizeT="1"')), DamagedImage),
     "OME with many planes each way": (described(ome('SizeZ="900" SizeC="900" SizeT="900"')), DamagedImage),
+    "OME with a billion planes, and blanks": (described(ome('SizeZ = "1000000000" SizeC="1" SizeT="1"')), DamagedImage),
+    "OME with a billion pixels a side": (described(ONE_PLANE.replace('X="5"', 'X="1000000000"')), DamagedImage),
+    "OME with a billion pages": (described(ONE_PLANE.replace('Count="1"', 'Count="1000000000"')), DamagedImage),
+    "OME with a billion labels": (described(ONE_PLANE.replace("</OME>", MODULO)), DamagedImage),
+    "OME with very many axes": (described(ONE_PLANE.replace('"XYZCT"', f'"XY{"Z" * 99}"')), DamagedImage),
+    "OME with entities": (described(ONE_PLANE.replace("<OME", '<!DOCTYPE a [<!ENTITY b "c">]><OME')), DamagedImage),
+    "very many axes": (described(json.dumps({"shape": [1] * 99})), DamagedImage),
+    "directories below those below": (below_each_other(40), DamagedImage),
+    "directories over each other": (over_each_other(250), DamagedImage),
+    "a text that is very many": (one_text_in_many_tags(4000, 30_000), DamagedImage),
+    "very many numbers": (
+        b"II*\0" + struct.pack("<IHHHIII", 8, 1, 338, 3, 200_001, 26, 0) + bytes(400_002),
+        DamagedImage,
+    ),
     "floats with another predictor": (deep_tiff(2, 2, (317, 3, 3)), DamagedImage),
     "an unknown predictor": (deep_tiff(2, 2, (317, 3, 7)), UnsupportedVariant),
     "complex numbers": (deep_tiff(1, 1, (258, 3, 64), (339, 3, 6)), UnsupportedVariant),
@@ -97,6 +153,27 @@ def test_each_is_refused_for_what_it_is(data: bytes, error: type[ImageError]) ->
         assert internal not in str(caught.value)
     with suppress(ImageError):
         probe(data)
+
+
+ANNOUNCED: dict[str, str] = {
+    "OME with a billion planes, and blanks": "announces 1e\\+09 planes",
+    "OME with a billion pixels a side": "planes",
+    "OME with a billion pages": "announces 1e\\+09 planes",
+    "OME with a billion labels": "announces 1e\\+09 planes",
+    "OME with very many axes": "101 axes",
+    "OME with entities": "document type",
+    "very many axes": "99 axes",
+    "directories below those below": "circle",
+    "directories over each other": "1000000 tags",
+    "a text that is very many": "over each other",
+    "very many numbers": "200001 numbers in tag 338",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), ANNOUNCED.items(), ids=ANNOUNCED)
+def test_what_is_only_announced_is_refused_before_anybody_makes_it(name: str, message: str) -> None:
+    with pytest.raises(DamagedImage, match=message):
+        read_picture(HOSTILE[name][0])
 
 
 @pytest.mark.parametrize("planes", [3, 1_000_000_000])

@@ -205,6 +205,7 @@ BAD_DOCUMENTS = [
     pytest.param(body()[:-1], "does not begin with the JSON", id="cut short"),
     pytest.param(body() + encoded(b"1"), "Inference-Header-Content-Length", id="binary data without the header"),
     pytest.param(b'{"inputs": ' + b"[" * 100_000, "does not begin with the JSON", id="deeply nested"),
+    pytest.param(b'{"inputs": [' + b"[]," * 100_001 + b"1]}", "more than 200000 values", id="very many values"),
     pytest.param(b"[]", "must be a JSON object", id="an array"),
     pytest.param(b'"' + b"x" * 100_000 + b'"', "must be a JSON object", id="a long string"),
     pytest.param(body(id={str(n): [n] for n in range(1000)}), "id is {...}; it must be", id="an id as a big object"),

@@ -30,6 +30,8 @@ BYTE_CODECS: Final = (5, 8, 32773, 32946, 34925, 50000)
 """Compressions of any bytes: LZW, deflate by two numbers, PackBits, LZMA, Zstandard."""
 _DEFLATE: Final = (8, 32946)
 _BITS_AT_ONCE: Final = 1 << 20
+MOST_BY_PILLOW: Final = 20_000
+"""Strips or tiles that Pillow unpacks for one picture: each takes it long to begin, however small it is."""
 
 
 def segment_size(page: TiffPage) -> tuple[int, int]:
@@ -65,6 +67,14 @@ def read_samples(
     rows, columns = -(-height // tile_height), -(-width // tile_width)
     first_row, first_column = part.top // tile_height, part.left // tile_width
     inside = 1 if planar else samples
+    segments = (
+        -(-part.height // tile_height) * -(-part.width // tile_width) * (len(range(samples)[wanted]) if planar else 1)
+    )
+    if segments > MOST_BY_PILLOW and page.compression in BYTE_CODECS and page.compression not in _DEFLATE:
+        raise UnsupportedVariant(
+            f"the TIFF image cannot be read: it is in {segments} packed strips or tiles, and at most {MOST_BY_PILLOW} "
+            f"are read at once; save it in larger ones, or compressed with deflate"
+        )
     out = np.empty((part.height, part.width, len(range(samples)[wanted])), dtype)
     for plane, channel in enumerate(range(samples)[wanted] if planar else [0]):
         for row in range(first_row, first_row - (-part.height // tile_height)):

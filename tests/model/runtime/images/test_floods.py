@@ -16,6 +16,7 @@ from PIL import Image
 from model.runtime.images.errors import DamagedImage, ImageError, UnsupportedVariant
 from model.runtime.images.formats import bmp, gif, jpeg, jpeg2000, png, webp
 from model.runtime.images.reading import probe, read_picture
+from model.runtime.images.tiff.segments import MOST_BY_PILLOW
 from tests.model.runtime.images.pictures import encode, picture
 
 SOME = 3
@@ -154,3 +155,23 @@ def test_a_header_is_probed_as_it_is_read() -> None:
     with pytest.raises(DamagedImage, match="more than"):
         probe(in_gif(b"\0", gif.MOST_BLOCKS + 1))
     assert probe(in_comment(SOME)).width == 40
+
+
+def in_strips(count: int, compression: int, packed: bytes) -> bytes:
+    """Rows of 8 values of 16 bits, each a strip of its own, and all the same one."""
+    start = 8 + len(packed) + 8 * count
+    lists = struct.pack("<I", 8) * count + struct.pack("<I", len(packed)) * count
+    tags = [(256, 4, 1, 8), (257, 4, 1, count), (258, 3, 1, 16), (259, 3, 1, compression), (262, 3, 1, 1)]
+    tags += [(273, 4, count, 8 + len(packed)), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, count, start - 4 * count)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", start) + packed + lists + directory
+
+
+def test_very_many_strips_are_read_where_that_is_quick() -> None:
+    packed = zlib.compress(np.arange(8, dtype="<u2").tobytes())
+    values = read_picture(in_strips(MOST_BY_PILLOW + 1, 8, packed + bytes(len(packed) % 2))).values
+    np.testing.assert_array_equal(values, np.tile(np.arange(8), (MOST_BY_PILLOW + 1, 1)))
+    by_pillow = b"\xf1\0"  # PackBits
+    assert not read_picture(in_strips(50, 32773, by_pillow)).values.any()
+    with pytest.raises(UnsupportedVariant, match=f"{MOST_BY_PILLOW + 1} packed strips"):
+        read_picture(in_strips(MOST_BY_PILLOW + 1, 32773, by_pillow))

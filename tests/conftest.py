@@ -3,6 +3,7 @@ about what was skipped."""
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections import Counter
@@ -79,8 +80,8 @@ def trace_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[A
         yield trace
 
 
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # else extensions say at exit that they leak
+# Else extensions say at exit that they leak. Not before: pytest looks twice for garbage when all tests have ended.
+atexit.register(gc.unfreeze)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

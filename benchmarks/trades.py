@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.evenly import evenly
 from benchmarks.measure import Comparison, alternate, table, write_json
 from model.architecture import ArchitectureConfig, Task
-from model.network.build import Detector, build_model
+from model.network.build import Detector, build_unfilled
 from model.network.exporting.export import export_onnx
 from model.network.exporting.quantize import quantize_int8
 from model.network.weights import load_network
@@ -172,7 +172,7 @@ def _load(path: Path) -> tuple[Detector, ArchitectureConfig]:
         return load_network(bundle), bundle.manifest.architecture
     loaded = load_checkpoint(path)
     architecture = loaded.train_config().architecture
-    model = build_model(architecture)
+    model = build_unfilled(architecture)
     model.load_state_dict(loaded.published_state)
     return model.eval(), architecture
 

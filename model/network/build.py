@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 import torchvision
 from torch import nn
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
@@ -115,6 +116,17 @@ def build_model(config: ArchitectureConfig, *, trainable_backbone_layers: int | 
     if config.roi_pooling == "pool":
         _replace_align_by_pool(model)
     return model
+
+
+def build_unfilled(config: ArchitectureConfig) -> Detector:
+    """`build_model`, on the CPU, for whoever loads a state_dict next: its weights and buffers are whatever was in the
+    memory.
+
+    To draw random ones takes most of the time that it takes to build a network.
+    """
+    with torch.device("meta"):
+        model = build_model(config)
+    return model.to_empty(device="cpu")
 
 
 def _align(config: ArchitectureConfig, output_size: int) -> MultiScaleRoIAlign:

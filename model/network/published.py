@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.architecture import PRESETS, ArchitectureConfig
 from model.console.arguments import did_you_mean
-from model.network.build import Detector, build_model
+from model.network.build import Detector, build_unfilled
 
 LEGACY_EPS_WEIGHTS = frozenset({"fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"})
 """Models whose published weights were trained with a batch norm epsilon of zero, as torchvision sets on loading."""
@@ -65,7 +65,7 @@ def published_model(name: str, weights: str = "COCO_V1") -> PublishedModel:
     if name in LEGACY_EPS_WEIGHTS:
         changes["norm_eps"] = 0.0
     config = PRESETS[name].model_copy(update=changes)
-    model = build_model(config)
+    model = build_unfilled(config)
     model.load_state_dict(_state(entry), strict=True)
     keypoints = tuple(entry.meta.get("keypoint_names", ()))
     return PublishedModel(config, model.eval(), tuple(entry.meta["categories"][1:]), keypoints)

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from model.network.build import Detector, build_model
+from model.network.build import Detector, build_unfilled
 from model.runtime.bundles.bundle import Bundle, DamagedFile, MissingFile
 from model.runtime.bundles.manifest import NETWORK_FILE
 
@@ -27,7 +27,7 @@ def load_network(bundle: Bundle) -> Detector:
     Raises DamagedFile when they are not the manifest's architecture's, or something else than tensors, MissingFile when
     the bundle has them in INT8 alone.
     """
-    model = build_model(bundle.manifest.architecture)
+    model = build_unfilled(bundle.manifest.architecture)
     if WEIGHTS_FILE not in bundle.manifest.files and "f32" not in bundle.manifest.network_precisions:
         raise MissingFile(
             f"{bundle.path} has its weights in INT8 alone, from which those of the training cannot be read back; "
@@ -59,7 +59,7 @@ def _named_by_all(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor
     wanted = model.state_dict(keep_vars=True)
     shared = {id(wanted[name]): value for name, value in state.items() if name in wanted}
     return {
-        name: tensor if name.endswith(COUNTER) else shared[id(tensor)]
+        name: torch.zeros_like(tensor) if name.endswith(COUNTER) else shared[id(tensor)]
         for name, tensor in wanted.items()
         if name.endswith(COUNTER) or id(tensor) in shared
     }

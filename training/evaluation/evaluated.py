@@ -12,7 +12,7 @@ import torch
 
 from model.architecture import Task
 from model.console.arguments import nearest_path
-from model.network.build import build_model
+from model.network.build import build_unfilled
 from model.network.engine import EagerEngine
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import open_bundle
@@ -107,7 +107,7 @@ def _served(url: str) -> Evaluated:
 def _checkpoint(path: Path, device: DeviceChoice, threads: int | None) -> Evaluated:
     loaded = load_checkpoint(path)
     config = loaded.train_config()
-    model = build_model(config.architecture)
+    model = build_unfilled(config.architecture)
     model.load_state_dict(loaded.published_state)
     predictor = eager_predictor(model.eval().to(_torch_device(device, threads)), config.architecture, config.intensity)
     title = f"{path.name} after {loaded.iteration} iterations (eager)"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.architecture import has_keypoints
-from model.network.build import Detector, build_model
+from model.network.build import Detector, build_unfilled
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.export import export_onnx, is_half_storable
@@ -65,7 +65,7 @@ def publish_run(
     What it was trained on the checkpoint knows; `data` is what it is evaluated on. publish_if: compare with the version
     that is served, and publish always or if better; None: don't compare. Raises as `publish` does.
     """
-    model = build_model(config.architecture)
+    model = build_unfilled(config.architecture)
     model.load_state_dict(checkpoint.published_state)
     channels = config.architecture.channels
     images = generated_images(channels=channels)

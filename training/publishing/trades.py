@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from model.architecture import ArchitectureConfig, Task
-from model.network.build import Detector, build_model
+from model.network.build import Detector, build_unfilled
 from model.network.exporting.quantize import Batch
 from model.runtime.bundles.manifest import Trades
 from model.runtime.preprocess import Preprocessing, prepare, stack
@@ -96,7 +96,7 @@ def traded_architecture(trained: ArchitectureConfig, options: TradeOptions) -> A
 
 def rebuilt(model: Detector, architecture: ArchitectureConfig) -> Detector:
     """The same weights in a network of `architecture`, in eval mode; the model itself stays as it is."""
-    other = build_model(architecture)
+    other = build_unfilled(architecture)
     other.load_state_dict(model.state_dict())
     return other.eval()
 

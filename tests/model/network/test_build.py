@@ -7,7 +7,8 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
 from model.architecture import PRESETS, ArchitectureConfig
-from model.network.build import build_model
+from model.network.build import build_model, build_unfilled
+from model.network.exporting.structure import structure
 
 SMALL = ArchitectureConfig(
     backbone="resnet18",
@@ -33,15 +34,41 @@ def without_counters(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_are_torchvisions_models(name: str) -> None:
-    built = build_model(PRESETS[name])
-    assert without_counters(built.state_dict()) == without_counters(torchvision_state(name))
+    with torch.device("meta"):  # names and shapes are compared, and no values
+        built = build_model(PRESETS[name])
+        assert without_counters(built.state_dict()) == without_counters(torchvision_state(name))
 
 
 def test_state_loads_strictly_into_torchvision_alone() -> None:
     built = build_model(PRESETS["maskrcnn_resnet50_fpn_v2"].model_copy(update={"num_classes": 7}))
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=7)
+    with torch.device("meta"):
+        theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(
+            weights=None, weights_backbone=None, num_classes=7
+        )
+    theirs.to_empty(device="cpu")
     assert theirs.load_state_dict(built.state_dict(), strict=True).missing_keys == []
     assert torch.equal(theirs.state_dict()["roi_heads.mask_head.0.0.weight"], built.roi_heads.mask_head[0][0].weight)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"norm": "batch_norm"}, id="batch norm"),
+        pytest.param({"features": "c4", "anchor_sizes": ((32, 64),)}, id="a stage that two heads share"),
+        pytest.param({"task": "masks_keypoints"}, id="masks and keypoints"),
+    ],
+)
+def test_an_unfilled_network_is_the_same_once_it_has_weights(changes: dict[str, object]) -> None:
+    config = SMALL.model_copy(update={"rpn_pre_nms_top_n_test": 20, "rpn_post_nms_top_n_test": 10, **changes})
+    filled, unfilled = build_model(config).eval(), build_unfilled(config).eval()
+    unfilled.load_state_dict(filled.state_dict(), strict=True)
+    assert structure(unfilled) == structure(filled)
+    image = torch.rand(3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = unfilled([image])[0], filled([image])[0]
+    assert len(theirs["boxes"]) > 0
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(("task", "kind"), [("boxes", FasterRCNN), ("masks", MaskRCNN), ("keypoints", KeypointRCNN)])

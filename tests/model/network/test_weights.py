@@ -20,6 +20,9 @@ def test_embedded_network_loads_without_a_weights_file() -> None:
     assert not model.training
     # Trained, not freshly initialized: batch norm has seen images.
     assert float(model.backbone.body.bn1.running_mean.abs().max()) > 0
+    # An exported network has no counters.
+    counters = [value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert [int(counter) for counter in counters] == [0] * 20
     with torch.no_grad():
         [answer] = model([torch.zeros(3, 64, 64)])
     assert set(answer) == {"boxes", "labels", "scores", "masks"}

@@ -95,32 +95,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with one model, `tiny`: random weights, three classes, and detections at threshold 0."""
+    """A model repository with one model, `tiny`: random weights, four classes, and detections at threshold 0."""
 
     def publish(repository: Path) -> None:
         import torch
 
-        from model.architecture import ArchitectureConfig
         from model.network.build import build_model
         from model.network.exporting.export import export_onnx
         from model.runtime.bundles.bundle import publish_bundle
         from model.runtime.bundles.manifest import ManifestDraft, Provenance, ServingDefaults
         from model.runtime.preprocess import Preprocessing
+        from tests.training.conftest import TINY
+        from training.command_line import parse_train_config
 
-        config = ArchitectureConfig(
-            backbone="resnet18",
-            num_classes=4,
-            fpn_channels=32,
-            anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
-            box_head_channels=64,
-            mask_head_convs=(32, 32),
-            mask_predictor_channels=32,
-            rpn_pre_nms_top_n_test=100,
-            rpn_post_nms_top_n_test=50,
-            detections_per_image=20,
-            min_size=64,
-            max_size=128,
-        )
+        # Of the same structure as what the tests of training export, so that one trace is enough for both.
+        trained = parse_train_config(TINY).architecture
+        config = trained.model_copy(update={"min_size": 64, "max_size": 128})
         generator_state = torch.random.get_rng_state()
         torch.manual_seed(0)
         network = build_model(config).eval()
@@ -129,7 +119,7 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_onnx(network, staging / "model.onnx")
         draft = ManifestDraft(
             architecture=config,
-            class_names=("circle", "square", "star"),
+            class_names=("circle", "square", "star", "ring"),
             preprocessing=Preprocessing.from_architecture(config),
             provenance=Provenance(dataset="none: random weights", license="Apache-2.0"),
             defaults=ServingDefaults(score_threshold=0.0, max_detections=20),

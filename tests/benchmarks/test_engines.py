@@ -31,7 +31,7 @@ def write_data(folder: Path) -> None:
     document = {
         "images": [{"id": id, "file_name": f"{id}.png", "width": 80, "height": 64} for id in (1, 2, 3)],
         "annotations": [{"id": id, "image_id": id, "category_id": 2, **square} for id in (1, 2, 3)],
-        "categories": [{"id": id, "name": name} for id, name in enumerate(("circle", "square", "star"), 1)],
+        "categories": [{"id": id, "name": name} for id, name in enumerate(("circle", "square", "star", "ring"), 1)],
     }
     (folder / "val").mkdir(parents=True)
     for id in (1, 2, 3):

@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "c4_bottleneck": {**C4, "backbone": "resnet50"},
     "roi_pool": {"task": "masks", "roi_pooling": "pool"},
     "softmax": {"task": "masks", "mask_loss": "softmax"},
-    "roi_pool_softmax": {"task": "masks", "roi_pooling": "pool", "mask_loss": "softmax"},
+    "roi_pool_softmax_keypoints": {"task": "masks_keypoints", "roi_pooling": "pool", "mask_loss": "softmax"},
     "softmax_mlp": {"task": "masks", "mask_loss": "softmax", "mask_head": "mlp", "mask_head_channels": 32},
     "agnostic": {"task": "masks", "mask_classes": "agnostic"},
     "mlp": {"task": "masks", "mask_head": "mlp", "mask_head_channels": 32},

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
@@ -37,8 +38,6 @@ CONNECTIONS = 48
 JPEGS = 8
 JPEG_QUALITY = 90
 SECONDS = 20.0
-ROUNDS = 2
-"""How often each connection asks for each photograph while answers are compared."""
 SCORE: Final = 1e-3
 
 CLIENT = """
@@ -136,14 +135,15 @@ def ask(folder: Path, engine: str, options: Sequence[str], seconds: float) -> Se
         if client.returncode != 0:
             raise Skip(f"the client failed: {client.stderr[-500:]}")
         photographs = [file.read_bytes() for file in sorted(folder.glob("*.jpg"))]
-        same = unchanged(address, photographs)
+        same = unchanged(address, photographs, seconds / 2)
     seen = json.loads(client.stdout)
     rate = seen["images"] / seen["seconds"]
     return Served(engine, ready, rate, seen["median"], CONNECTIONS, len(photographs), same)
 
 
-def unchanged(address: str, photographs: Sequence[bytes]) -> int:
-    """How many of the photographs are answered by a busy service as by one that has nothing else to do."""
+def unchanged(address: str, photographs: Sequence[bytes], seconds: float) -> int:
+    """How many of the photographs are answered by a service that is busy for so long as by one with nothing else to
+    do; each connection asks at least once."""
     with closing(http.client.HTTPConnection(address, timeout=120)) as connection:
         alone = [answer_of(connection, photograph) for photograph in photographs]
 
@@ -151,13 +151,16 @@ def unchanged(address: str, photographs: Sequence[bytes]) -> int:
         """Which it answered otherwise."""
         otherwise = set()
         with closing(http.client.HTTPConnection(address, timeout=120)) as connection:
-            for turn in range(ROUNDS * len(photographs)):
-                index = (number + turn) % len(photographs)
+            for turn in itertools.count(number):
+                index = turn % len(photographs)
                 apart = furthest([alone[index]], [answer_of(connection, photographs[index])])
                 if apart is None or apart > SCORE:
                     otherwise.add(index)
+                if time.perf_counter() >= end:
+                    return otherwise
         return otherwise
 
+    end = time.perf_counter() + seconds
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return len(photographs) - len(set().union(*pool.map(ask, range(CONNECTIONS))))
 

@@ -115,7 +115,7 @@ def test_answers_that_change_under_load_are_counted(monkeypatch: pytest.MonkeyPa
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_address[1]}"
-        assert served.unchanged(address, [b"one", b"two", b"three"]) == 2
+        assert served.unchanged(address, [b"one", b"two", b"three"], 0.1) == 2
         server.shutdown()
     assert not Served("cuda", 9.0, 400.0, 0.1, 4, photographs=3, unchanged=2).good
     assert Served("cuda", 9.0, 400.0, 0.1, 4, photographs=3, unchanged=3).good

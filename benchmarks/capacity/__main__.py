@@ -151,7 +151,9 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--growth", type=number(0), default=1.0, help="of a batch's time with each image more (default: %(default)g)")
     add("--max-queue-size", type=whole(1), default=64, help="(default: %(default)d)")
     add("--timeout-ms", type=number(0, above=True), default=30_000.0, help="the deadline (default: %(default)g)")
-    add("--requests", type=whole(100), default=10_000, help="in each simulation (default: %(default)d)")
+    add(
+        "--requests", type=whole(100), help="in each simulation (default: 10000, or 2000 for each of up to 32 replicas)"
+    )
     add("--validate", action="store_true", help="hold the simulation against real servers at three loads")
     add("--servers", type=whole(1), default=1, help="with --validate (default: %(default)d)")
     add("--balancer", choices=BALANCERS, default="least-in-flight", help="with --validate (default: %(default)s)")

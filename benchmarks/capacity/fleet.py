@@ -25,6 +25,8 @@ MOST_SIMULATED: Final = 32
 """Of more replicas so many are simulated, each with its share of the load."""
 MOST_LOAD: Final = 0.95
 """Of what the devices can do. Nearer to all of it a queue grows for longer than a simulation lasts."""
+LEAST_REQUESTS, EACH = 10_000, 2_000
+"""In a simulation, and for each simulated replica: a queue that begins empty takes long to become what it will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,11 @@ async def _run(
     return Outcome(replicas, float(p50), float(p99), mean, refused / counted, late / counted)
 
 
+def enough(replicas: int) -> int:
+    """So many requests in a simulation."""
+    return max(LEAST_REQUESTS, EACH * min(replicas, MOST_SIMULATED))
+
+
 def needed(
     rate: float,
     mix: Sequence[Stages],
@@ -193,7 +200,7 @@ def needed(
     *,
     p99: float,
     lost: float,
-    requests: int,
+    requests: int | None = None,
 ) -> Outcome:
     """The fewest replicas with which p99 is at most so many seconds, and no more than a share `lost` refused or late.
     Never fewer than MOST_LOAD allows.
@@ -210,7 +217,7 @@ def needed(
     low = math.ceil(rate * work * batched / MOST_LOAD)
 
     def holds(replicas: int) -> Outcome | None:
-        outcome = simulate(rate, mix, machine, replicas, balancer, requests=requests)
+        outcome = simulate(rate, mix, machine, replicas, balancer, requests=requests or enough(replicas))
         return outcome if outcome.p99 <= p99 and outcome.refused + outcome.late <= lost else None
 
     if (found := holds(low)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.capacity.__main__ import main
-from benchmarks.capacity.fleet import BALANCERS, Machine, Outcome, Stages, needed, simulate
+from benchmarks.capacity.fleet import BALANCERS, Machine, Outcome, Stages, enough, needed, simulate
 from benchmarks.capacity.real import LOADS, Agreement, validate
 from tests.service.harness import Server, encode, picture, publish_probe
 
@@ -59,6 +59,14 @@ def test_as_many_as_are_busy_all_the_time_are_too_few() -> None:
     """Their queue grows for ever, and in a short run not far enough to be noticed."""
     found = needed(20, [IMAGE], PATIENT, BALANCERS["least-in-flight"], p99=60, lost=0.01, requests=500)
     assert found.replicas == 3
+
+
+def test_many_replicas_are_asked_as_often_as_few() -> None:
+    """A busy queue that begins empty is short for long: with 300 requests for each p99 was a third too low."""
+    assert [enough(replicas) / min(replicas, 32) >= 2000 for replicas in (1, 5, 32, 10_000)] == [True] * 4
+    assert enough(10_000) == enough(32)
+    found = needed(30, [IMAGE], Machine(), BALANCERS["least-in-flight"], p99=0.4, lost=0.01)
+    assert 3 < found.replicas < 8
 
 
 def test_what_no_number_of_replicas_can_do_is_told() -> None:

@@ -19,6 +19,8 @@ SMALL = ArchitectureConfig(
     mask_head_convs=(16,),
     mask_predictor_channels=16,
     keypoint_head_convs=(16,),
+    min_size=64,
+    max_size=128,
 )
 
 

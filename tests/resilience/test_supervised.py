@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from service.client import Client
+from service.client.attempts import Attempts
+from service.client.errors import ClientError, UnreachableError
 from tests.service.harness import Server, encode, picture, until
 
 PNG = encode(picture(1))
 
 
-def test_clients_of_a_server_that_is_killed_are_answered_by_the_next(start_server: Callable[..., Server]) -> None:
+def test_clients_of_a_server_that_is_killed_are_answered_by_the_next(
+    start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[ClientError] = []
+
+    def noted(self: Attempts, failure: ClientError, wait_after: Callable[..., float] = Attempts.wait_after) -> float:
+        failures.append(failure)
+        return wait_after(self, failure)
+
+    monkeypatch.setattr(Attempts, "wait_after", noted)
     server = start_server()
     port = server.url.rpartition(":")[2]
     scores: list[list[float]] = []
@@ -29,8 +42,11 @@ def test_clients_of_a_server_that_is_killed_are_answered_by_the_next(start_serve
             before = len(scores)
             until(lambda before=before: len(scores) > before + 2 or not thread.is_alive())
             assert thread.is_alive(), "a request failed"
+            failures.clear()
             server.process.kill()
             server.process.wait()
+            # Not before nobody was there: the next one starts so soon that it could be the first to be asked.
+            until(lambda: not thread.is_alive() or any(isinstance(one, UnreachableError) for one in failures))
             server = start_server("--port", port)
         before = len(scores)
         until(lambda: len(scores) > before + 2 or not thread.is_alive())

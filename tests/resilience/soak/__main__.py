@@ -15,63 +15,27 @@ import argparse
 import asyncio
 import random
 import re
-import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
 
-from model.runtime.bundles.bundle import ManifestDraft, open_bundle, publish_bundle
 from model.runtime.bundles.errors import BundleError
 from tests.resilience.soak.asking import SHARES, Answer, Case, ask, cases, choose
 from tests.resilience.soak.figures import Minute, Soak, Told, judge, line, table, write
-from tests.resilience.soak.nuisances import IDLE, annoy
+from tests.resilience.soak.nuisances import nuisances
+from tests.resilience.soak.serving import publish, serving
 from tests.resilience.soak.watching import Sample, watched
 
-EMBEDDED = Path(__file__).resolve().parents[3] / "model" / "embedded" / "nuclei"
 SHARE = 0.8
 CAPACITY_SECONDS = 15.0
 """For each kind."""
 CLIENTS = 3
 """At once, while capacity is measured."""
 MINUTE = 60.0
-KEPT = 2
-"""Versions that stay in the repository."""
-
-
-@contextmanager
-def serving(models: Path) -> Iterator[tuple[int, str]]:
-    """The process's id and its URL."""
-    command = [sys.executable, "-m", "service", "--port", "0", "--models", str(models), "--poll-interval-ms", "0"]
-    # Into a file: a pipe that nobody reads is full after what libtiff says of some damaged pictures.
-    with tempfile.NamedTemporaryFile("r") as said, open(said.name, "w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
-        try:
-            while (ready := re.search(r"ready at (http://\S+)", Path(said.name).read_text())) is None:
-                assert process.poll() is None, Path(said.name).read_text()
-                time.sleep(0.1)
-            yield process.pid, ready[1]
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def publish(models: Path) -> int:
-    """The embedded model as another version; older ones than `KEPT` go."""
-    source = open_bundle(EMBEDDED / "1", verify=False)
-    known = {name: getattr(source.manifest, name) for name in ManifestDraft.model_fields}
-    with tempfile.TemporaryDirectory() as staging:
-        for name in source.manifest.files:
-            (Path(staging) / name).symlink_to(source.file(name))
-        version = publish_bundle(Path(staging), ManifestDraft(**known), models, "nuclei").manifest.version
-    shutil.rmtree(models / "nuclei" / str(version - KEPT), ignore_errors=True)
-    return version
 
 
 async def capacity(client: httpx.AsyncClient, among: list[Case], seed: int) -> float:
@@ -105,19 +69,6 @@ async def reload(client: httpx.AsyncClient, models: Path, soak: Soak) -> None:
     if answer.status_code != 200 or answer.json()["version"] != version:
         soak.findings.append(f"version {version} was not loaded: {answer.text}")
     soak.versions = version
-
-
-@asynccontextmanager
-async def nuisances(url: str, soak: Soak, present: bool) -> AsyncIterator[None]:
-    host, port = url.removeprefix("http://").split(":")
-    task = asyncio.create_task(annoy(host, int(port), soak.findings)) if present else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 async def play(
@@ -169,7 +120,8 @@ async def run(minutes: int, seed: int, file: Path | None) -> Soak:
                     minute = Minute(number, nuisances=number % 2 == 1)
                     soak.minutes.append(minute)
                     seen: list[Sample] = []
-                    async with nuisances(url, soak, minute.nuisances), watched(pid, began, seen):
+                    beside = nuisances(url, soak.findings) if minute.nuisances else nullcontext()
+                    async with beside, watched(pid, began, seen):
                         new = asyncio.create_task(reload(client, models, soak))
                         await play(client, among, known, soak, minute, seed + number)
                         await new
@@ -206,8 +158,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, IDLE + 1000), most))
     soak = asyncio.run(run(options.minutes, options.seed, options.json))
     write(soak, options.json)
     print(table(soak))

@@ -1,15 +1,22 @@
-"""Clients of bad will, beside the good ones: each stands for a kind, and comes back as soon as it is turned away."""
+"""Clients of bad will, beside the good ones: each stands for a kind, and comes back as soon as it is turned away.
+
+python -m tests.resilience.soak.nuisances HOST PORT    # until its stdin ends; then says what must not have been
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gzip
+import json
 import re
+import resource
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from tests.resilience.smuggling import PREDICT, SHAPES
 
@@ -17,6 +24,8 @@ IDLE = 2000
 """Connections on which nothing is ever said."""
 PAUSE = 0.5
 """Seconds between two bytes of the slow, and before the others come back."""
+ALL_THERE = 5.0
+"""Seconds until each has come for the first time."""
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
 MULTIPART = b"Content-Type: multipart/form-data; boundary=b\r\n"
@@ -124,7 +133,32 @@ async def annoy(host: str, port: int, findings: list[str]) -> None:
     async with asyncio.TaskGroup() as group:
         for kind, count in KINDS.items():
             for number in range(count):
-                group.create_task(again_and_again(kind, 5 * number / count))
+                group.create_task(again_and_again(kind, ALL_THERE * number / count))
+
+
+@asynccontextmanager
+async def nuisances(url: str, findings: list[str]) -> AsyncIterator[None]:
+    """All of them meanwhile, in a process of their own: what they compute must not keep good clients from asking."""
+    host, port = url.removeprefix("http://").split(":")
+    command = [sys.executable, "-m", "tests.resilience.soak.nuisances", host, port]
+    pipe, root = asyncio.subprocess.PIPE, Path(__file__).resolve().parents[3]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, cwd=root)
+    try:
+        yield
+    finally:
+        said, _ = await process.communicate()
+        findings += json.loads(said) if process.returncode == 0 else ["the clients of bad will ended by themselves"]
+
+
+async def _until_told(host: str, port: int) -> list[str]:
+    findings: list[str] = []
+    annoying = asyncio.create_task(annoy(host, port, findings))
+    told = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await asyncio.wait([annoying, told], return_when=asyncio.FIRST_COMPLETED)
+    annoying.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await annoying
+    return [*dict.fromkeys(findings)]
 
 
 async def _drop_by_drop(streams: Streams, content: bytes) -> None:
@@ -134,3 +168,9 @@ async def _drop_by_drop(streams: Streams, content: bytes) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reader.read(1), PAUSE)
             return  # answered, or closed
+
+
+if __name__ == "__main__":
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, IDLE + 1000), most))
+    print(json.dumps(asyncio.run(_until_told(sys.argv[1], int(sys.argv[2])))))

@@ -146,7 +146,7 @@ async def nuisances(url: str, findings: list[str]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        said, _ = await process.communicate()
+        said, _ = await process.communicate(b"")  # its stdin ends
         findings += json.loads(said) if process.returncode == 0 else ["the clients of bad will ended by themselves"]
 
 

@@ -129,6 +129,8 @@ class Catalog:
 
     def __init__(self, default: str, served: Sequence[ServedModel] = ()) -> None:
         self.default_name = default
+        self.place: tuple[int, int] | None = None
+        """The folder that it was loaded from: see `Loader`."""
         self.loading: set[tuple[str, int]] = set()
         self.refused: dict[tuple[str, int], str] = {}
         self.retired: dict[tuple[str, int], str] = {}

@@ -50,7 +50,8 @@ class Loader:
         instead = INSTEAD if settings.processes == 1 else INSTEAD_OF_A_SHARE
         self._devices = choose_devices(settings.device, kind, instead)
         self._on_cpu = all(computes_on_cpu(device, kind) for device in self._devices)
-        self._place: tuple[int, int] | None = None
+        self.place: tuple[int, int] | None = None
+        """Device and inode of the repository's folder when models were last seen in it."""
 
     def look(self) -> Versions:
         """The versions of every model that are there now, rising.
@@ -62,8 +63,8 @@ class Loader:
         status = self._settings.models.stat()
         place = (status.st_dev, status.st_ino)
         if found:
-            self._place = place
-        elif self._place not in (None, place):
+            self.place = place
+        elif self.place not in (None, place):
             raise RepositoryError(f"{self._settings.models} is empty, and no longer the folder that it was")
         return found
 
@@ -180,6 +181,7 @@ def load_first(
         raise InvalidSettingsError(f"--model-aliases: {settings.models} has a model {taken[0]}; choose another name")
     kernels = in_background(_warm_up_kernels)  # it needs another core while an engine reads its weights
     catalog = Catalog(default)
+    catalog.place = loader.place
     catalog.pins.update(settings.versions)
     catalog.aliases = aliases
     for name, versions in found.items():
@@ -203,6 +205,7 @@ def load_one(settings: Settings, version: int | None, say: Callable[[str], None]
     _check_versions("--versions" if version is None else "--version", settings, found, pins.items())
     kernels = in_background(_warm_up_kernels)
     catalog = Catalog(name)
+    catalog.place = loader.place
     _load_best(loader, catalog, name, (pins[name],) if name in pins else found[name][::-1], say)
     kernels.result()
     return catalog

@@ -44,6 +44,7 @@ class Reloader:
         self._catalog = catalog
         self._settings = settings
         self._loader = Loader(settings)
+        self._loader.place = catalog.place  # a volume may be gone before the first look
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._one_at_a_time = asyncio.Lock()
         self._unloaded: set[str] = set()

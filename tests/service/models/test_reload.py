@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from collections.abc import Callable
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from service.http.problems import REPOSITORY_UNREADABLE, Problem
+from service.models.loading import load_first
+from service.models.reload import Reloader
+from service.settings.settings import Settings
 from tests.service.harness import Server, encode, picture, publish_probe, until
 
 QUICK = encode(picture(1))
@@ -279,6 +284,19 @@ def test_a_repository_that_vanishes_takes_nothing_down(models: Models, start: Ca
     models.publish()
     until(lambda: states(server) == {2: "served", 1: "served"})
     assert sum("cannot be read, what is served stays" in line for line in server.log) == 1
+
+
+def test_it_may_vanish_before_it_was_looked_at_again(models: Models) -> None:
+    settings = Settings(models=models.path, engine_threads=1, device="cpu", engine="onnx")
+    reloader = Reloader(load_first(settings), settings)
+    models.path.rename(models.path.with_name("away"))
+    models.path.mkdir()
+    try:
+        with pytest.raises(Problem) as caught:
+            asyncio.run(reloader.reload("probe"))
+        assert caught.value.kind == REPOSITORY_UNREADABLE
+    finally:
+        reloader.close()
 
 
 def test_a_model_whose_folder_is_removed_is_retired_and_comes_back_with_it(

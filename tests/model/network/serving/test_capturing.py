@@ -55,8 +55,8 @@ MORE: dict[str, dict[str, object]] = {
     "five_channels": {"channels": 5, "image_mean": (0.4,) * 5, "image_std": (0.2,) * 5},
 }
 VARIANTS = (
-    *("c4", "c4_boxes", "c4_bottleneck", "roi_pool", "softmax", "roi_pool_softmax", "softmax_mlp", "agnostic", "mlp"),
-    *("mlp_agnostic", "masks_keypoints"),
+    *("c4", "c4_boxes", "c4_bottleneck", "roi_pool", "softmax", "roi_pool_softmax_keypoints", "softmax_mlp"),
+    *("agnostic", "mlp", "mlp_agnostic", "masks_keypoints"),
 )
 PARTS = ("masks_v2", "mobilenet", *MORE, *VARIANTS)
 FLOAT32 = ("masks", "c4", "softmax_mlp", "masks_keypoints")

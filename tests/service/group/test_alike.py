@@ -106,7 +106,8 @@ def test_whose_engine_hangs_gets_no_connections_before_it_computes_again(
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             return client.get("/readyz").status_code
 
-    (models / "probe").rename(aside)  # nothing to replace the engine with
+    network = models / "probe" / "1" / "model.onnx"
+    network.rename(aside)  # nothing to replace the engine with; without its folder the model would be retired
     (server.holding / HOLD).touch()
     try:
         with clients(server) as (_, (second,)), ThreadPoolExecutor(1) as pool:
@@ -114,7 +115,7 @@ def test_whose_engine_hangs_gets_no_connections_before_it_computes_again(
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:maskserve:problem:engine-stalled")
             assert answer.headers["connection"] == "close", "the next may be the other's"
             until(lambda: [fresh() for _ in range(8)] == [200] * 8)
-        aside.rename(models / "probe")
+        aside.rename(network)
         until(lambda: any("has a fresh engine" in line for line in tuple(server.log)))
     finally:
         (server.holding / HOLD).unlink()

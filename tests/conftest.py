@@ -3,8 +3,8 @@ about what was skipped."""
 
 from __future__ import annotations
 
-import atexit
 import gc
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -47,6 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: when[item.path])
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """predict-many turns it off for its process, which may be this one."""
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_stays_is_not_searched_for_garbage() -> Iterator[None]:
     """torch's exporter leaves a million objects, through which every collection after it would have to look."""
@@ -80,8 +87,8 @@ def trace_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[A
         yield trace
 
 
-# Else extensions say at exit that they leak. Not before: pytest looks twice for garbage when all tests have ended.
-atexit.register(gc.unfreeze)
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extensions say at exit that they leak, and what leaks would be no test's failure
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -205,7 +205,6 @@ def load_one(settings: Settings, version: int | None, say: Callable[[str], None]
     _check_versions("--versions" if version is None else "--version", settings, found, pins.items())
     kernels = in_background(_warm_up_kernels)
     catalog = Catalog(name)
-    catalog.place = loader.place
     _load_best(loader, catalog, name, (pins[name],) if name in pins else found[name][::-1], say)
     kernels.result()
     return catalog

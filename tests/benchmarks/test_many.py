@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,6 @@ from model.runtime.engines.onnx import OnnxEngine
 from tests.service.harness import LABELS, encode, picture, publish_probe
 
 Fed = tuple[float, tuple[int, ...], int]
-
-
-@pytest.fixture(autouse=True)
-def loud() -> Iterator[None]:
-    """A run of predict-many silences the log of its process."""
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def test_both_compute_the_same_images_at_the_same_thresholds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.service.harness import Server, publish_probe
 from tests.service.http.impatience import MAX_BODY, MAX_UPLOADS
 
@@ -21,7 +22,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(repository: Path) -> Iterator[Server]:
     """A server with small limits, for every test that leaves it running."""
     flags = "--max-body-bytes 200000 --max-pixels 1000000 --max-batch-size 4 --max-queue-size 32 --decode-threads 2"
-    server = Server.start(repository, *flags.split(), "--engine-threads", "1")
+    # No test is about its deadline, and on a busy machine one may wait for another's requests.
+    server = Server.start(repository, *flags.split(), "--engine-threads", "1", "--timeout-ms", f"{PATIENCE * 1e3:.0f}")
     yield server
     server.close()
 

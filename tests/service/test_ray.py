@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import pickle
 import re
@@ -63,13 +62,6 @@ def _imported() -> None:
         warnings.simplefilter("ignore")  # Ray's own use of pydantic
         import ray.cluster_utils
         import ray.serve  # noqa: F401
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """predict-many turns it off for its process, which is this one."""
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +7,6 @@ import pytest
 from tests.service.harness import encode, picture
 
 SIZES = ((64, 64), (64, 70), (90, 64))
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """The command turns it off for its process, which is this one."""
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

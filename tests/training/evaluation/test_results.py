@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,6 @@ IDS = {"c.png": 30, "a.png": 10, "b.png": 7}
 CATEGORIES = {LABELS[2]: 5, LABELS[0]: 11, LABELS[1]: 90}
 """Another order than the model's, with holes."""
 THRESHOLD = ("--score_threshold", "0.2")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """predict-many turns it off for its process, which is this one."""
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ before anything is timed. Then, in steps that `--only` chooses from:
   runs as its users run it, filtered afterwards, and once more with its own threshold set.
 - work: the operations that the asked detections need, and which share of the rate of a large matrix product, measured
   in the same rounds, the engine alone and the whole way reach.
+- bfloat16: everything above torchvision's threshold, OpenVINO and torchvision both in bfloat16 and both in float32,
+  where the processor computes in it. How alike the answers are is told: in another precision they are not the same.
 - profile: ONNX Runtime's time by operator type.
 - throughput: the cores shared out among sessions, and batches.
 """
@@ -17,13 +19,12 @@ before anything is timed. Then, in steps that `--only` chooses from:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.gpu.case import FULL, TINY, make_batch, make_case
+from benchmarks.graph.subject import Image, Subject, of_bundle, preset
 from benchmarks.graph.work import (
     PRODUCT_NAMES,
     Operator,
@@ -41,86 +42,38 @@ from benchmarks.graph.work import (
     WrongAnswer,
     agree,
     count_flops,
+    found_again,
     products,
     threshold_for,
     torchvision_predict,
     weigh,
 )
 from benchmarks.measure import Comparison, alternate, table, write_json
-from benchmarks.peers.network import ARCHITECTURE, WEIGHTS, build
-from benchmarks.peers.prepare import NotTorchvisionsError, prepare
-from model.network.exporting.export import export_onnx
+from benchmarks.peers.prepare import NotTorchvisionsError
 from model.runtime import preprocess
-from model.runtime.bundles.bundle import BundleError, open_bundle
-from model.runtime.bundles.manifest import NETWORK_FILE
+from model.runtime.bundles.bundle import BundleError
 from model.runtime.detections import Detections
 from model.runtime.engines.cores import usable_cores
+from model.runtime.engines.engine import EngineError
 from model.runtime.engines.onnx import OnnxEngine
-from model.runtime.images.decode import load_image
 from model.runtime.images.errors import ImageError
 from model.runtime.predict import Predictor
-from model.runtime.preprocess import Preprocessing
 
-PACKAGES = ("torch", "torchvision", "onnxruntime-gpu", "numba", "pycocotools")
-STEPS = ("cases", "work", "profile", "throughput")
-IMAGES = 2
+PACKAGES = ("torch", "torchvision", "onnxruntime-gpu", "openvino", "numba", "pycocotools")
+STEPS = ("cases", "work", "bfloat16", "profile", "throughput")
 ALL, FEW = "all detections", "10 or fewer"
 OURS, ENGINE, TORCHVISION, TOLD = "maskserve", "maskserve, engine alone", "torchvision", "torchvision, threshold set"
+IN_BFLOAT16 = {OURS: "maskserve, OpenVINO bf16", TORCHVISION: "torchvision, bf16"}
 PLAIN, PROFILED = "engine", "engine, profiled"
 
 SPEEDUPS = {ALL: 1.8, FEW: 2.3}
 """Wanted of the R50-FPN, over torchvision as its users run it."""
+BFLOAT16_SPEEDUP = 3.0
+"""Wanted of the R50-FPN, over the faster of torchvision's two precisions, where the processor computes in bfloat16."""
 LEAST_SHOWN = 0.005
 """Share of a run from which on an operator type is printed; the JSON has all."""
 LEAST_SHARE = 0.9
 """Wanted share of a matrix product's rate."""
-
-Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: torchvision's own model in eval mode, and the same network exported to `file`.
-
-    images: uint8 [H, W, 3] each. few: at most so many detections are left in the second case. side: of the products.
-    """
-
-    model: Any
-    file: Path
-    preprocessing: Preprocessing
-    images: list[Image]
-    few: int
-    side: int = 2048
-
-    def predictor(self, threads: int, batch_size: int = 1) -> Predictor:
-        """A session of its own."""
-        return Predictor(OnnxEngine(self.file, "masks", "cpu", threads), self.preprocessing, batch_size)
-
-
-def preset(folder: Path, *, quick: bool) -> Subject:
-    """The R50-FPN preset at a size that neither side resizes, or a tiny network; exported into `folder`."""
-    scale = TINY if quick else replace(FULL, width=1056)
-    cpu = torch.device("cpu")
-    case = make_case(scale, cpu)
-    pixels = make_batch(scale, IMAGES, cpu, seed=1).images[:, : scale.height, : scale.width]
-    export_onnx(case.model, folder / NETWORK_FILE)
-    preprocessing = Preprocessing(min_size=scale.height, max_size=scale.width)
-    images = [np.ascontiguousarray(image) for image in pixels.numpy()]
-    size = {"few": 3, "side": 256} if quick else {"few": 10}
-    return Subject(case.model, folder / NETWORK_FILE, preprocessing, images, **size)
-
-
-def of_bundle(path: Path, images: Sequence[Path], folder: Path) -> Subject:
-    """A bundle's network, and the same from torchvision's parts alone.
-
-    Raises BundleError, NotTorchvisionsError, ImageError, or OSError for a picture that cannot be read.
-    """
-    bundle = open_bundle(path)
-    prepare(bundle, folder)
-    model = build(json.loads((folder / ARCHITECTURE).read_text()))
-    model.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
-    pixels = [np.array(load_image(image)) for image in images]  # torch wants them writable
-    return Subject(model.eval(), bundle.file(NETWORK_FILE), bundle.manifest.preprocessing, pixels, 10)
 
 
 class Run:
@@ -186,6 +139,32 @@ class Run:
                     f"{share.share:.1%} of the {work.rate:.1f} of a matrix product"
                 )
 
+    def in_bfloat16(self) -> None:
+        """All detections, each side in both precisions."""
+        model, image, threshold = self.subject.model, self.subject.images[0], self.thresholds[ALL]
+        try:
+            half = self.subject.in_bfloat16(self.options.threads)
+        except (ImportError, EngineError) as error:
+            print(f"\nbfloat16 is left out: {error}", flush=True)
+            return
+        contenders: dict[str, Callable[[], Detections]] = {
+            TORCHVISION: partial(torchvision_predict, model, image, threshold),
+            IN_BFLOAT16[TORCHVISION]: partial(torchvision_predict, model, image, threshold, bfloat16=True),
+            OURS: lambda: self.predictor.predict([image], threshold)[0],
+            IN_BFLOAT16[OURS]: lambda: half.predict([image], threshold)[0],
+        }
+        answers = {name: contender() for name, contender in contenders.items()}
+        alike = {name: found_again(answer, answers[TORCHVISION]) for name, answer in answers.items()}
+        comparison = alternate(
+            contenders,
+            reference=TORCHVISION,
+            rounds=self.options.rounds,
+            details={"step": "bfloat16", "case": ALL, "threshold": threshold, "found_again": alike},
+        )
+        self._keep(comparison, f"bfloat16: {len(answers[OURS])} detections, {self.options.threads} threads")
+        for name, share in alike.items():
+            print(f"{name:28} finds {share:.1%} of what torchvision finds in float32")
+
     def profile(self, name: str) -> None:
         """Operator types, from a second session whose profiler's own cost shows beside the engine."""
         inputs, engine = self._inputs(self.thresholds[name]), self.predictor.engine
@@ -238,7 +217,11 @@ class Run:
         lines = []
         for comparison in self.comparisons:
             found = []
-            if comparison.reference == TORCHVISION:
+            if comparison.details["step"] == "bfloat16":
+                fastest = min(comparison[name].seconds.median for name in (TORCHVISION, IN_BFLOAT16[TORCHVISION]))
+                over = fastest / comparison[IN_BFLOAT16[OURS]].seconds.median
+                found.append(("bf16: over torchvision's faster precision", over, BFLOAT16_SPEEDUP, "x"))
+            elif comparison.reference == TORCHVISION:
                 name = comparison.details["case"]
                 found.append((f"{name}: over torchvision", comparison[OURS].speedup, SPEEDUPS[name], "x"))
             for contender, share in comparison.details.get("work", {}).get("shares", {}).items():
@@ -287,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run.time_case(name)
                 if "profile" in options.only:
                     run.profile(name)
+            if "bfloat16" in options.only:
+                run.in_bfloat16()
             if "throughput" in options.only:
                 run.throughput()
         except (BundleError, NotTorchvisionsError, ImageError, OSError, TooFewDetections, WrongAnswer) as error:

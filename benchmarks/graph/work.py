@@ -29,6 +29,9 @@ SAME_PIXELS, SAME_SCORE, SAME_IOU = 0.1, 1e-3, 0.99
 MOST_UNMATCHED = 0.03
 """Share of detections, either way, that the last bit may decide: at the threshold, at NMS's, at the 100th place."""
 
+ALIKE = 0.9
+"""IoU from which masks of two precisions are of the same object."""
+
 PRODUCTS = 5
 """Matrix products in one timed call."""
 
@@ -46,15 +49,18 @@ class TooFewDetections(Exception):
     """An image with nothing to leave out."""
 
 
-def torchvision_predict(model: Any, image: NDArray[np.uint8], threshold: float, *, told: bool = False) -> Detections:
+def torchvision_predict(
+    model: Any, image: NDArray[np.uint8], threshold: float, *, told: bool = False, bfloat16: bool = False
+) -> Detections:
     """Pixels to COCO's strings with torchvision's eager model, its pasting and pycocotools.
 
     `told`: its own score threshold is `threshold`; otherwise that stays as it is, and the rest is left out afterwards.
+    `bfloat16`: under torch's autocast, which takes what may be computed in it.
     """
     heads = model.roi_heads
     own, heads.score_thresh = heads.score_thresh, threshold if told else heads.score_thresh
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             (found,) = model([to_tensor(image)])
     finally:
         heads.score_thresh = own
@@ -62,7 +68,8 @@ def torchvision_predict(model: Any, image: NDArray[np.uint8], threshold: float, 
     if not kept.all():
         found = {name: values[kept] for name, values in found.items()}
     masks = [RLE((image.shape[0], image.shape[1]), rle["counts"].encode()) for rle in encode(found["masks"])]
-    return Detections(found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy(), masks)
+    boxes, scores = (found[name].float().numpy() for name in ("boxes", "scores"))
+    return Detections(boxes, scores, found["labels"].numpy(), masks)
 
 
 def threshold_for(scores: NDArray[np.float32], most: int) -> float:
@@ -112,6 +119,23 @@ def agree(answer: Detections, reference: Detections) -> Agreement:
             f"{SAME_PIXELS} px and {SAME_SCORE} of the score, mask IoU {SAME_IOU} or more"
         )
     return Agreement(len(reference), unmatched, max(boxes), max(scores), min(ious))
+
+
+def found_again(answer: Detections, reference: Detections) -> float:
+    """Share of the reference's detections of which `answer` has one of the same label, with masks `ALIKE` or more.
+
+    For what was computed in another precision, where scores move and the last of many detections are others.
+    """
+    if not len(reference):
+        return 1.0
+    if not len(answer):
+        return 0.0
+    ours, theirs = (
+        [{"size": list(rle.size), "counts": rle.counts} for rle in found.masks or ()] for found in (answer, reference)
+    )
+    ious = coco_mask.iou(ours, theirs, [False] * len(theirs))
+    alike = (ious >= ALIKE) & (answer.labels[:, None] == reference.labels[None])
+    return float(alike.any(axis=0).mean())
 
 
 def _mask(found: Detections, index: int) -> RLE:

@@ -13,6 +13,7 @@ from benchmarks.peers import wire
 from benchmarks.peers.network import ARCHITECTURE, WEIGHTS, Answer
 from benchmarks.peers.processes import free_port
 from benchmarks.peers.settings import BATCH, DELAY_SECONDS, PeerSettings
+from model.runtime.bundles.manifest import PrecisionChoice
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_SECONDS = 300
@@ -39,12 +40,14 @@ class Server:
     """What else it needs that this machine lacks."""
 
 
-def ours(repository: Path, name: str, score_threshold: float, processes: int = 1) -> Server:
+def ours(
+    repository: Path, name: str, score_threshold: float, processes: int = 1, precision: PrecisionChoice = "f32"
+) -> Server:
     """maskserve with one model of a repository, asked for scores above the threshold."""
 
     def command(python: Path, settings: PeerSettings, folder: Path) -> list[str]:
         flags = ["--models", str(repository), "--model", name, "--port", str(settings.port), "--device", "cpu"]
-        flags += ["--processes", str(processes)]
+        flags += ["--processes", str(processes), "--precision", precision]
         # Eight clients that wait for slow answers are no overload.
         return [str(python), "-m", "service", *flags, "--timeout-ms", str(TIMEOUT_SECONDS * 1000)]
 

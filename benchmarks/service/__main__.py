@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.measure import Comparison, write_json
 from benchmarks.peers.prepare import NotTorchvisionsError, prepare
@@ -45,6 +45,7 @@ from benchmarks.service.turns import (
     starts,
 )
 from model.runtime.bundles.bundle import Bundle, BundleError, open_bundle
+from model.runtime.bundles.manifest import PrecisionChoice
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -95,7 +96,8 @@ class Benchmark:
             write_json(self.options.json, *self.comparisons, packages=PACKAGES)
 
     def _ours(self, threshold: float) -> Start:
-        return Start(ours(self.repository, self.name, threshold), Path(sys.executable), None, self.samples)
+        server = ours(self.repository, self.name, threshold, precision=self.options.precision)
+        return Start(server, Path(sys.executable), None, self.samples)
 
     def _ours_null(self, samples: Sequence[Sample]) -> Start:
         server = ours(self.null_repository, "null", SAME_THRESHOLD, self.options.processes)
@@ -134,6 +136,7 @@ class Benchmark:
                 documented = kind == "documented"
                 threshold = DOCUMENTED_THRESHOLD if documented else SAME_THRESHOLD
                 details = {"kind": kind, "threshold": threshold, "images": len(self.samples)}
+                details["precision"] = self.options.precision
                 self._compare(self._ours(threshold), self._peer(peer, documented), counts, details)
 
     def null(self) -> None:
@@ -148,7 +151,17 @@ class Benchmark:
         """Ours beside its engine."""
         count, rounds = self.options.requests, self.options.rounds
         with Running(self._ours(SAME_THRESHOLD)) as one:
-            self._add(beside_engine(one, self.bundle, self.samples, SAME_THRESHOLD, count=count, rounds=rounds))
+            self._add(
+                beside_engine(
+                    one,
+                    self.bundle,
+                    self.samples,
+                    SAME_THRESHOLD,
+                    count=count,
+                    rounds=rounds,
+                    precision=self.options.precision,
+                )
+            )
 
     def memory(self) -> None:
         """Ours over many requests: the null model on all images, or the real one."""
@@ -202,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         "--requests", type=int, default=32, help="requests a turn at 8 connections; an eighth, or each image once, at 1"
     )
     add("--null-requests", type=int, default=500, help="the same for the null model at 1; twice as many at 8")
+    add("--precision", choices=get_args(PrecisionChoice), default="f32", help="of ours, with the real model")
     add("--processes", type=int, default=1, help="of ours, with the null model")
     add("--rounds", type=int, default=5, help="turns of each server")
     add("--growth-requests", type=int, default=10_000, help="requests over which memory is watched")
@@ -229,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if kind in options.only:
                 measure()
     print("\nTargets")
-    for target in targets(benchmark.comparisons):
+    for target in targets(benchmark.comparisons, options.precision):
         print(target)
     return 0 if all(comparison.valid for comparison in benchmark.comparisons) else 1
 

@@ -27,6 +27,9 @@ from benchmarks.peers.settings import PeerSettings
 from benchmarks.service.answers import compare
 from benchmarks.service.client import Load, first_answer, load
 from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.manifest import PrecisionChoice
+from model.runtime.engines.choosing import choose_engine
+from model.runtime.engines.precision import choose_precision, load_in
 from model.runtime.images.decode import decode_image
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import prepare, stack
@@ -190,10 +193,19 @@ def _figures(running: Running, loads: Sequence[Load], keep: bool) -> dict[str, A
 
 
 def beside_engine(
-    ours: Running, bundle: Bundle, samples: Sequence[Sample], threshold: float, *, count: int, rounds: int
+    ours: Running,
+    bundle: Bundle,
+    samples: Sequence[Sample],
+    threshold: float,
+    *,
+    count: int,
+    rounds: int,
+    precision: PrecisionChoice = "f32",
 ) -> Comparison:
     """Our server at 8 connections beside its engine alone, the reference: no decoding, no masks, no HTTP."""
-    predictor = Predictor.of_bundle(bundle, device="cpu")
+    kind = choose_engine(precision, bundle).kind
+    engine_alone = load_in(choose_precision(precision, bundle, kind), bundle, kind, "cpu")
+    predictor = Predictor(engine_alone, bundle.manifest.preprocessing)
     inputs = [stack([prepare(decode_image(one.data), predictor.preprocessing)]) for one in samples]
     thresholds = np.full(1, threshold, np.float32)
 
@@ -207,7 +219,7 @@ def beside_engine(
             reference="engine",
             rounds=rounds,
             pids=ours.tree.pids(),
-            details={"kind": "engine", "threshold": threshold, "requests_a_turn": count},
+            details={"kind": "engine", "threshold": threshold, "requests_a_turn": count, "precision": precision},
         )
     finally:
         predictor.close()

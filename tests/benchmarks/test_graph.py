@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 import model
-from benchmarks.graph import __main__ as graph
-from benchmarks.graph.__main__ import ALL, ENGINE, FEW, OURS, PLAIN, PROFILED, TOLD, TORCHVISION, main, of_bundle
+from benchmarks.graph import subject as graph
+from benchmarks.graph.__main__ import ALL, ENGINE, FEW, IN_BFLOAT16, OURS, PLAIN, PROFILED, TOLD, TORCHVISION, main
+from benchmarks.graph.subject import of_bundle
 from benchmarks.graph.work import (
     PRODUCT_NAMES,
     PRODUCTS,
     TooFewDetections,
     WrongAnswer,
     agree,
+    found_again,
     threshold_for,
     torchvision_predict,
 )
@@ -48,7 +50,7 @@ def test_a_quick_run_goes_through_every_step(tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "graph.json"
     assert main(["--quick", "--threads", "1", "--rounds", "1", "--json", str(file)]) == 0
     comparisons = json.loads(file.read_text())["comparisons"]
-    everything, all_profile, few, few_profile, throughput = comparisons
+    everything, all_profile, few, few_profile, *halves, throughput = comparisons
     assert _names(everything) == [TORCHVISION, OURS, ENGINE, *PRODUCT_NAMES]
     assert _names(few) == [TORCHVISION, TOLD, OURS, ENGINE, *PRODUCT_NAMES]
     assert _names(all_profile) == _names(few_profile) == [PLAIN, PROFILED]
@@ -71,11 +73,18 @@ def test_a_quick_run_goes_through_every_step(tmp_path: Path, capsys: pytest.Capt
     assert sum(one["share"] for one in operators.values()) == pytest.approx(1)
     assert operators["RoiAlign"]["calls"] == 8  # four levels for the boxes, four for the masks
 
+    printed = capsys.readouterr().out
+    assert ("bfloat16 is left out" in printed) == (not halves)
+    for half in halves:
+        assert _names(half) == [TORCHVISION, IN_BFLOAT16[TORCHVISION], OURS, IN_BFLOAT16[OURS]]
+        assert half["details"]["found_again"][TORCHVISION] == 1
+        assert half["details"]["found_again"][OURS] > 0.9
+        assert "wanted: 3x or more" in printed
+
     rates, images = throughput["details"]["images_per_second"], throughput["details"]["images"]
     assert list(rates) == _names(throughput)
     for timing in throughput["timings"]:
         assert rates[timing["name"]] == pytest.approx(images / timing["seconds"]["median"])
-    printed = capsys.readouterr().out
     assert "wanted: 1.8x or more" in printed
     assert "wanted: 2.3x or more" in printed
     assert "wanted: 90 % or more" in printed
@@ -140,6 +149,13 @@ def test_another_answer_does_not_agree(wrong: Detections) -> None:
     for pair in ((wrong, ANSWER), (ANSWER, wrong)):
         with pytest.raises(WrongAnswer, match="are found again"):
             agree(*pair)
+
+
+def test_found_again_is_a_share_of_the_reference() -> None:
+    few = Detections(ANSWER.boxes[:2], ANSWER.scores[:2], ANSWER.labels[:2], [MASK, OTHER_MASK])
+    assert found_again(ANSWER, ANSWER) == 1
+    assert found_again(few, ANSWER) == pytest.approx(2 / 3)  # one object of class 1, as two of the three are
+    assert found_again(Detections(ANSWER.boxes[:0], ANSWER.scores[:0], ANSWER.labels[:0], []), ANSWER) == 0
 
 
 def test_a_detection_given_twice_counts_once() -> None:

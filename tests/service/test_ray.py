@@ -241,7 +241,9 @@ def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(models: Path) -> dict[str, Any]:
-    return {"models": str(models), "max_body_bytes": 200_000, "max_queue_size": 32, "poll_interval_ms": 300}
+    # Images are held until Serve has given some to both replicas, which takes as long as it takes.
+    patient = {"engine_stall_ms": 0, "timeout_ms": PATIENCE * 1000}
+    return {"models": str(models), "max_body_bytes": 200_000, "max_queue_size": 32, "poll_interval_ms": 300, **patient}
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ import numpy as np
 
 from benchmarks.contender import Contender, Running
 from benchmarks.evenly import evenly
-from benchmarks.measure import Comparison, alternate, own_seconds, table, write_json
+from benchmarks.measure import Comparison, alternate, own_seconds, table, told_features, write_json
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.manifest import INT8_FILE
 from model.runtime.detections import Detections
 from model.runtime.engines.engine import MODEL_FILES, EngineKind
-from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features, processor_name
+from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
 from model.runtime.kernels import keypoints, masks
 from training.data.annotations.classes import order_classes
 from training.data.annotations.dataset import Dataset
@@ -37,7 +37,6 @@ from training.evaluation.evaluation import KINDS, evaluate_detections
 from training.evaluation.validation import limits
 
 PACKAGES = ("onnxruntime-gpu", "openvino", "torch")
-TOLD_FEATURES = INT8_FEATURES | BF16_FEATURES | {"avx2", "avx512f", "amx_tile"}
 
 REFERENCE = Contender("onnx f32", "onnx")
 CONTENDERS = (
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle, features = open_bundle(options.model), processor_features()
     data = evenly(_validation(options.data, bundle), options.ap_images)
     contenders, left_out = possible(bundle, features)
-    told = sorted(features & TOLD_FEATURES)
+    told = told_features()
     print("\n".join([f"{processor_name()}: {', '.join(told) or 'features unknown'}", *left_out]), flush=True)
     timed = [record.path for record in evenly(data, options.images).images]
     comparison, found = compare(bundle, contenders, data, timed, options.threads, options.rounds)

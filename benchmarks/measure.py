@@ -28,10 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from model.runtime.engines.processor import processor_name
+from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features, processor_name
 
 MAX_OTHER_LOAD = 0.05
 """Share of all cores that other processes may use during a valid run."""
+
+TOLD_FEATURES = INT8_FEATURES | BF16_FEATURES | {"avx2", "avx512f", "amx_tile"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,13 @@ def validity(comparison: Comparison) -> str:
     if comparison.other_load is None:
         return "INVALID: this system does not tell what other processes used"
     verdict = "valid" if comparison.valid else f"INVALID (over {MAX_OTHER_LOAD:.0%}): do not quote these figures"
-    return f"other processes used {comparison.other_load:.1%} of the cores: {verdict}"
+    where = ", ".join([processor_name(), *told_features()])
+    return f"other processes used {comparison.other_load:.1%} of the cores ({where}): {verdict}"
+
+
+def told_features() -> list[str]:
+    """The processor's instructions that decide how fast a network is; empty where nobody tells them."""
+    return sorted(processor_features() & TOLD_FEATURES)
 
 
 def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
@@ -204,6 +212,7 @@ def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "cpu": processor_name(),
+        "cpu_features": told_features(),
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -41,13 +41,18 @@ class Server:
 
 
 def ours(
-    repository: Path, name: str, score_threshold: float, processes: int = 1, precision: PrecisionChoice = "f32"
+    repository: Path,
+    name: str,
+    score_threshold: float,
+    processes: int = 1,
+    precision: PrecisionChoice = "f32",
+    engine_threads: str = "auto",
 ) -> Server:
     """maskserve with one model of a repository, asked for scores above the threshold."""
 
     def command(python: Path, settings: PeerSettings, folder: Path) -> list[str]:
         flags = ["--models", str(repository), "--model", name, "--port", str(settings.port), "--device", "cpu"]
-        flags += ["--processes", str(processes), "--precision", precision]
+        flags += ["--processes", str(processes), "--precision", precision, "--engine-threads", engine_threads]
         # Eight clients that wait for slow answers are no overload.
         return [str(python), "-m", "service", *flags, "--timeout-ms", str(TIMEOUT_SECONDS * 1000)]
 

@@ -9,6 +9,7 @@ Nothing here needs more than torch, torchvision and NumPy: the preset is put tog
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,10 @@ class Case:
     scale: Scale
     device: torch.device
     detections_per_image: float
+
+    def model_on_host(self) -> MaskRCNN:
+        """A copy on the CPU, for exporting: what is traced there is tested where there is no GPU."""
+        return copy.deepcopy(self.model).cpu()
 
 
 def make_case(scale: Scale, device: torch.device, seed: int = 0) -> Case:

@@ -67,7 +67,7 @@ def graph_eager(case: Case) -> Contender:
 def torchscript(case: Case) -> Contender:
     """The bundle's `model.torchscript.pt` in libtorch."""
     with tempfile.TemporaryDirectory() as folder:
-        export_torchscript(case.model, Path(folder) / "model.pt")
+        export_torchscript(case.model_on_host(), Path(folder) / "model.pt")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is")  # its class differs between releases
             network: Any = torch.jit.load(str(Path(folder) / "model.pt"), map_location=case.device).eval()
@@ -191,7 +191,7 @@ def _onnx(case: Case, provider: str, more: dict[str, str]) -> Contender:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(case.model, Path(folder) / "model.onnx")
+        export_onnx(case.model_on_host(), Path(folder) / "model.onnx")
         session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", options, providers=providers)
     if provider not in session.get_providers():
         raise Skip(f"{provider} did not start: its libraries are missing or too old")

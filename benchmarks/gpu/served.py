@@ -262,8 +262,9 @@ def _publish(case: Case, staging: Path, models: Path) -> None:
         }
     )
     staging.mkdir()
-    export_onnx(case.model, staging / "model.onnx")
-    export_torchscript(case.model, staging / "model.torchscript.pt")
+    model = case.model_on_host()
+    export_onnx(model, staging / "model.onnx")
+    export_torchscript(model, staging / "model.torchscript.pt")
     draft = ManifestDraft(
         architecture=config,
         class_names=tuple(f"class {number}" for number in range(1, config.num_classes)),

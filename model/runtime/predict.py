@@ -108,15 +108,18 @@ def warm_up(engine: Engine, preprocessing: Preprocessing, sizes: WarmUp = "one")
     "largest": before it the largest that a request's image can get, so that memory is taken once. "every-bucket": each
     of these sizes, the largest first, for libraries that plan for each shape and keep what they planned. The image is
     noise, and the score threshold is zero, so that the heads behind the box head run too. An engine that prepares its
-    own buckets does that instead.
+    own buckets does that instead, and computes the image in one of them.
     """
-    if isinstance(engine, OverlappingEngine):
-        engine.prepare(sizes == "every-bucket")
-        sizes = "one"
     step = preprocessing.bucket_step
-    buckets = [(step, step)] if sizes == "one" else preprocessing.buckets()
-    if sizes == "largest":
-        buckets = list(dict.fromkeys([buckets[0], (step, step)]))
+    smallest = (step, step)
+    if isinstance(engine, OverlappingEngine):
+        buckets = [engine.prepare(sizes == "every-bucket")]
+    elif sizes == "one":
+        buckets = [smallest]
+    elif sizes == "largest":
+        buckets = list(dict.fromkeys([preprocessing.buckets()[0], smallest]))
+    else:
+        buckets = preprocessing.buckets()
     generator = np.random.default_rng(0)
     for height, width in buckets:
         image = generator.integers(0, 256, (1, height, width, preprocessing.channels), np.uint8)

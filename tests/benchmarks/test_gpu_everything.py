@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import everything, served, several, training
-from benchmarks.gpu.everything import Done, Step, main, table
+from benchmarks.gpu.everything import Done, Step, lines_of_step, main
 from benchmarks.gpu.served import Served
 from benchmarks.gpu.wanted import ENGINE, OVER_EAGER, OVER_ONNX, SHARE
 
@@ -27,18 +27,20 @@ def test_every_step_leaves_what_became_of_it(
     chosen = [
         Step("late", ("-c", "import time; print('began', flush=True); time.sleep(60)"), 3),
         Step("broken", ("-c", "raise SystemExit('no such package')"), 60),
+        Step("halfway", ("-c", "import sys; open(sys.argv[1], 'w').write('{\"a question\": {')", "FILE"), 60),
         Step("engine", ("-c", WRITES, "FILE"), 60),
     ]
     monkeypatch.setattr(everything, "steps", lambda dry_run: chosen)
     assert main(["--json", str(tmp_path / "all.json")]) == 1
     found = json.loads((tmp_path / "all.json").read_text())
-    assert [found[step.name]["status"] for step in chosen] == [None, 1, 0]
+    assert [found[step.name]["status"] for step in chosen] == [None, 1, 0, 0]
+    assert found["halfway"]["found"] is None, "what a step leaves that is ended while it writes"
     assert found["engine"]["found"] == {"a question": {"good": True, "rate": 2}}
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("late         out of time")
     assert told[2].startswith("broken       failed (1)")
     assert told[3].strip() == "no such package"
-    assert told[5].split() == ["good", "a", "question:", "rate", "2"]
+    assert told[6].split() == ["good", "a", "question:", "rate", "2"]
     assert main(["--json", str(tmp_path / "one.json"), "--only", "engine"]) == 0
 
 
@@ -128,7 +130,8 @@ def test_what_is_wanted_stands_beside_what_was_found() -> None:
     services = {"cuda f16": {"images_per_second": 340}}
     done = {"contenders": Done(0, 1.0, "", compared), "service": Done(0, 1.0, "", services)}
     assert everything.summary(done) == {**of_contenders, SHARE: 0.85}
-    assert "engine, images/s                        400.00   wanted on an H200: 300 or more (150" in table(done)
+    said = lines_of_step("contenders", Done(0, 1.0, "images/s at batch   8\nCUDA graph half  400", compared))
+    assert said == ["contenders   good            1.0 s", "    images/s at batch   8", "    CUDA graph half  400"]
     assert everything.summary({"contenders": done["contenders"]}) == {ENGINE: 400.0, OVER_EAGER: 6.0, OVER_ONNX: 2.5}
     for nothing in ({}, {"comparisons": []}, {"comparisons": [{"details": {}}]}, None):
         assert everything.summary({**done, "contenders": Done(1, 1.0, "", nothing)}) == {}

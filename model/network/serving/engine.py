@@ -126,7 +126,7 @@ class StaticEngine:
             raise self._too_much(count, size)
         return fitting
 
-    def prepare(self, every_bucket: bool) -> None:
+    def prepare(self, every_bucket: bool) -> Size:
         """See `OverlappingEngine`. Raises OutOfMemory: not even one image fits."""
         if self._buckets is None or self._batch_size is None:
             raise ValueError("only an engine with buckets and a batch size knows what will come")
@@ -136,6 +136,7 @@ class StaticEngine:
             while not self._fits(size, channels, image):
                 pass
         self._place.tidy()
+        return self._buckets.commonest[0]
 
     def _fits(self, size: Size, channels: int, image: NDArray[np.uint8]) -> bool:
         """Whether the bucket is ready; if not, fewer images are tried next."""

@@ -98,6 +98,8 @@ class Gpu:
         self.capture_bytes = int(CAPTURE_SHARE * torch.cuda.get_device_properties(index).total_memory)
         self._lock = _locks[index]
         self._stream = torch.cuda.Stream(self.device)
+        # What was begun before, such as weights on their way there, is done before anything here.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def turn(self) -> AbstractContextManager[None]:
         return self._held()

@@ -93,8 +93,9 @@ class OverlappingEngine(Engine, Protocol):
     def answered_again(self) -> Mapping[str, int]:
         """Images that were computed a second time, in float32, by the reason: "overflow" or "inexact"."""
 
-    def prepare(self, every_bucket: bool) -> None:
-        """Do what costs time at first for the commonest buckets, or for all, rather than when they come."""
+    def prepare(self, every_bucket: bool) -> Size:
+        """Do what costs time at first for the commonest buckets, or for all, rather than when they come. Returns the
+        commonest as (height, width)."""
 
     def bucket(self, size: Size) -> Size:
         """(height, width) in which it computes an image of this padded size; images of one bucket share a batch."""

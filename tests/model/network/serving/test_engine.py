@@ -16,11 +16,13 @@ from model.network.serving import engine as serving
 from model.network.serving.buckets import Buckets
 from model.network.serving.engine import StaticEngine
 from model.runtime.engines.engine import EngineError, OutOfMemory, OverlappingEngine
+from model.runtime.predict import warm_up
 from model.runtime.preprocess import Preprocessing
 from tests.model.network.serving.answering import KnownExactly, Recorder, image, known_answers, known_engine
 from tests.patience import PATIENCE
 
-BUCKETS = Buckets(Preprocessing(min_size=64, max_size=128))
+SEEN = Preprocessing(min_size=64, max_size=128)
+BUCKETS = Buckets(SEEN)
 """Sides of 32, 64, 96 and 128 pixels."""
 
 
@@ -154,6 +156,14 @@ def test_before_the_first_answer_the_commonest_are_captured_or_all(helpers: Any)
     assert len(place.captured) == len(BUCKETS.commonest) < len(BUCKETS.all)
     engine.prepare(every_bucket=True)
     assert len(place.captured) == len(BUCKETS.all)
+
+
+def test_warming_up_captures_nothing_besides(helpers: Any) -> None:
+    """What is rare would take time and memory from the first who ask."""
+    engine = known_engine(helpers, Recorder(), batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    warm_up(engine, SEEN)
+    assert len(engine._wanted) == engine.captured == len(BUCKETS.commonest)
+    engine.close()
 
 
 @pytest.mark.parametrize(

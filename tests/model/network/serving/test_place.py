@@ -29,6 +29,8 @@ class Cuda:
         self.underway = 0
         self.emptied: list[int] = []
         """Captures that were under way when memory was given back."""
+        self.waited: list[tuple[str, int]] = []
+        """Streams that an engine's own was told to wait for."""
 
     @property
     def current(self) -> tuple[int, object]:
@@ -66,7 +68,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 
     stand_ins: dict[str, Any] = {
         "get_device_properties": lambda index: SimpleNamespace(total_memory=1000 * (index + 1)),
-        "Stream": lambda device: SimpleNamespace(device=device),
+        "Stream": lambda device: SimpleNamespace(device=device, wait_stream=told.waited.append),
+        "current_stream": lambda device: ("current", device.index),
         "device": told.device,
         "stream": told.stream,
         "memory_reserved": lambda device: told.reserved[device.index],
@@ -81,6 +84,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 def test_what_is_begun_in_a_turn_is_begun_on_its_gpu_by_any_thread(cuda: Cuda) -> None:
     place = Gpu(3, "cuda:3")
     assert (place.device, place.name, place.capture_bytes) == (torch.device("cuda", 3), "cuda:3", 1600)
+    assert cuda.waited == [("current", 3)], "what the caller has begun, such as weights on their way"
     seen: list[tuple[int, object]] = []
 
     def begin() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from benchmarks.tiles import sizes
 from benchmarks.tiles.mosaic import FRAME, MOST, cut_back, framed, mosaic
 from benchmarks.tiles.sizes import Measured
 from model.runtime.bundles.bundle import Bundle, open_bundle
+from model.runtime.bundles.manifest import PrecisionChoice
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode_part
 from model.runtime.merging import TileAnswer, merge_tiles
@@ -139,6 +141,8 @@ def main() -> None:
     frames = ["mirrored", "mean", "black"]
     parser.add_argument("--frame", choices=frames, default="mirrored", help="what lies around the images")
     parser.add_argument("--sides", type=int, nargs="+", help="measure a server on square pictures of these sizes")
+    choices = get_args(PrecisionChoice)
+    parser.add_argument("--precision", choices=choices, default="f32", help="what that server computes in")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -199,7 +203,7 @@ def grow(sides: Sequence[int], images: Sequence[NDArray[np.uint8]], options: arg
     for side in sides:
         tile = options.tile or tile_side(manifest.architecture, manifest.preprocessing, (side, side)) or SMALLEST
         overlap = tile // OVERLAP if options.overlap is None else options.overlap
-        measured.append(sizes.measure(options.model.parents[1], images, side, tile, overlap))
+        measured.append(sizes.measure(options.model.parents[1], images, side, tile, overlap, options.precision))
         print(sizes.row(measured[-1]), flush=True)
         _write(options.json, measured)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tifffile import imwrite
 
 from benchmarks.measure import OtherLoad
+from model.runtime.bundles.manifest import PrecisionChoice
 from model.runtime.tiling import plan_tiles
 
 FILE_TILE = 512
@@ -55,8 +56,9 @@ class Measured:
 class Server:
     """`python -m service` with one bundle's repository on a free port."""
 
-    def __init__(self, repository: Path, max_bytes: int) -> None:
+    def __init__(self, repository: Path, max_bytes: int, precision: PrecisionChoice) -> None:
         command = [sys.executable, "-m", "service", "--port", "0", "--models", str(repository)]
+        command += ["--precision", precision]
         command += ["--max-body-bytes", str(max_bytes), "--upload-timeout-ms", "600000", "--timeout-ms", "600000"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
@@ -101,12 +103,19 @@ def write_picture(file: Path | BytesIO, images: Sequence[NDArray[np.uint8]], sid
     imwrite(file, tiles(), shape=(side, side, 3), dtype=np.uint8, tile=(FILE_TILE, FILE_TILE), **options)
 
 
-def measure(repository: Path, images: Sequence[NDArray[np.uint8]], side: int, tile: int, overlap: int) -> Measured:
+def measure(
+    repository: Path,
+    images: Sequence[NDArray[np.uint8]],
+    side: int,
+    tile: int,
+    overlap: int,
+    precision: PrecisionChoice = "f32",
+) -> Measured:
     """One picture through a server of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.tif"
         write_picture(path, images, side)
-        server = Server(repository, max(path.stat().st_size, LEAST_BYTES))
+        server = Server(repository, max(path.stat().st_size, LEAST_BYTES), precision)
         try:
             with httpx.Client(base_url=server.url, timeout=None) as client:
                 single = _single_tiles(client, images, tile)

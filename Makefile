@@ -66,6 +66,7 @@ soak: .venv/all.stamp
 	$(BIN)/python -m tests.resilience.kills_many
 	for target in $(FUZZED); do $(BIN)/python -m tests.resilience.fuzz $$target --seconds 600 || exit 1; done
 	$(BIN)/python -m tests.resilience.latency
+	$(BIN)/python -m tests.resilience.growth
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES)
 
 platforms: .venv/all.stamp

@@ -22,18 +22,27 @@ KEPT = 2
 @contextmanager
 def serving(models: Path) -> Iterator[tuple[int, str]]:
     """The process's id and its URL."""
-    command = [sys.executable, "-m", "service", "--port", "0", "--models", str(models), "--poll-interval-ms", "0"]
+    with running(models, "service", subprocess.DEVNULL) as (process, url):
+        yield process.pid, url
+
+
+@contextmanager
+def running(models: Path, module: str, pipes: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of this module, whose stdin and stdout are `pipes`, and its URL."""
+    command = [sys.executable, "-m", module, "--port", "0", "--models", str(models), "--poll-interval-ms", "0"]
     # Into a file: a pipe that nobody reads is full after what libtiff says of some damaged pictures.
-    with tempfile.NamedTemporaryFile("r") as said, open(said.name, "w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+    with (
+        tempfile.NamedTemporaryFile("r") as said,
+        open(said.name, "w") as stderr,
+        subprocess.Popen(command, stdin=pipes, stdout=pipes, stderr=stderr, text=True) as process,
+    ):
         try:
             while (ready := re.search(r"ready at (http://\S+)", Path(said.name).read_text())) is None:
                 assert process.poll() is None, Path(said.name).read_text()
                 time.sleep(0.1)
-            yield process.pid, ready[1]
+            yield process, ready[1]
         finally:
             process.terminate()
-            process.wait()
 
 
 def publish(models: Path) -> int:

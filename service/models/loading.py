@@ -22,6 +22,7 @@ from model.runtime.predict import WarmUp, warm_up
 from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
 from service.models.seen import Versions, limited
+from service.observability.memory import give_freed_memory_back
 from service.scheduling.waiting import Lane
 from service.settings.settings import InvalidSettingsError, Settings
 
@@ -113,6 +114,7 @@ class Loader:
         """A warm engine."""
         size = self._settings.limits(bundle.manifest.name).max_batch_size
         engine = load_in(precision, bundle, kind, device, self._threads(), GPU_BATCH_SIZE if size == "auto" else size)
+        give_freed_memory_back()  # what loading took for a while; what computing takes is kept for the first image
         try:
             self._warm_up(engine, bundle.manifest)
         except BaseException:

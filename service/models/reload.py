@@ -21,6 +21,7 @@ from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
 from service.models.loading import Loader, RefusedError
 from service.models.seen import Versions, looking_within, seen_by_this_task
+from service.observability.memory import give_freed_memory_back
 from service.settings.settings import Settings
 
 Result = TypeVar("Result")
@@ -55,7 +56,7 @@ class Reloader:
         self._changed: dict[tuple[str, int], Fingerprint] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
         self._has_looked = False
-        catalog.dispose = lambda model: in_background(model.close)
+        catalog.dispose = lambda model: in_background(partial(_free, model))
         self.on_load: Callable[[str, int, bool], None] = lambda name, version, served: None
         """Told the name, the version and whether it is served now."""
 
@@ -323,6 +324,11 @@ class Reloader:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _free(model: ServedModel) -> None:
+    model.close()
+    give_freed_memory_back()
 
 
 def _list(names: Iterable[object]) -> str:

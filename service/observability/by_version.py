@@ -80,6 +80,7 @@ class ByVersion(Collector):
 
     def begin(self, model: str, version: int) -> None:
         """It is loaded: what another of this number did before is not its own."""
+        self._forget()  # not only where metrics are read: a server that nobody watches gets new versions, too
         self._deeds.pop((model, version), None)
 
     def request(self, record: RequestRecord) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from service.http.problems import REPOSITORY_UNREADABLE, Problem
+from service.models.catalog import ServedModel
 from service.models.loading import load_first
 from service.models.reload import Reloader
 from service.settings.settings import Settings
@@ -375,3 +376,24 @@ def test_reloading_what_is_not_there_says_what_is(models: Models, start: Callabl
         assert answer.status_code in (404, 405)
     assert "it has probe" in server.client.post("/models/nuclei/reload").json()["detail"]
     assert reload(server)["versions"] == [{"version": 1, "state": "served", "reason": ""}]
+
+
+def test_what_loading_and_closing_leave_free_is_given_back(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    close = ServedModel.close
+
+    def closed(model: ServedModel) -> None:
+        close(model)
+        done.append("closed")
+
+    monkeypatch.setattr(ServedModel, "close", closed)
+    monkeypatch.setattr("service.models.loading.give_freed_memory_back", lambda: done.append("given back"))
+    monkeypatch.setattr("service.models.reload.give_freed_memory_back", lambda: done.append("given back again"))
+    settings = Settings(models=models.path, engine_threads=1, device="cpu", engine="onnx", keep_versions=1)
+    reloader = Reloader(load_first(settings), settings)
+    models.publish()
+    try:
+        asyncio.run(reloader.reload("probe"))
+        until(lambda: done == ["given back", "given back", "closed", "given back again"])
+    finally:
+        reloader.close()

@@ -17,20 +17,18 @@ const ANALYSIS = { geojson: "geojson", imagej: "zip", labels: "tif", csv: "measu
 export function wireTakeaway(queue, api) {
   const every = () => byId("save-all").checked && queue.states.done > 1;
   const sheets = () => sheetsOf(every() ? queue.items.filter(({ state }) => state === "done") : [now.item]);
-  byId("save-png").addEventListener("click", () =>
-    download(false, "png", () => api.picture(now.item.file, queryOfShown())),
-  );
-  byId("save-csv").addEventListener("click", () =>
-    download(every(), "csv", () => new Blob([toCsv(sheets())], { type: "text/csv" })),
-  );
+  const offer = (id, isOfAll, suffix, make) =>
+    byId(id).addEventListener("click", () => download(byId(id), isOfAll(), suffix, make));
+  const never = () => false;
+  offer("save-png", never, "png", () => api.picture(now.item.file, queryOfShown()));
+  offer("save-csv", every, "csv", () => new Blob([toCsv(sheets())], { type: "text/csv" }));
   for (const form of ["polygons", "rle"]) {
     const make = () =>
       new Blob([JSON.stringify(toCoco(sheets(), wishes.model.labels, form))], { type: "application/json" });
-    byId(`save-${form}`).addEventListener("click", () => download(every(), "json", make));
+    offer(`save-${form}`, every, "json", make);
   }
   for (const [format, suffix] of Object.entries(ANALYSIS)) {
-    const make = () => api.analysisFile(now.item.file, queryOfShown(), format);
-    byId(`analysis-${format}`).addEventListener("click", () => download(false, suffix, make));
+    offer(`analysis-${format}`, never, suffix, () => api.analysisFile(now.item.file, queryOfShown(), format));
   }
   for (const radio of document.querySelectorAll("[name=language]")) {
     radio.addEventListener("change", () => renderSnippet(api.key !== null));
@@ -67,13 +65,19 @@ function sheetsOf(items) {
   });
 }
 
-async function download(every, suffix, make) {
+/** One at a time from each button, which says that it is at work: of a large picture a file takes a while. */
+async function download(button, every, suffix, make) {
+  if (button.hasAttribute("aria-busy")) return;
   const name = `${every ? "images" : nameOfShown()}-objects.${suffix}`;
+  button.setAttribute("aria-busy", "true");
+  announce(`${name} is being made.`);
   try {
     save(await make(), name);
     announce(`Saved ${name}.`);
   } catch (error) {
     notify(`${name} could not be made: ${error.message}`);
+  } finally {
+    button.removeAttribute("aria-busy");
   }
 }
 

@@ -29,6 +29,7 @@ from service.observability.metrics import Metrics, ScoreCounts
 from service.observability.record import ImageRecord
 from service.prediction.answers import Detected, Seen
 from service.prediction.decoding import Decoded, Job, as_problem, decode
+from service.prediction.remembered import TileMemory
 from service.prediction.seeing import is_small, score_counts_of, see_tiles, see_whole
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
 from service.scheduling.batcher import Batcher, BatchReport, Begun, DeadlinePassedError, EngineStalledError
@@ -62,6 +63,7 @@ class Pipeline:
         self._limits = ImageLimits(settings.max_pixels, settings.max_picture_pixels)
         self.decode_pool = Pool(settings.pool_threads, "decode")
         self.postprocess_pool = Pool(settings.pool_threads, "postprocess")
+        self._tiles = TileMemory()
         self.devices = catalog.served[0].devices
         self.device_names = distinct(self.devices, turn)
         self.batcher = Batcher[_Task, RawDetections](
@@ -143,6 +145,7 @@ class Pipeline:
                 decode_pool=self.decode_pool,
                 postprocess_pool=self.postprocess_pool,
                 seen=job.progress.advance,
+                memory=self._tiles,
             )
         except BaseExceptionGroup as group:  # what one tile raised, raised for the picture
             raise group.exceptions[0] from None

@@ -27,6 +27,7 @@ from model.runtime.tiling import Tile, smaller_tiles
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord
 from service.prediction.parameters import Options
+from service.prediction.remembered import Key, SeenTile, TileMemory
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
 
@@ -77,12 +78,14 @@ async def predict_in_tiles(
     decode_pool: Pool,
     postprocess_pool: Pool,
     seen: Callable[[], None],
+    memory: TileMemory,
 ) -> InTiles:
     """Detect in a picture of `size` (height, width), tile by tile. `read` gives a tile's pixels, uint8 [H, W, C], on a
     decode thread, and `compute` runs the network on one image at a score threshold. `extend` gives the picture the time
     of so many tiles.
 
-    `seen` is told of each tile. Cancelling it takes its tiles out of the queue. Raises what `read` and `compute` raise.
+    `seen` is told of each tile. What `memory` knows of one is not computed again, and once the picture is done it
+    knows all. Cancelling takes the tiles out of the queue. Raises what `read` and `compute` raise.
     """
     extend(len(tiles))
     at_once = IN_QUEUE * len(model.engines) * model.lane.max_batch_size
@@ -92,29 +95,43 @@ async def predict_in_tiles(
     if wanted is None:
         wanted = np.full(len(own), options.score_threshold, np.float32)
     merged_from = np.minimum(wanted, own)  # a higher threshold takes objects away, and no tile's word on them
+    if options.label_ids is not None:
+        merged_from[[label for label in range(len(own)) if label not in options.label_ids]] = np.inf
     least = min(options.score_threshold, float(own[1:].min()))
     answers: list[TileAnswer] = []
+    learned: dict[Key, SeenTile] = {}
     waiting = deque(tiles)
     split: set[Tile] = set()
     working, cut_off = 0, False
 
+    def prepare_tile(tile: Tile) -> tuple[Prepared, Key]:
+        prepared = prepare(read(tile), preprocessing, scale=scale)
+        return prepared, memory.key_of(model, prepared)
+
     async def see(tile: Tile) -> None:
         nonlocal cut_off
-        prepared, seconds = await decode_pool.run(
-            lambda: prepare(read(tile), preprocessing, scale=scale), Priority.BULK
-        )
+        (prepared, key), seconds = await decode_pool.run(partial(prepare_tile, tile), Priority.BULK)
         record.add("decode", seconds)
-        raw = await compute(prepared, least)
-        found, sure = len(raw.scores), int((raw.scores > own[raw.labels]).sum())
+        known, raw = memory.recall(key, least), None
+        if known is None:
+            raw = await compute(prepared, least)
+            known = SeenTile(least, raw.scores, raw.labels)
+        scores, labels = known.above(least)
+        found, sure = len(scores), int((scores > own[labels]).sum())
         parts = smaller_tiles(tile, found, sure, architecture, preprocessing, scale)
         if not parts:
             full = found >= architecture.detections_per_image
-            cut_off |= full and bool(raw.scores[-1] > options.score_threshold)
-            detections, seconds = await postprocess_pool.run(
-                lambda: _detections(raw, prepared, options.label_ids, merged_from), Priority.BULK
-            )
-            record.add("postprocess", seconds)
-            answers.append(TileAnswer(tile, detections, full))
+            cut_off |= full and bool(scores[-1] > options.score_threshold)
+            if not known.holds(merged_from):
+                raw = raw or await compute(prepared, least)
+                detections, seconds = await postprocess_pool.run(
+                    partial(_detections, raw, prepared, merged_from), Priority.BULK
+                )
+                record.add("postprocess", seconds)
+                known = SeenTile(least, raw.scores, raw.labels, detections, merged_from)
+            assert known.detections is not None
+            answers.append(TileAnswer(tile, _above(known.detections, merged_from), full))
+        learned[key] = known
         smaller = [part for part in parts if part not in split]  # neighbors that are split may share some
         split.update(smaller)
         waiting.extend(smaller)
@@ -137,6 +154,7 @@ async def predict_in_tiles(
 
     async with asyncio.TaskGroup() as group:
         go_on()
+    memory.remember(learned)
     merged, seconds = await postprocess_pool.run(
         lambda: _above(merge_tiles(size, answers, scale or 1.0), wanted), Priority.BULK
     )
@@ -158,13 +176,10 @@ def _above(found: Detections, score_thresholds: NDArray[np.float32]) -> Detectio
     )
 
 
-def _detections(
-    raw: RawDetections, prepared: Prepared, labels: frozenset[int] | None, score_thresholds: NDArray[np.float32]
-) -> Detections:
+def _detections(raw: RawDetections, prepared: Prepared, score_thresholds: NDArray[np.float32]) -> Detections:
     return to_original(
         raw,
         prepared,
-        labels=labels,
         score_thresholds=score_thresholds,
         want_masks=True,  # without them two halves of an object could not be told from two objects
     )

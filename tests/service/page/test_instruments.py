@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.service.harness import Server, picture
 from tests.service.page.looking import IMAGE, answer
@@ -99,6 +100,27 @@ def test_who_knows_the_size_of_pixels_may_type_it(visit: Visit, server: Server, 
     visitor["#pixel-size"].fill("")
     expect(visitor["#pixel-size"]).not_to_have_attribute("aria-invalid", "")
     assert facts(visitor) == in_pixels
+
+
+def test_a_button_says_that_its_file_is_being_made(visit: Visit, server: Server) -> None:
+    visitor = visit(server)
+    visitor.choose(("cells.png", IMAGE))
+    visitor.see("cells.png")
+    held: list[Route] = []
+    visitor.page.route(re.compile("format=imagej"), held.append)
+    button, other = visitor["#analysis-imagej"], visitor["#analysis-geojson"]
+    button.click()
+    expect(button).to_have_attribute("aria-busy", "true")
+    expect(visitor["#status"]).to_have_text("cells-objects.zip is being made.")
+    button.click()
+    with visitor.page.expect_download():
+        other.click()
+    expect(button).to_have_attribute("aria-busy", "true")
+    with visitor.page.expect_download():
+        held[0].continue_()
+    expect(visitor["#status"]).to_have_text("Saved cells-objects.zip.")
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    assert len(held) == 1, "it is made once, however often it is asked for meanwhile"
 
 
 HEAD = '{"image": {"width": 9}, "detections": 2, "truncated": false}\n'

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from service.models.catalog import ServedModel
 from service.models.loading import load_first
 from service.observability.record import ImageRecord
 from service.prediction.parameters import PredictQuery
+from service.prediction.remembered import TileMemory
 from service.prediction.tiles import Compute, InTiles, predict_in_tiles
 from service.scheduling.pool import Pool
 from service.settings.settings import Settings
@@ -45,7 +47,7 @@ def model(repository: Path) -> Iterator[ServedModel]:
     catalog.close()
 
 
-def predicted(model: ServedModel, query: PredictQuery, compute: Compute) -> InTiles:
+def predicted(model: ServedModel, query: PredictQuery, compute: Compute, memory: TileMemory | None = None) -> InTiles:
     """The answer for a picture whose tiles' pixels tell where they begin, in steps of 64 from the left."""
 
     async def predict() -> InTiles:
@@ -63,6 +65,7 @@ def predicted(model: ServedModel, query: PredictQuery, compute: Compute) -> InTi
                 decode_pool=decode_pool,
                 postprocess_pool=postprocess_pool,
                 seen=lambda: None,
+                memory=memory or TileMemory(0),
             )
         finally:
             decode_pool.close()
@@ -72,7 +75,7 @@ def predicted(model: ServedModel, query: PredictQuery, compute: Compute) -> InTi
 
 
 def seen_in_tiles(
-    model: ServedModel, scores: list[float], label: int, query: PredictQuery
+    model: ServedModel, scores: list[float], label: int, query: PredictQuery, memory: TileMemory | None = None
 ) -> tuple[InTiles, Counter[int]]:
     """The answer for a picture of which each tile has these scores, and how many tiles of each side were seen."""
     sides: Counter[int] = Counter()
@@ -90,7 +93,7 @@ def seen_in_tiles(
             np.zeros(len(kept), np.int64),
         )
 
-    return predicted(model, query, compute), sides
+    return predicted(model, query, compute, memory), sides
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,39 @@ def test_a_threshold_takes_objects_away_and_tears_none(model: ServedModel, thres
 
     found = predicted(model, PredictQuery(score_threshold=threshold, tile="512"), compute).detections
     assert found.boxes.tolist() == [[350, 9, 620, 99]] * count
+
+
+CROWD = [0.9] * OBJECTS + [0.4] * 50
+FEW = [0.9] * 20 + [0.4] * 50
+
+
+@pytest.mark.parametrize(
+    ("scores", "first", "then", "again", "why"),
+    [
+        (FEW, {"score_threshold": 0.05}, {"score_threshold": 0.05}, {}, "the same once more"),
+        (FEW, {"score_threshold": 0.05}, {}, {}, "what scores more was among it"),
+        (FEW, {"score_threshold": 0.05}, {"labels": ["square"]}, {}, "of another label there is nothing"),
+        (FEW, {"score_threshold": 0.5}, {"score_threshold": 0.05}, {512: 2}, "less was never found"),
+        (FEW, {"labels": ["square"]}, {}, {512: 2}, "of this label nothing was kept"),
+        (CROWD, {"score_threshold": 0.05}, {}, {}, "split as the first time"),
+        (CROWD, {}, {}, {}, "at the model's own thresholds"),
+    ],
+)
+def test_a_picture_that_was_seen_is_not_computed_again(
+    model: ServedModel,
+    scores: list[float],
+    first: dict[str, Any],
+    then: dict[str, Any],
+    again: dict[int, int],
+    why: str,
+) -> None:
+    memory = TileMemory()
+    _, computed = seen_in_tiles(model, scores, 1, PredictQuery(tile="512", **first), memory)
+    assert computed
+    query = PredictQuery(tile="512", **then)
+    expected, _ = seen_in_tiles(model, scores, 1, query)
+    found, computed = seen_in_tiles(model, scores, 1, query, memory)
+    assert computed == again, why
+    assert (found.tiles, found.full) == (expected.tiles, expected.full)
+    np.testing.assert_array_equal(found.detections.boxes, expected.detections.boxes, err_msg=why)
+    np.testing.assert_array_equal(found.detections.scores, expected.detections.scores, err_msg=why)

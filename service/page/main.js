@@ -19,7 +19,7 @@ import {
 } from "./panels.js";
 import { renderPlanes, wirePlanes } from "./planes.js";
 import { Queue } from "./queue.js";
-import { makeRow, progressWords, renderProgress, updateRow } from "./rows.js";
+import { makeRow, mendThumbnail, progressWords, renderProgress, updateRow } from "./rows.js";
 import { buildScene } from "./scene.js";
 import { Stage } from "./stage.js";
 import {
@@ -119,7 +119,7 @@ function floor() {
 async function predict(item, onBusy) {
   if (!(await ready)) throw new Error(byId("notice-text").textContent);
   const query = { score_threshold: floor(), ...wishes.choice, ...item.plane };
-  const onProgress = (done, of) => onBusy(`${done} of ${of} tiles`);
+  const onProgress = (done, of) => onBusy(`${done} of ${of} tiles`, done / of);
   const result = await api.predict(item.file, query, { signal: item.stop.signal, onBusy, onProgress });
   item.axes = result.answer.image.plane ?? {};
   return result;
@@ -148,7 +148,7 @@ function onItem(item) {
 
 function renderItem(item) {
   updateRow(item, item.state === "done" ? passing(item.result.answer).length : null);
-  renderProgress(queue.states);
+  renderProgress(queue.states, queue.progress);
 }
 
 async function show(item) {
@@ -186,6 +186,7 @@ async function show(item) {
   const seenAs = `${seenWords(answer.image)}${intensityWords(answer.image.intensity)}`;
   byId("picture-facts").textContent = `${scene.width} × ${scene.height} px${seenAs} · ${name}, version ${version}`;
   stage.show(bitmap, scene);
+  if (bitmap) mendThumbnail(item, byId("base"));
   bitmap?.close();
   objects.fill(objectOptions(scene.objects, unitOfImage(answer)));
   renderTiming(answer.timing_ms, milliseconds);
@@ -317,7 +318,7 @@ function remove(items) {
     queue.remove(item);
     byId(item.id).remove();
   }
-  renderProgress(queue.states);
+  renderProgress(queue.states, queue.progress);
   const next = queue.items[Math.min(at, queue.items.length - 1)];
   if (next) {
     void show(next);

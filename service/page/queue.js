@@ -6,12 +6,14 @@
  *   id: string, file: File, thumbnail: string, state: State, words: string, problem: Error | null,
  *   result: {answer: object, milliseconds: number} | null, bare: Blob | null, stop: AbortController,
  *   axes: import("./planes.js").Axes, plane: Record<string, number>,
- * }} Item  `words` say more about its state; `thumbnail` is an object URL; `bare` the picture as the server decodes it;
- *   `axes` those of a stack, once they are known, and `plane` what the user has chosen along them
+ *   share: number,
+ * }} Item  `words` say more about its state, and `share`, from 0 to 1, how much of it is seen; `thumbnail` is an object
+ *   URL; `bare` the picture as the server decodes it; `axes` those of a stack, once they are known, and `plane` what the user has chosen along them
  */
 export class Queue {
   /**
-   * @param {(item: Item, onBusy: (words: string) => void) => Promise<Item["result"]>} work  throws what went wrong
+   * @param {(item: Item, onBusy: (words: string, share?: number) => void) => Promise<Item["result"]>} work  throws what
+   *   went wrong
    * @param {{parallel: number, onChange: (item: Item) => void}} options
    */
   constructor(work, { parallel, onChange }) {
@@ -66,6 +68,12 @@ export class Queue {
     return states;
   }
 
+  /** How many images are done with, each that is worked at by its share. */
+  get progress() {
+    const { done, failed } = this.states;
+    return this.items.reduce((sum, { state, share }) => sum + (state === "working" ? share : 0), done + failed);
+  }
+
   #start() {
     for (const item of this.items) {
       if (this.states.working >= this.parallel) return;
@@ -82,7 +90,7 @@ export class Queue {
     };
     become({ state: "working" });
     try {
-      const result = await this.work(item, (words) => become({ words }));
+      const result = await this.work(item, (words, share = 0) => become({ words, share }));
       become({ state: "done", words: "", result });
     } catch (problem) {
       become({ state: "failed", words: problem.title ?? "An error", problem });
@@ -92,5 +100,5 @@ export class Queue {
 }
 
 function fresh() {
-  return { state: "waiting", words: "", problem: null, result: null, bare: null, stop: new AbortController() };
+  return { state: "waiting", words: "", problem: null, share: 0, result: null, bare: null, stop: new AbortController() };
 }

@@ -6,6 +6,7 @@ import { makeOption } from "./listbox.js";
 /** @typedef {import("./queue.js").Item} Item */
 
 const WORDS = { waiting: "waiting", working: "working…", failed: "failed" };
+const THUMBNAIL = 80; // pixels a side, two for one of the screen
 
 /**
  * @param {Item} item
@@ -30,12 +31,32 @@ export function updateRow(item, count) {
   row.querySelector(".words").textContent = count === null ? item.words || WORDS[item.state] : objectsWord(count);
 }
 
-/** @param {Record<import("./queue.js").State, number>} states */
-export function renderProgress({ waiting, working, done, failed }) {
+/**
+ * A picture for an image of which the browser could make none.
+ *
+ * @param {Item} item
+ * @param {HTMLCanvasElement} canvas  holds it
+ */
+export function mendThumbnail(item, canvas) {
+  const picture = byId(item.id)?.querySelector("img.blank, img.mended");
+  if (!picture) return;
+  const small = make("canvas");
+  Object.assign(small, { width: THUMBNAIL, height: THUMBNAIL });
+  const side = Math.min(canvas.width, canvas.height);
+  const [left, top] = [(canvas.width - side) / 2, (canvas.height - side) / 2];
+  small.getContext("2d").drawImage(canvas, left, top, side, side, 0, 0, THUMBNAIL, THUMBNAIL);
+  Object.assign(picture, { src: small.toDataURL(), className: "mended" });
+}
+
+/**
+ * @param {Record<import("./queue.js").State, number>} states
+ * @param {number} progress  images, with shares of those that are worked at
+ */
+export function renderProgress({ waiting, working, done, failed }, progress) {
   byId("save-all-box").hidden = done < 2;
   const total = waiting + working + done + failed;
   const bar = byId("progress");
-  Object.assign(bar, { max: Math.max(1, total), value: done + failed });
+  Object.assign(bar, { max: Math.max(1, total), value: progress });
   byId("progress-text").textContent = progressWords(done, failed, total);
   byId("progress-text").parentElement.classList.toggle("busy", waiting + working > 0);
 }

@@ -75,7 +75,7 @@ class TileMemory:
     def key_of(model: ServedModel, prepared: Prepared) -> Key:
         """Takes milliseconds: for a thread."""
         digest = hashlib.blake2b(repr((prepared.pixels.shape, prepared.valid, prepared.original)).encode())
-        digest.update(np.ascontiguousarray(prepared.pixels).reshape(-1))
+        digest.update(prepared.pixels.tobytes())
         return model.name, model.version, model.precision, model.fingerprint, digest.digest()
 
     def recall(self, key: Key, least: float) -> SeenTile | None:
@@ -87,7 +87,7 @@ class TileMemory:
         return seen
 
     def remember(self, seen: Mapping[Key, SeenTile]) -> None:
-        """Once a picture is done, its tiles; what was asked for longest ago goes."""
+        """Once a picture is done or given up, what was seen of it; what was asked for longest ago goes."""
         for key, tile in seen.items():
             before = self._tiles.pop(key, None)
             if before is not None:

@@ -84,8 +84,8 @@ async def predict_in_tiles(
     decode thread, and `compute` runs the network on one image at a score threshold. `extend` gives the picture the time
     of so many tiles.
 
-    `seen` is told of each tile. What `memory` knows of one is not computed again, and once the picture is done it
-    knows all. Cancelling takes the tiles out of the queue. Raises what `read` and `compute` raise.
+    `seen` is told of each tile. What `memory` knows of one is not computed again; in the end it knows all that were
+    seen. Cancelling takes the tiles out of the queue. Raises what `read` and `compute` raise.
     """
     extend(len(tiles))
     at_once = IN_QUEUE * len(model.engines) * model.lane.max_batch_size
@@ -152,9 +152,11 @@ async def predict_in_tiles(
             working += 1
             group.create_task(work())
 
-    async with asyncio.TaskGroup() as group:
-        go_on()
-    memory.remember(learned)
+    try:
+        async with asyncio.TaskGroup() as group:
+            go_on()
+    finally:  # who tries again after a deadline begins where it came
+        memory.remember(learned)
     merged, seconds = await postprocess_pool.run(
         lambda: _above(merge_tiles(size, answers, scale or 1.0), wanted), Priority.BULK
     )

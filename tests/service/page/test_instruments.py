@@ -50,6 +50,8 @@ def test_a_plane_of_a_stack_is_chosen_seen_measured_and_taken_away(
     visitor.see("stack.tif")
     expect(slider).to_be_focused()
     expect(visitor["#planes output"]).to_have_text("2 of 0 to 2")
+    expect(visitor["#queue img"]).to_have_class("mended")  # the browser has no picture of a TIFF
+    assert visitor["#queue img"].evaluate("(image) => image.naturalWidth") == 80
     shown = visitor.page.evaluate(
         """() => [...document.getElementById("base").getContext("2d").getImageData(0, 0, 128, 96).data]"""
     )
@@ -107,7 +109,11 @@ def test_a_button_says_that_its_file_is_being_made(visit: Visit, server: Server)
     visitor.choose(("cells.png", IMAGE))
     visitor.see("cells.png")
     held: list[Route] = []
-    visitor.page.route(re.compile("format=imagej"), held.append)
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    visitor.page.route(re.compile("format=imagej"), hold)
     button, other = visitor["#analysis-imagej"], visitor["#analysis-geojson"]
     button.click()
     expect(button).to_have_attribute("aria-busy", "true")
@@ -192,3 +198,7 @@ def test_it_is_told_when_objects_may_be_missing(visit: Visit, server: Server) ->
         assert visitor.call("panels.js", "incomplete", found, threshold) is expected, case
     assert visitor.call("panels.js", "seenWords", {"tiles": 49}) == " · seen in 49 tiles"
     assert visitor.call("panels.js", "seenWords", {}) == ""
+    visitor.call("rows.js", "renderProgress", {"waiting": 0, "working": 1, "done": 1, "failed": 0}, 1.25)
+    assert visitor["#progress"].evaluate("(bar) => [bar.value, bar.max]") == [1.25, 2], (
+        "a picture in tiles by its tiles"
+    )

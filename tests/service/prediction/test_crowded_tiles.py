@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ def model(repository: Path) -> Iterator[ServedModel]:
     catalog.close()
 
 
-def predicted(model: ServedModel, query: PredictQuery, compute: Compute, memory: TileMemory | None = None) -> InTiles:
+def predicted(
+    model: ServedModel,
+    query: PredictQuery,
+    compute: Compute,
+    memory: TileMemory | None = None,
+    seen: Callable[[], None] = lambda: None,
+) -> InTiles:
     """The answer for a picture whose tiles' pixels tell where they begin, in steps of 64 from the left."""
 
     async def predict() -> InTiles:
@@ -64,7 +70,7 @@ def predicted(model: ServedModel, query: PredictQuery, compute: Compute, memory:
                 extend=lambda tiles: None,
                 decode_pool=decode_pool,
                 postprocess_pool=postprocess_pool,
-                seen=lambda: None,
+                seen=seen,
                 memory=memory or TileMemory(0),
             )
         finally:
@@ -173,3 +179,30 @@ def test_a_picture_that_was_seen_is_not_computed_again(
     assert (found.tiles, found.full) == (expected.tiles, expected.full)
     np.testing.assert_array_equal(found.detections.boxes, expected.detections.boxes, err_msg=why)
     np.testing.assert_array_equal(found.detections.scores, expected.detections.scores, err_msg=why)
+
+
+def test_a_picture_that_was_given_up_goes_on_where_it_was(model: ServedModel) -> None:
+    memory = TileMemory()
+    asked: list[int] = []
+    first_is_seen = False
+
+    def seen() -> None:
+        nonlocal first_is_seen
+        first_is_seen = True
+
+    async def compute(prepared: Prepared, score_threshold: float) -> RawDetections:
+        place = int(prepared.pixels[0, 0, 0])
+        asked.append(place)
+        while place and not first_is_seen:
+            await asyncio.sleep(0)
+        if place and len(asked) == 2:
+            raise TimeoutError
+        none = np.zeros(0, np.float32)
+        return RawDetections(np.zeros((0, 4), np.float32), none, none.astype(np.int64), none.astype(np.int64))
+
+    query = PredictQuery(tile="512")
+    with pytest.raises(BaseExceptionGroup):
+        predicted(model, query, compute, memory, seen)
+    assert asked == [0, 6]
+    assert predicted(model, query, compute, memory).tiles == 2
+    assert asked == [0, 6, 6]

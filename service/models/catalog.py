@@ -32,7 +32,8 @@ class ServedModel:
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
     if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
     loaded from. `engine_why` is why the setting `auto` took its engine, and its precision where it chose that too;
-    empty where the engine was asked for. `answered_again_before` is what engines that hang had counted.
+    empty where the engine was asked for. `answered_again_before` is what engines that hang had counted,
+    less what all had counted before they answered anybody.
     """
 
     manifest: Manifest
@@ -57,7 +58,10 @@ class ServedModel:
         for label_id, name in enumerate(manifest.class_names, start=1):
             ids[name] = (*ids.get(name, ()), label_id)
         thresholds = manifest.score_thresholds if manifest.defaults.score_thresholds else None
-        return cls(manifest, tuple(engines), precision, lane, max_queue_size, names, ids, thresholds)
+        model = cls(manifest, tuple(engines), precision, lane, max_queue_size, names, ids, thresholds)
+        for engine in engines:
+            model._count_from_now(engine)
+        return model
 
     @property
     def name(self) -> str:
@@ -96,7 +100,13 @@ class ServedModel:
         hangs = self.engines[index]
         if isinstance(hangs, OverlappingEngine):
             self.answered_again_before.update(hangs.answered_again)
+        self._count_from_now(engine)
         self.engines = (*self.engines[:index], engine, *self.engines[index + 1 :])
+
+    def _count_from_now(self, engine: Engine) -> None:
+        """Images that it computed to be checked and warmed up were nobody's."""
+        if isinstance(engine, OverlappingEngine):
+            self.answered_again_before.subtract(engine.answered_again)
 
     def close(self) -> None:
         """Free the networks. A run that has begun still ends."""

@@ -114,6 +114,25 @@ def test_images_are_answered_by_the_engines_of_all_devices(settings: Settings, m
 
 
 @pytest.mark.usefixtures("gpus")
+def test_what_is_computed_again_before_anybody_asks_is_not_counted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(engine: Any, *_: object) -> None:
+        engine._again["inexact"] += 5
+
+    monkeypatch.setattr(starting, "check_engine", check)
+    loader = Loader(settings)
+    served = loader.load("small", 1)
+    assert served.answered_again == {"overflow": 0, "inexact": 0}
+    served.engines[0]._again["inexact"] += 1
+    served.replace(0, loader.start_engine(served, 0))
+    assert served.answered_again == {"overflow": 0, "inexact": 1}
+    served.engines[0]._again["overflow"] += 1
+    assert served.answered_again == {"overflow": 1, "inexact": 1}
+    served.close()
+
+
+@pytest.mark.usefixtures("gpus")
 def test_a_gpu_that_computes_something_else_is_no_reason_to_answer_wrongly(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

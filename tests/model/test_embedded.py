@@ -66,11 +66,23 @@ def test_its_int8_loses_little_and_says_how_that_was_measured() -> None:
     assert f32.library.startswith("onnxruntime ")
 
 
-def test_on_a_gpu_it_computes_in_float32_and_says_why() -> None:
-    """Its half precision was measured later, and what was published stays as it is: docs/bundles.md has the figures."""
+def test_on_a_gpu_it_computes_in_half_precision_and_says_why() -> None:
     bundle = Repository(EMBEDDED).latest("nuclei")
-    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == "f32"
-    assert why_half(bundle.manifest) == "f32, as what f16 loses was not measured when it was published"
+    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == "f16"
+    assert why_half(bundle.manifest) == "f16, which lost 0.00 points of AP when it was published"
+
+
+def test_its_half_precision_says_how_it_was_measured() -> None:
+    known = Repository(EMBEDDED).latest("nuclei").manifest.precisions
+    f32, f16 = known["f32"], known["f16"]
+    assert (f16.dataset, f16.images, f16.file, f16.engine) == (f32.dataset, 72, f32.file, "cuda")
+    assert f16.command == f32.command.replace("--engine onnx", "--engine cuda --precision f16")
+    assert f16.library.startswith("torch ")
+    assert f16.library.endswith(", emulated on a CPU")
+    assert f16.processor
+    assert f16.head_room is not None
+    assert f16.head_room > 100
+    assert f16.metrics.keys() == f32.metrics.keys()
 
 
 @pytest.fixture(scope="module", params=["f32", "int8"])

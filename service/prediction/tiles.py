@@ -37,6 +37,7 @@ SECONDS_PER_TILE = 5.0
 """What a picture's deadline is later for each of its tiles."""
 
 Compute = Callable[[Prepared, float], Awaitable[RawDetections]]
+See = Callable[[Tile], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,24 +138,25 @@ async def predict_in_tiles(
         waiting.extend(smaller)
         extend(len(smaller))
         seen()
-        go_on()
 
-    async def work() -> None:
+    # These two know of each other, and stay until a garbage collection. They are handed `see`: it knows of the pixels.
+    async def work(see: See) -> None:
         nonlocal working
         while waiting:
             await see(waiting.popleft())
+            go_on(see)
         working -= 1
 
-    def go_on() -> None:
+    def go_on(see: See) -> None:
         """As many at work as may be, of few tasks: those of all tiles would take long to begin, and much memory."""
         nonlocal working
         for _ in range(min(at_once - working, len(waiting))):
             working += 1
-            group.create_task(work())
+            group.create_task(work(see))
 
     try:
         async with asyncio.TaskGroup() as group:
-            go_on()
+            go_on(see)
     finally:  # who tries again after a deadline begins where it came
         memory.remember(learned)
     merged, seconds = await postprocess_pool.run(

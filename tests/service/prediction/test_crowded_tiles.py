@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,3 +208,22 @@ def test_a_picture_that_was_given_up_goes_on_where_it_was(model: ServedModel) ->
     assert asked == [0, 6]
     assert predicted(model, query, compute, memory).tiles == 2
     assert asked == [0, 6, 6]
+
+
+def test_what_is_left_of_a_picture_waits_for_no_garbage_collection(model: ServedModel) -> None:
+    """Its pixels may be hundreds of megabytes, and a collection that finds them comes rarely."""
+
+    class Pixels:
+        async def compute(self, prepared: Prepared, score_threshold: float) -> RawDetections:
+            none = np.zeros(0, np.float32)
+            return RawDetections(none.reshape(0, 4), none, none.astype(np.int64), none.astype(np.int64))
+
+    pixels = Pixels()
+    left = weakref.ref(pixels)
+    gc.disable()
+    try:
+        predicted(model, PredictQuery(tile="512"), pixels.compute)
+        del pixels
+        assert left() is None
+    finally:
+        gc.enable()

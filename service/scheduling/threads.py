@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Outcome(Generic[Result]):
     """What became of a piece of work: a value or an error, after so many seconds."""
 
@@ -29,9 +29,17 @@ class Outcome(Generic[Result]):
     seconds: float
 
     def result(self) -> Result:
-        """The value. Raises the error."""
-        if self.error is not None:
-            raise self.error
+        """The value, or the error is raised: to be called once.
+
+        The error is kept no longer. It knows the frames that it came through, with the image that the work had, and
+        they know who is told of this outcome: together they would stay until a garbage collection.
+        """
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return cast("Result", self.value)
 
 

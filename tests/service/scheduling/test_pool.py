@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -221,3 +224,28 @@ def test_closing_lets_running_work_end_and_its_result_go_nowhere() -> None:
 
     asyncio.run(scenario())
     assert ended.wait(PATIENCE)
+
+
+def test_what_failed_work_had_waits_for_no_garbage_collection() -> None:
+    """The pixels of a file that breaks off, in the frames that its error knows."""
+
+    class Pixels: ...
+
+    left: list[weakref.ref[Pixels]] = []
+
+    def work() -> None:
+        pixels = Pixels()
+        left.append(weakref.ref(pixels))
+        raise ValueError
+
+    async def scenario(pool: Pool) -> None:
+        with contextlib.suppress(ValueError):
+            await pool.run(work, INTERACTIVE)
+        await pool.run(lambda: None, INTERACTIVE)  # the thread itself has nothing of it any more
+        assert left[0]() is None
+
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()

@@ -313,3 +313,17 @@ def _around(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 def _area(box: NDArray[np.float32]) -> float:
     width, height = np.maximum(box[2:] - box[:2], 0).tolist()
     return float(width * height)
+
+
+def unlike(size: Size, found: Detections, others: Detections) -> NDArray[np.intp]:
+    """The rows of `found` that are no object of `others`: none of the label, with IoU `SAME` of the masks, or of the
+    boxes where there are none. Both are in pixels of a picture of `size`."""
+    whole = Tile(0, 0, *size)
+    mine, theirs = (list(_objects(size, TileAnswer(whole, part), 0.0)) for part in (found, others))
+    same: set[int] = set()
+    for first, second in _near(np.concatenate([found.boxes, others.boxes]).reshape(-1, 4)):
+        if first < len(mine) <= second and first not in same:
+            other = theirs[second - len(mine)]
+            if mine[first].label == other.label and _alike(mine[first], other)[0] >= SAME:
+                same.add(first)
+    return np.array([row for row in range(len(mine)) if row not in same], np.intp)

@@ -21,7 +21,7 @@ from model.runtime.images.picture import Size
 from model.runtime.images.regions import Part, PictureByRegion
 from model.runtime.images.values.intensity import Intensity
 from model.runtime.images.values.pixels import Done, DoneSearch
-from model.runtime.merging import TileAnswer, merge_tiles
+from model.runtime.merging import TileAnswer, merge_tiles, unlike
 from model.runtime.preprocess import Prepared, prepare, to_original
 from model.runtime.tiling import Tile, smaller_tiles
 from service.models.catalog import ServedModel
@@ -100,6 +100,8 @@ async def predict_in_tiles(
         merged_from[[label for label in range(len(own)) if label not in options.label_ids]] = np.inf
     least = min(options.score_threshold, float(own[1:].min()))
     answers: list[TileAnswer] = []
+    sure_answers: list[TileAnswer] = []
+    wants_more, own_least = bool((wanted < own)[1:].any()), own[1:].min()
     learned: dict[Key, SeenTile] = {}
     waiting = deque(tiles)
     split: set[Tile] = set()
@@ -132,6 +134,9 @@ async def predict_in_tiles(
                 known = SeenTile(least, raw.scores, raw.labels, detections, merged_from)
             assert known.detections is not None
             answers.append(TileAnswer(tile, _above(known.detections, merged_from), full))
+            if wants_more:
+                full = int((scores > own_least).sum()) >= architecture.detections_per_image
+                sure_answers.append(TileAnswer(tile, _above(known.detections, np.maximum(merged_from, own)), full))
         learned[key] = known
         smaller = [part for part in parts if part not in split]  # neighbors that are split may share some
         split.update(smaller)
@@ -159,9 +164,15 @@ async def predict_in_tiles(
             go_on(see)
     finally:  # who tries again after a deadline begins where it came
         memory.remember(learned)
-    merged, seconds = await postprocess_pool.run(
-        lambda: _above(merge_tiles(size, answers, scale or 1.0), wanted), Priority.BULK
-    )
+
+    def merge() -> Detections:
+        merged = merge_tiles(size, answers, scale or 1.0)
+        if wants_more:  # what the model itself is sure of is the same at any threshold
+            sure = merge_tiles(size, sure_answers, scale or 1.0)
+            merged = _with_less_sure(size, sure, merged, own)
+        return _above(merged, wanted)
+
+    merged, seconds = await postprocess_pool.run(merge, Priority.BULK)
     record.add("postprocess", seconds)
     return InTiles(merged, len(answers), cut_off)
 
@@ -169,8 +180,25 @@ async def predict_in_tiles(
 def _above(found: Detections, score_thresholds: NDArray[np.float32]) -> Detections:
     """What scores more than its label's threshold; float32 by label id."""
     rows = np.flatnonzero(found.scores > score_thresholds[found.labels])
-    if len(rows) == len(found):
-        return found
+    return found if len(rows) == len(found) else _rows(found, rows)
+
+
+def _with_less_sure(size: Size, sure: Detections, found: Detections, own: NDArray[np.float32]) -> Detections:
+    """All that is sure, and of `found` what scores no more than its label's own threshold, float32 by label id, and is
+    none of them."""
+    less = _rows(found, np.flatnonzero(found.scores <= own[found.labels]))
+    less = _rows(less, unlike(size, less, sure))
+    both = Detections(
+        np.concatenate([sure.boxes, less.boxes]),
+        np.concatenate([sure.scores, less.scores]),
+        np.concatenate([sure.labels, less.labels]),
+        None if sure.masks is None or less.masks is None else sure.masks + less.masks,
+        None if sure.keypoints is None or less.keypoints is None else np.concatenate([sure.keypoints, less.keypoints]),
+    )
+    return _rows(both, np.argsort(-both.scores, kind="stable"))
+
+
+def _rows(found: Detections, rows: NDArray[np.intp]) -> Detections:
     return Detections(
         found.boxes[rows],
         found.scores[rows],

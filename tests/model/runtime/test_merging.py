@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode
-from model.runtime.merging import TileAnswer, merge_tiles
+from model.runtime.merging import TileAnswer, merge_tiles, unlike
 from model.runtime.tiling import Tile, plan_tiles
 from tests.model.runtime.perfect import Masks, seen
 
@@ -154,3 +154,22 @@ def test_two_objects_that_each_tile_tells_apart_stay_two() -> None:
         here = objects - np.array([tile.left, tile.top] * 2, np.float32)
         answers.append(TileAnswer(tile, Detections(here, np.ones(2, np.float32), np.ones(2, np.int64))))
     assert sorted(merge_tiles((128, 224), answers).boxes.tolist()) == objects.tolist()
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_what_is_no_object_of_others(with_masks: bool) -> None:
+    size = (100, 140)
+    masks = np.zeros((4, *size), bool)
+    for mask, (top, left) in zip(masks, ((10, 10), (10, 12), (10, 18), (60, 90)), strict=True):
+        mask[top : top + 20, left : left + 20] = True
+
+    def some(*numbers: int) -> Detections:
+        found = seen(masks[list(numbers)], Tile(0, 0, *size), with_masks=with_masks).detections
+        return Detections(found.boxes, found.scores, np.ones(len(numbers), np.int64), found.masks)
+
+    assert unlike(size, some(0, 1, 2, 3), some(0)).tolist() == [2, 3], "IoU of 1, 0.82, 0.43 and 0"
+    assert unlike(size, some(0, 1), some()).tolist() == [0, 1]
+    assert unlike(size, some(), some(0)).tolist() == []
+    other = some(0)
+    other.labels[:] = 2
+    assert unlike(size, some(0), other).tolist() == [0], "of another label"

@@ -147,6 +147,28 @@ def test_a_threshold_takes_objects_away_and_tears_none(model: ServedModel, thres
     assert found.boxes.tolist() == [[350, 9, 620, 99]] * count
 
 
+def test_a_low_threshold_adds_objects_and_changes_none_that_are_sure(model: ServedModel) -> None:
+    """A piece that the next tile sees goes on in something that scores little: alone it is none, joined it would be."""
+
+    async def compute(prepared: Prepared, score_threshold: float) -> RawDetections:
+        boxes, scores = [[350, 9, 512, 99], [20, 9, 60, 60], [20, 200, 60, 260]], [0.97, 0.9, 0.1]
+        if prepared.pixels[0, 0, 0]:
+            boxes, scores = [[0, 9, 236, 99], [300, 9, 360, 60]], [0.2, 0.9]
+        kept = np.flatnonzero(np.array(scores) > score_threshold)
+        return RawDetections(
+            np.array(boxes, np.float32)[kept], np.array(scores, np.float32)[kept], np.full(len(kept), 2), kept * 0
+        )
+
+    found = {
+        threshold: predicted(model, PredictQuery(score_threshold=threshold, tile="512"), compute).detections
+        for threshold in (None, 0.05)
+    }
+    sure, all_of_it = ({tuple(box) for box in found[threshold].boxes.tolist()} for threshold in (None, 0.05))
+    assert sure == {tuple(box) for box in found[0.05].boxes[found[0.05].scores > 0.3].tolist()}
+    assert (20.0, 200.0, 60.0, 260.0) in all_of_it - sure
+    assert (found[0.05].scores[:-1] >= found[0.05].scores[1:]).all()
+
+
 CROWD = [0.9] * OBJECTS + [0.4] * 50
 FEW = [0.9] * 20 + [0.4] * 50
 

@@ -14,6 +14,7 @@ import { areaWords, lengthWords, pixelSizeWords } from "./units.js";
 
 const MOST_LISTED = 1000;
 const BINS = 12;
+const LONG = 10_000; // milliseconds, from which on times are told in seconds
 const [PLOT_WIDTH, PLOT_HEAD, PLOT_HEIGHT, PLOT_FOOT] = [300, 16, 80, 18];
 const STAGES = { decode: "Decoding", queue: "Waiting", inference: "Network", postprocess: "Masks" };
 
@@ -115,7 +116,9 @@ export function filterObjects(shown) {
   if (shown.some((found, place) => found.index !== place)) {
     notes.push("An object keeps its number, also in the downloads: what the filters hide is missing in between.");
   }
-  if (unlisted > 0) notes.push(`The list ends here; ${unlisted} more are in the picture and in the downloads.`);
+  if (unlisted > 0) {
+    notes.push(`The list ends here; ${readable(unlisted, 0)} more are in the picture and in the downloads.`);
+  }
   byId("objects-note").hidden = notes.length === 0;
   byId("objects-note").textContent = notes.join(" ");
 }
@@ -134,7 +137,7 @@ export function renderTiming(timing, total) {
     return part;
   });
   byId("timing-bar").replaceChildren(...parts);
-  const facts = [...stages, ["Request to answer", total]].map(([words, time]) => [words, `${readable(time, 1)} ms`]);
+  const facts = [...stages, ["Request to answer", total]].map(([words, time]) => [words, timeWords(time)]);
   fillFacts(byId("timing-list"), facts);
 }
 
@@ -191,6 +194,11 @@ export function intensityWords(intensity) {
   return ` · values ${black} to ${white} as black to white (${mode})${broken ? `, ${broken} not finite` : ""}`;
 }
 
+/** Milliseconds, or seconds of what takes many: a picture in tiles adds up the times of all of them. */
+export function timeWords(milliseconds) {
+  return milliseconds < LONG ? `${readable(milliseconds, 1)} ms` : `${readable(milliseconds / 1000, 1)} s`;
+}
+
 function renderHistogram(areas, { area: finest, areaName }) {
   const { start, width, counts } = histogram(areas, BINS, finest);
   const digits = Math.max(0, -Math.floor(Math.log10(width)));
@@ -211,7 +219,7 @@ function renderHistogram(areas, { area: finest, areaName }) {
   );
   const fullest = counts.indexOf(most);
   const words = `Histogram of ${areas.length} areas; the fullest bin, ${range(fullest)}, has ${most}.`;
-  texts.push(makeSvg("text", { x: PLOT_WIDTH, y: -4, "text-anchor": "end" }, `${most} at most in a bin`));
+  texts.push(makeSvg("text", { x: PLOT_WIDTH, y: -4, "text-anchor": "end" }, `${readable(most, 0)} at most in a bin`));
   const line = makeSvg("line", { x1: 0, x2: PLOT_WIDTH, y1: PLOT_HEIGHT, y2: PLOT_HEIGHT, class: "axis" });
   const viewBox = `0 ${-PLOT_HEAD} ${PLOT_WIDTH} ${PLOT_HEAD + PLOT_HEIGHT + PLOT_FOOT}`;
   const plot = makeSvg("svg", { viewBox, role: "img", "aria-label": words }, ...bars, line, ...texts);

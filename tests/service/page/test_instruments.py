@@ -198,6 +198,8 @@ def test_it_is_told_when_objects_may_be_missing(visit: Visit, server: Server) ->
         assert visitor.call("panels.js", "incomplete", found, threshold) is expected, case
     assert visitor.call("panels.js", "seenWords", {"tiles": 49}) == " · seen in 49 tiles"
     assert visitor.call("panels.js", "seenWords", {}) == ""
+    for milliseconds, words in ((0.04, "0.0 ms"), (9999.9, "9,999.9 ms"), (1_184_640.4, "1,184.6 s")):
+        assert visitor.call("panels.js", "timeWords", milliseconds) == words
     visitor.call("rows.js", "renderProgress", {"waiting": 0, "working": 1, "done": 1, "failed": 0}, 1.25)
     assert visitor["#progress"].evaluate("(bar) => [bar.value, bar.max]") == [1.25, 2], (
         "a picture in tiles by its tiles"

@@ -20,6 +20,13 @@ from tests.service.harness import Server, encode, picture, until
 NDJSON = "application/x-ndjson"
 LARGE = encode(np.full((300, 200, 3), (0, 250, 255), np.uint8))
 TILED = {"tile": 100, "overlap": 10}
+
+
+def unseen(green: int) -> bytes:
+    """A large picture that the server does not remember, for a test that alone shows it in this green."""
+    return encode(np.full((300, 200, 3), (0, green, 255), np.uint8))
+
+
 PLURAL = {"box": "boxes", "label": "labels", "label_id": "label_ids", "score": "scores", "mask": "masks"}
 
 
@@ -104,7 +111,7 @@ def test_a_client_that_leaves_ends_the_work(server: Server) -> None:
     before, dropped = len(server.log), 'maskserve_dropped_total{outcome="cancelled",reason="queue"}'
     count = server.metrics().get(dropped, 0.0)
     with server.busy():
-        with begun(server, "/predict?tile=100&overlap=10", LARGE) as response:
+        with begun(server, "/predict?tile=100&overlap=10", unseen(248)) as response:
             assert response.status == 200
         logged(server, 499, before)
         until(lambda: server.metrics()["maskserve_requests_in_flight"] == 1)  # what keeps the engine busy
@@ -125,8 +132,9 @@ def test_what_fails_behind_the_first_line_is_told_in_the_last(server: Server) ->
     before = len(server.log)
     requests = 'maskserve_requests_total{route="/predict",status="504"}'
     count = server.metrics().get(requests, 0.0)
+    other = unseen(249)
     with server.busy():
-        *_, last = lines_of(ask(server, LARGE, timeout_ms=2000, priority="bulk", **TILED))
+        *_, last = lines_of(ask(server, other, timeout_ms=2000, priority="bulk", **TILED))
     assert last["error"]["type"].endswith("deadline-passed")
     assert last["error"]["status"] == 504
     assert logged(server, 504, before)["problem"] == "deadline-passed"

@@ -11,7 +11,7 @@ from model.runtime.predict import Predictor
 from training.evaluation.validation import Outcome, main_kind, validate
 from training.progress import Display
 from training.publishing.exported import Export
-from training.publishing.gate import AP_TOLERANCE, BATCH_SIZES, TOLERANCE, Difference, Tolerance, compare_engines
+from training.publishing.gate import AP_TOLERANCE, BATCH_SIZES, TOLERANCE, Difference, Reference, Tolerance
 from training.publishing.trades import points_lost
 
 
@@ -46,10 +46,10 @@ def require_affordable(
         )
 
 
-def compare(reference: Engine, engine: Engine, what: str, export: Export, display: Display) -> Difference:
+def compare(reference: Reference, engine: Engine, what: str, display: Display) -> Difference:
     """How far `engine` is from the network in torch, on the images of the gate; says so too."""
     with display.bar(f"comparing {what}", len(BATCH_SIZES)) as done:
-        difference = compare_engines(reference, engine, export.images, export.preprocessing, done)
+        difference = reference.compare(engine, done)
     display.say(f"{what} against eager: {difference}")
     return difference
 

@@ -6,7 +6,7 @@ batch, and one image whose threshold lets nothing through. Then, where there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,32 +85,40 @@ class Difference:
         ]
 
 
-def compare_engines(
-    reference: Engine,
-    exported: Engine,
-    images: Sequence[NDArray[np.uint8]],
-    preprocessing: Preprocessing,
-    progress: Callable[[int], None] | None = None,
-) -> Difference:
-    """Runs both on the same batches of `images` (uint8 [H, W, C]) and returns how far they are apart.
+class Reference:
+    """The trained network on the batches of the gate, each of which it answers once, however many are compared with it.
 
-    `progress` is called after each of BATCH_SIZES with the number done.
+    images: uint8 [H, W, C] each. The network must not change as long as this is used.
     """
-    prepared = [prepare(image, preprocessing) for image in images]
-    total = Difference()
-    for number, size in enumerate(BATCH_SIZES):
-        batch = [prepared[(number + position) % len(prepared)] for position in range(size)]
-        pixels, sizes = one_canvas(batch)
-        thresholds = np.full(size, SCORE_THRESHOLD, np.float32)
-        if size > 1:
-            thresholds[-1] = NOTHING
-        expected = reference.run(pixels, sizes, thresholds)
-        actual = exported.run(pixels, sizes, thresholds)
-        for index in range(size):
-            compare(expected.of_image(index), actual.of_image(index), total)
-        if progress is not None:
-            progress(number + 1)
-    return total
+
+    def __init__(self, engine: Engine, images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing) -> None:
+        self._engine = engine
+        self._prepared = [prepare(image, preprocessing) for image in images]
+        self._answers: dict[int, RawDetections] = {}
+
+    def compare(self, exported: Engine, progress: Callable[[int], None] | None = None) -> Difference:
+        """Runs the other engine on the same batches and returns how far it is apart.
+
+        `progress` is called after each of BATCH_SIZES with the number done.
+        """
+        total = Difference()
+        for number, inputs in enumerate(self._batches()):
+            if number not in self._answers:
+                self._answers[number] = self._engine.run(*inputs)
+            expected, actual = self._answers[number], exported.run(*inputs)
+            for index in range(BATCH_SIZES[number]):
+                compare(expected.of_image(index), actual.of_image(index), total)
+            if progress is not None:
+                progress(number + 1)
+        return total
+
+    def _batches(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]]:
+        for number, size in enumerate(BATCH_SIZES):
+            batch = [self._prepared[(number + position) % len(self._prepared)] for position in range(size)]
+            thresholds = np.full(size, SCORE_THRESHOLD, np.float32)
+            if size > 1:
+                thresholds[-1] = NOTHING
+            yield *one_canvas(batch), thresholds
 
 
 def one_canvas(batch: Sequence[Prepared]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -35,13 +35,18 @@ from training.data.annotations.diameter import median_diameter
 from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.exported import Export
-from training.publishing.gate import AP_TOLERANCE, ap_differences, export_check
+from training.publishing.gate import AP_TOLERANCE, Reference, ap_differences, export_check
 from training.publishing.references import write_references
 from training.publishing.trades import calibration_batches
 
 
 def add_precisions(
-    export: Export, staging: Path, f32: Evaluation, trained: Mapping[str, float], display: Display
+    export: Export,
+    reference: Reference,
+    staging: Path,
+    f32: Evaluation,
+    trained: Mapping[str, float],
+    display: Display,
 ) -> dict[Precision, PrecisionEvaluation]:
     """Quantizes `model.onnx` of the folder `staging`, which is the network of `export`, to `model.int8.onnx` beside it,
     and measures that and `model.onnx` in bf16, which takes OpenVINO and a processor that computes in it.
@@ -57,7 +62,7 @@ def add_precisions(
     batches = calibration_batches(export.train, export.preprocessing, trades.calibration_images)
     quantize_int8(staging / NETWORK_FILE, staging / INT8_FILE, batches, half_storage=export.options.half)
     engine = OnnxEngine(staging / INT8_FILE, task, "cpu", None)
-    difference = compare(EagerEngine(export.model), engine, "INT8", export, display)
+    difference = compare(reference, engine, "INT8", display)
     outcome = measure(engine, export, "INT8", display)
     engine.close()
     assert outcome is not None
@@ -69,12 +74,12 @@ def add_precisions(
         "f32": _measured(f32, NETWORK_FILE),
         "int8": _measured(int8, INT8_FILE, check, images),
     }
-    bf16 = measure_bf16(export, staging / NETWORK_FILE, trained, display)
+    bf16 = measure_bf16(export, reference, staging / NETWORK_FILE, trained, display)
     return precisions if bf16 is None else precisions | {"bf16": bf16}
 
 
 def measure_bf16(
-    export: Export, file: Path, trained: Mapping[str, float], display: Display
+    export: Export, reference: Reference, file: Path, trained: Mapping[str, float], display: Display
 ) -> PrecisionEvaluation | None:
     """What the network does in bf16; None, with a word why, where this machine cannot tell."""
     if not processor_features() & BF16_FEATURES:
@@ -87,7 +92,7 @@ def measure_bf16(
         return None
     task = export.architecture.task
     engine = OpenVinoEngine(file, task, "cpu", None, "bf16")
-    difference = compare(EagerEngine(export.model), engine, "bf16", export, display)
+    difference = compare(reference, engine, "bf16", display)
     outcome = measure(engine, export, "bf16", display)
     engine.close()
     assert outcome is not None
@@ -123,8 +128,10 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
     with tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder, display.bar("publishing", 3) as done:
         staging = Path(folder)
         _copy_files(bundle, staging)
+        eager = EagerEngine(export.model)
+        reference = Reference(eager, export.images, export.preprocessing)
         engine = OnnxEngine(staging / NETWORK_FILE, export.architecture.task, "cpu", None)
-        require("onnx", compare(EagerEngine(export.model), engine, "onnx", export, display), {})
+        require("onnx", compare(reference, engine, "onnx", display), {})
         done(1)
         outcome = measure(engine, export, "onnx", display)
         engine.close()
@@ -135,9 +142,9 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         half = EmulatedHalf(export.model)
         precisions = measure_half(export, half, f32, display) if export.options.measure_half else {}
         if REFERENCES_FILE not in bundle.manifest.files:
-            write_references(export, EagerEngine(export.model), half, staging, display)
+            write_references(export, eager, half, staging, display)
         if export.options.trades.int8:
-            precisions |= add_precisions(export, staging, f32, f32.metrics, display)
+            precisions |= add_precisions(export, reference, staging, f32, f32.metrics, display)
         else:
             precisions |= _measured_before(bundle, f32)
         done(3)

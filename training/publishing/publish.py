@@ -44,7 +44,7 @@ from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
 from training.publishing.comparison import Candidate, compare_with_served
 from training.publishing.exported import Export, ExportOptions
-from training.publishing.gate import GATE_IMAGES, ap_differences, export_check, generated_images
+from training.publishing.gate import GATE_IMAGES, Reference, ap_differences, export_check, generated_images
 from training.publishing.precisions import add_precisions, measure_half
 from training.publishing.provenance import provenance
 from training.publishing.references import write_references
@@ -109,7 +109,8 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
         trained_outcome = measure(EagerEngine(export.model), export, "trained network", display)
         done(1)
         _write_files(traded, staging, say)
-        reference = EagerEngine(traded.model)
+        eager = EagerEngine(traded.model)
+        reference = Reference(eager, traded.images, traded.preprocessing)
         if trades.int8 == "alone":
             _quantize(traded, reference, staging, display)
         done(2)
@@ -121,7 +122,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
         thresholds: dict[str, float] = {}
         evaluations: list[Evaluation] = []
         for number, engine in enumerate(engines):
-            difference = compare(reference, engine, engine.name, traded, display)
+            difference = compare(reference, engine, engine.name, display)
             done(3 + 2 * number)
             outcome = measure(engine, traded, engine.name, display)
             done(4 + 2 * number)
@@ -141,12 +142,12 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
             half = EmulatedHalf(traded.model)
             if evaluations and options.measure_half:
                 precisions |= measure_half(traded, half, evaluations[0], display)
-            write_references(traded, reference, half, staging, display)
+            write_references(traded, eager, half, staging, display)
             done(steps - (trades.int8 == "beside"))
         if trades.int8 == "beside":
             assert trained_outcome is not None
             trained = trained_outcome.metrics.headline()
-            precisions |= add_precisions(traded, staging, evaluations[0], trained, display)
+            precisions |= add_precisions(traded, reference, staging, evaluations[0], trained, display)
             done(steps)
         if export.publish_if is not None:
             figures = evaluations[0].metrics if evaluations else {}
@@ -218,12 +219,12 @@ def _write_files(export: Export, staging: Path, say: Callable[[str], object]) ->
         save_whole(lambda buffer: torch.save(export.model.state_dict(), buffer), staging / WEIGHTS_FILE)
 
 
-def _quantize(export: Export, reference: Engine, staging: Path, display: Display) -> None:
+def _quantize(export: Export, reference: Reference, staging: Path, display: Display) -> None:
     """model.onnx to INT8 in place, once it has answered as the network does."""
     assert export.train is not None
     file = staging / MODEL_FILES["onnx"]
     engine = OnnxEngine(file, export.architecture.task, "cpu", None)
-    require("onnx", compare(reference, engine, "onnx in fp32", export, display), {})
+    require("onnx", compare(reference, engine, "onnx in fp32", display), {})
     engine.close()
     wanted = export.options.trades.calibration_images
     display.say(f"quantizing to INT8 on {min(wanted, len(export.train))} training images; TorchScript is left out")

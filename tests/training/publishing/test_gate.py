@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.runtime.detections import RawDetections
 from model.runtime.preprocess import Preprocessing, prepare
 from training.publishing.checks import GateError, require
-from training.publishing.gate import Difference, compare, one_canvas
+from training.publishing.gate import BATCH_SIZES, Difference, Reference, compare, one_canvas
 
 
 def raw() -> RawDetections:
@@ -70,6 +71,39 @@ def test_what_passes(change: Callable[[RawDetections], RawDetections], complaint
     else:
         with pytest.raises(GateError, match=complaint):
             require("onnx", difference, {})
+
+
+class Answering:
+    """Finds one box in each image, `shift` pixels from the corner, and counts its batches."""
+
+    name, device = "known", "cpu"
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.shift, self.batches = shift, 0
+
+    def run(self, images: NDArray[np.uint8], sizes: NDArray[np.int64], _: NDArray[np.float32]) -> RawDetections:
+        self.batches += 1
+        count = len(images)
+        boxes = np.concatenate((np.zeros((count, 2)), sizes[:, ::-1]), axis=1).astype(np.float32) + np.float32(
+            self.shift
+        )
+        scores, labels = np.full(count, 0.5, np.float32), np.ones(count, np.int64)
+        return RawDetections(boxes, scores, labels, np.arange(count))
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_network_answers_each_batch_once_however_many_are_compared_with_it() -> None:
+    network, moved, same = Answering(), Answering(0.25), Answering()
+    images = [np.full((64, side, 3), side, np.uint8) for side in (64, 96, 128)]
+    reference = Reference(network, images, Preprocessing(min_size=64, max_size=128))
+    assert reference.compare(moved).box == 0.25
+    steps: list[int] = []
+    difference = reference.compare(same, steps.append)
+    assert (difference.box, difference.detections, difference.unmatched) == (0, sum(BATCH_SIZES), 0)
+    assert steps == [1, 2, 3, 4]
+    assert network.batches == moved.batches == same.batches == len(BATCH_SIZES)
 
 
 def test_ap_that_moves_fails() -> None:

@@ -34,6 +34,8 @@ TINY = (
     "--architecture.rpn_pre_nms_top_n_test=50",
     "--architecture.rpn_post_nms_top_n_test=50",
     "--architecture.detections_per_image=20",
+    "--architecture.min_size=96",
+    "--architecture.max_size=144",
 )
 """Flags of a run that takes seconds."""
 

@@ -44,6 +44,7 @@ def exporting(data: Path, run: Path, target: Path) -> tuple[Callable[[Sequence[s
         f"--checkpoint={run / 'checkpoints/best.pt'}",
         f"--data={data}",
         f"--output={target / 'models'}",
+        *("--references=none", "--without", "torchscript", "weights", "f16"),
     ]
 
 

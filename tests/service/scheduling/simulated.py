@@ -79,6 +79,8 @@ class _Selector(selectors.DefaultSelector):
             return super().select(0)
         if self._clock.someone_works:  # and wakes us when it has ended
             return super().select(PATIENCE)
+        if told := super().select(0):  # by a thread, since the loop found out until when nothing happens
+            return told
         assert timeout is not None, "nothing will ever happen again"
         self._clock.advance(timeout)
         return super().select(0)

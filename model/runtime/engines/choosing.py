@@ -38,9 +38,9 @@ def choose_engine(
     float32, or a precision that it does not know. Otherwise ONNX Runtime.
 
     On a CPU OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own
-    instructions. With ONNX Runtime in float32 as 1, an EPYC with AVX-512 alone reached 1.4 in bfloat16 and 3.4 in INT8,
-    where ONNX Runtime has 2.0 (`benchmarks.engines`, beside other work; docs/benchmarks.md), and an idle Xeon with AMX,
-    measured before there was that command, 1.9, 3.0 and 1.7. Otherwise ONNX Runtime: in float32 OpenVINO gains 1.1 to
+    instructions. With ONNX Runtime in float32 as 1, an idle EPYC with AVX-512 reached 1.3 in bfloat16 and 2.8 in INT8,
+    where ONNX Runtime has 2.0, and an idle Xeon with AMX 2.0, 3.6 and 1.8 (`benchmarks.engines`; docs/benchmarks.md;
+    bfloat16 before `convert_pooled`). Otherwise ONNX Runtime: in float32 OpenVINO gains 1.1 to
     1.3, takes more memory and starts later, and on other processors nothing has been measured. features: the
     processor's; None asks it.
 

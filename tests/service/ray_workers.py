@@ -17,14 +17,22 @@ from tests.service.holding import FOLDER, install
 class HoldingWorker(Worker):
     """Says which process it is, and keeps marked images on its engine as long as a test wants."""
 
+    kind = "worker"
+
     async def load(self) -> Known:
         install()
         return await super().load()
 
     async def predict(self, images: Sequence[tuple[Image, ImageId]], plan: str) -> Part:
         # Who is given images is known to have loaded its model: whose end before that is another case.
-        (Path(os.environ[FOLDER]) / f"worker-{os.getpid()}").touch()
+        (Path(os.environ[FOLDER]) / f"{self.kind}-{os.getpid()}").touch()
         return await super().predict(images, plan)
+
+
+class OfTheSecondRun(HoldingWorker):
+    """Told from those of a run that was killed, which may go on for a while."""
+
+    kind = "again"
 
 
 class WithoutModels(Worker):

@@ -16,10 +16,13 @@ import pytest
 
 import model
 from model.architecture import Task
-from model.runtime.bundles.bundle import Bundle
+from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.engines import kept
 from model.runtime.engines.engine import EngineError, Unavailable
 from model.runtime.engines.loading import choose_devices, load_engine
+from model.runtime.engines.onnx import OnnxEngine
+from model.runtime.images.decode import load_image
+from model.runtime.predict import Predictor
 from tests.model.runtime.engines.feeds import assert_threads_share, batch
 
 if importlib.util.find_spec("openvino") is None:
@@ -140,6 +143,21 @@ def test_bfloat16_only_where_the_processor_has_it(publish: Publish) -> None:
     else:
         with pytest.raises(Unavailable, match="precision bf16 was asked for, but this processor does not"):
             load_engine(bundle, "openvino", "cpu", 1, "bf16")
+
+
+@pytest.mark.parametrize("file", NETWORK_FILES)
+@pytest.mark.parametrize("shape", [(256, 1312), (256, 1504), (1312, 256)])
+def test_anchors_stand_where_they_belong_at_every_size(file: str, shape: tuple[int, int]) -> None:
+    """1312 / 41 and 1504 / 47 are 32, but less by the reciprocals' nearest float32: anchors stood 31 pixels apart."""
+    preprocessing = open_bundle(EMBEDDED).manifest.preprocessing
+    sample = np.asarray(load_image(EMBEDDED.parents[2] / "samples" / "nuclei" / "small.png"))
+    height, width = shape
+    image = np.tile(sample, (-(-height // sample.shape[0]), -(-width // sample.shape[1]), 1))[:height, :width]
+    engines = (OnnxEngine(EMBEDDED / file, "masks", "cpu", 2), OpenVinoEngine(EMBEDDED / file, "masks", "cpu", 2))
+    theirs, ours = (Predictor(engine, preprocessing).predict([image], 0.5)[0] for engine in engines)
+    distances = np.abs(ours.boxes[None] - theirs.boxes[:, None]).max(axis=2).min(axis=1)
+    assert len(theirs) > 200
+    assert (distances < 2).mean() > 0.95, f"{len(ours)} objects, where ONNX Runtime finds {len(theirs)}"
 
 
 def _pooling(network: Any) -> list[Any]:

@@ -41,18 +41,13 @@ class Server:
 
 
 def ours(
-    repository: Path,
-    name: str,
-    score_threshold: float,
-    processes: int = 1,
-    precision: PrecisionChoice = "f32",
-    engine_threads: str = "auto",
+    repository: Path, name: str, score_threshold: float, processes: int = 1, precision: PrecisionChoice = "f32"
 ) -> Server:
     """maskserve with one model of a repository, asked for scores above the threshold."""
 
     def command(python: Path, settings: PeerSettings, folder: Path) -> list[str]:
         flags = ["--models", str(repository), "--model", name, "--port", str(settings.port), "--device", "cpu"]
-        flags += ["--processes", str(processes), "--precision", precision, "--engine-threads", engine_threads]
+        flags += ["--processes", str(processes), "--precision", precision]
         # Eight clients that wait for slow answers are no overload.
         return [str(python), "-m", "service", *flags, "--timeout-ms", str(TIMEOUT_SECONDS * 1000)]
 

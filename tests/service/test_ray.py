@@ -4,7 +4,6 @@ While `cluster` is there the process is in a network of its own: no test here ma
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -26,11 +25,8 @@ import httpx
 import pytest
 
 from service.client import Client
-from service.client.command.inputs import UsageError
 from service.predict_many.command_line import read_arguments
-from service.predict_many.plan import Listing
-from service.predict_many.sources import find
-from service.predict_many.worker import Order, Worker
+from service.predict_many.worker import Worker
 from service.settings.settings import InvalidSettingsError
 from tests.patience import PATIENCE
 from tests.service.client.loopback import Reply, loopback
@@ -191,14 +187,6 @@ def test_nodes_that_have_not_the_same_are_named(
     assert predict(repository, images, "--output", tmp_path, "--ray", cluster.address) == 2
     assert [line for line in capfd.readouterr().err.splitlines() if re.fullmatch(f"maskserve: {said}", line)]
     assert not parts(tmp_path)
-
-
-def test_images_that_a_node_does_not_see_are_no_unreadable_files(repository: Path, images: Path) -> None:
-    """They would be rows with an error, and kept."""
-    asked = read_arguments([str(images), "--output", "anywhere", "--models", str(repository)])
-    order = Order(asked, Listing.of(find([str(images)], None)), [Path("/nowhere/a.png")], False, False)
-    with pytest.raises(UsageError, match=r"has no /nowhere/a\.png: images must be on all nodes"):
-        asyncio.run(Worker(order, 1).load())
 
 
 @pytest.mark.parametrize("address", ["images", "ray://head:10001", "http://head:8265", "head:port", "head"])

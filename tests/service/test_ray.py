@@ -262,8 +262,18 @@ def serving(cluster: Cluster, settings: dict[str, Any], tmp_path_factory: pytest
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     url = f"http://127.0.0.1:{port}"
-    until(lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code == 200)
+    # `serve run` ends when the application is deployed, which may be before Serve's proxy listens.
+    until(lambda: bool(page(f"{url}/readyz")), 2 * PATIENCE)
     return url
+
+
+def page(url: str) -> str:
+    """What it says; nothing while nobody listens there yet, or not to that."""
+    try:
+        response = httpx.get(url, timeout=PATIENCE)
+    except httpx.TransportError:
+        return ""
+    return response.text if response.is_success else ""
 
 
 @pytest.fixture(scope="module")
@@ -335,16 +345,18 @@ def test_every_request_is_answered_though_a_replica_is_killed(serving: str, plai
     assert [answer["masks"] for answer in answers] == [expected["masks"]] * len(asked)
 
 
-def test_gauges_reach_rays_metrics(serving: str, cluster: Cluster) -> None:
+def rays_metrics(cluster: Cluster) -> str:
+    """Of every node."""
     nodes = [cluster.head_node, *cluster.worker_nodes]
-    with httpx.Client(timeout=PATIENCE) as client:
-        urls = [f"http://127.0.0.1:{node.metrics_export_port}/metrics" for node in nodes]
+    return "".join(page(f"http://127.0.0.1:{node.metrics_export_port}/metrics") for node in nodes)
 
-        def are_there() -> bool:
-            told = "".join(client.get(url).text for url in urls)
-            return all(name in told for name in ("ray_maskserve_requests_in_flight", "ray_maskserve_model_info"))
 
-        until(are_there)
+def test_gauges_reach_rays_metrics(serving: str, cluster: Cluster) -> None:
+    def are_there() -> bool:
+        told = rays_metrics(cluster)
+        return all(name in told for name in ("ray_maskserve_requests_in_flight", "ray_maskserve_model_info"))
+
+    until(are_there)
 
 
 def test_each_replica_comes_to_a_new_version_by_itself(serving: str, models: Path, tmp_path: Path) -> None:
@@ -359,16 +371,13 @@ def test_a_version_that_is_served_no_more_is_told_to_ray(
 ) -> None:
     for _ in range(2):  # as many as are kept
         publish_probe(tmp_path / "staging", models)
-    nodes = [cluster.head_node, *cluster.worker_nodes]
-    with httpx.Client(timeout=PATIENCE) as client:
-        urls = [f"http://127.0.0.1:{node.metrics_export_port}/metrics" for node in nodes]
 
-        def is_told() -> bool:
-            lines = [line for url in urls for line in client.get(url).text.splitlines()]
-            of_first = [line for line in lines if "ray_maskserve_model_info{" in line and 'version="1"' in line]
-            return bool(of_first) and {float(line.rpartition(" ")[2]) for line in of_first} == {0.0}
+    def is_told() -> bool:
+        lines = rays_metrics(cluster).splitlines()
+        of_first = [line for line in lines if "ray_maskserve_model_info{" in line and 'version="1"' in line]
+        return bool(of_first) and {float(line.rpartition(" ")[2]) for line in of_first} == {0.0}
 
-        until(is_told)
+    until(is_told)
 
 
 @pytest.mark.parametrize(

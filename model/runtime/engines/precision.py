@@ -83,8 +83,8 @@ def choose_precision(
         raise Unavailable(f"precision {wanted} was asked for, but bundle {bundle.path} is in INT8; choose int8 or auto")
     if wanted == "int8" and on_cpu and not features & INT8_FEATURES:
         logger.warning(
-            "%s/%d computes in INT8 on a processor without dot products of bytes: it is slower than in f32, and what "
-            "is added up may overflow, so that it can lose more AP than was measured",
+            "%s/%d computes in INT8 on a processor without dot products of bytes: it gains less than with them, "
+            "and what is added up may overflow, so that it can lose more AP than was measured",
             manifest.name,
             manifest.version,
         )

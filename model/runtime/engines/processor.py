@@ -10,7 +10,8 @@ from typing import Final
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 INT8_FEATURES: Final = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
-"""Dot products of bytes; without one of these INT8 is no faster than float32, or slower."""
+"""Dot products of bytes. Without one of these, pairs of products are added in 16 bits, which may overflow, so that the
+answers are not those whose AP was measured where a bundle was published."""
 
 BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16"})
 """Dot products of bfloat16."""

@@ -137,9 +137,11 @@ def test_killed_and_started_again_while_a_worker_dies(
         (holding / PASS).touch()
         return len(parts(found)) >= 2
 
-    until(some_are_there)
-    process.kill()
-    process.communicate()
+    try:
+        until(some_are_there)
+    finally:  # or its workers would keep both nodes from all tests after this one
+        process.kill()
+        process.communicate()
     assert process.returncode == -signal.SIGKILL
     for worker in named(holding, HoldingWorker.kind):  # Ray lets them end, and that waits for what is held
         with contextlib.suppress(ProcessLookupError):

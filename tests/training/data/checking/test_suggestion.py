@@ -129,7 +129,7 @@ def test_keypoints_start_from_keypoints_and_are_mirrored_where_their_sides_have_
 
 
 def test_crowds_and_sizes_have_room(tmp_path: Path) -> None:
-    full = Data(sides=(30,) * 420).suggestion(tmp_path).config
+    full = Data(images=10, sides=(30,) * 420).suggestion(tmp_path).config
     assert full.architecture.detections_per_image == full.validation.max_detections == 600
     tiny = Data(sides=(5,) * 30).suggestion(tmp_path)
     assert min(tiny.config.architecture.anchor_sizes) < (8,)

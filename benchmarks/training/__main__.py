@@ -37,7 +37,7 @@ class Loop:
         numbers = (options.batch, options.min_size, options.max_size, options.workers)
         command = [sys.executable, "-m", "benchmarks.training.loops", name, str(options.data), *map(str, numbers)]
         self._process = subprocess.Popen(
-            [*command, options.amp, options.device],
+            [*command, options.amp, options.device, "dry-run" if options.dry_run else "full"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="loader processes of each loop")
     parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="precision of both")
     parser.add_argument("--device", default="cpu", help="of both loops: cpu, cuda or cuda:N")
+    parser.add_argument("--dry-run", action="store_true", help="a narrow network: that it runs, and not how fast")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps a turn")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here too")

@@ -1,8 +1,8 @@
 """The two loops that `benchmarks.training` compares, each as a program that does a few steps whenever it is told to.
 
-    python -m benchmarks.training.loops maskserve|torchvision DATA BATCH MIN_SIZE MAX_SIZE WORKERS AMP DEVICE
+    python -m benchmarks.training.loops maskserve|torchvision DATA BATCH MIN_SIZE MAX_SIZE WORKERS AMP DEVICE NETWORK
 
-One line on stdin (a number of steps) is answered by one line of JSON on stdout.
+NETWORK is full or dry-run. One line on stdin (a number of steps) is answered by one line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,23 @@ from training.data.loading.loader import GroupedBatches
 ITERATIONS = 90_000
 """Of the schedule that both loops begin."""
 
+NARROW: Mapping[str, Any] = {
+    "backbone": "resnet18",
+    "fpn_channels": 16,
+    "box_head_channels": 32,
+    "mask_head_convs": (16,),
+    "mask_predictor_channels": 16,
+    "rpn_pre_nms_top_n_train": 100,
+    "rpn_post_nms_top_n_train": 100,
+    "box_batch_size_per_image": 32,
+}
+"""The network of a dry run: every step, and little to compute."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What both loops share. data: a COCO folder. min_size, max_size: pixels. amp: none, bf16 or fp16. device: cpu,
-    cuda or cuda:N."""
+    cuda or cuda:N. dry_run: NARROW in the place of the R50-FPN."""
 
     data: Path
     batch: int
@@ -42,6 +54,13 @@ class Options:
     workers: int
     amp: str
     device: str
+    dry_run: bool
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Of the network that both train."""
+        sizes = {"min_size": self.min_size, "max_size": self.max_size}
+        return {**NARROW, **sizes} if self.dry_run else sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,7 @@ def maskserve(options: Options) -> tuple[Iterator[Any], Step]:
             "trainable_backbone_layers": 3,
             "device": options.device,
             "schedule": {"iterations": ITERATIONS},
-            "architecture": {"min_size": options.min_size, "max_size": options.max_size},
+            "architecture": options.architecture,
         }
     )
     data = load_training_data(config)
@@ -108,7 +127,7 @@ def torchvision_reference(options: Options) -> tuple[Iterator[Any], Step]:
     dataset = CocoImages(split.images, split.annotations, v2.Compose([v2.ToDtype(torch.float, scale=True)]))
     torch.manual_seed(0)
     classes = len(dataset.categories) + 1
-    config = ArchitectureConfig(min_size=options.min_size, max_size=options.max_size, num_classes=classes)
+    config = ArchitectureConfig.model_validate({**options.architecture, "num_classes": classes})
     device, precision = torch.device(options.device), torch.float16 if options.amp == "fp16" else torch.bfloat16
     model = build_model(config, trainable_backbone_layers=3).to(device)
     model.transform._skip_resize = False
@@ -227,9 +246,10 @@ def take_turn(loader: Iterator[Any], step: Step, steps: int, device: torch.devic
 
 def main() -> None:
     """Serves turns until stdin ends."""
-    name, data, batch, min_size, max_size, workers, amp, device = sys.argv[1:]
+    name, data, batch, min_size, max_size, workers, amp, device, network = sys.argv[1:]
     torch.set_num_threads(os.cpu_count() or 1)
-    options = Options(Path(data), int(batch), int(min_size), int(max_size), int(workers), amp, device)
+    sizes = int(batch), int(min_size), int(max_size), int(workers)
+    options = Options(Path(data), *sizes, amp, device, network == "dry-run")
     loader, step = LOOPS[name](options)
     for line in sys.stdin:
         print(json.dumps(asdict(take_turn(loader, step, int(line), torch.device(device)))), flush=True)

@@ -16,7 +16,7 @@ from training.data.shapes import write_shapes
 def test_both_loops_train_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shapes(tmp_path / "data", train=4, val=1, seed=0)
     sizes = ["--min_size", "64", "--max_size", "96", "--batch", "1", "--steps", "1", "--rounds", "1", "--workers", "0"]
-    status = main(["--data", str(tmp_path / "data"), *sizes, "--json", str(tmp_path / "figures.json")])
+    status = main(["--data", str(tmp_path / "data"), *sizes, "--dry-run", "--json", str(tmp_path / "figures.json")])
     (comparison,) = json.loads((tmp_path / "figures.json").read_text())["comparisons"]
     assert status == (0 if comparison["valid"] else 1)
     assert [timing["name"] for timing in comparison["timings"]] == ["maskserve", "torchvision"]

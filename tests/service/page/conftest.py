@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from tests.patience import PATIENCE
 from tests.service.harness import Server, publish_probe
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext
 
     from tests.service.page.visitor import Visitor
 
@@ -71,21 +72,35 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def context_of(browser: Browser) -> Callable[..., BrowserContext]:
+    """A browser context of these settings, one for all who want the same: a new one is half the cost of a visit."""
+
+    @cache
+    def open_context(**settings: Any) -> BrowserContext:
+        width, height = settings.pop("size", (1280, 800))
+        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+        context.set_default_timeout(1000 * PATIENCE)
+        context.new_page()  # with its last tab a context gives up its processes
+        return context
+
+    return open_context
+
+
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
-    """Opens the page of a server, with `refusals` and settings of a browser context. At the end nothing was foul."""
+def visit(context_of: Callable[..., BrowserContext]) -> Iterator[Callable[..., Visitor]]:
+    """Opens the page of a server in a tab of its own, which is all that the page keeps anything for (sessionStorage),
+    with `refusals` and settings of a browser context, its viewport as `size`. At the end nothing was foul."""
     from tests.service.page.visitor import Visitor
 
     visitors: list[Visitor] = []
 
     def open_page(server: Server, *refusals: int, **settings: Any) -> Visitor:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings})
-        context.set_default_timeout(1000 * PATIENCE)
-        visitors.append(Visitor(context, server, frozenset(refusals)))
+        visitors.append(Visitor(context_of(**settings).new_page(), server, frozenset(refusals)))
         return visitors[-1]
 
     yield open_page
     foul = [line for visitor in visitors for line in visitor.foul]
     for visitor in visitors:
-        visitor.context.close()
+        visitor.page.close()
     assert foul == []

@@ -146,7 +146,7 @@ def test_the_docs_and_the_page_work_behind_a_prefix(
         describe_one(visitor)
         visitor.page.get_by_role("link", name="API docs").click()
         try_out(visitor)
-        visitor.context.close()
+        visitor.page.close()
 
 
 @pytest.mark.parametrize("strip", [True, False], ids=["cut off", "left"])
@@ -159,7 +159,7 @@ def test_the_prefix_itself_leads_to_the_page_also_without_a_slash(visit: Visit, 
         expect(visitor.page.locator("header.top img")).not_to_have_js_property("naturalWidth", 0)
         expect(visitor.page.get_by_role("link", name="API docs")).to_have_js_property("href", f"{shown.url}/docs")
         expect(visitor["#key"]).to_be_visible()
-        visitor.context.close()
+        visitor.page.close()
 
 
 @pytest.mark.parametrize("strip", [True, False], ids=["cut off", "left"])
@@ -172,6 +172,6 @@ def test_a_prefix_may_be_a_setting(visit: Visit, repository: Path, strip: bool) 
             open_docs(visitor)
             try_out(visitor)
             assert shown.client.get("/openapi.json").json()["servers"] == [{"url": "/seg"}]
-            visitor.context.close()
+            visitor.page.close()
     finally:
         server.close()

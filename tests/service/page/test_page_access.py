@@ -76,7 +76,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit, server: Server, tmp_path: Pa
 def test_it_looks_good(visit: Visit, nuclei: Server, axe: str, screenshots: Path, size: str, scheme: str) -> None:
     """Shown: the embedded model's answer. Checked: axe-core finds nothing, nothing is wider than the window."""
     width, height = SIZES[size]
-    visitor = visit(nuclei, viewport={"width": width, "height": height}, color_scheme=scheme)
+    visitor = visit(nuclei, size=(width, height), color_scheme=scheme)
     expect(visitor["#samples"]).to_be_visible()
     visitor.page.screenshot(path=screenshots / f"{size}-{scheme}-empty.png")
     assert visitor.violations(axe) == []
@@ -93,7 +93,7 @@ def test_it_looks_good(visit: Visit, nuclei: Server, axe: str, screenshots: Path
 def test_axe_finds_nothing_in_failure_and_in_the_dialog(
     visit: Visit, guarded: Server, axe: str, screenshots: Path, scheme: str
 ) -> None:
-    visitor = visit(guarded, 400, 401, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    visitor = visit(guarded, 400, 401, size=(360, 740), color_scheme=scheme)
     expect(visitor["#key-dialog"]).to_be_visible()
     visitor.page.screenshot(path=screenshots / f"key-{scheme}.png")
     assert visitor.violations(axe) == []

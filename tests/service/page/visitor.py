@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import BrowserContext, ConsoleMessage, FilePayload, Locator, Request, expect
+from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request, expect
 
 from tests.patience import PATIENCE
 from tests.service.harness import Server
@@ -27,7 +27,7 @@ class Visitor:
     status is in `refusals` are expected.
     """
 
-    context: BrowserContext
+    page: Page
     server: Server
     refusals: frozenset[int] = frozenset()
     foul: list[str] = field(default_factory=list)
@@ -35,7 +35,6 @@ class Visitor:
     """Method and path with query of every request to the server."""
 
     def __post_init__(self) -> None:
-        self.page = self.context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.foul.append(f"exception: {error}"))
         self.page.on("request", self._request)

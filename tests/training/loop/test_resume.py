@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import SMALL, differing, differing_ends, finish, last_checkpoint, training_process
+from tests.training.runs import LIGHT, differing, differing_ends, finish, last_checkpoint, training_process
 
 
 def iterations_done(folder: Path) -> int:
@@ -54,7 +54,7 @@ def train_with_kills(arguments: list[str], folder: Path, kill_after: tuple[int, 
 def test_a_killed_run_ends_with_the_same_weights(
     flags: list[str], kill_after: tuple[int, ...], shapes: Path, tmp_path: Path
 ) -> None:
-    arguments = [*SMALL, *flags, f"--data={shapes}"]
+    arguments = [*LIGHT, *flags, f"--data={shapes}"]
     finish(training_process([*arguments, f"--output={tmp_path / 'whole'}"]))
     seed = random.randrange(1000)
     folder = tmp_path / "killed"

@@ -17,8 +17,11 @@ from tests.once import once
 
 TESTS = Path(__file__).parent
 
-COMPUTING = ("training", "benchmarks", "model/network")
-"""Where tests compute, most of the time; the longest first."""
+COMPUTING = (
+    *("model/network/exporting", "training/loop", "training/test_distributed.py", "benchmarks/test_graph.py"),
+    *("model/network/test_variants.py", "training", "benchmarks", "model/network"),
+)
+"""Where tests compute, most of the time; the longest first, which at the end would leave other cores without work."""
 WAITING = ("service/test_ray.py", "service/routes/test_openapi.py", "service/page", "service", "resilience", "docker")
 """Where they wait for servers, too."""
 

@@ -152,14 +152,33 @@ def _torchscript() -> ModuleType:
     return torchscript
 
 
+def why_no_openvino() -> str | None:
+    """Why the openvino engine cannot run here, in words that go on after "as"; None if it can. Imports it."""
+    if find_spec("openvino") is None:
+        return "openvino is not installed"
+    try:
+        _openvino()
+    except Unavailable as error:
+        return _why_broken(error.__cause__)
+    return None
+
+
 def _openvino() -> ModuleType:
     try:
         from model.runtime.engines import openvino
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise Unavailable(
             f"the openvino engine needs openvino ({error}); {install('openvino')}, or use the onnx engine"
         ) from error
+    except Exception as error:  # whatever the parts of a damaged installation, or of another release, raise
+        raise Unavailable(f"{_why_broken(error)}; install it anew, or use the onnx engine") from error
     return openvino
+
+
+def _why_broken(error: BaseException | None) -> str:
+    """OpenVINO names source files of its own before it says what is wrong, in the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it does not say why"]
+    return f"openvino is installed but cannot be loaded ({type(error).__name__}: {lines[-1]})"
 
 
 def _model_file(bundle: Bundle, kind: EngineKind, name: str | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import io
 import logging
+import re
 import sys
 import threading
 from pathlib import Path
@@ -29,7 +30,7 @@ from model.runtime.engines.engine import (
     no_device,
     output_names,
 )
-from model.runtime.engines.processor import processor_features
+from model.runtime.engines.processor import processor_identity
 
 _CONVERTER: Final = "openvino.tools.ovc"
 _REWRITTEN: Final = "divide_exactly, convert_pooled"
@@ -51,10 +52,27 @@ def _imported() -> Any:
 
 openvino = _imported()
 
+_OLDEST: Final = (2026, 4)
+"""The first release by which answers have been compared with ONNX Runtime's, as pyproject.toml has it."""
+
+
+def _require_release(version: str) -> None:
+    """version: such as "2026.4.1-22133-1b9e2bd"; one that tells no release is a build of somebody's own."""
+    release = re.match(r"(\d+)\.(\d+)\.", version)
+    if release is not None and (int(release[1]), int(release[2])) < _OLDEST:
+        raise ImportError(f"it is {version}, which is older than {'.'.join(map(str, _OLDEST))}")
+
+
+_require_release(openvino.get_version())
+
 CORE: Final = openvino.Core()
 """One for the process, and never freed. Each loads the CPU plugin anew, which replaces the alternate stack of the
 thread that it is loaded on, where Python handles signals. When it is freed it puts back the stack that it found: after
 two were freed in the order in which they came, one that is no more, and the next signal kills the process."""
+
+CAPABILITIES: Final = tuple(CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+"""What it computes in on this processor, such as "BF16". To ask loads the CPU plugin: where that cannot be loaded, this
+module cannot be imported, and nobody takes the engine for one that works."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +103,7 @@ class OpenVinoEngine:
         if device == "auto":
             tell_cpu(why_no_gpu(0))
         self._outputs = output_names(task)
-        if precision == "bf16" and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and "BF16" not in CAPABILITIES:
             raise Unavailable("precision bf16 was asked for, but this processor does not compute in it; choose f32")
         network = _load(file, content, _options(usable_cores() if threads is None else threads, precision))
         inputs = tuple(port.get_any_name() for port in network.inputs)
@@ -143,9 +161,7 @@ def _load(file: Path, content: bytes | None, options: dict[str, Any]) -> Any:
     """An `openvino.CompiledModel`. Raises EngineError."""
     try:
         content = file.read_bytes() if content is None else content
-        version, processor = openvino.get_version(), sorted(processor_features())
-        settings = repr(sorted(options.items()))
-        key = kept.key_of([hashlib.sha256(content).hexdigest(), version, *processor, settings, _REWRITTEN])
+        key = _key(content, options)
         if (found := kept.find(key)) is not None:
             try:
                 return CORE.import_model(found, "CPU", options)
@@ -162,6 +178,22 @@ def _load(file: Path, content: bytes | None, options: dict[str, Any]) -> Any:
     network.export_model(compiled)
     kept.keep(key, compiled.getbuffer())
     return network
+
+
+def _key(content: bytes, options: dict[str, Any]) -> str:
+    """What the compiled network depends on. The processor is told by the system, and by OpenVINO, which compiles for
+    what it finds, where the system tells little."""
+    return kept.key_of(
+        (
+            hashlib.sha256(content).hexdigest(),
+            openvino.get_version(),
+            *processor_identity(),
+            str(CORE.get_property("CPU", "FULL_DEVICE_NAME")),
+            *sorted(CAPABILITIES),
+            repr(sorted(options.items())),
+            _REWRITTEN,
+        )
+    )
 
 
 def divide_exactly(network: Any) -> None:

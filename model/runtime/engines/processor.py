@@ -16,6 +16,12 @@ answers are not those whose AP was measured where a bundle was published."""
 BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16"})
 """Dot products of bfloat16."""
 
+_IDENTIFYING: Final = frozenset(
+    {"vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features"}
+    | {"CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision"}
+)
+"""Names in /proc/cpuinfo, of x86 and ARM, that are the same at every start."""
+
 
 @cache
 def processor_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
@@ -28,6 +34,14 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
     """Such as "AMD EPYC 9R14"; the kind of processor where nobody tells more."""
     names = (value for name, value in _fields(cpuinfo) if name == "model name")
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def processor_identity(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
+    """Everything that the system says of which processor this is, for what is compiled for it: on another, at least one
+    of these differs, as far as the system can tell them apart. Off Linux that is the platform's word alone; on ARM the
+    instructions stand in `Features`, and the model in numbers."""
+    told = {f"{name}: {value}" for name, value in _fields(cpuinfo) if name in _IDENTIFYING}
+    return (platform.machine(), platform.processor(), *sorted(told))
 
 
 def _fields(cpuinfo: Path) -> list[tuple[str, str]]:

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ Publish = Callable[[Task], Bundle]
 
 EMBEDDED = Path(model.__file__).parent / "embedded" / "nuclei" / "1"
 NETWORK_FILES = ("model.onnx", "model.int8.onnx")
-HAS_BFLOAT16 = "BF16" in openvino.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BFLOAT16 = "BF16" in openvino.CAPABILITIES
 
 
 @pytest.fixture(autouse=True)
@@ -206,12 +208,41 @@ def test_a_compiled_network_is_kept_for_exactly_this_network_and_these_options(
     assert len(keys()) == 1
     assert len(keys()) == 1
     assert len(keys(threads=2)) == 2
-    monkeypatch.setattr(openvino, "processor_features", lambda: frozenset({"another"}))
+    monkeypatch.setattr(openvino, "processor_identity", lambda: ("another",))
     assert len(keys()) == 3
-    monkeypatch.setattr(openvino.openvino, "get_version", lambda: "2099.1")
+    monkeypatch.setattr(openvino, "CAPABILITIES", (*openvino.CAPABILITIES, "more"))
     assert len(keys()) == 4
-    file.write_bytes(file.read_bytes() + b"\x32\x00")  # an empty doc_string: the same network in another file
+    monkeypatch.setattr(openvino.openvino, "get_version", lambda: "2099.1")
     assert len(keys()) == 5
+    file.write_bytes(file.read_bytes() + b"\x32\x00")  # an empty doc_string: the same network in another file
+    assert len(keys()) == 6
+
+
+def test_off_linux_openvinos_own_word_for_the_processor_tells_what_was_kept_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the system names no instructions: of Apple's processors it says "arm" of each."""
+    monkeypatch.setattr(openvino, "processor_identity", lambda: ("arm64", "arm"))
+    keys = set()
+    for name in ("Apple M1", "Apple M4"):
+        monkeypatch.setattr(openvino, "CORE", SimpleNamespace(get_property=lambda *_, name=name: name))
+        keys.add(openvino._key(b"network", {"NUM_STREAMS": 1}))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "works"),
+    [
+        ("2026.4.1-22982-e213a147257-releases/2026/4", True),
+        ("2027.0.0-1", True),
+        ("2026.3.2-1", False),
+        ("2024.6.0-1", False),
+        ("custom_master_0123", True),
+    ],
+)
+def test_older_releases_are_not_used(version: str, works: bool) -> None:
+    with nullcontext() if works else pytest.raises(ImportError, match=r"is older than 2026\.4"):
+        openvino._require_release(version)
 
 
 def test_what_was_kept_is_loaded_and_what_cannot_be_is_compiled_anew(

@@ -159,6 +159,8 @@ def _check(settings: Settings, arguments: Sequence[str]) -> int:
             if one.state == "served":
                 found = catalog.find(name, one.version)
                 told = f"can be served, in {found.precision} by {found.engine}"
+                if found.precision_why:
+                    told += f"; precision auto: {found.precision}, {found.precision_why}"
             _print(f"# {name}/{one.version}: {told}")
     if not catalog.refused:
         return 0

@@ -159,6 +159,9 @@ def _ready(catalog: Catalog) -> Ready:
         precisions=",".join(dict.fromkeys(model.precision for model in served)),
         devices=",".join(served[0].devices),
         chosen="; ".join(dict.fromkeys(model.engine for model in served if model.engine_why)),
+        proven="; ".join(
+            dict.fromkeys(f"{model.precision}, {model.precision_why}" for model in served if model.precision_why)
+        ),
     )
 
 

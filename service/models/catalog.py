@@ -32,8 +32,9 @@ class ServedModel:
     several ids (COCO's 91 labels name ten of them "N/A"). `score_thresholds` are the labels' own, float32 by label id,
     if the manifest has any. `leases` counts the requests that use it. `fingerprint` is that of the files that it was
     loaded from. `engine_why` is why the setting `auto` took its engine, and its precision where it chose that too;
-    empty where the engine was asked for. `answered_again_before` is what engines that hang had counted,
-    less what all had counted before they answered anybody.
+    empty where the engine was asked for. `precision_why` is why `precision=auto` took its precision on a CPU.
+    `answered_again_before` is what engines that hang had counted, less what all had counted before they answered
+    anybody.
     """
 
     manifest: Manifest
@@ -47,6 +48,7 @@ class ServedModel:
     leases: int = 0
     fingerprint: Fingerprint = ()
     engine_why: str = ""
+    precision_why: str = ""
     answered_again_before: Counts[str] = field(default_factory=Counts)
 
     @classmethod

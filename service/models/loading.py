@@ -16,7 +16,7 @@ from model.runtime.engines.choosing import ChosenEngine, choose_engine
 from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.engine import INSTEAD, Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu, why_no_cuda_engine
-from model.runtime.engines.precision import choose_precision, load_in, why_half
+from model.runtime.engines.precision import choose_precision, load_in, why_half, why_precision
 from model.runtime.kernels import masks, regions
 from model.runtime.predict import WarmUp, warm_up
 from service.models.background import in_background
@@ -84,7 +84,7 @@ class Loader:
         limits = self._settings.limits(name)
         with _refusing(f"{name}/{version}", engines):
             bundle = self._repository.get(name, version)
-            chosen, precision = self._choose(bundle)
+            chosen, precision, precision_why = self._choose(bundle)
             for device in self._devices:
                 engines.append(self._start(bundle, chosen.kind, precision, device))
         size = limits.max_batch_size
@@ -94,7 +94,7 @@ class Loader:
         lane = Lane(name, size, limits.max_queue_delay_ms / 1e3, version=version, at_once=at_once)
         model = ServedModel.of(bundle.manifest, engines, precision, lane, limits.max_queue_size)
         model.fingerprint = fingerprint
-        model.engine_why = chosen.why
+        model.engine_why, model.precision_why = chosen.why, precision_why
         return model
 
     def start_engine(self, model: ServedModel, index: int) -> Engine:
@@ -133,18 +133,22 @@ class Loader:
         choice = self._settings.warm_up
         warm_up(engine, manifest.preprocessing, warmed_up(engine) if choice == "auto" else choice)
 
-    def _choose(self, bundle: Bundle) -> tuple[ChosenEngine, Precision]:
-        """One for all devices: an answer must not depend on which of them is free. Raises Unavailable."""
+    def _choose(self, bundle: Bundle) -> tuple[ChosenEngine, Precision, str]:
+        """One engine and precision for all devices, with why the latter: an answer must not depend on which of them is
+        free. Raises Unavailable."""
         wanted, chosen = self._settings.precision, ChosenEngine(self._kind)
         if self._settings.engine == "auto":
             chosen = choose_engine(wanted, bundle, on_cpu=self._on_cpu, why_no_cuda=self._why_no_cuda)
             if chosen.kind == "cuda" and not self._settings.names_precision:
                 wanted, chosen = "auto", replace(chosen, why=f"{chosen.why}, in {why_half(bundle.manifest)}")
         precision = choose_precision(wanted, bundle, chosen.kind, on_cpu=self._on_cpu)
+        why = ""
+        if self._settings.precision == "auto" and self._on_cpu:
+            why = why_precision(bundle.manifest, precision, chosen.kind)
         if chosen.kind != self._kind:
             name, version = bundle.manifest.name, bundle.manifest.version
             logger.info("%s/%d runs in %s, %s", name, version, chosen.kind, chosen.why)
-        return chosen, precision
+        return chosen, precision, why
 
     def _threads(self) -> int | None:
         if self._settings.engine_threads != "auto":

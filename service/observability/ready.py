@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What is served, and by what: lists in words. `chosen` says why, for each engine that was not asked for."""
+    """What is served, and by what: lists in words. `chosen` says why, for each engine that was not asked for, `proven`
+    for each precision."""
 
     models: str
     engines: str
     precisions: str
     devices: str
     chosen: str
+    proven: str = ""
 
     def line(self, url: str, seconds: float) -> str:
         runs = f"{self.engines}, {self.precisions}, {self.devices}, {seconds:.1f} s"
-        return f"{self.models} ready at {url} ({runs})" + (f"; engine auto: {self.chosen}" if self.chosen else "")
+        why = (("engine", self.chosen), ("precision", self.proven))
+        return f"{self.models} ready at {url} ({runs})" + "".join(
+            f"; {name} auto: {text}" for name, text in why if text
+        )
 
 
 def unlike(members: Sequence[Ready]) -> str:
@@ -38,4 +43,4 @@ def of_several(members: Sequence[Ready]) -> Ready:
     """Of processes that serve the same, each on its devices."""
     first = members[0]
     devices = ", ".join(member.devices.replace(",", "+") for member in members)
-    return Ready(first.models, first.engines, first.precisions, f"{len(members)} processes on {devices}", first.chosen)
+    return replace(first, devices=f"{len(members)} processes on {devices}")

@@ -9,7 +9,8 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.architecture import Task
-from model.runtime.bundles.manifest import Evaluation, Precision, Provenance, ServingDefaults
+from model.runtime.bundles.manifest import Evaluation, Manifest, Precision, Provenance, ServingDefaults
+from model.runtime.engines.precision import ap_lost
 from model.runtime.images.picture import PixelSizeSource
 from model.runtime.images.values.intensity import AppliedMode
 from model.runtime.preprocess import Preprocessing
@@ -36,6 +37,40 @@ class VersionDetails(BaseModel):
         return [cls(version=one.version, state=one.state, reason=one.reason) for one in versions]
 
 
+class Proof(BaseModel):
+    """What a model lost in one precision by one engine when it was published. Another engine's is no proof for it."""
+
+    precision: Precision
+    engine: str
+    library: str = Field(description="with its version")
+    processor: str
+    ap: dict[str, float] = Field(description="such as mask/AP, 0 to 1")
+    ap_lost: float | None = Field(
+        description="the most of any kind that it has less than f32, 0 to 1; negative where it has more, null where "
+        "that was not measured"
+    )
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> list[Self]:
+        return [
+            cls(
+                precision=precision,
+                engine=one.engine,
+                library=one.library,
+                processor=one.processor,
+                ap=_ap(one),
+                ap_lost=ap_lost(manifest, precision, one.engine),
+            )
+            for precision, measured in manifest.precisions.items()
+            if precision != "f32"
+            for one in (measured, *measured.other_engines)
+        ]
+
+
+def _ap(figures: Evaluation) -> dict[str, float]:
+    return {name: value for name, value in figures.metrics.items() if name.endswith("/AP")}
+
+
 class ModelDetails(BaseModel):
     """One served model; the details are those of the version that answers."""
 
@@ -50,8 +85,15 @@ class ModelDetails(BaseModel):
         description="why the setting auto took it, and its precision where it took that too; empty: it was asked for"
     )
     precision: Precision = Field(description="what its network computes in")
+    precision_why: str = Field(
+        "", description="why the setting precision=auto took it on a CPU; empty: it was asked for, or it is a GPU's"
+    )
     precisions: dict[Precision, dict[str, float]] = Field(
-        description="what it can compute in -> its AP in it, all on the same images; empty where nobody compared them"
+        description="what it can compute in -> its AP in it, all on the same images; by the engine that runs, where "
+        "that was measured, else by the one that was; empty where nobody compared them"
+    )
+    proofs: list[Proof] = Field(
+        description="each precision that was compared with f32, by each engine that computed it"
     )
     devices: list[str] = Field(description="where: cpu, cuda or cuda:N; they share one queue")
     max_batch_size: int = Field(description="most images in a batch; halved when one did not fit into memory")
@@ -79,11 +121,13 @@ class ModelDetails(BaseModel):
             engine=model.engines[0].name,
             engine_why=model.engine_why,
             precision=model.precision,
+            precision_why=model.precision_why,
             precisions={precision: {} for precision in manifest.network_precisions}
             | {
-                precision: {name: value for name, value in measured.metrics.items() if name.endswith("/AP")}
+                precision: _ap(measured.by(model.engines[0].name) or measured)
                 for precision, measured in manifest.precisions.items()
             },
+            proofs=Proof.of(manifest),
             devices=list(model.devices),
             max_batch_size=model.lane.max_batch_size,
             max_queue_size=model.max_queue_size,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnxruntime
 import torch
 
-from model.console.installing import install
 from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.quantize import quantize_int8
@@ -21,13 +21,17 @@ from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
     INT8_FILE,
     NETWORK_FILE,
+    EngineEvaluation,
     Evaluation,
     ExportCheck,
     ManifestDraft,
     Precision,
     PrecisionEvaluation,
+    Unmeasured,
 )
 from model.runtime.bundles.references import REFERENCES_FILE
+from model.runtime.engines.engine import EngineError
+from model.runtime.engines.loading import why_no_openvino
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
 from training.data.annotations.dataset import Dataset
@@ -40,19 +44,41 @@ from training.publishing.references import write_references
 from training.publishing.trades import calibration_batches
 
 
-def add_precisions(
+@dataclass(slots=True)
+class Measured:
+    """What the manifest says of every precision, while it is measured."""
+
+    precisions: dict[Precision, PrecisionEvaluation] = field(default_factory=dict)
+    unmeasured: list[Unmeasured] = field(default_factory=list)
+
+    def has(self, precision: Precision, found: EngineEvaluation | Unmeasured, f32: Evaluation) -> None:
+        """Another engine's figures, beside those of ONNX Runtime where there are some, or why there are none; `f32` are
+        those that they are compared with."""
+        if isinstance(found, Unmeasured):
+            self.unmeasured.append(found)
+            return
+        self.precisions.setdefault("f32", _first(_by_engine(f32, NETWORK_FILE)))
+        known = self.precisions.get(precision)
+        if known is None:
+            self.precisions[precision] = PrecisionEvaluation(**found.model_dump())
+        else:
+            self.precisions[precision] = known.model_copy(update={"other_engines": (*known.other_engines, found)})
+
+
+def add_int8(
     export: Export,
     reference: Reference,
     staging: Path,
     f32: Evaluation,
     trained: Mapping[str, float],
+    measured: Measured,
     display: Display,
-) -> dict[Precision, PrecisionEvaluation]:
+) -> None:
     """Quantizes `model.onnx` of the folder `staging`, which is the network of `export`, to `model.int8.onnx` beside it,
-    and measures that and `model.onnx` in bf16, which takes OpenVINO and a processor that computes in it.
+    and measures that by each engine that computes it.
 
-    `f32` are the figures of `model.onnx`, `trained` those of the network as trained. Returns what the manifest says of
-    every precision. Raises GateError where INT8 loses more than is allowed; bf16 is an engine's, and may lose anything.
+    `f32` are the figures of `model.onnx`, `trained` those of the network as trained. Raises GateError where INT8 loses
+    more than is allowed by ONNX Runtime; who serves it by OpenVINO finds in the manifest what it loses there.
     """
     assert export.train is not None
     assert export.val is not None
@@ -69,35 +95,43 @@ def add_precisions(
     deltas = ap_differences(trained, outcome.metrics.headline())
     require_affordable("INT8", deltas, task, trades.most_ap_lost, display.say)
     check = export_check(difference, len(export.images), deltas, task)
-    int8 = evaluation(export, outcome, "onnx", "int8")
-    precisions: dict[Precision, PrecisionEvaluation] = {
-        "f32": _measured(f32, NETWORK_FILE),
-        "int8": _measured(int8, INT8_FILE, check, images),
-    }
-    bf16 = measure_bf16(export, reference, staging / NETWORK_FILE, trained, display)
-    return precisions if bf16 is None else precisions | {"bf16": bf16}
+    int8 = _by_engine(evaluation(export, outcome, "onnx", "int8"), INT8_FILE, check)
+    measured.precisions.setdefault("f32", _first(_by_engine(f32, NETWORK_FILE)))
+    measured.precisions["int8"] = _first(int8, calibration_images=images)
+    measured.has("int8", by_openvino(export, reference, staging / INT8_FILE, "int8", trained, display), f32)
 
 
-def measure_bf16(
-    export: Export, reference: Reference, file: Path, trained: Mapping[str, float], display: Display
-) -> PrecisionEvaluation | None:
-    """What the network does in bf16; None, with a word why, where this machine cannot tell."""
-    if not processor_features() & BF16_FEATURES:
-        display.say("bf16 is not measured: this processor does not compute in it")
-        return None
-    try:
+def by_openvino(
+    export: Export,
+    reference: Reference,
+    file: Path,
+    precision: Literal["bf16", "int8"],
+    trained: Mapping[str, float],
+    display: Display,
+) -> EngineEvaluation | Unmeasured:
+    """What the network in `file` does in OpenVINO, where it may lose anything; or why this machine cannot tell, said
+    too. `trained` are the figures of the network as trained."""
+    reason, task = why_no_openvino(), export.architecture.task
+    if precision == "bf16" and not processor_features() & BF16_FEATURES:
+        reason = f"this processor ({processor_name()}) does not compute in it"
+    if reason is None:
         from model.runtime.engines.openvino import OpenVinoEngine
-    except ImportError:
-        display.say(f"bf16 is not measured: it takes OpenVINO; {install('openvino')}")
-        return None
-    task = export.architecture.task
-    engine = OpenVinoEngine(file, task, "cpu", None, "bf16")
-    difference = compare(reference, engine, "bf16", display)
-    outcome = measure(engine, export, "bf16", display)
+
+        try:
+            engine = OpenVinoEngine(file, task, "cpu", None, "bf16" if precision == "bf16" else "f32")
+        except EngineError as error:
+            display.say(str(error))
+            reason = "openvino cannot load the network"
+    if reason is not None:
+        display.say(f"{precision} by OpenVINO is not measured, as {reason}")
+        return Unmeasured(precision=precision, engine="openvino", why=reason)
+    what = f"{precision} by OpenVINO"
+    difference = compare(reference, engine, what, display)
+    outcome = measure(engine, export, what, display)
     engine.close()
     assert outcome is not None
     check = export_check(difference, len(export.images), ap_differences(trained, outcome.metrics.headline()), task)
-    return _measured(evaluation(export, outcome, "openvino", "bf16"), NETWORK_FILE, check)
+    return _by_engine(evaluation(export, outcome, "openvino", precision), file.name, check)
 
 
 def measure_half(
@@ -113,12 +147,15 @@ def measure_half(
         f"{again} of {f32.images} images were computed again in float32"
     )
     f16 = evaluation(export, outcome, "cuda", "f16")
-    return {"f32": _measured(f32, NETWORK_FILE), "f16": _measured(f16, NETWORK_FILE, head_room=half.head_room)}
+    return {
+        "f32": _first(_by_engine(f32, NETWORK_FILE)),
+        "f16": _first(_by_engine(f16, NETWORK_FILE), head_room=half.head_room),
+    }
 
 
 def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
-    """Publishes a bundle once more as the next version of `name`: with what it loses in half precision, and where that
-    is wished for with its network in INT8 beside `model.onnx`.
+    """Publishes a bundle once more as the next version of `name`: with what it loses in half precision, in bf16 and, if
+    it has that, in INT8, as far as this machine can tell, and where that is wished for with INT8 made anew.
 
     The bundle's files stay as they are, but for what `model.onnx` says of itself. Its manifest gets the size of the
     training objects, too, and where it has no reference images it gets some. `export` is the bundle's network with the
@@ -140,15 +177,28 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         done(2)
         f32 = evaluation(export, outcome, "onnx")
         half = EmulatedHalf(export.model)
-        precisions = measure_half(export, half, f32, display) if export.options.measure_half else {}
+        measured = Measured(measure_half(export, half, f32, display) if export.options.measure_half else {})
         if REFERENCES_FILE not in bundle.manifest.files:
             write_references(export, eager, half, staging, display)
         if export.options.trades.int8:
-            precisions |= add_precisions(export, reference, staging, f32, f32.metrics, display)
+            add_int8(export, reference, staging, f32, f32.metrics, measured, display)
         else:
-            precisions |= _measured_before(bundle, f32)
+            measured.precisions |= _measured_before(bundle, f32)
+            int8 = measured.precisions.get("int8")
+            if int8 is not None and int8.by("openvino") is None:
+                found = by_openvino(export, reference, staging / INT8_FILE, "int8", f32.metrics, display)
+                measured.has("int8", found, f32)
+        bf16 = by_openvino(export, reference, staging / NETWORK_FILE, "bf16", f32.metrics, display)
+        if isinstance(bf16, EngineEvaluation):
+            measured.precisions.pop("bf16", None)
+        if "bf16" not in measured.precisions:
+            measured.has("bf16", bf16, f32)
         done(3)
-        changes = {"precisions": precisions, "object_diameter": median_diameter(export.train, export.architecture)}
+        changes = {
+            "precisions": measured.precisions,
+            "unmeasured": tuple(measured.unmeasured),
+            "object_diameter": median_diameter(export.train, export.architecture),
+        }
         return _publish_changed(bundle, staging, changes, repository, name)
 
 
@@ -192,24 +242,19 @@ def _publish_changed(bundle: Bundle, staging: Path, changes: dict[str, Any], rep
     return publish_bundle(staging, ManifestDraft(**known | changes), repository, name, describe_onnx)
 
 
-def _measured(
-    figures: Evaluation,
-    file: str,
-    check: ExportCheck | None = None,
-    calibration_images: int | None = None,
-    head_room: float | None = None,
-) -> PrecisionEvaluation:
+def _by_engine(figures: Evaluation, file: str, check: ExportCheck | None = None) -> EngineEvaluation:
     library = f"onnxruntime {onnxruntime.__version__}"  # the package's own name differs between platforms
     if figures.engine == "openvino":
         library = f"openvino {metadata.version('openvino')}"
     if figures.engine == "cuda":
         library = f"torch {torch.__version__}, emulated on a CPU"
-    return PrecisionEvaluation(
-        **figures.model_dump(),
-        file=file,
-        library=library,
-        processor=processor_name(),
-        export_check=check,
-        calibration_images=calibration_images,
-        head_room=head_room,
+    return EngineEvaluation(
+        **figures.model_dump(), file=file, library=library, processor=processor_name(), export_check=check
     )
+
+
+def _first(
+    figures: EngineEvaluation, calibration_images: int | None = None, head_room: float | None = None
+) -> PrecisionEvaluation:
+    """Of the engine that is measured before others."""
+    return PrecisionEvaluation(**figures.model_dump(), calibration_images=calibration_images, head_room=head_room)

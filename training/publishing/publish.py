@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,11 +23,11 @@ from model.network.serving.emulating import EmulatedHalf
 from model.network.weights import WEIGHTS_FILE
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
+    NETWORK_FILE,
+    EngineEvaluation,
     Evaluation,
     ExportCheck,
     ManifestDraft,
-    Precision,
-    PrecisionEvaluation,
     ServingDefaults,
 )
 from model.runtime.engines.engine import MODEL_FILES, Engine
@@ -45,7 +46,7 @@ from training.publishing.checks import compare, evaluation, measure, require, re
 from training.publishing.comparison import Candidate, compare_with_served
 from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import GATE_IMAGES, Reference, ap_differences, export_check, generated_images
-from training.publishing.precisions import add_precisions, measure_half
+from training.publishing.precisions import Measured, add_int8, by_openvino, measure_half
 from training.publishing.provenance import provenance
 from training.publishing.references import write_references
 from training.publishing.trades import TradeOptions, calibration_batches, rebuilt, traded_architecture
@@ -100,7 +101,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
     """
     options, trades, say = export.options, export.options.trades, display.say
     traded = _traded(export)
-    steps = 4 + 2 * traded.options.torchscript + (trades.int8 != "alone") + (trades.int8 == "beside")
+    steps = 4 + 2 * traded.options.torchscript + (trades.int8 != "alone") + (export.val is not None)
     with (
         tempfile.TemporaryDirectory(prefix="maskserve-export-") as folder,
         display.bar("publishing", steps) as done,
@@ -137,17 +138,25 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
                 require_affordable(engine.name, deltas, task, trades.most_ap_lost, say)
             checks[engine.name] = export_check(difference, len(export.images), deltas, task)
             engine.close()
-        precisions: dict[Precision, PrecisionEvaluation] = {}
+        measured = Measured()
+        others: dict[str, Mapping[str, float]] = {}
         if trades.int8 != "alone":
             half = EmulatedHalf(traded.model)
             if evaluations and options.measure_half:
-                precisions |= measure_half(traded, half, evaluations[0], display)
+                measured.precisions |= measure_half(traded, half, evaluations[0], display)
             write_references(traded, eager, half, staging, display)
-            done(steps - (trades.int8 == "beside"))
-        if trades.int8 == "beside":
-            assert trained_outcome is not None
+            done(steps - (export.val is not None))
+        if trained_outcome is not None:
             trained = trained_outcome.metrics.headline()
-            precisions |= add_precisions(traded, reference, staging, evaluations[0], trained, display)
+            if trades.int8 == "beside":
+                add_int8(traded, reference, staging, evaluations[0], trained, measured, display)
+            precision: Literal["bf16", "int8"] = "int8" if trades.int8 == "alone" else "bf16"
+            found = by_openvino(traded, reference, staging / NETWORK_FILE, precision, trained, display)
+            if trades.int8 == "alone" and isinstance(found, EngineEvaluation):
+                assert found.export_check is not None
+                others[found.engine] = found.export_check.ap_deltas
+            else:
+                measured.has(precision, found, evaluations[0])
             done(steps)
         if export.publish_if is not None:
             figures = evaluations[0].metrics if evaluations else {}
@@ -165,8 +174,9 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
             object_diameter=None if export.train is None else median_diameter(export.train, export.architecture),
             evaluation=tuple(evaluations),
             export_check=checks["onnx"],
-            trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ())) if trades else None,
-            precisions=precisions,
+            trades=trades.record(checks["onnx"].ap_deltas, len(export.train or ()), others) if trades else None,
+            precisions=measured.precisions,
+            unmeasured=tuple(measured.unmeasured),
         )
         return publish_bundle(staging, draft, repository, name, describe_onnx)
 

@@ -56,7 +56,9 @@ class TradeOptions:
         """Whether there must be data: to calibrate INT8 on, or to measure on what is lost."""
         return bool(self) or self.int8 is not None
 
-    def record(self, ap_deltas: Mapping[str, float], training_images: int) -> Trades:
+    def record(
+        self, ap_deltas: Mapping[str, float], training_images: int, other_engines: Mapping[str, Mapping[str, float]]
+    ) -> Trades:
         """What the manifest says of it; of fewer training images than wished for, all calibrate."""
         alone = self.int8 == "alone"
         return Trades(
@@ -65,6 +67,7 @@ class TradeOptions:
             proposals=self.proposals,
             min_size=self.min_size,
             ap_deltas=dict(ap_deltas),
+            other_engines=other_engines,
         )
 
 

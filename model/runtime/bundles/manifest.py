@@ -88,22 +88,52 @@ class ExportCheck(_Record):
     ap_deltas: Mapping[str, FiniteFloat] = Field(default_factory=dict, description="metric -> exported minus trained")
 
 
-class PrecisionEvaluation(Evaluation):
-    """COCO figures of the network in one precision, all of a bundle's on the same images."""
+class EngineEvaluation(Evaluation):
+    """COCO figures of the network in one precision, as one engine computes it."""
 
     file: FileName = Field(description="what was computed")
     library: str = Field(description="what computed it, with its version")
     processor: str
-    calibration_images: int | None = Field(None, ge=1, description="training images that INT8's scales come from")
     export_check: ExportCheck | None = Field(
         None, description="None: the manifest's own is that of model.onnx, and f16 is compared by its AP"
     )
+
+
+class PrecisionEvaluation(EngineEvaluation):
+    """The same of the engine that was measured first, and of those that compute the same file otherwise; all figures of
+    a bundle are of the same images."""
+
+    calibration_images: int | None = Field(None, ge=1, description="training images that INT8's scales come from")
     head_room: FiniteFloat | None = Field(
         None,
         ge=0,
         exclude_if=lambda room: room is None,  # as of precisions below
         description="of f16: its largest number, 65,504, over the largest between two layers on these images",
     )
+    other_engines: tuple[EngineEvaluation, ...] = Field(
+        (),
+        exclude_if=lambda others: not others,  # as of precisions below
+        description="the same of other engines; one that is not here was not measured",
+    )
+
+    @model_validator(mode="after")
+    def _engines_differ(self) -> Self:
+        engines = [self.engine, *(other.engine for other in self.other_engines)]
+        if twice := sorted({engine for engine in engines if engines.count(engine) > 1}):
+            raise ValueError(f"{', '.join(twice)} has figures twice; which hold cannot be told")
+        return self
+
+    def by(self, engine: str) -> EngineEvaluation | None:
+        """The figures of this engine; None where it was not measured, for which another's are no proof."""
+        return next((one for one in (self, *self.other_engines) if one.engine == engine), None)
+
+
+class Unmeasured(_Record):
+    """What could not be measured when a bundle was published."""
+
+    precision: Precision
+    engine: str
+    why: str = Field(min_length=1, description="in words that go on after 'as'")
 
 
 class Trades(_Record):
@@ -114,6 +144,15 @@ class Trades(_Record):
     proposals: int | None = Field(None, ge=1, description="proposals an image after NMS, fewer than in training")
     min_size: int | None = Field(None, ge=1, description="shorter side of the network input, less than in training")
     ap_deltas: Mapping[str, FiniteFloat] = Field(description="metric -> exported minus the network as trained")
+    other_engines: Mapping[str, Mapping[str, FiniteFloat]] = Field(
+        default_factory=dict,
+        exclude_if=lambda others: not others,  # as of precisions below
+        description="engine -> the same by it, of INT8, which each computes otherwise; ap_deltas are ONNX Runtime's",
+    )
+
+    def by(self, engine: str) -> Mapping[str, float]:
+        """`ap_deltas` as this engine has them; empty where it was not measured."""
+        return self.ap_deltas if engine == "onnx" else self.other_engines.get(engine, {})
 
 
 class FileRecord(_Record):
@@ -146,6 +185,11 @@ class ManifestDraft(_Record):
         exclude_if=lambda figures: not figures,  # releases of before it read what has none, and hash it to the same
         description="precision -> its figures; empty: none was compared with another",
     )
+    unmeasured: tuple[Unmeasured, ...] = Field(
+        (),
+        exclude_if=lambda missing: not missing,  # as of precisions
+        description="what precisions would have, if the machine that published could have measured it",
+    )
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -157,6 +201,10 @@ class ManifestDraft(_Record):
             )
         if self.precisions and "f32" not in self.precisions:
             raise ValueError("precisions has no f32, with which the others are compared")
+        for one in self.unmeasured:
+            known = self.precisions.get(one.precision)
+            if known is not None and known.by(one.engine) is not None:
+                raise ValueError(f"unmeasured has {one.precision} by {one.engine}, of which precisions has figures")
         if self.preprocessing.channels != self.architecture.channels:
             raise ValueError(
                 f"preprocessing.channels is {self.preprocessing.channels} and architecture.channels "

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Literal
+from typing import Final, Literal
 
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.bundles.manifest import PrecisionChoice
+from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
 from model.runtime.engines.engine import EngineKind
-from model.runtime.engines.precision import COMPUTED_BY, choose_precision
+from model.runtime.engines.loading import why_no_openvino
+from model.runtime.engines.precision import COMPUTED_BY, choose_precision, why_unproven
 from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
 
 EngineChoice = Literal["auto", EngineKind]
+
+_FASTEST_FIRST: Final[tuple[tuple[EngineKind, Precision, frozenset[str]], ...]] = (
+    ("openvino", "int8", INT8_FEATURES),
+    ("openvino", "bf16", frozenset({"amx_bf16"})),
+    ("onnx", "int8", INT8_FEATURES),
+    ("openvino", "bf16", BF16_FEATURES),
+)
+"""With the instructions of which the processor needs one. With ONNX Runtime in float32 as 1, an idle Xeon with AMX
+reached 3.6, 2.0 and 1.8 in the first three, an idle EPYC with AVX-512 2.8, 2.0 and 1.3 in the others
+(`benchmarks.engines`; docs/benchmarks.md; bfloat16 before `convert_pooled`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +47,10 @@ def choose_engine(
     On a GPU `cuda`, where nothing is in its way: `why_no_cuda` (`why_no_cuda_engine`), a bundle without weights in
     float32, or a precision that it does not know. Otherwise ONNX Runtime.
 
-    On a CPU OpenVINO, where it is installed, for what it computes in INT8 or bfloat16 with the processor's own
-    instructions. With ONNX Runtime in float32 as 1, an idle EPYC with AVX-512 reached 1.3 in bfloat16 and 2.8 in INT8,
-    where ONNX Runtime has 2.0, and an idle Xeon with AMX 2.0, 3.6 and 1.8 (`benchmarks.engines`; docs/benchmarks.md;
-    bfloat16 before `convert_pooled`). Otherwise ONNX Runtime: in float32 OpenVINO gains 1.1 to
-    1.3, takes more memory and starts later, and on other processors nothing has been measured. features: the
-    processor's; None asks it.
+    On a CPU the first of `_FASTEST_FIRST` that computes in what is wanted; of "auto" the first that is proven of that
+    engine. OpenVINO is passed over where it is not installed or cannot be loaded. Otherwise ONNX Runtime: in float32
+    OpenVINO gains 1.1 to 1.3, takes more memory and starts later, and on other processors nothing has been measured.
+    features: the processor's; None asks it.
 
     Raises Unavailable as `choose_precision` does.
     """
@@ -55,10 +63,33 @@ def choose_engine(
         return ChosenEngine("onnx", f"as {why_no_cuda}") if why_no_cuda else ChosenEngine("cuda", "as there is a GPU")
     if not features & (INT8_FEATURES | BF16_FEATURES):
         return ChosenEngine("onnx", "as this processor has no instructions for INT8 or bfloat16")
-    if find_spec("openvino") is None:
-        return ChosenEngine("onnx", "as openvino is not installed")
+    passed_over: list[str] = []
+    for kind, precision, instructions in _FASTEST_FIRST:
+        used = " and ".join(sorted(features & instructions))
+        if not used or not _computes_in(wanted, bundle.manifest, precision):
+            continue
+        reason = why_unproven(bundle.manifest, precision, kind) if _is_judged(wanted, bundle.manifest) else None
+        if reason is None and kind == "openvino":
+            choose_precision(wanted, bundle, kind, features=features)
+            reason = why_no_openvino()
+        if reason is None and kind == "openvino":
+            return ChosenEngine(kind, f"which is faster in {precision} with {used}")
+        if reason is None:
+            break
+        passed_over.append(reason)
+    if passed_over:
+        return ChosenEngine("onnx", f"as {' and '.join(dict.fromkeys(passed_over))}")
     precision = choose_precision(wanted, bundle, "openvino", features=features)
-    used = sorted(features & {"int8": INT8_FEATURES, "bf16": BF16_FEATURES}.get(precision, frozenset()))
-    if not used:
-        return ChosenEngine("onnx", f"as openvino gains too little in {precision} on this processor")
-    return ChosenEngine("openvino", f"which is faster in {precision} with {' and '.join(used)}")
+    return ChosenEngine("onnx", f"as openvino gains too little in {precision} on this processor")
+
+
+def _computes_in(wanted: PrecisionChoice, manifest: Manifest, precision: Precision) -> bool:
+    """Whether the network may compute in this precision where `wanted` is asked for."""
+    if "f32" not in manifest.network_precisions:
+        return precision == "int8" and wanted != "bf16"
+    return wanted == precision or (wanted == "auto" and (precision != "int8" or INT8_FILE in manifest.files))
+
+
+def _is_judged(wanted: PrecisionChoice, manifest: Manifest) -> bool:
+    """Whether an engine's loss counts: not where its precision was asked for by name, whatever it loses."""
+    return wanted == "auto" or (wanted != "int8" and "f32" not in manifest.network_precisions)

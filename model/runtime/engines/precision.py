@@ -13,7 +13,7 @@ from model.runtime.engines.loading import load_engine
 from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
 
 MOST_AP_LOST: Final = 0.002
-"""COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points."""
+"""COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points, by the engine that computes."""
 
 LEAST_HEAD_ROOM: Final = 2.0
 """How many times as large as on the validation images a network's numbers may get in f16, at least. What overflows is
@@ -47,8 +47,9 @@ def choose_precision(
     """What the bundle's network is to compute in.
 
     "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that is proven
-    (`is_proven`). On a GPU that is f16 if the engine is `cuda`, and f32 if not. A bundle whose `model.onnx` itself was
-    quantized computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's; None asks it.
+    of this engine (`is_proven`). On a GPU that is f16 if the engine is `cuda`, and f32 if not. A bundle whose
+    `model.onnx` itself was quantized computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's;
+    None asks it.
 
     Raises Unavailable: the engine or the bundle has not what is asked for.
     """
@@ -58,13 +59,13 @@ def choose_precision(
     if "f32" not in manifest.network_precisions and wanted not in halves and "int8" in COMPUTED_BY[kind]:
         return "int8"
     if wanted == "auto" and kind == "cuda":
-        return "f16" if is_proven(manifest, "f16") else "f32"
+        return "f16" if is_proven(manifest, "f16", kind) else "f32"
     if wanted == "auto":
         return next(
             (
                 fast
                 for fast, instructions in _FASTEST_FIRST
-                if on_cpu and fast in COMPUTED_BY[kind] and features & instructions and is_proven(manifest, fast)
+                if on_cpu and fast in COMPUTED_BY[kind] and features & instructions and is_proven(manifest, fast, kind)
             ),
             "f32",
         )
@@ -91,33 +92,65 @@ def choose_precision(
     return wanted
 
 
-def is_proven(manifest: Manifest, precision: Precision) -> bool:
-    """Whether the network was measured in this precision and loses at most `MOST_AP_LOST`, in f16 with head room."""
-    lost = _ap_lost(manifest, precision)
-    return lost is not None and lost <= MOST_AP_LOST and (precision != "f16" or _head_room(manifest) >= LEAST_HEAD_ROOM)
+def is_proven(manifest: Manifest, precision: Precision, kind: EngineKind) -> bool:
+    """Whether the network was measured in this precision by this engine, and loses at most `MOST_AP_LOST`, in f16 with
+    head room. What another engine lost proves nothing: it rounds elsewhere."""
+    return why_unproven(manifest, precision, kind) is None
+
+
+def why_precision(manifest: Manifest, precision: Precision, kind: EngineKind, features: Set[str] | None = None) -> str:
+    """Why "auto" took this precision for this engine on a CPU, in words that go on after its name: what it lost, or
+    what is wrong with each that is faster and that the processor has instructions for. features: as of
+    `choose_precision`."""
+    features = processor_features() if features is None else features
+    if "f32" not in manifest.network_precisions:
+        return "as it has nothing else"
+    if (lost := ap_lost(manifest, precision, kind)) is not None and precision != "f32":
+        return f"which lost {100 * max(0.0, lost):.2f} points of AP by {kind} when it was published"
+    able = [fast for fast, instructions in _FASTEST_FIRST if fast in COMPUTED_BY[kind] and features & instructions]
+    reasons = [why_unproven(manifest, fast, kind) for fast in able]
+    return f"as {' and '.join(filter(None, reasons)) or f'nothing is faster by {kind} on this processor'}"
 
 
 def why_half(manifest: Manifest) -> str:
     """Why "auto" takes f16 on a GPU, or f32, in words that go on after "in"."""
-    lost, room = _ap_lost(manifest, "f16"), _head_room(manifest)
-    if lost is None:
-        return "f32, as what f16 loses was not measured when it was published"
-    if lost > MOST_AP_LOST:
-        return f"f32, as f16 lost {100 * lost:.2f} points of AP when it was published"
-    if room < LEAST_HEAD_ROOM:
-        return f"f32, as its numbers have too little room in f16 (a factor of {room:.2g})"
+    lost, reason = ap_lost(manifest, "f16", "cuda"), why_unproven(manifest, "f16", "cuda")
+    if lost is None or reason is not None:
+        return f"f32, as {reason}"
     return f"f16, which lost {100 * max(0.0, lost):.2f} points of AP when it was published"
 
 
-def _ap_lost(manifest: Manifest, precision: Precision) -> float | None:
-    """The most AP (0 to 1) of any kind that the network loses in this precision; None where nobody measured all."""
-    if precision not in manifest.precisions:
+def ap_lost(manifest: Manifest, precision: Precision, engine: str) -> float | None:
+    """The most AP (0 to 1) of any kind that the network loses in this precision by this engine; None where nobody
+    measured all. It is compared with float32, and where there is nothing but INT8 with ONNX Runtime's, whose loss the
+    export has let through."""
+    if manifest.trades is not None and manifest.trades.int8 and precision == "int8":
+        exact, other = manifest.trades.ap_deltas, manifest.trades.by(engine)
+        return max(exact[name] - other[name] for name in exact) if exact and other.keys() >= exact.keys() else None
+    figures = manifest.precisions[precision].by(engine) if precision in manifest.precisions else None
+    if figures is None:
         return None
-    exact, other = manifest.precisions["f32"].metrics, manifest.precisions[precision].metrics
+    exact, other = manifest.precisions["f32"].metrics, figures.metrics
     kinds = [name for name in exact if name.endswith("/AP") and exact[name] >= 0]
     if not kinds or not other.keys() >= set(kinds):
         return None
-    return max(exact[kind] - other[kind] for kind in kinds)
+    return max(exact[name] - other[name] for name in kinds)
+
+
+def why_unproven(manifest: Manifest, precision: Precision, kind: EngineKind) -> str | None:
+    """In words that go on after "as"; None where it is proven."""
+    what = precision if kind == "cuda" else f"{precision} by {kind}"
+    lost = ap_lost(manifest, precision, kind)
+    if lost is None:
+        known = (one.why for one in manifest.unmeasured if (one.precision, one.engine) == (precision, kind))
+        why = next((f" ({why})" for why in known), "")
+        return f"what {what} loses was not measured when it was published{why}"
+    if lost > MOST_AP_LOST:
+        return f"{what} lost {100 * lost:.2f} points of AP when it was published"
+    room = _head_room(manifest)
+    if precision == "f16" and room < LEAST_HEAD_ROOM:
+        return f"its numbers have too little room in f16 (a factor of {room:.2g})"
+    return None
 
 
 def _head_room(manifest: Manifest) -> float:

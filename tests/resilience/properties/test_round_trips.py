@@ -19,6 +19,7 @@ from model.runtime.bundles.bundle import read_manifest
 from model.runtime.bundles.manifest import (
     INT8_FILE,
     NETWORK_FILE,
+    EngineEvaluation,
     Evaluation,
     ExportCheck,
     FileRecord,
@@ -27,6 +28,7 @@ from model.runtime.bundles.manifest import (
     Provenance,
     ServingDefaults,
     Trades,
+    Unmeasured,
 )
 from model.runtime.images.values.intensity import Intensity
 from model.runtime.preprocess import Preprocessing
@@ -58,14 +60,28 @@ CHECKS = st.builds(
     ap_deltas=METRICS,
 )
 EVALUATION = {"dataset": st.text(), "images": COUNTS, "command": st.text(), "engine": st.text(), "metrics": METRICS}
+ANOTHER = "another engine"
+BY_ENGINE = {
+    **EVALUATION,
+    "file": FILE_NAMES,
+    "library": st.text(),
+    "processor": st.text(),
+    "export_check": maybe(CHECKS),
+}
+OTHERS = st.lists(st.builds(EngineEvaluation, **{**BY_ENGINE, "engine": st.just(ANOTHER)}), max_size=1)
 PRECISE = st.builds(
     PrecisionEvaluation,
-    **EVALUATION,
-    file=FILE_NAMES,
-    library=st.text(),
-    processor=st.text(),
+    **{**BY_ENGINE, "engine": st.text().filter(lambda engine: engine != ANOTHER)},
     calibration_images=maybe(ONE_OR_MORE),
-    export_check=maybe(CHECKS),
+    other_engines=OTHERS.map(tuple),
+)
+UNMEASURED = st.builds(Unmeasured, precision=st.just("f16"), engine=st.text(), why=TEXTS)
+TRADES = st.builds(
+    Trades,
+    int8=st.booleans(),
+    proposals=maybe(ONE_OR_MORE),
+    ap_deltas=METRICS,
+    other_engines=st.dictionaries(st.text(), METRICS, max_size=1),
 )
 
 
@@ -124,8 +140,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         ),
         evaluation=tuple(draw(st.lists(st.builds(Evaluation, **EVALUATION), max_size=2))),
         export_check=draw(maybe(CHECKS)),
-        trades=draw(maybe(st.builds(Trades, int8=st.booleans(), proposals=maybe(ONE_OR_MORE), ap_deltas=METRICS))),
+        trades=draw(maybe(TRADES)),
         precisions=precisions,
+        unmeasured=tuple(draw(st.lists(UNMEASURED, max_size=2))),
         name=draw(NAMES),
         version=draw(ONE_OR_MORE),
         created=draw(st.datetimes(timezones=zones)),

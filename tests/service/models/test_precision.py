@@ -78,6 +78,10 @@ def test_models_say_what_there_is_and_what_runs(int8_server: Server) -> None:
     assert listed["both"]["precision"] == "int8"
     found = {key: one["mask/AP"] for key, one in listed["both"]["precisions"].items()}
     assert found == {"f32": 0.5, "int8": 0.4995}
+    [proof] = listed["both"]["proofs"]
+    assert (proof["precision"], proof["engine"], proof["ap"]["mask/AP"]) == ("int8", "onnx", 0.4995)
+    assert proof["ap_lost"] == pytest.approx(0.0005)
+    assert listed["both"]["precision_why"] == ""  # it was asked for
     name = 'maskserve_model_info{device="cpu",engine="onnx",name="both",newest="true",precision="int8",version="1"}'
     assert int8_server.metrics()[name] == 1
     assert "(onnx, int8, cpu, " in "".join(int8_server.errors)
@@ -120,6 +124,30 @@ def test_each_model_of_a_repository_has_its_own(
     monkeypatch.setattr("model.runtime.engines.precision.processor_features", lambda: features)
     catalog = load_first(Settings(models=mixed, model="both", precision=precision, device="cpu", engine_threads=1))
     assert {model.name: model.precision for model in catalog.served} == chosen
+    catalog.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        pytest.param(None, "as what int8 by openvino loses was not measured when it was published", id="no proof"),
+        pytest.param("openvino is broken", "as openvino is broken", id="broken"),
+    ],
+)
+def test_what_cannot_run_or_is_not_proven_falls_to_onnx_runtime_and_says_why(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str | None, why: str
+) -> None:
+    models = mixed
+    if reason is not None:
+        models = tmp_path / "models"
+        publish_probe(tmp_path / "staging", models, "both", int8_ap=0.4995, by_openvino=0.4995)
+    for module in ("precision", "choosing"):
+        monkeypatch.setattr(f"model.runtime.engines.{module}.processor_features", lambda: {"avx512_vnni"})
+    monkeypatch.setattr("model.runtime.engines.choosing.why_no_openvino", lambda: reason)
+    catalog = load_first(Settings(models=models, model="both", precision="auto", device="cpu", engine_threads=1))
+    [model] = [model for model in catalog.served if model.name == "both"]
+    assert (model.engines[0].name, model.precision, model.engine_why) == ("onnx", "int8", why)
+    assert model.precision_why == "which lost 0.05 points of AP by onnx when it was published"
     catalog.close()
 
 

@@ -19,6 +19,11 @@ def test_of_several_each_device_is_said() -> None:
     assert ready.line("URL", 1.5) == expected
 
 
+def test_why_is_said_of_engine_and_precision() -> None:
+    said = Ready("a/1", "onnx", "int8", "cpu", "onnx, as OTHER", "int8, which lost 0.10 points").line("URL", 1)
+    assert said.endswith("; engine auto: onnx, as OTHER; precision auto: int8, which lost 0.10 points")
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [

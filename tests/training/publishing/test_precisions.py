@@ -23,7 +23,7 @@ from training.evaluation.evaluated import open_model
 from training.export import main as export
 from training.train import main as train
 
-UNKNOWN = {"object_diameter": None, "precisions": {}}
+UNKNOWN = {"object_diameter": None, "precisions": {}, "unmeasured": ()}
 BESIDE = ("--int8=beside", "--calibration_images=4")
 
 
@@ -68,7 +68,7 @@ def test_a_bundle_of_before_gets_what_is_measured_today(source: Bundle, shapes: 
     assert old_images is not None
     assert new_images is not None
     np.testing.assert_array_equal(new_images.images, old_images.images)
-    assert list(after.precisions) == ["f32", "f16"]
+    assert set(after.precisions) - {"bf16"} == {"f32", "f16"}
     assert after.precisions["f16"].head_room == pytest.approx(source.manifest.precisions["f16"].head_room, rel=0.01)
 
 
@@ -80,12 +80,20 @@ def test_the_manifest_has_the_figures_of_both(again: Bundle, shapes: Path) -> No
     assert int8.command.endswith("--engine onnx --precision int8 --max_detections 20")
     assert int8.library.startswith("onnxruntime ")
     assert int8.export_check is not None
+    if importlib.util.find_spec("openvino") is not None:
+        other = int8.by("openvino")
+        assert other is not None
+        assert (other.file, other.images, other.metrics.keys()) == (INT8_FILE, 4, f32.metrics.keys())
+        assert other.command.endswith("--engine openvino --precision int8 --max_detections 20")
+        assert other.library.startswith("openvino ")
+        assert other.export_check is not None
+        assert other.export_check.max_score_error > 1e-4
     assert int8.export_check.max_score_error > 1e-4, "an INT8 network never answers so exactly"
 
 
 def test_what_half_precision_loses_is_measured_without_a_gpu(source: Bundle, again: Bundle) -> None:
     known = source.manifest.precisions
-    assert list(known) == ["f32", "f16"]
+    assert set(known) - {"bf16"} == {"f32", "f16"}
     f16 = known["f16"]
     assert (f16.file, f16.engine, f16.images, f16.metrics.keys()) == (
         "model.onnx",
@@ -117,14 +125,45 @@ def test_a_bundle_holds_images_of_the_validation_split_with_their_answers(source
     np.testing.assert_allclose(references.answers.boxes, raw.boxes, atol=1e-2)
 
 
-def test_bf16_has_figures_where_this_machine_computes_in_it(again: Bundle) -> None:
+@pytest.mark.parametrize("of", ["source", "again"])
+def test_bf16_has_figures_where_this_machine_computes_in_it_with_int8_or_without(
+    of: str, request: pytest.FixtureRequest
+) -> None:
+    manifest = request.getfixturevalue(of).manifest
     can = bool(processor_features() & BF16_FEATURES) and importlib.util.find_spec("openvino") is not None
-    assert ("bf16" in again.manifest.precisions) is can
+    assert ("bf16" in manifest.precisions) is can
+    missing = [one.why for one in manifest.unmeasured if (one.precision, one.engine) == ("bf16", "openvino")]
+    assert len(missing) == (not can), "what was not measured is told, once"
     if can:
-        bf16 = again.manifest.precisions["bf16"]
+        bf16 = manifest.precisions["bf16"]
         assert (bf16.file, bf16.engine, bf16.images) == ("model.onnx", "openvino", 4)
         assert bf16.library.startswith("openvino ")
         assert "--engine openvino --precision bf16" in bf16.command
+
+
+def test_what_an_engine_is_not_here_for_is_said_and_measured_when_it_is(
+    source: Bundle, again: Bundle, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    flags = [f"--data={shapes}", "--references=none"]
+    with monkeypatch.context() as patch:
+        patch.setattr("training.publishing.precisions.why_no_openvino", lambda: "openvino is not installed")
+        assert export([f"--bundle={source.path}", f"--output={tmp_path}", *flags, *BESIDE]) == 0
+    without = Repository(tmp_path).latest("shapes")
+    int8 = without.manifest.precisions["int8"]
+    assert int8.by("openvino") is None
+    assert {(one.precision, one.engine) for one in without.manifest.unmeasured} == {
+        ("int8", "openvino"),
+        ("bf16", "openvino"),
+    }
+    assert export([f"--bundle={without.path}", f"--output={tmp_path}", *flags]) == 0
+    now = Repository(tmp_path).latest("shapes")
+    assert now.manifest.version == 2
+    assert now.manifest.precisions["int8"].model_copy(update={"other_engines": ()}) == int8
+    [measured], [expected] = (one.manifest.precisions["int8"].other_engines for one in (now, again))
+    assert measured.metrics == pytest.approx(expected.metrics)
+    assert "int8" not in {one.precision for one in now.manifest.unmeasured}
 
 
 def test_each_precision_can_be_evaluated(again: Bundle) -> None:

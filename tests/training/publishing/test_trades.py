@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ def test_the_manifest_says_what_was_traded(int8: Bundle) -> None:
     assert (manifest.trades.calibration_images, manifest.trades.proposals) == (5, 1)
     assert manifest.trades.min_size is None
     assert set(manifest.trades.ap_deltas) == {"box/AP", "mask/AP"}
+    if find_spec("openvino") is not None:
+        assert manifest.trades.by("openvino").keys() == manifest.trades.ap_deltas.keys()
+    else:
+        assert [(one.precision, one.engine) for one in manifest.unmeasured] == [("int8", "openvino")]
     assert manifest.architecture.rpn_post_nms_top_n_test == 1
     assert [evaluation.engine for evaluation in manifest.evaluation] == ["onnx"]
     assert manifest.export_check is not None

@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import ModelProto
+from pydantic import ValidationError
 
 from model.runtime.bundles.bundle import Bundle, DamagedFile, ManifestDraft, PublishError, open_bundle, publish_bundle
-from model.runtime.bundles.manifest import INT8_FILE, Manifest
+from model.runtime.bundles.manifest import INT8_FILE, Manifest, PrecisionEvaluation, Unmeasured
 from tests.measured import measured
 
 
@@ -54,6 +55,36 @@ def test_contradictions_are_not_published(
     assert not list((tmp_path / "repository" / "tiny").iterdir())
 
 
+def test_each_engine_has_its_figures(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:
+    (staging / INT8_FILE).write_bytes(b"quantized")
+    missing = Unmeasured(precision="bf16", engine="openvino", why="this processor does not compute in it")
+    known = draft.model_copy(
+        update={"precisions": measured({"int8": 0.49}, f32=0.5, int8=0.495), "unmeasured": (missing,)}
+    )
+    published = publish_bundle(staging, known, tmp_path / "repository", "tiny")
+    manifest = open_bundle(published.path).manifest
+    int8 = manifest.precisions["int8"]
+    found = {engine: int8.by(engine) for engine in ("onnx", "openvino", "torchscript")}
+    assert {engine: one and one.metrics["mask/AP"] for engine, one in found.items()} == {
+        "onnx": 0.495,
+        "openvino": 0.49,
+        "torchscript": None,
+    }
+    assert manifest.unmeasured == (missing,)
+
+
+def test_one_engine_has_one_word_on_one_precision(draft: ManifestDraft) -> None:
+    known = measured({"int8": 0.49}, f32=0.5, int8=0.495)
+    [other] = known["int8"].other_engines
+    document = known["int8"].model_dump() | {"other_engines": [other.model_dump()] * 2}
+    with pytest.raises(ValidationError, match="openvino has figures twice"):
+        PrecisionEvaluation.model_validate(document)
+    missing = Unmeasured(precision="int8", engine="openvino", why="it was not installed")
+    fields = {name: getattr(draft, name) for name in ManifestDraft.model_fields}
+    with pytest.raises(ValidationError, match="unmeasured has int8 by openvino, of which precisions has figures"):
+        ManifestDraft(**fields | {"precisions": known, "unmeasured": (missing,)})
+
+
 def test_the_second_file_is_guarded_too(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:
     published = publish(staging, draft, tmp_path / "repository", {"f32": 0.5, "int8": 0.5}, b"quantized")
     (published.path / INT8_FILE).write_bytes(b"quantizeD")
@@ -77,6 +108,6 @@ def test_both_files_say_what_they_are(staging: Path, draft: ManifestDraft, tmp_p
 
 def test_without_figures_it_is_written_as_before_there_were_any(bundle: Bundle) -> None:
     document = json.loads((bundle.path / "manifest.json").read_text())
-    assert "precisions" not in document
+    assert not {"precisions", "unmeasured"} & document.keys()
     assert "trades" in document
     assert Manifest.model_validate(document).network_precisions == ("f32",)

@@ -2,70 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Mapping, Set
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from model.runtime.bundles.bundle import ManifestDraft, publish_bundle
-from model.runtime.bundles.manifest import INT8_FILE, PrecisionChoice, Trades
+from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
+from model.runtime.bundles.manifest import INT8_FILE, Precision, PrecisionChoice, Trades, Unmeasured
 from model.runtime.engines import choosing, devices, loading
 from model.runtime.engines.choosing import choose_engine
 from model.runtime.engines.engine import EngineKind, Unavailable
 from model.runtime.engines.loading import choose_devices, why_no_cuda_engine
-from tests.model.runtime.engines.test_precision import OLD, VNNI, measured
+from model.runtime.engines.precision import choose_precision
+from tests.measured import NOBODY, measured
+from tests.model.runtime.engines.test_precision import OLD, VNNI
 
 BOTH = VNNI | {"avx512_bf16"}
+AMX = BOTH | {"amx_int8", "amx_bf16"}
+NOTHING_LOST = {"int8": 0.5}
+ALL = {"f32": 0.5, "int8": 0.5, "bf16": 0.5}
 
 
+@pytest.fixture
+def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Callable[..., Bundle]:
+    """A bundle with INT8 beside and these figures, those of `openvino` by OpenVINO."""
+
+    def of(
+        ap: dict[str, float],
+        openvino: Mapping[Precision, float] = NOBODY,
+        unmeasured: tuple[Unmeasured, ...] = (),
+    ) -> Bundle:
+        (staging / INT8_FILE).write_bytes((staging / "model.onnx").read_bytes())
+        known = draft.model_copy(update={"precisions": measured(openvino=openvino, **ap), "unmeasured": unmeasured})
+        return publish_bundle(staging, known, tmp_path / "repository", "tiny")
+
+    return of
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "why_no_openvino", lambda: None)
+
+
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
-    ("wanted", "features", "on_cpu", "installed", "chosen", "why"),
+    ("wanted", "features", "on_cpu", "chosen", "why"),
     [
-        pytest.param("f32", BOTH, True, True, "onnx", "gains too little in f32", id="float32"),
-        pytest.param("int8", VNNI, True, True, "openvino", "faster in int8 with avx512_vnni", id="INT8"),
-        pytest.param("auto", VNNI, True, True, "openvino", "faster in int8 with avx512_vnni", id="INT8 by itself"),
-        pytest.param("int8", {"avx512_bf16"}, True, True, "onnx", "too little in int8", id="INT8 without instructions"),
-        pytest.param("bf16", BOTH, True, True, "openvino", "faster in bf16 with avx512_bf16", id="bfloat16"),
-        pytest.param("int8", OLD, True, True, "onnx", "no instructions", id="AVX2 alone"),
-        pytest.param("auto", frozenset(), True, True, "onnx", "no instructions", id="a processor that is not known"),
-        pytest.param("auto", VNNI, False, True, "cuda", "as there is a GPU", id="a GPU"),
-        pytest.param("f32", OLD, False, True, "cuda", "as there is a GPU", id="float32 on a GPU"),
-        pytest.param("int8", VNNI, False, True, "onnx", "does not compute in int8", id="INT8 on a GPU"),
-        pytest.param("auto", VNNI, True, False, "onnx", "openvino is not installed", id="not installed"),
+        pytest.param("f32", BOTH, True, "onnx", "gains too little in f32", id="float32"),
+        pytest.param("int8", VNNI, True, "openvino", "faster in int8 with avx512_vnni", id="INT8"),
+        pytest.param("auto", VNNI, True, "openvino", "faster in int8 with avx512_vnni", id="INT8 by itself"),
+        pytest.param("int8", {"avx512_bf16"}, True, "onnx", "too little in int8", id="INT8 without instructions"),
+        pytest.param("bf16", BOTH, True, "openvino", "faster in bf16 with avx512_bf16", id="bfloat16"),
+        pytest.param("int8", OLD, True, "onnx", "no instructions", id="AVX2 alone"),
+        pytest.param("auto", frozenset(), True, "onnx", "no instructions", id="a processor that is not known"),
+        pytest.param("auto", VNNI, False, "cuda", "as there is a GPU", id="a GPU"),
+        pytest.param("f32", OLD, False, "cuda", "as there is a GPU", id="float32 on a GPU"),
+        pytest.param("int8", VNNI, False, "onnx", "does not compute in int8", id="INT8 on a GPU"),
     ],
 )
 def test_choice(
-    staging: Path,
-    draft: ManifestDraft,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Bundle],
     wanted: PrecisionChoice,
     features: Set[str],
     on_cpu: bool,
-    installed: bool,
     chosen: EngineKind,
     why: str,
 ) -> None:
-    (staging / INT8_FILE).write_bytes((staging / "model.onnx").read_bytes())
-    known = draft.model_copy(update={"precisions": measured(f32=0.5, int8=0.5)})
-    bundle = publish_bundle(staging, known, tmp_path / "repository", "tiny")
-
-    def spec(name: str) -> ModuleSpec | None:
-        return find_spec("json" if installed else "not_there")
-
-    monkeypatch.setattr(choosing, "find_spec", spec)
-    found = choose_engine(wanted, bundle, on_cpu=on_cpu, features=features)
+    found = choose_engine(wanted, make({"f32": 0.5, "int8": 0.5}, NOTHING_LOST), on_cpu=on_cpu, features=features)
     assert found.kind == chosen
     assert why in found.why
 
 
-def test_what_the_bundle_has_not_is_told(
-    staging: Path, draft: ManifestDraft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("wanted", "ap", "openvino", "features", "chosen", "precision", "why"),
+    [
+        pytest.param(
+            "auto",
+            ALL,
+            {"int8": 0.4979},
+            BOTH,
+            "onnx",
+            "int8",
+            "as int8 by openvino lost 0.21 points of AP when it was published",
+            id="OpenVINO's INT8 loses too much, ONNX Runtime's nothing and is faster than bfloat16",
+        ),
+        pytest.param(
+            "auto",
+            {"f32": 0.5, "int8": 0.5},
+            {},
+            VNNI,
+            "onnx",
+            "int8",
+            "as what int8 by openvino loses was not measured when it was published",
+            id="by OpenVINO nobody measured it",
+        ),
+        pytest.param(
+            "auto",
+            {"f32": 0.5, "int8": 0.497},
+            NOTHING_LOST,
+            VNNI,
+            "openvino",
+            "int8",
+            "which is faster in int8",
+            id="ONNX Runtime's INT8 is not what would run",
+        ),
+        pytest.param(
+            "auto",
+            {"f32": 0.5, "int8": 0.497},
+            {},
+            VNNI,
+            "onnx",
+            "f32",
+            "int8 by onnx lost 0.30 points",
+            id="neither is proven",
+        ),
+        pytest.param(
+            "auto",
+            ALL,
+            {"int8": 0.4},
+            AMX,
+            "openvino",
+            "bf16",
+            "faster in bf16 with amx_bf16",
+            id="with AMX bfloat16 is faster than ONNX Runtime's INT8",
+        ),
+        pytest.param(
+            "auto",
+            {"f32": 0.5, "int8": 0.4, "bf16": 0.5},
+            {},
+            BOTH,
+            "openvino",
+            "bf16",
+            "faster in bf16 with avx512_bf16",
+            id="bfloat16 alone is proven",
+        ),
+        pytest.param(
+            "int8", {"f32": 0.5, "int8": 0.5}, {"int8": 0.1}, VNNI, "openvino", "int8", "faster", id="whatever it loses"
+        ),
+    ],
+)
+def test_each_engine_is_judged_by_what_it_lost_itself(
+    make: Callable[..., Bundle],
+    wanted: PrecisionChoice,
+    ap: dict[str, float],
+    openvino: dict[Precision, float],
+    features: Set[str],
+    chosen: EngineKind,
+    precision: Precision,
+    why: str,
 ) -> None:
-    monkeypatch.setattr(choosing, "find_spec", lambda name: find_spec("json"))
+    bundle = make(ap, openvino)
+    found = choose_engine(wanted, bundle, features=features)
+    assert (found.kind, choose_precision(wanted, bundle, found.kind, features=features)) == (chosen, precision)
+    assert why in found.why
+
+
+@pytest.mark.usefixtures("installed")
+def test_why_a_precision_was_not_measured_is_told(make: Callable[..., Bundle]) -> None:
+    missing = Unmeasured(precision="int8", engine="openvino", why="openvino is not installed")
+    found = choose_engine("auto", make({"f32": 0.5, "int8": 0.5}, unmeasured=(missing,)), features=VNNI)
+    assert (found.kind, found.why) == (
+        "onnx",
+        "as what int8 by openvino loses was not measured when it was published (openvino is not installed)",
+    )
+
+
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+def test_where_openvino_cannot_run_it_is_onnx_runtimes_and_says_why(
+    make: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch, wanted: PrecisionChoice
+) -> None:
+    monkeypatch.setattr(choosing, "why_no_openvino", lambda: "openvino is broken")
+    bundle = make({"f32": 0.5, "int8": 0.5}, NOTHING_LOST)
+    found = choose_engine(wanted, bundle, features=VNNI)
+    assert (found.kind, found.why) == ("onnx", "as openvino is broken")
+    assert choose_precision(wanted, bundle, found.kind, features=VNNI) == "int8"
+
+
+def test_openvino_is_not_imported_where_it_would_not_run(
+    make: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "why_no_openvino", None)
+    choose_engine("f32", make(ALL, NOTHING_LOST), features=AMX)
+    choose_engine("auto", make(ALL, NOTHING_LOST), features=OLD)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("lost", "wanted", "chosen"),
+    [
+        pytest.param(0.0, "f32", "openvino", id="no more than ONNX Runtime"),
+        pytest.param(0.003, "f32", "onnx", id="more"),
+        pytest.param(None, "auto", "onnx", id="nobody knows"),
+        pytest.param(None, "int8", "openvino", id="INT8 is asked for, whatever it loses"),
+    ],
+)
+def test_in_int8_alone_openvino_is_compared_with_onnx_runtime(
+    staging: Path,
+    draft: ManifestDraft,
+    tmp_path: Path,
+    lost: float | None,
+    wanted: PrecisionChoice,
+    chosen: EngineKind,
+) -> None:
+    others = {} if lost is None else {"openvino": {"box/AP": 0.0, "mask/AP": -0.004 - lost}}
+    trades = Trades(int8=True, ap_deltas={"box/AP": 0.0, "mask/AP": -0.004}, other_engines=others)
+    bundle = publish_bundle(staging, draft.model_copy(update={"trades": trades}), tmp_path / "repository", "tiny")
+    assert choose_engine(wanted, bundle, features=VNNI).kind == chosen
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_the_bundle_has_not_is_told(staging: Path, draft: ManifestDraft, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=f"has no {INT8_FILE}"):
         choose_engine("int8", publish_bundle(staging, draft, tmp_path / "repository", "tiny"), features=VNNI)
 

@@ -33,7 +33,7 @@ def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
             full_light.CopyFrom(onnx.numpy_helper.from_array(np.array(255 * 6, np.float32), "full_light"))
             onnx.save(network, staging / INT8_FILE)
         trades = Trades(int8=True, ap_deltas={"mask/AP": 0.0}) if alone else None
-        known = draft.model_copy(update={"precisions": measured(head_room, **ap), "trades": trades})
+        known = draft.model_copy(update={"precisions": measured(head_room=head_room, **ap), "trades": trades})
         return publish_bundle(staging, known, tmp_path / "repository", "tiny")
 
     return of

@@ -144,14 +144,7 @@ def found_again(one: Answers, other: Answers, score_threshold: float) -> tuple[i
     One that is not in the other counts for nothing if it scores so little more than the threshold that it may have been
     under it.
     """
-    same = _same_boxes(one, other)
-    rows, columns = np.nonzero(same)
-    if one.masks is not None and other.masks is not None:
-        apart = np.abs(one.masks[rows].astype(np.float32) - other.masks[columns])
-        same[rows, columns] &= apart.mean(axis=(1, 2)) < 255 * SAME_MASK
-    if one.peaks is not None and other.peaks is not None:
-        near = np.abs(one.peaks[rows] - other.peaks[columns]).max(axis=2) <= 1
-        same[rows, columns] &= near.mean(axis=1) >= SAME_PEAKS
+    same = _same(one, other)
     again = detections = 0
     for found, scores in ((same.any(axis=1), one.scores), (same.any(axis=0), other.scores)):
         again += int(found.sum())
@@ -163,15 +156,23 @@ def alike(one: RawDetections, other: RawDetections) -> float:
     """The share of two answers for an image that is in both; 1 where there is nothing."""
     if len(one.scores) == 0 or len(other.scores) == 0:
         return float(len(one.scores) == len(other.scores))
-    same = _same_boxes(one, other)
+    same = _same(Answers.of(one), Answers.of(other))
     return float(min(same.any(axis=0).mean(), same.any(axis=1).mean()))
 
 
-def _same_boxes(one: RawDetections | Answers, other: RawDetections | Answers) -> NDArray[np.bool_]:
-    """bool [N, M]: which detections of the one are those of the other, by label, score and box."""
+def _same(one: Answers, other: Answers) -> NDArray[np.bool_]:
+    """bool [N, M]: which detections of the one are those of the other, by label, score, box, mask and keypoints."""
     same = np.abs(one.boxes[:, None] - other.boxes[None]).max(axis=2) < SAME_PIXELS
     same &= np.abs(one.scores[:, None] - other.scores[None]) < SAME_SCORE
-    return np.asarray(same & (one.labels[:, None] == other.labels[None]))
+    same &= one.labels[:, None] == other.labels[None]
+    rows, columns = np.nonzero(same)
+    if one.masks is not None and other.masks is not None:
+        apart = np.abs(one.masks[rows].astype(np.float32) - other.masks[columns])
+        same[rows, columns] &= apart.mean(axis=(1, 2)) < 255 * SAME_MASK
+    if one.peaks is not None and other.peaks is not None:
+        near = np.abs(one.peaks[rows] - other.peaks[columns]).max(axis=2) <= 1
+        same[rows, columns] &= near.mean(axis=1) >= SAME_PEAKS
+    return np.asarray(same)
 
 
 def _heads(graph: StaticGraph, pyramid: dict[str, Tensor], proposals: Tensor) -> dict[str, Tensor]:

@@ -164,7 +164,9 @@ class StaticEngine:
         score_threshold: NDArray[np.float32],
         eagerly: bool = False,
     ) -> Pending:
-        size = self.bucket((max(image.shape[0] for image in images), max(image.shape[1] for image in images)))
+        size = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
+        if not eagerly:
+            size = self.bucket(size)
         while True:
             batch = self.batch_of(size, len(images))
             try:
@@ -212,7 +214,8 @@ class StaticEngine:
     def run_eagerly(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
     ) -> RawDetections:
-        """`run` of one batch, kernel by kernel whether or not it is captured."""
+        """`run` of one batch, kernel by kernel whether or not it is captured, padded as it comes: in another bucket a
+        network answers otherwise, for anchors and what lies beside the image's edges follow the padded size."""
         return self._submit([*images], sizes, score_threshold, eagerly=True).result()
 
     def answered(self, arrays: dict[str, NDArray[Any]], inputs: Inputs) -> RawDetections:
@@ -312,14 +315,6 @@ class StaticEngine:
         """False where there was no room. Raises OutOfMemory."""
         batch, height, width, _ = shape
         self._wanted.add(shape)
-        with self._place.turn(), torch.inference_mode():
-            if self._closed or shape in self._captures:
-                return True
-            inputs = (
-                torch.zeros(shape, dtype=torch.uint8, device=self._device),
-                torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
-                torch.full((batch,), 0.5, device=self._device),
-            )
         fields: list[tuple[Field, ...]] = []
 
         def run() -> Tensor:
@@ -329,6 +324,14 @@ class StaticEngine:
                 return pack(outputs)
 
         try:
+            with self._place.turn(), torch.inference_mode():
+                if self._closed or shape in self._captures:
+                    return True
+                inputs = (
+                    torch.zeros(shape, dtype=torch.uint8, device=self._device),
+                    torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
+                    torch.full((batch,), 0.5, device=self._device),
+                )
             capture = self._place.capture(run, lambda: self._captures.any)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(shape) from error

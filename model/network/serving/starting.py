@@ -8,6 +8,7 @@ from functools import cache
 from typing import Final, Literal
 
 import torch
+import torchvision
 
 from model.network.build import Detector
 from model.network.graph.half import halve
@@ -97,8 +98,14 @@ def why_no_gpu(index: int) -> str | None:
         why = f" ({' '.join(str(caught[0].message).split())})" if caught and not gpus else ""
         return f"torch sees {seen}{why}"
     try:
-        ones = torch.ones(8, 8, device=torch.device("cuda", index), dtype=torch.float16)
-        (ones @ ones).tolist()
+        _compute_on(torch.device("cuda", index))
     except RuntimeError as error:  # such as a GPU that this torch has no kernels for
         return f"torch cannot compute on it: {str(error).splitlines()[0]}"
     return None
+
+
+def _compute_on(device: torch.device) -> None:
+    """Raises RuntimeError where torch cannot, or torchvision, which may have been built for CPUs alone."""
+    ones = torch.ones(8, 8, device=device, dtype=torch.float16)
+    (ones @ ones).tolist()
+    torchvision.ops.nms(torch.ones(1, 4, device=device), torch.ones(1, device=device), 0.5).tolist()

@@ -135,21 +135,23 @@ def _why_no_gpu(device: str, kind: EngineKind) -> str | None:
 def _cuda() -> ModuleType:
     try:
         from model.network.serving import starting
-    except ImportError as error:
-        raise Unavailable(
-            f"the cuda engine needs torch, torchvision and onnx ({error}); {install('torch')}, or use the onnx engine"
-        ) from error
+    except Exception as error:  # of another torch than torchvision's, or without a library, they raise whatever they do
+        raise _unavailable("the cuda engine needs torch, torchvision and onnx", "torch", error) from error
     return starting
 
 
 def _torchscript() -> ModuleType:
     try:
         from model.runtime.engines import torchscript
-    except ImportError as error:
-        raise Unavailable(
-            f"the torchscript engine needs torch and torchvision ({error}); {install('train')}, or use the onnx engine"
-        ) from error
+    except Exception as error:  # as above
+        raise _unavailable("the torchscript engine needs torch and torchvision", "train", error) from error
     return torchscript
+
+
+def _unavailable(needs: str, extra: str, error: Exception) -> Unavailable:
+    """The error for what an engine imports and cannot; in one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return Unavailable(f"{needs} ({reason}); {install(extra)}, or use the onnx engine")
 
 
 def why_no_openvino() -> str | None:

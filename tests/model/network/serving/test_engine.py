@@ -251,6 +251,22 @@ def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: An
     assert engine.batch_of((64, 64)) == 4
 
 
+def test_short_memory_for_what_a_capture_reads_makes_batches_smaller_too(
+    helpers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = torch.zeros
+
+    def short(shape: Any, *more: Any, **options: Any) -> torch.Tensor:
+        if options.get("dtype") is torch.uint8 and shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros(shape, *more, **options)
+
+    monkeypatch.setattr(torch, "zeros", short)
+    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS)
+    engine.prepare(every_bucket=False)
+    assert engine.batch_of(BUCKETS.commonest[0]) == 2
+
+
 def test_one_image_is_not_refused_for_the_empty_places_of_its_batch(helpers: Any) -> None:
     def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if len(inputs[0]) > 2:

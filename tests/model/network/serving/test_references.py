@@ -60,6 +60,16 @@ def test_the_same_network_answers_as_it_did(model: Any, references: References) 
     check_references(engine_of(model, SEEN), references)
 
 
+def test_images_of_no_bucket_of_the_engine_are_compared_as_they_were_padded(model: Any) -> None:
+    seen = Preprocessing(min_size=160, max_size=160)
+    engine = engine_of(model, seen)
+    assert engine.bucket((128, 128)) == (160, 160)
+    images, sizes = reference_images(1, (128, 128), 3), np.array([[128, 128]])
+    raw = EagerEngine(model).run(images, sizes, np.full(1, THRESHOLD, np.float32))
+    assert len(raw.scores) > 3
+    check_references(engine, References(images, sizes, THRESHOLD, Answers.of(raw)))
+
+
 @pytest.mark.parametrize(
     ("by", "is_same"),
     [

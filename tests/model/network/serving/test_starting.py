@@ -153,6 +153,23 @@ def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
         check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
 
 
+@pytest.mark.parametrize("task", ["masks", "masks_keypoints"])
+def test_a_replay_whose_maps_alone_are_others_is_refused(helpers: Any, task: str) -> None:
+    """Boxes and scores are right: each detection has the mask, or the heatmaps, of another."""
+    changes = {**CHANGES, "task": task, **({"num_classes": 2} if task == "masks_keypoints" else {})}
+    model = helpers.detector(helpers.small.model_copy(update=changes))
+    graph = halve(model, torch.float32)
+    runs = [0]
+
+    def aging(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+        runs[0] += 1
+        *others, maps = graph(images, sizes, thresholds)
+        return (*others, maps if runs[0] < 3 else maps.roll(1, 1))
+
+    with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
+        check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
+
+
 def test_no_weights_are_left_for_the_collector_of_garbage(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server looks for none until it is ready, and never again among what there is then."""
     kept: list[weakref.ref[Tensor]] = []
@@ -218,6 +235,26 @@ def test_weights_in_int8_alone_are_refused(publish: Callable[..., Bundle], monke
     bundle = publish(weights=False, trades=Trades(int8=True, ap_deltas={"mask/AP": 0.0}))
     with pytest.raises(Unavailable, match="has its weights in INT8 alone"):
         load_engine(bundle, "cuda", "cuda")
+
+
+def test_torchvision_for_cpus_alone_is_found_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_kernel(*_: object) -> None:
+        raise NotImplementedError("Could not run 'torchvision::nms' on the 'CUDA' backend.\nThis could be because")
+
+    compute = starting._compute_on
+    compute(torch.device("cpu"))
+    for owner, name in ((torch.backends.cuda, "is_built"), (torch.cuda, "is_available")):
+        monkeypatch.setattr(owner, name, lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(starting, "_compute_on", lambda device: compute(torch.device("cpu")))
+    monkeypatch.setattr(torch.ops.torchvision, "nms", no_kernel)
+    starting.why_no_gpu.cache_clear()
+    try:
+        assert starting.why_no_gpu(0) == (
+            "torch cannot compute on it: Could not run 'torchvision::nms' on the 'CUDA' backend."
+        )
+    finally:
+        starting.why_no_gpu.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

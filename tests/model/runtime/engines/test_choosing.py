@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Set
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from model.network import serving
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
 from model.runtime.bundles.manifest import INT8_FILE, Precision, PrecisionChoice, Trades, Unmeasured
 from model.runtime.engines import choosing, devices, loading
@@ -266,6 +269,44 @@ def test_torch_is_imported_only_where_there_is_a_gpu_and_torch(
     monkeypatch.setattr(loading, "_cuda", starting)
     found = why_no_cuda_engine(choice)
     assert found == why or (why is not None and found is not None and found.startswith(why))
+
+
+class Broken(MetaPathFinder):
+    """A package that is there and cannot be imported."""
+
+    def __init__(self, module: str, error: Exception) -> None:
+        self._module, self._error = module, error
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == self._module:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("libcudnn.so.9: cannot open shared object file"), "libcudnn.so.9: cannot open shared object"),
+        (OSError("libcudart.so.13: cannot open shared object file"), "libcudart.so.13: cannot open shared object"),
+        (RuntimeError("operator torchvision::nms\ndoes not exist"), "operator torchvision::nms does not exist"),
+        (ValueError("libcublas.so.*[0-9] not found in the system path"), "libcublas.so.*[0-9] not found"),
+        (AssertionError(), "AssertionError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_torch_that_cannot_be_imported_is_none(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    """Such as torchvision for another torch, or torch without CUDA's libraries: ONNX Runtime serves."""
+    module = "model.network.serving.starting"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(serving, "starting", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(module, error), *sys.meta_path])
+    for owner in (loading, devices):
+        monkeypatch.setattr(owner, "count_gpus", lambda: 1)
+    why = why_no_cuda_engine("auto")
+    assert why is not None
+    assert f"the cuda engine needs torch, torchvision and onnx ({said}" in why
+    assert "\n" not in why
+    with pytest.raises(Unavailable, match="the cuda engine needs torch"):
+        choose_devices("cuda:0", "cuda")
 
 
 def test_the_cuda_engine_is_never_started_elsewhere_than_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

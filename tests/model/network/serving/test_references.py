@@ -61,6 +61,7 @@ def test_the_same_network_answers_as_it_did(model: Any, references: References) 
 
 
 def test_images_of_no_bucket_of_the_engine_are_compared_as_they_were_padded(model: Any) -> None:
+    """As a release with other buckets published them."""
     seen = Preprocessing(min_size=160, max_size=160)
     engine = engine_of(model, seen)
     assert engine.bucket((128, 128)) == (160, 160)

@@ -62,8 +62,8 @@ class Proof(BaseModel):
                 ap_lost=ap_lost(manifest, precision, one.engine),
             )
             for precision, measured in manifest.precisions.items()
-            if precision != "f32"
             for one in (measured, *measured.other_engines)
+            if precision != "f32" or one is not measured
         ]
 
 

@@ -17,6 +17,7 @@ from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.quantize import quantize_int8
 from model.network.serving.emulating import EmulatedHalf
+from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
     INT8_FILE,
@@ -137,19 +138,24 @@ def by_openvino(
 def measure_half(
     export: Export, half: EmulatedHalf, f32: Evaluation, display: Display
 ) -> dict[Precision, PrecisionEvaluation]:
-    """What the manifest says of the network in half precision, beside `f32`, the figures of `model.onnx`: its AP and
-    the head room on the validation images, as a CPU emulates the engine `cuda`. It may lose anything."""
+    """What the manifest says of the network in the engine `cuda`, beside `f32`, the figures of `model.onnx`: its AP in
+    float32 and in half precision, and the head room of that, on the validation images, as a CPU computes and emulates
+    it. It may lose anything. `half` must pad images as that engine does: what is lost by that counts."""
+    buckets = Buckets(export.preprocessing)
+    padded = measure(EagerEngine(export.model, buckets=buckets), export, "float32, padded as on a GPU", display)
     outcome = measure(half, export, "half precision, emulated", display)
+    assert padded is not None
     assert outcome is not None
     again = sum(half.answered_again.values())
     display.say(
         f"half precision: the largest number between two layers could be {half.head_room:.3g} times as large; "
         f"{again} of {f32.images} images were computed again in float32"
     )
-    f16 = evaluation(export, outcome, "cuda", "f16")
+    exact = _by_engine(evaluation(export, padded, "cuda"), NETWORK_FILE, padded_to=buckets.sides)
+    f16 = _by_engine(evaluation(export, outcome, "cuda", "f16"), NETWORK_FILE, padded_to=buckets.sides)
     return {
-        "f32": _first(_by_engine(f32, NETWORK_FILE)),
-        "f16": _first(_by_engine(f16, NETWORK_FILE), head_room=half.head_room),
+        "f32": _first(_by_engine(f32, NETWORK_FILE)).model_copy(update={"other_engines": (exact,)}),
+        "f16": _first(f16, head_room=half.head_room),
     }
 
 
@@ -176,7 +182,7 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         assert export.train is not None
         done(2)
         f32 = evaluation(export, outcome, "onnx")
-        half = EmulatedHalf(export.model)
+        half = EmulatedHalf(export.model, Buckets(export.preprocessing))
         measured = Measured(measure_half(export, half, f32, display) if export.options.measure_half else {})
         if REFERENCES_FILE not in bundle.manifest.files:
             write_references(export, eager, half, staging, display)
@@ -242,14 +248,21 @@ def _publish_changed(bundle: Bundle, staging: Path, changes: dict[str, Any], rep
     return publish_bundle(staging, ManifestDraft(**known | changes), repository, name, describe_onnx)
 
 
-def _by_engine(figures: Evaluation, file: str, check: ExportCheck | None = None) -> EngineEvaluation:
+def _by_engine(
+    figures: Evaluation, file: str, check: ExportCheck | None = None, padded_to: tuple[int, ...] = ()
+) -> EngineEvaluation:
     library = f"onnxruntime {onnxruntime.__version__}"  # the package's own name differs between platforms
     if figures.engine == "openvino":
         library = f"openvino {metadata.version('openvino')}"
     if figures.engine == "cuda":
         library = f"torch {torch.__version__}, emulated on a CPU"
     return EngineEvaluation(
-        **figures.model_dump(), file=file, library=library, processor=processor_name(), export_check=check
+        **figures.model_dump(),
+        file=file,
+        library=library,
+        processor=processor_name(),
+        export_check=check,
+        padded_to=padded_to,
     )
 
 

@@ -19,6 +19,7 @@ from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Host
+from model.runtime.buckets import Buckets
 
 LARGEST_HALF: Final = torch.finfo(torch.float16).max
 """65,504: what is larger becomes infinite in float16."""
@@ -35,12 +36,14 @@ _SUMMING: Final = frozenset(
 class EmulatedHalf(StaticEngine):
     """The engine `cuda` in half precision, on the CPU: for what it answers, not for how fast. `model` stays as it is.
 
-    What overflows is computed again in float32, as on a GPU. It takes batches as they come.
+    What overflows is computed again in float32, as on a GPU. It takes batches as they come, and images too, unless
+    `buckets` pads them as there.
     """
 
-    def __init__(self, model: Detector) -> None:
+    def __init__(self, model: Detector, buckets: Buckets | None = None) -> None:
         self._rounding = _Rounding()
-        super().__init__(halve(model), Host(), exact=InferenceGraph(model).eval(), forward=self._rounded)
+        exact = InferenceGraph(model).eval()
+        super().__init__(halve(model), Host(), exact=exact, buckets=buckets, forward=self._rounded)
 
     @property
     def head_room(self) -> float:

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
-from model.network.serving.buckets import Buckets
 from model.network.serving.captures import Captured, Captures, Inputs, Shape
 from model.network.serving.found import detections, joined
 from model.network.serving.packing import Field, HostMemory, pack
 from model.network.serving.pending import Pending
 from model.network.serving.place import Gpu, Host, Place
+from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import EngineError, OutOfMemory
 from model.runtime.images.picture import Size

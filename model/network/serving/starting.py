@@ -14,11 +14,11 @@ from model.network.build import Detector
 from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
-from model.network.serving.buckets import Buckets
 from model.network.serving.checking import check_engine, check_references
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Gpu, Place
 from model.network.weights import load_network
+from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, MissingFile
 from model.runtime.bundles.references import References, read_references
 from model.runtime.engines.devices import gpu_index

@@ -97,6 +97,12 @@ class EngineEvaluation(Evaluation):
     export_check: ExportCheck | None = Field(
         None, description="None: the manifest's own is that of model.onnx, and f16 is compared by its AP"
     )
+    padded_to: tuple[int, ...] = Field(
+        (),
+        exclude_if=lambda sides: not sides,  # as of precisions below
+        description="pixels: each side of an image was padded to the next of these (model/runtime/buckets.py); empty: "
+        "to the next multiple of preprocessing.bucket_step",
+    )
 
 
 class PrecisionEvaluation(EngineEvaluation):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Set
 from typing import Final
 
+from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
 from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind, FloatPrecision, Unavailable
@@ -94,7 +95,8 @@ def choose_precision(
 
 def is_proven(manifest: Manifest, precision: Precision, kind: EngineKind) -> bool:
     """Whether the network was measured in this precision by this engine, and loses at most `MOST_AP_LOST`, in f16 with
-    head room. What another engine lost proves nothing: it rounds elsewhere."""
+    head room. What another engine lost proves nothing, as it rounds elsewhere, and what images lost that were padded
+    otherwise than by this engine does not either."""
     return why_unproven(manifest, precision, kind) is None
 
 
@@ -116,7 +118,9 @@ def why_half(manifest: Manifest) -> str:
     """Why "auto" takes f16 on a GPU, or f32, in words that go on after "in"."""
     lost, reason = ap_lost(manifest, "f16", "cuda"), why_unproven(manifest, "f16", "cuda")
     if lost is None or reason is not None:
-        return f"f32, as {reason}"
+        padding = ap_lost(manifest, "f32", "cuda") or 0.0
+        too = f"; f32 lost {100 * padding:.2f} points too, as a GPU pads images" if padding > MOST_AP_LOST else ""
+        return f"f32, as {reason}{too}"
     return f"f16, which lost {100 * max(0.0, lost):.2f} points of AP when it was published"
 
 
@@ -145,12 +149,19 @@ def why_unproven(manifest: Manifest, precision: Precision, kind: EngineKind) -> 
         known = (one.why for one in manifest.unmeasured if (one.precision, one.engine) == (precision, kind))
         why = next((f" ({why})" for why in known), "")
         return f"what {what} loses was not measured when it was published{why}"
+    if kind == "cuda" and not Buckets(manifest.preprocessing).are(_padded_to(manifest, precision, kind)):
+        return f"what {what} loses was measured of images padded to other sizes than this engine's"
     if lost > MOST_AP_LOST:
         return f"{what} lost {100 * lost:.2f} points of AP when it was published"
     room = _head_room(manifest)
     if precision == "f16" and room < LEAST_HEAD_ROOM:
         return f"its numbers have too little room in f16 (a factor of {room:.2g})"
     return None
+
+
+def _padded_to(manifest: Manifest, precision: Precision, kind: EngineKind) -> tuple[int, ...]:
+    figures = manifest.precisions[precision].by(kind)
+    return figures.padded_to if figures is not None else ()
 
 
 def _head_room(manifest: Manifest) -> float:

@@ -67,6 +67,7 @@ BY_ENGINE = {
     "library": st.text(),
     "processor": st.text(),
     "export_check": maybe(CHECKS),
+    "padded_to": st.lists(COUNTS, max_size=2).map(tuple),
 }
 OTHERS = st.lists(st.builds(EngineEvaluation, **{**BY_ENGINE, "engine": st.just(ANOTHER)}), max_size=1)
 PRECISE = st.builds(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from model.network.engine import EagerEngine
 from model.network.weights import load_network
+from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import INT8_FILE, ManifestDraft
 from model.runtime.bundles.references import REFERENCES_FILE, read_references
@@ -102,6 +103,11 @@ def test_what_half_precision_loses_is_measured_without_a_gpu(source: Bundle, aga
         known["f32"].metrics.keys(),
     )
     assert f16.library.endswith(", emulated on a CPU")
+    padded = known["f32"].by("cuda")
+    assert padded is not None
+    assert padded.command.endswith("--engine cuda --max_detections 100")
+    assert padded.padded_to == f16.padded_to == Buckets(source.manifest.preprocessing).sides
+    assert known["f32"].padded_to == ()
     assert f16.command.endswith("--engine cuda --precision f16 --max_detections 100")
     assert f16.head_room is not None
     assert 2 < f16.head_room < 65504

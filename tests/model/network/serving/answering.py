@@ -15,9 +15,9 @@ from model.network.build import build_model
 from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
-from model.network.serving.buckets import Buckets
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Capture, Host
+from model.runtime.buckets import Buckets
 from model.runtime.preprocess import Preprocessing
 
 

@@ -13,8 +13,8 @@ import torch
 
 from model.network.graph.static import StaticGraph
 from model.network.serving import engine as serving
-from model.network.serving.buckets import Buckets
 from model.network.serving.engine import StaticEngine
+from model.runtime.buckets import Buckets
 from model.runtime.engines.engine import EngineError, OutOfMemory, OverlappingEngine
 from model.runtime.predict import warm_up
 from model.runtime.preprocess import Preprocessing

@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import pytest
 
+from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
-from model.runtime.bundles.manifest import INT8_FILE, Precision, PrecisionChoice, Trades
+from model.runtime.bundles.manifest import INT8_FILE, EngineEvaluation, Manifest, Precision, PrecisionChoice, Trades
 from model.runtime.engines.engine import EngineKind, Unavailable
 from model.runtime.engines.precision import choose_precision, load_in, why_half
+from model.runtime.preprocess import Preprocessing
 from tests.measured import measured
 
 VNNI = frozenset({"avx2", "avx512_vnni"})
 OLD = frozenset({"avx2"})
+
+LARGE = Preprocessing(min_size=256, max_size=1536, allow_downscale=False)
+"""Of which the engine `cuda` has other padded sizes than the rest."""
 
 Make = Callable[..., Bundle]
 
@@ -125,6 +131,34 @@ def test_what_was_measured_in_one_precision_alone_proves_nothing(
     bundle = publish_bundle(staging, told, tmp_path / "repository", "tiny")
     assert choose_precision("auto", bundle, "cuda", on_cpu=False) == "f32"
     assert why_half(bundle.manifest) == "f32, as what f16 loses was not measured when it was published"
+
+
+@pytest.mark.parametrize(
+    ("padded_to", "chosen", "why"),
+    [
+        pytest.param(Buckets(LARGE).sides, "f16", "f16, which lost 0.00 points of AP", id="the engine's"),
+        pytest.param((), "f32", "f32, as what f16 loses was measured of images padded to other sizes", id="finer"),
+        pytest.param((1536,), "f32", "f32, as what f16 loses was measured of images padded", id="another release's"),
+    ],
+)
+def test_half_precision_is_proven_of_images_as_a_gpu_pads_them(
+    draft: ManifestDraft, staging: Path, tmp_path: Path, padded_to: tuple[int, ...], chosen: Precision, why: str
+) -> None:
+    known = measured(f32=0.5, f16=0.5)
+    known["f16"] = known["f16"].model_copy(update={"padded_to": padded_to})
+    told = draft.model_copy(update={"precisions": known, "preprocessing": LARGE})
+    bundle = publish_bundle(staging, told, tmp_path / "repository", "tiny")
+    assert choose_precision("auto", bundle, "cuda", on_cpu=False) == chosen
+    assert why in why_half(bundle.manifest)
+
+
+def test_what_padding_alone_loses_on_a_gpu_is_told(draft: ManifestDraft) -> None:
+    known = measured(f32=0.5, f16=0.49)
+    padded = EngineEvaluation(**measured(f16=0.48)["f16"].model_dump(include=set(EngineEvaluation.model_fields)))
+    known["f32"] = known["f32"].model_copy(update={"other_engines": (padded,)})
+    manifest = cast(Manifest, draft.model_copy(update={"precisions": known}))
+    said = "f32, as f16 lost 1.00 points of AP when it was published; f32 lost 2.00 points too, as a GPU pads images"
+    assert why_half(manifest) == said
 
 
 @pytest.mark.parametrize("wanted", ["f32", "int8", "auto"])

@@ -1,8 +1,13 @@
-"""Few sizes for many images: each costs a captured graph, its memory and a second of time."""
+"""The padded sizes of the engine `cuda`: few for many images, as each costs a captured graph, its memory and a second.
+
+What a network loses in that engine is measured in these, and proves something of images that are padded so alone: in
+another size it answers otherwise, at the edges of an image above all.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 from model.runtime.images.picture import Size
@@ -26,7 +31,8 @@ class Buckets:
         for side, end, growth in ((longest, shortest, GROWTH), (shortest, step, RARE_GROWTH)):
             while (side := int(side / growth) // step * step) > end:
                 sides.add(side)
-        self._sides = sorted(sides)
+        self.sides = tuple(sorted(sides))
+        """Pixels: each side of an image is padded to the next of these."""
 
     def of(self, size: Size) -> Size:
         """For what was padded to `size`, a bucket of the preprocessing.
@@ -34,9 +40,16 @@ class Buckets:
         Raises ValueError where it is larger than all.
         """
         height, width = size
-        if max(size) > self._sides[-1]:
-            raise ValueError(f"an image of {height}x{width} is larger than the model's longest side {self._sides[-1]}")
+        if max(size) > self.sides[-1]:
+            raise ValueError(f"an image of {height}x{width} is larger than the model's longest side {self.sides[-1]}")
         return self._longer(height), self._longer(width)
+
+    def are(self, sides: Sequence[int]) -> bool:
+        """Whether every image that is padded to the next of `sides`, or where there are none to the preprocessing's own
+        bucket, is so padded here."""
+        if sides:
+            return tuple(sides) == self.sides
+        return all(self.of(size) == size for size in self._fine.buckets())
 
     @property
     def commonest(self) -> list[Size]:
@@ -49,4 +62,4 @@ class Buckets:
         return list(dict.fromkeys(self.of(size) for size in self._fine.buckets()))
 
     def _longer(self, side: int) -> int:
-        return self._sides[bisect_left(self._sides, side)]
+        return self.sides[bisect_left(self.sides, side)]

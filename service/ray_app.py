@@ -48,6 +48,8 @@ class Replica:
         """Returns once a model answers. Serve sends nothing before, and starts another where this raises."""
         lifecycle = self.app.state.lifecycle
         assert isinstance(lifecycle, Lifecycle)
+        if lifecycle.lost:
+            raise RuntimeError(lifecycle.lost)
         (await lifecycle.ready()).find()
         self._gauges.tell(lifecycle.metrics.registry)
 

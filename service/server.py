@@ -65,6 +65,8 @@ class Server(uvicorn.Server):
     listens, so that new requests get 503 with Retry-After and /readyz tells the load balancer. At a second signal it
     waits no longer.
 
+    When a device is lost it drains and ends by itself, with an exit code that is not 0.
+
     Who starts it hears by `tell_ready` and `tell_failure` what became of the models.
     """
 
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
         self._lifecycle = lifecycle
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
+        lifecycle.on_loss = self._on_loss
 
     def tell_ready(self, ready: Ready) -> None:
         raise NotImplementedError
@@ -117,6 +120,12 @@ class Server(uvicorn.Server):
             self._lifecycle.gate.give_up()
         else:
             self.leave()
+
+    def _on_loss(self, reason: str) -> None:
+        """Only another process can use the device again: whoever started this one is to start another."""
+        self.exit_code = 1
+        _say(f"{reason}; this process answers what it can, and ends")
+        self.leave()
 
     async def _announce(self) -> None:
         try:

@@ -76,6 +76,7 @@ NOTHING_SERVED = ProblemKind("nothing-served", 503, "No model is served")
 REPOSITORY_UNREADABLE = ProblemKind("repository-unreadable", 503, "The model repository cannot be read")
 OUT_OF_MEMORY = ProblemKind("out-of-memory", 503, "The device's memory cannot hold this image")
 ENGINE_STALLED = ProblemKind("engine-stalled", 503, "The engine does not answer and is being replaced")
+ENGINE_LOST = ProblemKind("engine-lost", 503, "A device has failed, and the server ends to be started again")
 DEADLINE_PASSED = ProblemKind("deadline-passed", 504, "The request's deadline passed")
 NO_STORAGE = ProblemKind("no-storage", 507, "The server has no room for this body")
 

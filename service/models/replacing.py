@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from model.runtime.engines.engine import Engine
+from model.runtime.engines.engine import DeviceLost, Engine
 from service.models.background import in_background
 from service.models.catalog import Catalog, ServedModel
 from service.models.loading import Loader
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 async def replace_engine(catalog: Catalog, settings: Settings, model: ServedModel, device: int) -> None:
     """Return when the model's engine on that device is a fresh one, loaded on a thread of its own, or when the model is
-    no longer served. What fails is tried again, for as long as it takes.
+    no longer served. What fails is tried again, for as long as it takes. Raises DeviceLost, where that is in vain.
 
     The old engine is not closed: a thread is stuck in it.
     """
@@ -34,6 +34,8 @@ async def replace_engine(catalog: Catalog, settings: Settings, model: ServedMode
     while model in catalog.served:
         try:
             engine = await asyncio.wrap_future(in_background(start))
+        except DeviceLost:
+            raise
         except Exception as error:  # whatever it is, the server is of no use without the engine
             if str(error) != told:
                 logger.error("%s has no engine on %s: %s", model, model.devices[device], error)

@@ -147,6 +147,12 @@ class Metrics:
             ("model", "device"),
             registry=self.registry,
         )
+        self._losses = Counter(
+            "maskserve_engine_losses",
+            "Runs of the network by which a device failed that the process cannot use again, so that it ended.",
+            ("model", "device"),
+            registry=self.registry,
+        )
         self._loads = Counter(
             "maskserve_model_loads",
             "Versions that were loaded while serving, by whether they were served or refused.",
@@ -200,6 +206,10 @@ class Metrics:
     def stall(self, model: str, device: str) -> None:
         """A run of the network that hangs."""
         self._stalls.labels(model, device).inc()
+
+    def loss(self, model: str, device: str) -> None:
+        """A run of the network that has lost its device."""
+        self._losses.labels(model, device).inc()
 
     def load(self, model: str, version: int, served: bool) -> None:
         if served:

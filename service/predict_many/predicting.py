@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from model.runtime.engines.engine import DeviceLost
 from model.runtime.images.data import Data
 from service.client.command.coco_ids import ImageId
-from service.http.problems import ENGINE_STALLED, INTERNAL, OUT_OF_MEMORY, Problem
+from service.http.problems import ENGINE_LOST, ENGINE_STALLED, INTERNAL, OUT_OF_MEMORY, Problem
+from service.models.catalog import ServedModel
 from service.observability.metrics import Metrics
 from service.observability.record import ImageRecord
 from service.predict_many.display import Display
@@ -52,7 +54,7 @@ class Run:
 
 
 class EngineFailing(Exception):
-    """The engine fails on one image after the other, or hangs; the message is one line."""
+    """The engine fails on one image after the other, hangs, or has lost its device; the message is one line."""
 
 
 class Streak:
@@ -126,6 +128,8 @@ class Predictor:
         self._options = loaded.options
         self._model = model = loaded.catalog.find()
         self._pipeline = Pipeline(loaded.catalog, loaded.settings, Metrics())
+        self._lost = ""
+        self._pipeline.on_loss = self._on_loss
         self._fetching = Pool(FETCHES, "fetch") if are_remote else None
         computed = model.lane.max_batch_size * len(model.engines)
         threads = 2 * loaded.settings.pool_threads + (FETCHES if self._fetching else 0)
@@ -134,7 +138,7 @@ class Predictor:
         self._patience = loaded.settings.stall_seconds or math.inf
 
     async def predict(self, image: Image, image_id: ImageId) -> Row:
-        """What becomes of one image. Raises StoreError, and EngineFailing where the engine hangs."""
+        """What becomes of one image. Raises StoreError, and EngineFailing where the engine hangs or is lost."""
         failed = partial(Row, image.name, image_id)
         try:
             async with self._slots:
@@ -144,6 +148,10 @@ class Predictor:
         except Problem as problem:
             if problem.kind is ENGINE_STALLED:  # it computes nothing from now on, and the images are not to blame
                 raise EngineFailing(self._why_stalled(image)) from None
+            if problem.kind is ENGINE_LOST:
+                raise EngineFailing(
+                    f"the device has failed, at {image.name} or an image near it: {self._lost}"
+                ) from None
             return failed(error=problem.kind.slug, detail=problem.detail)
         except StoreError:
             raise
@@ -160,6 +168,9 @@ class Predictor:
             deadline = Deadline(limit, math.inf)
             job = Job(self._model, read, self._options, deadline, Priority.BULK, ImageRecord(), is_light=True)
             return await self._pipeline.predict(job, partial(Row.of, image.name, image_id))
+
+    def _on_loss(self, model: ServedModel, device: int, error: DeviceLost) -> None:
+        self._lost = str(error)
 
     def _why_stalled(self, image: Image) -> str:
         return (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextvars import Context
 
 from fastapi import Request
 
+from model.runtime.engines.engine import DeviceLost
 from service.models.catalog import Catalog, ServedModel
 from service.models.changes import Changes
 from service.models.reload import Reloader
@@ -23,13 +25,16 @@ from service.scheduling.gate import Gate, Phase, still_starting
 from service.scheduling.priority import Priority
 from service.settings.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 class Lifecycle:
     """What the routes share: settings, gate, metrics and, once the models are loaded, the rest.
 
     In a group of processes `everywhere` changes what is served in all of them, `exposition` and `deeds` tell what all
     have counted, `turn` counts the processes before this one that have the same devices, and `seen` is what the others
-    have seen of the repository when this one is started again.
+    have seen of the repository when this one is started again. `lost` is why this process can compute no more, and
+    `on_loss` is told it: whoever runs the process has to end it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +44,8 @@ class Lifecycle:
         self.everywhere: Changes | None = None
         self.exposition: Callable[[], Awaitable[bytes]] = self._own_exposition
         self.deeds: Callable[[], Awaitable[Mapping[Key, Deeds]]] = self._own_deeds
+        self.lost = ""
+        self.on_loss: Callable[[str], None] = lambda reason: None
         self.turn = 0
         self.seen: Versions | None = None
         self._catalog: Catalog | None = None
@@ -115,6 +122,7 @@ class Lifecycle:
         self.gate.devices = pipeline.batcher.devices
         self.gate.seconds_per_image = lambda name: _seconds_per_image(catalog, name)
         pipeline.on_stall = lambda model, device: self._on_stall(catalog, pipeline, model, device)
+        pipeline.on_loss = lambda model, device, error: self._on_loss(pipeline, model, device, error)
         self.metrics.watch(lambda: self._now(catalog, pipeline))
         if self.gate.phase is Phase.STARTING:
             self.gate.phase = Phase.READY
@@ -127,7 +135,11 @@ class Lifecycle:
             self.gate.phase = Phase.RECOVERING
 
         async def replace() -> None:
-            await replace_engine(catalog, self.settings, model, device)
+            try:
+                await replace_engine(catalog, self.settings, model, device)
+            except DeviceLost as error:
+                self._on_loss(pipeline, model, device, error)
+                return
             pipeline.batcher.restore(device)
             if self.gate.phase is Phase.RECOVERING:
                 self.gate.phase = Phase.READY
@@ -135,6 +147,15 @@ class Lifecycle:
         task = asyncio.create_task(replace(), context=Context())  # it is about more than the request that hung
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
+
+    def _on_loss(self, pipeline: Pipeline, model: ServedModel, device: int, error: DeviceLost) -> None:
+        """Nothing new comes in. What other devices have is still answered."""
+        self.metrics.loss(model.name, pipeline.device_names[device])
+        logger.error("a run of %s has lost its device: %s", model, error, exc_info=error)
+        self.gate.phase = Phase.LOST
+        if not self.lost:
+            self.lost = str(error)
+            self.on_loss(self.lost)
 
     async def _own_exposition(self) -> bytes:
         return self.metrics.render()

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from model.runtime.detections import RawDetections
-from model.runtime.engines.engine import OutOfMemory, OverlappingEngine
+from model.runtime.engines.engine import DeviceLost, OutOfMemory, OverlappingEngine
 from model.runtime.images.errors import (
     ImageError,
 )
@@ -32,8 +32,15 @@ from service.prediction.decoding import Decoded, Job, as_problem, decode
 from service.prediction.remembered import TileMemory
 from service.prediction.seeing import is_small, score_counts_of, see_tiles, see_whole
 from service.prediction.tiles import SECONDS_PER_TILE, InTiles, find_done, predict_in_tiles
-from service.scheduling.batcher import Batcher, BatchReport, Begun, DeadlinePassedError, EngineStalledError
-from service.scheduling.gate import deadline_passed, engine_stalled
+from service.scheduling.batcher import (
+    Batcher,
+    BatchReport,
+    Begun,
+    DeadlinePassedError,
+    EngineLostError,
+    EngineStalledError,
+)
+from service.scheduling.gate import deadline_passed, engine_lost, engine_stalled
 from service.scheduling.pool import Pool
 from service.scheduling.priority import Priority
 from service.scheduling.waiting import Computed
@@ -72,9 +79,12 @@ class Pipeline:
             on_batch=self._on_batch,
             stall_after=settings.stall_seconds,
             on_stall=lambda tasks, device: self.on_stall(tasks[0].model, device),
+            on_loss=lambda tasks, device, error: self.on_loss(tasks[0].model, device, error),
         )
         self.on_stall: Callable[[ServedModel, int], None] = lambda model, device: None
         """Told the model whose engine hangs, and which of its engines it is."""
+        self.on_loss: Callable[[ServedModel, int, DeviceLost], None] = lambda model, device, error: None
+        """Told the same where its device is lost, and how."""
 
     async def predict(self, job: Job, render: Callable[[Detected], Rendered]) -> Rendered:
         """What `render` makes of the detections, on a postprocess thread unless it is little.
@@ -161,6 +171,8 @@ class Pipeline:
             raise deadline_passed() from None
         except EngineStalledError:
             raise engine_stalled() from None
+        except EngineLostError:
+            raise engine_lost() from None
         except OutOfMemory as error:
             raise Problem(
                 OUT_OF_MEMORY, f"{str(error).capitalize()}; send the image smaller, or try again.", RETRY_OUT_OF_MEMORY

@@ -8,7 +8,8 @@ A device whose engine can be given a batch while it computes another gets the ne
 full one: what is not full yet may become so in the meantime.
 
 A run that hangs cannot be ended: its threads are abandoned, its items fail, and the device is out of service until
-`restore`. What the device was given besides goes back to what waits.
+`restore`. What the device was given besides goes back to what waits. A device that a run has lost is out of service for
+good, and what it has goes the same ways.
 
 All state belongs to the event loop's thread, so there are no locks. Only `run` executes elsewhere, on the devices'
 threads, one call at a time on each.
@@ -25,7 +26,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from model.runtime.engines.engine import OutOfMemory
+from model.runtime.engines.engine import DeviceLost, OutOfMemory
 from service.scheduling.device import Device, Run
 from service.scheduling.priority import Priority, Turns
 from service.scheduling.threads import Outcome
@@ -47,6 +48,10 @@ class DeadlinePassedError(Exception):
 
 class EngineStalledError(Exception):
     """The item's run hangs, or it waited for a device and none is in service."""
+
+
+class EngineLostError(Exception):
+    """The item's run has lost its device, or it waited for a device and none is left."""
 
 
 Begun: TypeAlias = Sequence[Out] | Callable[[], Sequence[Out]]
@@ -75,7 +80,8 @@ class Batcher(Generic[In, Out]):
     and they run again in smaller batches. Clocks are `time.monotonic()`.
 
     A run that has not ended `stall_after` seconds (None: never) after it began, and after the one before it ended,
-    hangs: `on_stall(items, device)` is told, and must see to it that `restore` is called.
+    hangs: `on_stall(items, device)` is told, and must see to it that `restore` is called. A run that raises DeviceLost
+    takes its device out for good, which `on_loss(items, device, error)` is told.
     """
 
     def __init__(
@@ -86,10 +92,13 @@ class Batcher(Generic[In, Out]):
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         stall_after: float | None = None,
         on_stall: Callable[[Sequence[In], int], None] = lambda items, device: None,
+        on_loss: Callable[[Sequence[In], int, DeviceLost], None] = lambda items, device, error: None,
     ) -> None:
         self._run = run
         self._on_batch = on_batch
         self._on_stall = on_stall
+        self._on_loss = on_loss
+        self._is_lost = False
         self._watchdog: Watchdog[Run[Job[In, Out]]] = Watchdog(stall_after, self._give_up)
         self._groups: dict[tuple[Lane, Hashable], Group[In, Out]] = {}
         self._alone: deque[Job[In, Out]] = deque()
@@ -136,10 +145,10 @@ class Batcher(Generic[In, Out]):
     ) -> Computed[Out]:
         """Wait for `item`'s value. Cancelling the caller takes the item out of the queue.
 
-        Raises DeadlinePassedError, EngineStalledError, or what `run` raised on the item alone.
+        Raises DeadlinePassedError, EngineStalledError, EngineLostError, or what `run` raised on the item alone.
         """
         if self.is_out:
-            raise EngineStalledError
+            raise EngineLostError if self._is_lost else EngineStalledError
         future: asyncio.Future[Computed[Out]] = asyncio.get_running_loop().create_future()
         job = Job(item, lane, bucket, priority, deadline, time.monotonic(), future)
         self._group_of(job).waiting[priority].append(job)
@@ -275,6 +284,12 @@ class Batcher(Generic[In, Out]):
                 self._hung.remove(run)
                 logger.warning("a run that hung has ended after %.1f s; its thread ends", outcome.seconds)
             return
+        if isinstance(outcome.error, DeviceLost):
+            self._is_lost = True
+            self._take_out(run, EngineLostError)
+            self._on_loss([job.item for job in batch], device.index, outcome.error)
+            self._dispatch()
+            return
         computed_from, seconds = self._end(run)
         lane, error = batch[0].lane, outcome.error
         if error is None:
@@ -303,13 +318,20 @@ class Batcher(Generic[In, Out]):
         return computed_from, time.monotonic() - computed_from
 
     def _give_up(self, run: Run[Job[In, Out]]) -> None:
-        """A run hangs. Its items fail, and if no device is left, all that wait."""
+        """A run hangs."""
+        self._hung.add(run)
+        self._take_out(run, EngineStalledError)
+        self._on_stall([job.item for job in run.batch], run.device.index)
+        self._dispatch()
+
+    def _take_out(self, run: Run[Job[In, Out]], why: type[Exception]) -> None:
+        """Take the run's device out of service. The run's items fail, and if no device is left, all that wait."""
         device, lane = run.device, run.batch[0].lane
         seconds = time.monotonic() - run.began
         for other in reversed(device.give_up()):
+            self._watchdog.end(other)
             if other is not run:
                 self._put_back(other.batch)
-        self._hung.add(run)
         lost = [*run.batch]
         if self.is_out:
             lost += self._jobs()
@@ -317,10 +339,8 @@ class Batcher(Generic[In, Out]):
             self._groups.clear()
         for job in lost:
             if not job.future.done():
-                job.future.set_exception(EngineStalledError())
+                job.future.set_exception(why())
         self._on_batch(BatchReport(lane, device.index, len(run.batch), run.limit, seconds, failed=True))
-        self._on_stall([job.item for job in run.batch], device.index)
-        self._dispatch()
 
     def _run_again(self, batch: list[Job[In, Out]], error: BaseException) -> None:
         """In smaller batches if memory was short, else one at a time."""

@@ -18,6 +18,7 @@ from enum import Enum
 from service.http.problems import (
     DEADLINE_PASSED,
     DRAINING,
+    ENGINE_LOST,
     ENGINE_STALLED,
     NO_TIME,
     QUEUE_FULL,
@@ -51,6 +52,8 @@ class Phase(Enum):
     LEAVING = "leaving"
     """About to drain: everything is still answered, but whoever asks whether it is ready hears no."""
     DRAINING = "draining"
+    LOST = "lost"
+    """A device has failed that this process cannot use again: it drains, and ends."""
 
 
 def still_starting() -> Problem:
@@ -62,6 +65,15 @@ def engine_stalled() -> Problem:
         ENGINE_STALLED,
         "A run of the network did not end, so its engine is being replaced; GET /readyz tells when it is ready. If it "
         "was this image's run, the same image may do it again.",
+        RETRY_STALLED,
+    )
+
+
+def engine_lost() -> Problem:
+    return Problem(
+        ENGINE_LOST,
+        "A device has failed that this process cannot use again, so it ends, to be started again. If it was by this "
+        "image's run, the same image may do it again.",
         RETRY_STALLED,
     )
 
@@ -138,7 +150,7 @@ class Gate:
     @property
     def is_leaving(self) -> bool:
         """The end has begun."""
-        return self.phase in (Phase.LEAVING, Phase.DRAINING)
+        return self.phase in (Phase.LEAVING, Phase.DRAINING, Phase.LOST)
 
     @property
     def sends_elsewhere(self) -> bool:
@@ -151,6 +163,8 @@ class Gate:
             raise still_starting()
         if self.phase is Phase.RECOVERING:
             raise engine_stalled()
+        if self.phase is Phase.LOST:
+            raise engine_lost()
         if self.phase is Phase.DRAINING:
             raise _draining()
 
@@ -261,7 +275,8 @@ class Gate:
 
         What is then still in flight is answered with 503.
         """
-        self.phase = Phase.DRAINING
+        if self.phase is not Phase.LOST:
+            self.phase = Phase.DRAINING
         _cut_off(self._uploads)
         try:
             async with asyncio.timeout(0 if self._given_up else timeout) as self._patience:

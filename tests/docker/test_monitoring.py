@@ -78,6 +78,7 @@ def test_there_is_an_alert_for_each_way_to_fail() -> None:
         "MaskserveOverload",
         "MaskserveErrors",
         "MaskserveSlow",
+        "MaskserveDeviceLost",
         "MaskserveEngineStalled",
         "MaskserveProcessDied",
         "MaskserveDetectionsDrift",

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +30,7 @@ from model.network.serving.pending import Pending
 from model.network.serving.place import Gpu, Host, Place
 from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
-from model.runtime.engines.engine import EngineError, OutOfMemory
+from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory
 from model.runtime.images.picture import Size
 
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
@@ -155,7 +155,8 @@ class StaticEngine:
         self, images: Sequence[NDArray[np.uint8]], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
     ) -> Pending:
         """See `OverlappingEngine`."""
-        return self._submit(images, sizes, score_threshold)
+        with self.telling_loss():
+            return self._submit(images, sizes, score_threshold)
 
     def _submit(
         self,
@@ -216,7 +217,20 @@ class StaticEngine:
     ) -> RawDetections:
         """`run` of one batch, kernel by kernel whether or not it is captured, padded as it comes: in another bucket a
         network answers otherwise, for anchors and what lies beside the image's edges follow the padded size."""
-        return self._submit([*images], sizes, score_threshold, eagerly=True).result()
+        with self.telling_loss():
+            return self._submit([*images], sizes, score_threshold, eagerly=True).result()
+
+    @contextmanager
+    def telling_loss(self) -> Iterator[None]:
+        """Around what is computed. Raises DeviceLost in place of an error after which the device does nothing more."""
+        try:
+            yield
+        except (EngineError, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:
+            if why := self._place.why_lost():
+                raise DeviceLost(f"{self.device} computes nothing more for this process: {why}") from error
+            raise
 
     def answered(self, arrays: dict[str, NDArray[Any]], inputs: Inputs) -> RawDetections:
         """The detections of a batch's images, those of which something is wrong computed once more, in float32.
@@ -256,7 +270,12 @@ class StaticEngine:
         """`forget`, and begin nothing more. What was begun is still answered. A GPU that hangs is left as it is."""
         self._closed = True
         self._capturing.shutdown(wait=False, cancel_futures=True)
-        forgetting = threading.Thread(target=self.forget, name="forget", daemon=True)
+
+        def forget() -> None:
+            with suppress(RuntimeError):  # of a GPU that is lost, with all that it held
+                self.forget()
+
+        forgetting = threading.Thread(target=forget, name="forget", daemon=True)
         forgetting.start()
         forgetting.join(CLOSE_SECONDS)
 

@@ -32,9 +32,13 @@ class Pending:
         self._answer, self._fields, self._inputs, self._count = answer, fields, inputs, count
 
     def result(self) -> RawDetections:
-        """Wait for the batch, and answer again what was not answered well. Releases the GIL meanwhile."""
-        self._wait()
-        arrays = {name: values[: self._count] for name, values in unpack(self._answer, self._fields).items()}
-        raw = self._engine.answered(arrays, self._inputs)
+        """Wait for the batch, and answer again what was not answered well. Releases the GIL meanwhile.
+
+        Raises OutOfMemory, DeviceLost.
+        """
+        with self._engine.telling_loss():
+            self._wait()
+            arrays = {name: values[: self._count] for name, values in unpack(self._answer, self._fields).items()}
+            raw = self._engine.answered(arrays, self._inputs)
         self._engine.take_back(self._memory)  # not if anything was raised: the device may still be at it
         return raw

@@ -61,6 +61,9 @@ class Place(Protocol):
     def tidy(self) -> None:
         """Give memory that nothing uses back."""
 
+    def why_lost(self) -> str:
+        """Why nothing more can be computed there by this process, after something has failed; empty if it can."""
+
 
 class Host:
     """The CPU."""
@@ -81,6 +84,9 @@ class Host:
 
     def tidy(self) -> None:
         pass
+
+    def why_lost(self) -> str:
+        return ""
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -143,6 +149,17 @@ class Gpu:
     def tidy(self) -> None:
         with self.turn(), _freeing:
             torch.cuda.empty_cache()
+
+    def why_lost(self) -> str:
+        """Some errors (an illegal address, uncorrectable ECC, a launch that failed) leave the process's context such
+        that every later call fails too, and others do not. So it is asked again, and not told from the error's words.
+        """
+        try:
+            with self.turn():
+                torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            return str(error).partition("\n")[0]
+        return ""
 
 
 class _Recorded:

@@ -36,7 +36,8 @@ def start(bundle: Bundle, device: str, precision: Computed, batch_size: int) -> 
     device: "auto", "cuda" or "cuda:N". batch_size: the most images of a batch, and what batches are filled up to.
 
     Raises Unavailable: no such GPU, or a bundle without weights in float32; BundleError: they are not its
-    architecture's, or there are no references in their file; EngineError: the GPU does not compute what it should.
+    architecture's, or there are no references in their file; EngineError: the GPU does not compute what it should;
+    DeviceLost: it has failed meanwhile.
     """
     if reason := why_no_gpu(gpu_index(device)):
         raise no_device(device, reason, "the onnx engine, or another GPU")
@@ -75,10 +76,11 @@ def start_at(
             eager_meanwhile=True,
         )
     try:
-        engine.prepare(every_bucket=False)
-        check_engine(engine, reference, min(buckets.commonest))
-        if references is not None:
-            check_references(engine, references)
+        with engine.telling_loss():
+            engine.prepare(every_bucket=False)
+            check_engine(engine, reference, min(buckets.commonest))
+            if references is not None:
+                check_references(engine, references)
     except BaseException:
         engine.close()
         raise

@@ -46,6 +46,10 @@ class OutOfMemory(EngineError):
     """A run that its device's memory could not hold. A smaller batch may fit; the engine can go on."""
 
 
+class DeviceLost(EngineError):
+    """A device that has failed, such that nothing in this process can use it any more. Another process may."""
+
+
 class Engine(Protocol):
     """Runs the network on whole batches. `run` may be called from any thread, by several at once."""
 
@@ -68,6 +72,7 @@ class Engine(Protocol):
 
         Raises:
             OutOfMemory: the batch does not fit into the device's memory.
+            DeviceLost: the device computes nothing more for this process.
         """
 
     def close(self) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from service.scheduling.batcher import Batcher, BatchReport, EngineStalledError
+from model.runtime.engines.engine import DeviceLost
+from service.scheduling.batcher import Batcher, BatchReport, EngineLostError, EngineStalledError
 from service.scheduling.waiting import Lane
 from service.scheduling.watchdog import LOOKS, Watchdog
+from tests.patience import PATIENCE
 from tests.service.scheduling.batching import Engine, run, start, until
 
 LIMIT = 0.1
@@ -126,6 +129,38 @@ def test_a_client_that_has_left_is_not_failed_again() -> None:
         assert waiting.cancelled()
         engine.release()
         await until(lambda: batcher.abandoned == 0)
+        batcher.close()
+
+    run(scenario)
+
+
+def test_a_lost_device_fails_what_it_has_once_and_what_waits_where_none_is_left() -> None:
+    async def scenario() -> None:
+        lost: list[tuple[list[str], int, str]] = []
+        calls: list[list[str]] = []
+
+        def lose(items: Sequence[str], device: int) -> list[str]:
+            calls.append([*items])
+            if "bad" in items:
+                raise DeviceLost("gone")
+            return [item.upper() for item in items]
+
+        pairs, single = Lane("model", max_batch_size=2, max_delay=PATIENCE), Lane("model", max_batch_size=1)
+        batcher = Batcher[str, str](
+            lose, devices=2, on_loss=lambda items, device, error: lost.append(([*items], device, str(error)))
+        )
+        for number in range(2):
+            batch = start(*(batcher.submit(item, pairs, "g") for item in ("bad", "b")))
+            for one in batch:
+                with pytest.raises(EngineLostError):
+                    await one
+            assert lost[number:] == [(["bad", "b"], number, "gone")]
+            if not number:
+                assert (await batcher.submit("c", single, "g")).value == "C"  # by the other
+        assert calls == [["bad", "b"], ["c"], ["bad", "b"]], "nothing is run again"
+        assert (batcher.is_out, batcher.abandoned) == (True, 0)
+        with pytest.raises(EngineLostError):
+            await batcher.submit("d", single, "g")
         batcher.close()
 
     run(scenario)

@@ -48,6 +48,10 @@ class Recorder(Host):
         self.captured: list[Recording] = []
         self.error: Exception | None = None
         self.tidied = 0
+        self.lost = ""
+
+    def why_lost(self) -> str:
+        return self.lost
 
     def tidy(self) -> None:
         self.tidied += 1

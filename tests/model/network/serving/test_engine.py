@@ -15,7 +15,7 @@ from model.network.graph.static import StaticGraph
 from model.network.serving import engine as serving
 from model.network.serving.engine import StaticEngine
 from model.runtime.buckets import Buckets
-from model.runtime.engines.engine import EngineError, OutOfMemory, OverlappingEngine
+from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory, OverlappingEngine
 from model.runtime.predict import warm_up
 from model.runtime.preprocess import Preprocessing
 from tests.model.network.serving.answering import KnownExactly, Recorder, image, known_answers, known_engine
@@ -321,3 +321,37 @@ def test_a_gpu_that_hangs_keeps_nobody_from_closing(helpers: Any, monkeypatch: p
     engine.close()
     assert not freed.is_set()
     freed.set()
+
+
+def test_an_error_after_which_the_place_computes_nothing_is_told_from_one_of_the_batch(helpers: Any) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: it failed")
+
+    place = Recorder()
+    engine = known_engine(helpers, place, forward=fail, capture=False)
+    with pytest.raises(RuntimeError, match=r"^CUDA error: it failed$") as told:
+        ask(engine, image(32, 32, 255))
+    assert not isinstance(told.value, EngineError)
+    place.lost = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(DeviceLost, match="cpu computes nothing more for this process: CUDA error: an illegal memory"):
+        ask(engine, image(32, 32, 255))
+
+
+def test_what_is_raised_while_it_is_waited_for_may_be_a_loss_too(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        place.lost = "CUDA error: uncorrectable ECC error encountered"
+        raise RuntimeError(place.lost)
+
+    place = Recorder()
+    monkeypatch.setattr(place, "mark", lambda: wait)
+    with pytest.raises(DeviceLost, match="uncorrectable ECC"):
+        ask(known_engine(helpers, place), image(32, 32, 255))
+
+
+def test_an_engine_whose_place_is_lost_closes_in_silence(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tidy() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    place = Recorder()
+    monkeypatch.setattr(place, "tidy", tidy)
+    known_engine(helpers, place).close()

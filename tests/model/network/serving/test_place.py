@@ -154,3 +154,18 @@ def test_short_memory_in_a_capture_is_told_and_not_that_the_capture_is_none(cuda
     cuda.captured.clear()
     with pytest.raises(RuntimeError, match="operation failed"):
         Gpu(3, "cuda:3").capture(lambda: torch.zeros(1), lambda: None)
+
+
+def test_a_gpu_is_lost_where_it_fails_again_when_it_is_asked_in_its_turn(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, asked, errors = Gpu(3, "cuda:3"), [], ["", "CUDA error: unspecified launch failure\nlook elsewhere"]
+
+    def synchronize(device: torch.device) -> None:
+        asked.append((device.index, cuda.current[0]))
+        if error := errors[len(asked) - 1]:
+            raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert [place.why_lost() for _ in errors] == ["", "CUDA error: unspecified launch failure"]
+    assert asked == [(3, 3)] * 2

@@ -150,8 +150,9 @@ class StaticGraph(InferenceGraph):
         return self._normalize(images, sizes).to(self.dtype, memory_format=self.layout)
 
     def _look_at(self, answers: Tensor) -> Tensor:
-        """`answers` [B * n, ...] of B images. An infinity, and what became of one, is in their sum; float32 has room
-        for the sum of all else."""
+        """`answers` [B * n, ...] of B images. An infinity among them, and a NaN, is in their sum; float32 has room for
+        the sum of all else. What overflows between two places that are looked at is seen if an infinity or a NaN is
+        left of it there: one of minus infinity that a ReLU makes 0 is not."""
         sums = answers.sum(tuple(range(1, answers.ndim)), dtype=torch.float32)
         self._finite = self._finite & sums.unflatten(0, (len(self._finite), -1)).sum(1).isfinite()
         return answers

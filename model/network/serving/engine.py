@@ -27,7 +27,7 @@ from model.network.serving.captures import Captured, Captures, Inputs, Shape
 from model.network.serving.found import detections, joined
 from model.network.serving.packing import Field, HostMemory, pack
 from model.network.serving.pending import Pending
-from model.network.serving.place import Gpu, Host, Place
+from model.network.serving.place import Capture, Gpu, Host, Place
 from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory
@@ -131,12 +131,14 @@ class StaticEngine:
         if self._buckets is None or self._batch_size is None:
             raise ValueError("only an engine with buckets and a batch size knows what will come")
         channels = self.graph.channels
-        for size in self._buckets.all if every_bucket else self._buckets.commonest:
+        commonest = self._buckets.commonest
+        rare = [size for size in self._buckets.all if size not in commonest] if every_bucket else []
+        for size in (*rare, *reversed(commonest)):  # the commonest last: where not all fit, the first ones go
             image = np.zeros((*size, channels), np.uint8)
             while not self._fits(size, channels, image):
                 pass
         self._place.tidy()
-        return self._buckets.commonest[0]
+        return commonest[0]
 
     def _fits(self, size: Size, channels: int, image: NDArray[np.uint8]) -> bool:
         """Whether the bucket is ready; if not, fewer images are tried next."""
@@ -314,7 +316,8 @@ class StaticEngine:
             self._capture(shape)
             return self._captures.find(shape)
         self._wanted.add(shape)
-        self._capturing.submit(self._try_to_capture, shape)
+        with suppress(RuntimeError):  # the engine is being closed: what was begun is still answered
+            self._capturing.submit(self._try_to_capture, shape)
         return None
 
     def _try_to_capture(self, shape: Shape) -> None:
@@ -335,6 +338,11 @@ class StaticEngine:
         batch, height, width, _ = shape
         self._wanted.add(shape)
         fields: list[tuple[Field, ...]] = []
+        shared: list[Capture | None] = [None]
+
+        def beside() -> Capture | None:
+            shared[0] = self._captures.any
+            return shared[0]
 
         def run() -> Tensor:
             with torch.inference_mode():  # which is each thread's own
@@ -351,13 +359,16 @@ class StaticEngine:
                     torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
                     torch.full((batch,), 0.5, device=self._device),
                 )
-            capture = self._place.capture(run, lambda: self._captures.any)
+            capture = self._place.capture(run, beside)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(shape) from error
         with self._place.turn():
             if self._closed or shape in self._captures:
                 capture.free()
                 return True
+            if shared[0] is not None and self._captures.any is None:
+                capture.free()  # of a pool whose other captures went meanwhile, and what they left in it is not counted
+                return False
             evicted = self._captures.add(shape, Captured(capture, inputs, fields[-1]))
             self._wanted.difference_update(evicted)  # captured again when they come again
         return shape not in evicted

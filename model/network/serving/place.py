@@ -16,6 +16,8 @@ WARM_UP_RUNS: Final = 3
 """Before a capture: libraries choose their kernels and take their memory in the first runs, which a capture forbids."""
 CAPTURE_SHARE: Final = 0.4
 """Of a GPU's memory, for all captured graphs of an engine."""
+FREEING_SECONDS: Final = 10.0
+"""Longer than a capture takes."""
 
 _freeing = threading.Lock()
 """Held by who captures, and by who gives memory back: torch frees that of all GPUs at once, and refuses to beside a
@@ -147,8 +149,13 @@ class Gpu:
             return _Recorded(graph, output, torch.cuda.memory_reserved(self.device) - before, self._stream)
 
     def tidy(self) -> None:
-        with self.turn(), _freeing:
+        """Without a turn. Not at all where `_freeing` is held for long, as it is for ever where another GPU hangs."""
+        if not _freeing.acquire(timeout=FREEING_SECONDS):
+            return
+        try:
             torch.cuda.empty_cache()
+        finally:
+            _freeing.release()
 
     def why_lost(self) -> str:
         """Some errors (an illegal address, uncorrectable ECC, a launch that failed) leave the process's context such

@@ -87,9 +87,17 @@ def start_at(
     return engine
 
 
-@cache
 def why_no_gpu(index: int) -> str | None:
     """Why torch cannot compute on the GPU of that number, in one line; None if nothing is in the way."""
+    try:
+        return _why_no_gpu(index)
+    except torch.OutOfMemoryError as error:  # which may be otherwise when somebody asks again
+        return f"its memory is full: {str(error).splitlines()[0]}"
+
+
+@cache
+def _why_no_gpu(index: int) -> str | None:
+    """As above. Raises torch.OutOfMemoryError."""
     if not torch.backends.cuda.is_built():
         return f"this torch ({torch.__version__}) is built without CUDA"
     with warnings.catch_warnings(record=True) as caught:  # it warns of what it finds missing
@@ -101,6 +109,8 @@ def why_no_gpu(index: int) -> str | None:
         return f"torch sees {seen}{why}"
     try:
         _compute_on(torch.device("cuda", index))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # such as a GPU that this torch has no kernels for
         return f"torch cannot compute on it: {str(error).splitlines()[0]}"
     return None

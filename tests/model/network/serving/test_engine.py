@@ -355,3 +355,40 @@ def test_an_engine_whose_place_is_lost_closes_in_silence(helpers: Any, monkeypat
     place = Recorder()
     monkeypatch.setattr(place, "tidy", tidy)
     known_engine(helpers, place).close()
+
+
+@pytest.mark.parametrize("every_bucket", [False, True], ids=["the commonest", "all"])
+def test_where_not_all_that_is_prepared_fits_the_commonest_stays(helpers: Any, every_bucket: bool) -> None:
+    place = Recorder(capture_bytes=1_500_000, size=1_000_000)
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    assert engine.prepare(every_bucket) == BUCKETS.commonest[0]
+    assert engine.captured == 1 < len(BUCKETS.commonest)
+    assert (2, *BUCKETS.commonest[0], 3) in engine._captures
+
+
+def test_a_batch_that_comes_while_the_engine_is_closed_is_answered(helpers: Any) -> None:
+    engine = known_engine(helpers, Recorder(), eager_meanwhile=True)
+    engine._capturing.shutdown()  # `close` has come so far
+    assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
+
+
+def test_a_capture_in_a_pool_that_all_others_have_left_is_made_anew(
+    helpers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what they left in it nothing was counted."""
+    place = Recorder()
+    engine = known_engine(helpers, place)
+    ask(engine, image(64, 96, 51))
+    capture = place.capture
+
+    def late(run: Any, beside: Any) -> Any:
+        shares = beside()
+        made = capture(run, beside)
+        if shares is not None:
+            engine._captures.clear()
+        return made
+
+    monkeypatch.setattr(place, "capture", late)
+    assert ask(engine, image(64, 64, 51)) == [(0.2, [64.0, 64.0])]
+    assert [one.is_free for one in place.captured] == [True, True, False]
+    assert engine.captured == 1

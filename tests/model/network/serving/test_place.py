@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.network.serving import place as places
 from model.network.serving.place import Gpu
 from tests.patience import PATIENCE
 
@@ -169,3 +170,21 @@ def test_a_gpu_is_lost_where_it_fails_again_when_it_is_asked_in_its_turn(
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     assert [place.why_lost() for _ in errors] == ["", "CUDA error: unspecified launch failure"]
     assert asked == [(3, 3)] * 2
+
+
+def test_memory_is_given_back_without_a_turn_and_not_where_another_gpu_hangs(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, other = Gpu(0, "cuda:0"), Gpu(3, "cuda:3")
+    monkeypatch.setattr(places, "FREEING_SECONDS", 0.01)
+    tidying = threading.Thread(target=place.tidy, daemon=True)
+    with place.turn():
+        tidying.start()
+        tidying.join(PATIENCE)
+    assert cuda.emptied == [0]
+    with places._freeing:  # by a GPU that hangs
+        tidying = threading.Thread(target=other.tidy, daemon=True)
+        tidying.start()
+        tidying.join(PATIENCE)
+        assert not tidying.is_alive()
+    assert cuda.emptied == [0]

@@ -265,3 +265,23 @@ def test_without_a_gpu_it_says_so_and_computes_nowhere_else(publish: Callable[..
         match=rf"'{device}' was asked for, but (torch sees|this torch).*; choose the onnx engine, or another GPU$",
     ):
         load_engine(publish(), "cuda", device)
+
+
+def test_memory_that_is_full_for_a_moment_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception | None] = [torch.OutOfMemoryError("CUDA out of memory"), None]
+
+    def compute(device: torch.device) -> None:
+        if (error := errors.pop(0)) is not None:
+            raise error
+
+    starting._why_no_gpu.cache_clear()
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(starting, "_compute_on", compute)
+    try:
+        assert starting.why_no_gpu(0) == "its memory is full: CUDA out of memory"
+        assert starting.why_no_gpu(0) is None
+        assert errors == []
+    finally:
+        starting._why_no_gpu.cache_clear()

@@ -222,6 +222,16 @@ class StaticEngine:
         with self.telling_loss():
             return self._submit([*images], sizes, score_threshold, eagerly=True).result()
 
+    def run_exactly(
+        self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
+    ) -> RawDetections | None:
+        """`run_eagerly` of one image by the graph in float32 that answers again; None where there is no such graph."""
+        if self._exact is None:
+            return None
+        with self.telling_loss():
+            inputs = torch.from_numpy(images), torch.from_numpy(sizes), torch.from_numpy(score_threshold)
+            return self._exactly(self._exact, inputs, 0, 1)
+
     @contextmanager
     def telling_loss(self) -> Iterator[None]:
         """Around what is computed. Raises DeviceLost in place of an error after which the device does nothing more."""

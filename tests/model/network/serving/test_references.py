@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from model.network.engine import EagerEngine
+from model.network.graph.inference import InferenceGraph
 from model.network.serving import starting
 from model.network.serving.checking import check_references, found_again, reference_images
 from model.network.serving.place import Host
@@ -105,6 +107,19 @@ def test_another_network_is_refused(helpers: Any, references: References) -> Non
         other.roi_heads.box_predictor.cls_score.weight.neg_()
     with pytest.raises(EngineError, match="is not answered as in float32"):
         check_references(engine_of(other, SEEN), references)
+
+
+def test_another_network_that_answers_again_is_refused(model: Any, references: References) -> None:
+    """Otherwise it would first be run when an image overflows."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.roi_heads.box_predictor.cls_score.weight.neg_()
+    engine = engine_of(model, SEEN)
+    engine._exact = InferenceGraph(other).eval()
+    with pytest.raises(
+        EngineError, match=r"in float32, which answers again, answers reference image \d of 2 otherwise"
+    ):
+        check_references(engine, references)
 
 
 @pytest.mark.parametrize(

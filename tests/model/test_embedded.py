@@ -56,6 +56,8 @@ def test_its_int8_loses_little_and_says_how_that_was_measured() -> None:
     manifest = Repository(EMBEDDED).latest("nuclei").manifest
     assert manifest.network_precisions == ("f32", "int8")
     assert is_proven(manifest, "int8", "onnx")
+    assert is_proven(manifest, "int8", "openvino")
+    assert is_proven(manifest, "bf16", "openvino")
     f32, int8 = manifest.precisions["f32"], manifest.precisions["int8"]
     [figures] = manifest.evaluation
     assert (f32.images, int8.images, int8.calibration_images) == (72, 72, 64)

@@ -32,14 +32,14 @@ from model.runtime.bundles.manifest import (
 )
 from model.runtime.bundles.references import REFERENCES_FILE
 from model.runtime.engines.engine import EngineError
-from model.runtime.engines.loading import why_no_openvino
+from model.runtime.engines.loading import why_no_int8_by_openvino, why_no_openvino
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.processor import BF16_FEATURES, processor_features, processor_name
 from training.data.annotations.dataset import Dataset
 from training.data.annotations.diameter import median_diameter
 from training.progress import Display
 from training.publishing.checks import compare, evaluation, measure, require, require_affordable
-from training.publishing.exported import Export
+from training.publishing.exported import Export, ExportOptions
 from training.publishing.gate import AP_TOLERANCE, Reference, ap_differences, export_check
 from training.publishing.references import write_references
 from training.publishing.trades import calibration_batches
@@ -113,6 +113,8 @@ def by_openvino(
     """What the network in `file` does in OpenVINO, where it may lose anything; or why this machine cannot tell, said
     too. `trained` are the figures of the network as trained."""
     reason, task = why_no_openvino(), export.architecture.task
+    if precision == "int8":
+        reason = why_no_int8_by_openvino(export.architecture) or reason
     if precision == "bf16" and not processor_features() & BF16_FEATURES:
         reason = f"this processor ({processor_name()}) does not compute in it"
     if reason is None:
@@ -183,17 +185,21 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         done(2)
         f32 = evaluation(export, outcome, "onnx")
         half = EmulatedHalf(export.model, Buckets(export.preprocessing))
-        measured = Measured(measure_half(export, half, f32, display) if export.options.measure_half else {})
+        known = bundle.manifest.precisions.get("f32")  # what other engines lost in padding, beside the f16 that is kept
+        exact = _first(_by_engine(f32, NETWORK_FILE)).model_copy(
+            update={"other_engines": known.other_engines if known else ()}
+        )
+        measured = Measured({"f32": exact})
+        measured.precisions |= _measured_before(bundle, f32, export.options)
+        if export.options.measure_half:
+            measured.precisions |= measure_half(export, half, f32, display)
         if REFERENCES_FILE not in bundle.manifest.files:
             write_references(export, eager, half, staging, display)
         if export.options.trades.int8:
             add_int8(export, reference, staging, f32, f32.metrics, measured, display)
-        else:
-            measured.precisions |= _measured_before(bundle, f32)
-            int8 = measured.precisions.get("int8")
-            if int8 is not None and int8.by("openvino") is None:
-                found = by_openvino(export, reference, staging / INT8_FILE, "int8", f32.metrics, display)
-                measured.has("int8", found, f32)
+        elif "int8" in measured.precisions and measured.precisions["int8"].by("openvino") is None:
+            found = by_openvino(export, reference, staging / INT8_FILE, "int8", f32.metrics, display)
+            measured.has("int8", found, f32)
         bf16 = by_openvino(export, reference, staging / NETWORK_FILE, "bf16", f32.metrics, display)
         if isinstance(bf16, EngineEvaluation):
             measured.precisions.pop("bf16", None)
@@ -208,21 +214,27 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         return _publish_changed(bundle, staging, changes, repository, name)
 
 
-def _measured_before(bundle: Bundle, f32: Evaluation) -> dict[Precision, PrecisionEvaluation]:
-    """What the manifest says of INT8 and bf16, which stay as they are. Raises ValueError where that cannot be compared
-    with `f32`."""
+def _measured_before(bundle: Bundle, f32: Evaluation, options: ExportOptions) -> dict[Precision, PrecisionEvaluation]:
+    """What the manifest says of precisions that may not be measured now, of files that stay as they are.
+
+    That cannot be compared with `f32` where it was measured on other images: then nothing where INT8 is made anew, else
+    raises ValueError.
+    """
     before = bundle.manifest.precisions
-    others = {precision: known for precision, known in before.items() if precision not in ("f32", "f16")}
-    if others and any(
-        abs(f32.metrics[name] - value) > AP_TOLERANCE
+    anew = {"f32"} | ({"f16"} if options.measure_half else set()) | ({"int8"} if options.trades.int8 else set())
+    others = {precision: known for precision, known in before.items() if precision not in anew}
+    if not others or all(
+        abs(f32.metrics[name] - value) <= AP_TOLERANCE
         for name, value in before["f32"].metrics.items()
         if name.endswith("/AP")
     ):
-        raise ValueError(
-            f"{bundle.path} was measured on other images, in {' and '.join(others)} too: give that data, or --int8 "
-            "beside to measure all of it again"
-        )
-    return others
+        return others
+    if options.trades.int8:
+        return {}
+    raise ValueError(
+        f"{bundle.path} was measured on other images, in {' and '.join(others)} too: give that data, or --int8 beside "
+        "to measure all of it again"
+    )
 
 
 def publish_diameter(bundle: Bundle, train: Dataset, repository: Path, name: str) -> Bundle:

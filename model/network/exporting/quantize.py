@@ -2,7 +2,9 @@
 
 Static quantization: scales are fixed from what flows through the network on calibration images, so that an answer still
 does not depend on an image's neighbors. Weights are signed with a scale for each output channel, activations unsigned,
-which is what the integer dot products of x86 processors take. The last layer of each head stays in fp32, since what it
+which is what the integer dot products of x86 processors take. Weights have 7 bits, -64 to 64: processors without such
+dot products add two products in 16 bits, which 255 * 64 * 2 does not overflow, so that every processor computes the
+same integers, and what was measured on one holds for others. The last layer of each head stays in fp32, since what it
 puts out is ordered, thresholded or decoded; so does all arithmetic on boxes, RoIAlign and NMS.
 """
 
@@ -65,6 +67,7 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[Batch], *, half_
             op_types_to_quantize=[*_LAYERS, "Relu"],
             nodes_to_quantize=_chosen(proto),
             per_channel=True,
+            reduce_range=True,  # weights alone
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,

@@ -9,8 +9,8 @@ from typing import Final, Literal
 from model.runtime.bundles.bundle import Bundle
 from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
 from model.runtime.engines.engine import EngineKind
-from model.runtime.engines.loading import why_no_openvino
-from model.runtime.engines.precision import COMPUTED_BY, choose_precision, why_unproven
+from model.runtime.engines.loading import why_no_int8_by_openvino, why_no_openvino
+from model.runtime.engines.precision import COMPUTED_BY, MOST_AP_LOST, ap_lost, choose_precision, why_unproven
 from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
 
 EngineChoice = Literal["auto", EngineKind]
@@ -48,7 +48,8 @@ def choose_engine(
     float32, or a precision that it does not know. Otherwise ONNX Runtime.
 
     On a CPU the first of `_FASTEST_FIRST` that computes in what is wanted; of "auto" the first that is proven of that
-    engine. OpenVINO is passed over where it is not installed or cannot be loaded. Otherwise ONNX Runtime: in float32
+    engine. INT8 that is asked for by name is OpenVINO's only where that lost no more than `MOST_AP_LOST` beside ONNX
+    Runtime's. OpenVINO is passed over where it is not installed or cannot be loaded. Otherwise ONNX Runtime: in float32
     OpenVINO gains 1.1 to 1.3, takes more memory and starts later, and on other processors nothing has been measured.
     features: the processor's; None asks it.
 
@@ -63,14 +64,14 @@ def choose_engine(
         return ChosenEngine("onnx", f"as {why_no_cuda}") if why_no_cuda else ChosenEngine("cuda", "as there is a GPU")
     if not features & (INT8_FEATURES | BF16_FEATURES):
         return ChosenEngine("onnx", "as this processor has no instructions for INT8 or bfloat16")
+    possible = choose_precision(wanted, bundle, "openvino", features=features)
     passed_over: list[str] = []
     for kind, precision, instructions in _FASTEST_FIRST:
         used = " and ".join(sorted(features & instructions))
         if not used or not _computes_in(wanted, bundle.manifest, precision):
             continue
-        reason = why_unproven(bundle.manifest, precision, kind) if _is_judged(wanted, bundle.manifest) else None
+        reason = _why_not(wanted, bundle.manifest, precision, kind)
         if reason is None and kind == "openvino":
-            choose_precision(wanted, bundle, kind, features=features)
             reason = why_no_openvino()
         if reason is None and kind == "openvino":
             return ChosenEngine(kind, f"which is faster in {precision} with {used}")
@@ -79,8 +80,7 @@ def choose_engine(
         passed_over.append(reason)
     if passed_over:
         return ChosenEngine("onnx", f"as {' and '.join(dict.fromkeys(passed_over))}")
-    precision = choose_precision(wanted, bundle, "openvino", features=features)
-    return ChosenEngine("onnx", f"as openvino gains too little in {precision} on this processor")
+    return ChosenEngine("onnx", f"as openvino gains too little in {possible} on this processor")
 
 
 def _computes_in(wanted: PrecisionChoice, manifest: Manifest, precision: Precision) -> bool:
@@ -90,6 +90,17 @@ def _computes_in(wanted: PrecisionChoice, manifest: Manifest, precision: Precisi
     return wanted == precision or (wanted == "auto" and (precision != "int8" or INT8_FILE in manifest.files))
 
 
-def _is_judged(wanted: PrecisionChoice, manifest: Manifest) -> bool:
-    """Whether an engine's loss counts: not where its precision was asked for by name, whatever it loses."""
-    return wanted == "auto" or (wanted != "int8" and "f32" not in manifest.network_precisions)
+def _why_not(wanted: PrecisionChoice, manifest: Manifest, precision: Precision, kind: EngineKind) -> str | None:
+    """Why this engine is not to compute what is wanted in this precision; None if it may."""
+    if kind == "openvino" and precision == "int8":
+        wrong = why_no_int8_by_openvino(manifest.architecture)
+        if wrong is not None:
+            return wrong
+    if wanted == "auto":
+        return why_unproven(manifest, precision, kind)
+    if kind == "onnx" or precision != "int8":  # of what is asked for there is no other engine to fall to
+        return None
+    ours, theirs = (ap_lost(manifest, precision, engine) for engine in ("openvino", "onnx"))
+    if ours is not None and theirs is not None and ours - theirs <= MOST_AP_LOST:
+        return None
+    return why_unproven(manifest, precision, kind)

@@ -86,7 +86,8 @@ def choose_precision(
     if wanted == "int8" and on_cpu and not features & INT8_FEATURES:
         logger.warning(
             "%s/%d computes in INT8 on a processor without dot products of bytes: it gains less than with them, "
-            "and what is added up may overflow, so that it can lose more AP than was measured",
+            "and of a network that was quantized to weights of 8 bits, as releases of before did, what is added up may "
+            "overflow, so that it can lose more AP than was measured",
             manifest.name,
             manifest.version,
         )

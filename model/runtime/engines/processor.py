@@ -10,8 +10,9 @@ from typing import Final
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 INT8_FEATURES: Final = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
-"""Dot products of bytes. Without one of these, pairs of products are added in 16 bits, which may overflow, so that the
-answers are not those whose AP was measured where a bundle was published."""
+"""Dot products of bytes. Without one of these, pairs of products are added in 16 bits, which may overflow where weights
+have 8 bits (`model.network.exporting.quantize` gives them 7), so that the answers are not those whose AP was measured
+where a bundle was published."""
 
 BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16"})
 """Dot products of bfloat16."""

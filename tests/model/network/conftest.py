@@ -73,10 +73,10 @@ class Batch:
         return torch.from_numpy(self.images), torch.from_numpy(self.sizes)
 
 
-def make_batch(height: int, width: int, sizes: Sequence[tuple[int, int]], seed: int = 0) -> Batch:
+def make_batch(height: int, width: int, sizes: Sequence[tuple[int, int]], seed: int = 0, channels: int = 3) -> Batch:
     """Noise over smooth blobs; noise outside the valid sizes too, which nothing may look at."""
     random = np.random.default_rng(seed)
-    coarse = random.random((len(sizes), height // 16, width // 16, 3))
+    coarse = random.random((len(sizes), height // 16, width // 16, channels))
     blobs = coarse.repeat(16, axis=1).repeat(16, axis=2)
     images = (200 * blobs + 55 * random.random(blobs.shape)).astype(np.uint8)
     return Batch(images, np.array(sizes, dtype=np.int64))
@@ -116,7 +116,7 @@ def make_detector(config: ArchitectureConfig, seed: int = 0) -> Detector:
     norms = (nn.BatchNorm2d, FrozenBatchNorm2d)
     hooks = [m.register_forward_pre_hook(fit_statistics) for m in model.modules() if isinstance(m, norms)]
     hooks += [layer.register_forward_hook(fit_spread) for layer in spreads]
-    torchvision_answer(model, make_batch(128, 128, [(128, 128)], seed=99), 0.0)
+    torchvision_answer(model, make_batch(128, 128, [(128, 128)], seed=99, channels=config.channels), 0.0)
     for hook in hooks:
         hook.remove()
     return model
@@ -127,7 +127,7 @@ def torchvision_answer(model: Detector, batch: Batch, score_threshold: float) ->
     """torchvision's detections of each image, from its own modules, before anything is resized or pasted."""
     heads = model.roi_heads
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.transform.image_mean, model.transform.image_std))
-    padded = torch.zeros(len(batch.images), 3, *batch.images.shape[1:3])
+    padded = torch.zeros(len(batch.images), len(mean), *batch.images.shape[1:3])
     sizes = [(int(height), int(width)) for height, width in batch.sizes]
     for target, image, (height, width) in zip(padded, torch.from_numpy(batch.images), sizes, strict=True):
         pixels = image[:height, :width].permute(2, 0, 1).to(torch.float32) / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_pool
 
-from model.architecture import ArchitectureConfig
+from model.architecture import ArchitectureConfig, Task
 from model.network.build import Detector, build_model
 from model.network.exporting.export import export_onnx
+from model.network.exporting.quantize import quantize_int8
 from model.network.exporting.torchscript import export_torchscript
 from model.network.heads import MultiScaleRoIPool, softmax_mask_loss
 from model.network.weights import load_network
 from model.runtime.bundles.bundle import publish_bundle
 from model.runtime.bundles.manifest import ManifestDraft, Provenance
+from model.runtime.engines.engine import Engine, FloatPrecision
 from model.runtime.engines.onnx import OnnxEngine
 from model.runtime.engines.torchscript import TorchScriptEngine
 from model.runtime.predict import Predictor
@@ -38,6 +41,8 @@ from tests.model.network.exporting.constants import assert_nothing_known_is_comp
 EXPORTED = ("c4", "mlp_agnostic", "roi_pool_softmax_keypoints")
 """Few that have each part between them: to trace a network takes longest. Masks and keypoints with RoIAlign are in
 tests/training/test_masks_keypoints.py, where what is exported is compared too."""
+SIXTEEN_CHANNELS = {"channels": 16, "image_mean": (0.45,) * 16, "image_std": (0.225,) * 16}
+"""The most that a network takes; one of those that are exported takes them."""
 CLOSE = {"pixels": 2e-2, "probability": 1e-3, "order": False}
 
 
@@ -50,7 +55,8 @@ def exports(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
     @cache
     def export(variant: str) -> tuple[ArchitectureConfig, Detector, Path]:
-        config = helpers.small.model_copy(update=helpers.variants[variant])
+        channels = SIXTEEN_CHANNELS if variant == "roi_pool_softmax_keypoints" else {}
+        config = helpers.small.model_copy(update={**helpers.variants[variant], **channels})
         path = tmp_path_factory.mktemp(variant) / "model.onnx"
         model = helpers.detector(config)
         export_onnx(model, path)
@@ -61,16 +67,19 @@ def exports(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 @pytest.mark.parametrize("variant", EXPORTED)
 def test_the_exported_networks_answer_as_torchvision(
-    helpers: Any, exports: Exports, variant: str, tmp_path: Path
+    helpers: Any, exports: Exports, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config, model, path = exports(variant)
     export_torchscript(model, tmp_path / "model.torchscript.pt")
-    engines = (
+    engines: list[Engine] = [
         OnnxEngine(path, config.task, "cpu", 1),
         TorchScriptEngine(tmp_path / "model.torchscript.pt", config.task, "cpu", 1),
-    )
+    ]
+    if find_spec("openvino") is not None:
+        engines.append(_openvino(path, config.task))
     for height, width, sizes in ((96, 160, [(96, 160)]), (128, 96, [(128, 90), (110, 96), (128, 96)])):
-        batch = helpers.batch(height, width, sizes)
+        batch = helpers.batch(height, width, sizes, channels=config.channels)
         expected = helpers.torchvision_answer(model, batch, 0.25)
         for engine in engines:
             ours = engine.run(batch.images, batch.sizes, np.full(len(sizes), 0.25, np.float32))
@@ -78,6 +87,50 @@ def test_the_exported_networks_answer_as_torchvision(
             helpers.assert_same_answer(ours, expected, **CLOSE)
     for engine in engines:
         engine.close()
+
+
+def _openvino(file: Path, task: Task, precision: FloatPrecision = "f32") -> Engine:
+    from model.runtime.engines.openvino import OpenVinoEngine
+
+    engine: Engine = OpenVinoEngine(file, task, "cpu", 1, precision)
+    return engine
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [
+        ("roi_pool_softmax_keypoints", "int8"),
+        ("roi_pool_softmax_keypoints", "bf16"),
+        ("c4", "bf16"),  # of its INT8 see why_no_int8_by_openvino
+    ],
+)
+def test_openvino_rounds_as_little_as_others_do(
+    helpers: Any, exports: Exports, variant: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a coarser network's detections has the float32 network's of the same label near it, mostly."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config, _, path = exports(variant)
+    batch = helpers.batch(96, 160, [(96, 160), (90, 150)], channels=config.channels)
+    if precision == "bf16":
+        from model.runtime.engines.openvino import CAPABILITIES
+
+        if "BF16" not in CAPABILITIES:
+            pytest.skip("this processor does not compute in bfloat16")
+        engine = _openvino(path, config.task, "bf16")
+    else:
+        quantize_int8(path, tmp_path / "int8.onnx", [(batch.images, batch.sizes)])
+        engine = _openvino(tmp_path / "int8.onnx", config.task)
+    thresholds = np.full(2, 0.25, np.float32)
+    exact, ours = (
+        one.run(batch.images, batch.sizes, thresholds) for one in (OnnxEngine(path, config.task, "cpu", 1), engine)
+    )
+    assert len(exact.scores) > 10
+    assert not np.array_equal(exact.scores, ours.scores), "it computed in float32"
+    same = (exact.image_index[:, None] == ours.image_index) & (exact.labels[:, None] == ours.labels)
+    distance = np.abs(exact.boxes[:, None] - ours.boxes).max(axis=2)
+    assert (same & (distance < 4)).any(axis=1).mean() > 0.6
+    engine.close()
 
 
 @pytest.mark.parametrize("variant", EXPORTED)

@@ -248,13 +248,13 @@ def test_torchvision_for_cpus_alone_is_found_before_anything_is_loaded(monkeypat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(starting, "_compute_on", lambda device: compute(torch.device("cpu")))
     monkeypatch.setattr(torch.ops.torchvision, "nms", no_kernel)
-    starting.why_no_gpu.cache_clear()
+    starting._why_no_gpu.cache_clear()
     try:
         assert starting.why_no_gpu(0) == (
             "torch cannot compute on it: Could not run 'torchvision::nms' on the 'CUDA' backend."
         )
     finally:
-        starting.why_no_gpu.cache_clear()
+        starting._why_no_gpu.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -18,7 +18,7 @@ from model.runtime.engines import choosing, devices, loading
 from model.runtime.engines.choosing import choose_engine
 from model.runtime.engines.engine import EngineKind, Unavailable
 from model.runtime.engines.loading import choose_devices, why_no_cuda_engine
-from model.runtime.engines.precision import choose_precision
+from model.runtime.engines.precision import choose_precision, load_in
 from tests.measured import NOBODY, measured
 from tests.model.runtime.engines.test_precision import OLD, VNNI
 
@@ -143,7 +143,34 @@ def test_choice(
             id="bfloat16 alone is proven",
         ),
         pytest.param(
-            "int8", {"f32": 0.5, "int8": 0.5}, {"int8": 0.1}, VNNI, "openvino", "int8", "faster", id="whatever it loses"
+            "int8",
+            {"f32": 0.5, "int8": 0.4},
+            {"int8": 0.3985},
+            VNNI,
+            "openvino",
+            "int8",
+            "faster",
+            id="INT8 is asked for, whatever it loses by either",
+        ),
+        pytest.param(
+            "int8",
+            {"f32": 0.5, "int8": 0.4},
+            {"int8": 0.39},
+            VNNI,
+            "onnx",
+            "int8",
+            "int8 by openvino lost 11.00 points",
+            id="INT8 is asked for, and OpenVINO's loses more",
+        ),
+        pytest.param(
+            "int8",
+            {"f32": 0.5, "int8": 0.5},
+            {},
+            VNNI,
+            "onnx",
+            "int8",
+            "what int8 by openvino loses was not measured",
+            id="INT8 is asked for, and OpenVINO's was not measured",
         ),
     ],
 )
@@ -199,7 +226,7 @@ def test_openvino_is_not_imported_where_it_would_not_run(
         pytest.param(0.0, "f32", "openvino", id="no more than ONNX Runtime"),
         pytest.param(0.003, "f32", "onnx", id="more"),
         pytest.param(None, "auto", "onnx", id="nobody knows"),
-        pytest.param(None, "int8", "openvino", id="INT8 is asked for, whatever it loses"),
+        pytest.param(None, "int8", "onnx", id="nor where INT8 is asked for"),
     ],
 )
 def test_in_int8_alone_openvino_is_compared_with_onnx_runtime(
@@ -214,6 +241,21 @@ def test_in_int8_alone_openvino_is_compared_with_onnx_runtime(
     trades = Trades(int8=True, ap_deltas={"box/AP": 0.0, "mask/AP": -0.004}, other_engines=others)
     bundle = publish_bundle(staging, draft.model_copy(update={"trades": trades}), tmp_path / "repository", "tiny")
     assert choose_engine(wanted, bundle, features=VNNI).kind == chosen
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+def test_int8_that_openvino_computes_wrongly_is_onnx_runtimes(
+    staging: Path, draft: ManifestDraft, tmp_path: Path, wanted: PrecisionChoice
+) -> None:
+    (staging / INT8_FILE).write_bytes((staging / "model.onnx").read_bytes())
+    known = draft.model_dump() | {"precisions": measured(NOTHING_LOST, f32=0.5, int8=0.5)}
+    known["architecture"] |= {"features": "c4", "anchor_sizes": ((16, 32),)}
+    bundle = publish_bundle(staging, ManifestDraft(**known), tmp_path / "repository", "tiny")
+    found = choose_engine(wanted, bundle, features=VNNI)
+    assert (found.kind, found.why) == ("onnx", "as openvino computes C4 networks wrongly in INT8")
+    with pytest.raises(Unavailable, match="openvino computes C4 networks wrongly in INT8; choose engine onnx"):
+        load_in("int8", bundle, "openvino", "cpu")
 
 
 @pytest.mark.usefixtures("installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import socket
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -48,3 +49,11 @@ def with_ports(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
         return start_raylet(*arguments, **named)
 
     return start
+
+
+def import_ray() -> None:
+    """It takes seconds, which only a process that is given tests of it has to spend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own use of pydantic
+        import ray.cluster_utils
+        import ray.serve  # noqa: F401

@@ -7,14 +7,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -25,16 +23,13 @@ import httpx
 import pytest
 
 from service.client import Client
-from service.predict_many.command_line import read_arguments
 from service.predict_many.worker import Worker
-from service.settings.settings import InvalidSettingsError
 from tests.patience import PATIENCE
-from tests.service.client.loopback import Reply, loopback
 from tests.service.harness import ROOT, Server, encode, picture, publish_probe, until
 from tests.service.holding import FOLDER, HOLD, PASS
 from tests.service.loopback_only import loopback_only
 from tests.service.predict_many.running import ENGINE, content, predict
-from tests.service.ray_nodes import free_port, patiently, with_ports
+from tests.service.ray_nodes import free_port, import_ray, patiently, with_ports
 from tests.service.ray_workers import HoldingWorker, OfAnEngineOfItsOwn, OfTheSecondRun, WithoutModels
 
 if TYPE_CHECKING:
@@ -54,11 +49,7 @@ raise SystemExit(main())
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported() -> None:
-    """It takes seconds, which only a process that is given these tests has to spend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own use of pydantic
-        import ray.cluster_utils
-        import ray.serve  # noqa: F401
+    import_ray()
 
 
 @pytest.fixture(scope="module")
@@ -189,43 +180,6 @@ def test_nodes_that_have_not_the_same_are_named(
     assert predict(repository, images, "--output", tmp_path, "--ray", cluster.address) == 2
     assert [line for line in capfd.readouterr().err.splitlines() if re.fullmatch(f"maskserve: {said}", line)]
     assert not parts(tmp_path)
-
-
-@pytest.mark.parametrize("address", ["images", "ray://head:10001", "http://head:8265", "head:port", "head"])
-def test_what_is_no_address_is_told(
-    address: str, repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict(repository, images, "--output", tmp_path, "--ray", address) == 2
-    assert f"--ray {address}: an address is HOST:PORT" in capsys.readouterr().err
-
-
-def test_an_address_that_nobody_answers_is_told(
-    repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict(repository, images, "--output", tmp_path, "--ray", "127.0.0.1:1") == 2
-    assert capsys.readouterr().err == "maskserve: --ray 127.0.0.1:1 cannot be reached: connection refused\n"
-
-
-def test_a_port_of_something_else_is_told(
-    repository: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Ray itself would wait for minutes."""
-    with loopback([Reply()]) as server:
-        address = server.url.removeprefix("http://")
-        assert predict(repository, images, "--output", tmp_path, "--ray", address) == 2
-    assert f"--ray {address}: that is no head of a cluster" in capsys.readouterr().err
-
-
-def test_settings_of_a_file_reach_the_nodes(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are of a class that only this process knows, and a relative path means something else there."""
-    from service.predict_many.cluster import elsewhere
-
-    (tmp_path / "a.toml").write_text("max_pixels = 12345\n")
-    monkeypatch.chdir(repository.parent)
-    words = ["x", "--output", "y", "--models", repository.name, "--config", str(tmp_path / "a.toml")]
-    settings = read_arguments(words).settings
-    there = pickle.loads(pickle.dumps(elsewhere(settings)))
-    assert (there.max_pixels, there.models, there.engine_threads) == (12345, repository, "auto")
 
 
 @pytest.fixture(scope="module")
@@ -380,25 +334,3 @@ def test_a_version_that_is_served_no_more_is_told_to_ray(
         return bool(of_first) and {float(line.rpartition(" ")[2]) for line in of_first} == {0.0}
 
     until(is_told)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"port": 9000}, r"port: connections are Ray Serve's"),
-        ({"processes": 2}, r"processes: these are Ray Serve's replicas, see num_replicas"),
-        ({"modles": "/models"}, r"unknown setting modles; did you mean models\?"),
-        ({"max_queue_size": "many"}, r"--max-queue-size many: should be a valid integer"),
-    ],
-)
-def test_wrong_arguments_are_told_before_a_replica_starts(arguments: dict[str, Any], said: str) -> None:
-    from service.ray_app import build
-
-    with pytest.raises(InvalidSettingsError, match=said):
-        build(arguments)
-
-
-def test_the_models_may_lie_where_the_replicas_are_alone() -> None:
-    from service.ray_app import build
-
-    build({"models": "/nowhere/models", "versions": "nuclei:1", "per_model": {"nuclei": {"max_batch_size": 2}}})

@@ -185,12 +185,11 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         done(2)
         f32 = evaluation(export, outcome, "onnx")
         half = EmulatedHalf(export.model, Buckets(export.preprocessing))
-        known = bundle.manifest.precisions.get("f32")  # what other engines lost in padding, beside the f16 that is kept
-        exact = _first(_by_engine(f32, NETWORK_FILE)).model_copy(
-            update={"other_engines": known.other_engines if known else ()}
-        )
-        measured = Measured({"f32": exact})
-        measured.precisions |= _measured_before(bundle, f32, export.options)
+        before = _measured_before(bundle, f32, export.options)
+        # What padding loses in the engine of f16 stands with f32, and stays with f16.
+        padded = bundle.manifest.precisions["f32"].other_engines if "f16" in before else ()
+        exact = _first(_by_engine(f32, NETWORK_FILE)).model_copy(update={"other_engines": padded})
+        measured = Measured({"f32": exact, **before})
         if export.options.measure_half:
             measured.precisions |= measure_half(export, half, f32, display)
         if REFERENCES_FILE not in bundle.manifest.files:

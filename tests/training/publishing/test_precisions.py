@@ -160,6 +160,9 @@ def test_what_an_engine_is_not_here_for_is_said_and_measured_when_it_is(
     int8 = without.manifest.precisions["int8"]
     assert int8.by("openvino") is None
     assert without.manifest.precisions["f16"] == source.manifest.precisions["f16"], "measured before, of the same file"
+    padded = source.manifest.precisions["f32"].by("cuda")
+    assert padded is not None
+    assert without.manifest.precisions["f32"].by("cuda") == padded, "what f16 is read beside"
     assert {(one.precision, one.engine) for one in without.manifest.unmeasured} == {
         ("int8", "openvino"),
         *([] if "bf16" in source.manifest.precisions else [("bf16", "openvino")]),

@@ -42,8 +42,8 @@ from benchmarks.gpu.stages import count_syncs, floor, measure_rates, measure_wor
 from benchmarks.gpu.wanted import WANTED
 from benchmarks.measure import Comparison, alternate, write_json
 from model.network.graph.static import StaticGraph
+from model.network.serving.again import INEXACT
 from model.network.serving.checking import MOST_ERROR, layer_errors
-from model.network.serving.engine import INEXACT
 
 PACKAGES = ("torch", "torchvision", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numba")
 CHECKED_IMAGES = 2

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -23,11 +22,12 @@ from torch import Tensor
 
 from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
+from model.network.serving.again import Again
 from model.network.serving.captures import Captured, Captures, Inputs, Shape
-from model.network.serving.found import detections, joined
+from model.network.serving.found import joined
 from model.network.serving.packing import Field, HostMemory, pack
 from model.network.serving.pending import Pending
-from model.network.serving.place import Capture, Gpu, Host, Place
+from model.network.serving.place import Capture, Gpu, Host, Place, too_much
 from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory
@@ -39,8 +39,6 @@ NOTHING: Final = 2.0
 """A score threshold that no detection exceeds, for places of a batch without an image."""
 CLOSE_SECONDS = 5.0
 """Longer than that nobody waits for a GPU to end what it computes, when an engine is closed."""
-OVERFLOW: Final = "overflow"
-INEXACT: Final = "inexact"
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +74,10 @@ class StaticEngine:
             place = Gpu(device.index, str(device)) if device.type == "cuda" else Host()
         if capture and not place.captures:
             raise ValueError(f"the graph is on {device}: only a GPU can capture")
-        self.graph, self._exact = graph.eval(), exact
+        self.graph = graph.eval()
         self._forward: Forward = graph if forward is None else forward
         self._place, self._device = place, device
+        self._again = Again(exact, place, device)
         self._batch_size, self._buckets = batch_size, buckets
         self._captures_shapes = place.captures if capture is None else capture
         self._eager_meanwhile = eager_meanwhile
@@ -89,8 +88,7 @@ class StaticEngine:
         """Images of a bucket that fit into the memory, where that is less than a batch."""
         self._capturing = ThreadPoolExecutor(1, "capture")
         self._free: list[HostMemory] = []
-        self._again: Counter[str] = Counter({OVERFLOW: 0, INEXACT: 0})
-        self._counting = threading.Lock()
+        self._lending = threading.Lock()
         self._closed = False
 
     @property
@@ -101,8 +99,7 @@ class StaticEngine:
     @property
     def answered_again(self) -> Mapping[str, int]:
         """See `OverlappingEngine`."""
-        with self._counting:
-            return dict(self._again)
+        return self._again.counts
 
     @property
     def captured(self) -> int:
@@ -123,7 +120,7 @@ class StaticEngine:
             return count
         fitting = self._fitting.get(size, self._batch_size)
         if count > fitting:
-            raise self._too_much(count, size)
+            raise too_much(count, size, self.device)
         return fitting
 
     def prepare(self, every_bucket: bool) -> Size:
@@ -226,11 +223,9 @@ class StaticEngine:
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
     ) -> RawDetections | None:
         """`run_eagerly` of one image by the graph in float32 that answers again; None where there is no such graph."""
-        if self._exact is None:
-            return None
         with self.telling_loss():
             inputs = torch.from_numpy(images), torch.from_numpy(sizes), torch.from_numpy(score_threshold)
-            return self._exactly(self._exact, inputs, 0, 1)
+            return self._again.alone(inputs, self.forget)
 
     @contextmanager
     def telling_loss(self) -> Iterator[None]:
@@ -245,30 +240,12 @@ class StaticEngine:
             raise
 
     def answered(self, arrays: dict[str, NDArray[Any]], inputs: Inputs) -> RawDetections:
-        """The detections of a batch's images, those of which something is wrong computed once more, in float32.
-
-        arrays: as `unpack` gives them; inputs: those of the batch, on the host.
-        """
-        wrong = np.flatnonzero(~(arrays["finite"] & arrays["exact"]))
-        if len(wrong) == 0:
-            return detections(arrays)
-        overflows = int((~arrays["finite"]).sum())
-        with self._counting:
-            self._again[OVERFLOW] += overflows
-            self._again[INEXACT] += len(wrong) - overflows
-        if self._exact is None:
-            return detections(arrays)
-        parts = [
-            self._exactly(self._exact, inputs, index, len(arrays["exact"]))
-            if index in wrong
-            else detections({name: values[index : index + 1] for name, values in arrays.items()})
-            for index in range(len(arrays["exact"]))
-        ]
-        return joined(parts, 1)
+        """See `Again.answered`."""
+        return self._again.answered(arrays, inputs, self.forget)
 
     def take_back(self, memory: HostMemory) -> None:
         """Of a batch that has been answered."""
-        with self._counting:
+        with self._lending:
             self._free.append(memory)
 
     def forget(self) -> None:
@@ -292,7 +269,7 @@ class StaticEngine:
         forgetting.join(CLOSE_SECONDS)
 
     def _take_memory(self) -> HostMemory:
-        with self._counting:
+        with self._lending:
             return self._free.pop() if self._free else HostMemory(self._place.pinned)
 
     def _give(self, host: Inputs, memory: HostMemory, count: int, eagerly: bool = False) -> Pending:
@@ -387,30 +364,6 @@ class StaticEngine:
         names = self.graph.static_output_names
         return tuple(Field(name, tuple(part.shape), part.dtype) for name, part in zip(names, outputs, strict=True))
 
-    def _exactly(self, exact: InferenceGraph, inputs: Inputs, index: int, count: int) -> RawDetections:
-        """Of one image of `count`; where memory is short, without captured graphs.
-
-        Raises OutOfMemory, but EngineError where there are several: smaller batches would not help, and run again alone
-        it fails alone.
-        """
-        one = tuple(part[index : index + 1] for part in inputs)
-        try:
-            return self._compute(exact, one)
-        except torch.OutOfMemoryError:
-            logger.warning("%s has no memory to compute an image once more: captured graphs are freed", self.device)
-        self.forget()
-        try:
-            return self._compute(exact, one)
-        except torch.OutOfMemoryError as error:
-            too_much = self._too_much(1, (inputs[0].shape[1], inputs[0].shape[2]))
-            raise (too_much if count == 1 else EngineError(str(too_much))) from error
-
-    def _compute(self, exact: InferenceGraph, inputs: tuple[Tensor, ...]) -> RawDetections:
-        with self._place.turn(), torch.inference_mode():
-            outputs = exact(*(part.to(self._device) for part in inputs))
-            values = {name: part.cpu().numpy() for name, part in zip(exact.output_names, outputs, strict=True)}
-        return RawDetections(**values)
-
     def _out_of_memory(self, shape: Shape) -> OutOfMemory:
         """From now on fewer images of this bucket are a batch."""
         batch, height, width, _ = shape
@@ -420,9 +373,4 @@ class StaticEngine:
                 self._fitting[height, width] = min(fitting, batch // 2)  # a late capture was of a larger one
                 self._captures.drop(shape)
             self._place.tidy()
-        return self._too_much(batch, (height, width))
-
-    def _too_much(self, count: int, size: Size) -> OutOfMemory:
-        height, width = size
-        images = "an image" if count == 1 else f"a batch of {count}"
-        return OutOfMemory(f"{images} of {height}x{width} does not fit into the memory of {self.device}")
+        return too_much(batch, (height, width), self.device)

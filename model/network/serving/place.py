@@ -12,6 +12,9 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from model.runtime.engines.engine import OutOfMemory
+from model.runtime.images.picture import Size
+
 WARM_UP_RUNS: Final = 3
 """Before a capture: libraries choose their kernels and take their memory in the first runs, which a capture forbids."""
 CAPTURE_SHARE: Final = 0.4
@@ -196,3 +199,10 @@ def _without_collection() -> Iterator[None]:
         finally:
             if enabled:
                 gc.enable()
+
+
+def too_much(count: int, size: Size, device: str) -> OutOfMemory:
+    """That `count` images of this bucket do not fit."""
+    height, width = size
+    images = "an image" if count == 1 else f"a batch of {count}"
+    return OutOfMemory(f"{images} of {height}x{width} does not fit into the memory of {device}")

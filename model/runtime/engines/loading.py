@@ -65,7 +65,8 @@ def load_engine(
         if name == INT8_FILE or "f32" not in bundle.manifest.network_precisions:
             wrong = why_no_int8_by_openvino(bundle.manifest.architecture)
             if wrong is not None:
-                raise Unavailable(f"{wrong}; choose engine onnx, or precision f32")
+                instead = ", or precision f32" if "f32" in bundle.manifest.network_precisions else ""
+                raise Unavailable(f"{wrong}; choose engine onnx{instead}")
         engine = _openvino().OpenVinoEngine(file, task, device, threads, precision, content)
         return engine
     if precision != "f32":

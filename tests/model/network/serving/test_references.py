@@ -115,7 +115,7 @@ def test_another_network_that_answers_again_is_refused(model: Any, references: R
     with torch.no_grad():
         other.roi_heads.box_predictor.cls_score.weight.neg_()
     engine = engine_of(model, SEEN)
-    engine._exact = InferenceGraph(other).eval()
+    engine._again.exact = InferenceGraph(other).eval()
     with pytest.raises(
         EngineError, match=r"in float32, which answers again, answers reference image \d of 2 otherwise"
     ):

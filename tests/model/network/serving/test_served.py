@@ -103,7 +103,7 @@ def test_images_are_answered_by_the_engines_of_all_devices(settings: Settings, m
         np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-4)
         np.testing.assert_allclose(answer.boxes, expected.boxes, atol=0.02)
     assert served.answered_again == {"overflow": 0, "inexact": 0}
-    served.engines[1]._again["inexact"] += 3
+    served.engines[1]._again._counts["inexact"] += 3
     assert served.answered_again == {"overflow": 0, "inexact": 3}
     first, hung = served.engines
     served.replace(1, first)
@@ -118,16 +118,16 @@ def test_what_is_computed_again_before_anybody_asks_is_not_counted(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check(engine: Any, *_: object) -> None:
-        engine._again["inexact"] += 5
+        engine._again._counts["inexact"] += 5
 
     monkeypatch.setattr(starting, "check_engine", check)
     loader = Loader(settings)
     served = loader.load("small", 1)
     assert served.answered_again == {"overflow": 0, "inexact": 0}
-    served.engines[0]._again["inexact"] += 1
+    served.engines[0]._again._counts["inexact"] += 1
     served.replace(0, loader.start_engine(served, 0))
     assert served.answered_again == {"overflow": 0, "inexact": 1}
-    served.engines[0]._again["overflow"] += 1
+    served.engines[0]._again._counts["overflow"] += 1
     assert served.answered_again == {"overflow": 1, "inexact": 1}
     served.close()
 

@@ -184,7 +184,7 @@ def test_no_weights_are_left_for_the_collector_of_garbage(model: Any, monkeypatc
         engine = starting.start_at(Host(), copy.deepcopy(model), SEEN, "f32", 1)
         assert len(kept) > 20
         assert [one for one in kept if one() is not None] == [], "what it was compared with"
-        kept = [weakref.ref(part) for graph in (engine.graph, engine._exact) for part in graph.parameters()]
+        kept = [weakref.ref(part) for graph in (engine.graph, engine._again.exact) for part in graph.parameters()]
         assert all(one() is not None for one in kept)
         engine.close()
         del engine

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
 from model.network.graph.inference import InferenceGraph
-from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
 
 
@@ -18,16 +17,12 @@ class EagerEngine:
     """Runs a torchvision detection model, without exporting it, as the serving engines run a bundle.
 
     `device` moves the model; None leaves it where it is. The model is shared, not copied: it answers with the weights
-    of the moment, and it is left in eval mode, so call its `train()` before the next training step. `buckets`: images
-    are padded to these, as the engine `cuda` does; None takes them as they come.
+    of the moment, and it is left in eval mode, so call its `train()` before the next training step.
     """
 
     name = "eager"
 
-    def __init__(
-        self, model: FasterRCNN, device: torch.device | str | None = None, buckets: Buckets | None = None
-    ) -> None:
-        self._buckets = buckets
+    def __init__(self, model: FasterRCNN, device: torch.device | str | None = None) -> None:
         self._graph = InferenceGraph(model if device is None else model.to(device))
         self._device = next(model.parameters()).device
 
@@ -41,11 +36,6 @@ class EagerEngine:
     ) -> RawDetections:
         """Detect; see `model.runtime.engines.Engine`. H and W are multiples of 32."""
         self._graph.eval()
-        if self._buckets is not None:
-            taken = images
-            count, height, width, channels = taken.shape
-            images = np.zeros((count, *self._buckets.of((height, width)), channels), np.uint8)
-            images[:, :height, :width] = taken
         with torch.inference_mode():
             inputs = (torch.tensor(array) for array in (images, sizes, score_threshold))
             outputs = self._graph(*(tensor.to(self._device) for tensor in inputs))

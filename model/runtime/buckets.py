@@ -1,13 +1,11 @@
 """The padded sizes of the engine `cuda`: few for many images, as each costs a captured graph, its memory and a second.
 
-What a network loses in that engine is measured in these, and proves something of images that are padded so alone: in
-another size it answers otherwise, at the edges of an image above all.
+They change no answer: each image is answered as in the canvas that the preprocessing gives it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final
 
 from model.runtime.images.picture import Size
@@ -43,13 +41,6 @@ class Buckets:
         if max(size) > self.sides[-1]:
             raise ValueError(f"an image of {height}x{width} is larger than the model's longest side {self.sides[-1]}")
         return self._longer(height), self._longer(width)
-
-    def are(self, sides: Sequence[int]) -> bool:
-        """Whether every image that is padded to the next of `sides`, or where there are none to the preprocessing's own
-        bucket, is so padded here."""
-        if sides:
-            return tuple(sides) == self.sides
-        return all(self.of(size) == size for size in self._fine.buckets())
 
     @property
     def commonest(self) -> list[Size]:

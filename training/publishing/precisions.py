@@ -17,7 +17,6 @@ from model.network.engine import EagerEngine
 from model.network.exporting.description import describe_onnx
 from model.network.exporting.quantize import quantize_int8
 from model.network.serving.emulating import EmulatedHalf
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
     INT8_FILE,
@@ -140,25 +139,17 @@ def by_openvino(
 def measure_half(
     export: Export, half: EmulatedHalf, f32: Evaluation, display: Display
 ) -> dict[Precision, PrecisionEvaluation]:
-    """What the manifest says of the network in the engine `cuda`, beside `f32`, the figures of `model.onnx`: its AP in
-    float32 and in half precision, and the head room of that, on the validation images, as a CPU computes and emulates
-    it. It may lose anything. `half` must pad images as that engine does: what is lost by that counts."""
-    buckets = Buckets(export.preprocessing)
-    padded = measure(EagerEngine(export.model, buckets=buckets), export, "float32, padded as on a GPU", display)
+    """What the manifest says of the network in half precision, beside `f32`, the figures of `model.onnx`: its AP and
+    its head room on the validation images, as a CPU emulates it. It may lose anything."""
     outcome = measure(half, export, "half precision, emulated", display)
-    assert padded is not None
     assert outcome is not None
     again = sum(half.answered_again.values())
     display.say(
         f"half precision: the largest number between two layers could be {half.head_room:.3g} times as large; "
         f"{again} of {f32.images} images were computed again in float32"
     )
-    exact = _by_engine(evaluation(export, padded, "cuda"), NETWORK_FILE, padded_to=buckets.sides)
-    f16 = _by_engine(evaluation(export, outcome, "cuda", "f16"), NETWORK_FILE, padded_to=buckets.sides)
-    return {
-        "f32": _first(_by_engine(f32, NETWORK_FILE)).model_copy(update={"other_engines": (exact,)}),
-        "f16": _first(f16, head_room=half.head_room),
-    }
+    f16 = _by_engine(evaluation(export, outcome, "cuda", "f16"), NETWORK_FILE)
+    return {"f32": _first(_by_engine(f32, NETWORK_FILE)), "f16": _first(f16, head_room=half.head_room)}
 
 
 def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str, display: Display) -> Bundle:
@@ -184,9 +175,9 @@ def publish_measured(bundle: Bundle, export: Export, repository: Path, name: str
         assert export.train is not None
         done(2)
         f32 = evaluation(export, outcome, "onnx")
-        half = EmulatedHalf(export.model, Buckets(export.preprocessing))
+        half = EmulatedHalf(export.model)
         before = _measured_before(bundle, f32, export.options)
-        # What padding loses in the engine of f16 stands with f32, and stays with f16.
+        # What f16 of releases of before is compared with, which padded images otherwise.
         padded = bundle.manifest.precisions["f32"].other_engines if "f16" in before else ()
         exact = _first(_by_engine(f32, NETWORK_FILE)).model_copy(update={"other_engines": padded})
         measured = Measured({"f32": exact, **before})
@@ -259,9 +250,7 @@ def _publish_changed(bundle: Bundle, staging: Path, changes: dict[str, Any], rep
     return publish_bundle(staging, ManifestDraft(**known | changes), repository, name, describe_onnx)
 
 
-def _by_engine(
-    figures: Evaluation, file: str, check: ExportCheck | None = None, padded_to: tuple[int, ...] = ()
-) -> EngineEvaluation:
+def _by_engine(figures: Evaluation, file: str, check: ExportCheck | None = None) -> EngineEvaluation:
     library = f"onnxruntime {onnxruntime.__version__}"  # the package's own name differs between platforms
     if figures.engine == "openvino":
         library = f"openvino {metadata.version('openvino')}"
@@ -273,7 +262,6 @@ def _by_engine(
         library=library,
         processor=processor_name(),
         export_check=check,
-        padded_to=padded_to,
     )
 
 

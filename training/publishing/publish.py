@@ -21,7 +21,6 @@ from model.network.exporting.saving import save_whole
 from model.network.exporting.torchscript import export_torchscript
 from model.network.serving.emulating import EmulatedHalf
 from model.network.weights import WEIGHTS_FILE
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, publish_bundle
 from model.runtime.bundles.manifest import (
     NETWORK_FILE,
@@ -142,7 +141,7 @@ def publish(export: Export, repository: Path, name: str, display: Display) -> Bu
         measured = Measured()
         others: dict[str, Mapping[str, float]] = {}
         if trades.int8 != "alone":
-            half = EmulatedHalf(traded.model, Buckets(traded.preprocessing))
+            half = EmulatedHalf(traded.model)
             if evaluations and options.measure_half:
                 measured.precisions |= measure_half(traded, half, evaluations[0], display)
             write_references(traded, eager, half, staging, display)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.network.serving.checking import LEAST_ALIKE, found_again
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.references import REFERENCES_FILE, Answers, References, to_bytes
 from model.runtime.engines.engine import Engine
 from model.runtime.preprocess import Preprocessing, prepare
@@ -55,8 +54,6 @@ def choose_references(
     seen = [_seen(image, preprocessing) for image in smallest]
     step = preprocessing.bucket_step
     height, width = (-(-max(image.shape[side] for image in seen) // step) * step for side in (0, 1))
-    # The canvas that the engine on a GPU takes: padding changes what is seen at an image's edge.
-    height, width = Buckets(preprocessing).of((height, width))
     pixels = np.zeros((len(seen), height, width, preprocessing.channels), np.uint8)
     for target, image in zip(pixels, seen, strict=True):
         target[: image.shape[0], : image.shape[1]] = image

@@ -172,14 +172,13 @@ class InferenceGraph(nn.Module):
     def _proposals(self, pixels: Tensor, pyramid: dict[str, Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
         """The RPN's boxes float32 [B, P, 4] by falling objectness, and which of the P places hold one, bool [B, P]."""
         found = []
-        for level, (logits, deltas) in enumerate(zip(*self.rpn.head(list(pyramid.values())), strict=True)):
-            logits, deltas = self._look_at(logits), self._look_at(deltas)
+        for level, (logits, deltas) in enumerate(self._objectness(pyramid)):
             # Positions count rows, then columns, then a cell's anchors. Padding lets k be the same for every size.
             padded = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, self.pre_nms), value=SUPPRESSED)
             best, position = self.lowering.top_k(padded, self.pre_nms)
             position = torch.where(best > SUPPRESSED, position, 0)
             deltas = _pick(deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3), position)
-            anchors = rows(self._anchors(level, pixels, logits), position.flatten()).view_as(deltas)
+            anchors = self._anchors_at(level, pixels, logits, position).view_as(deltas)
             found.append((best, deltas, anchors))
         logits, deltas, anchors = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
 
@@ -192,9 +191,18 @@ class InferenceGraph(nn.Module):
         scores, position = self.lowering.top_k(_keep(scores, kept).flatten(1), self.proposals_per_image)
         return _pick(boxes.flatten(1, 2), position), scores > SUPPRESSED
 
+    def _objectness(self, pyramid: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of each level the RPN's logits [B, A, h, w] and deltas [B, 4 * A, h, w]."""
+        answers = self.rpn.head(list(pyramid.values()))
+        return [(self._look_at(logits), self._look_at(deltas)) for logits, deltas in zip(*answers, strict=True)]
+
     def _suppress_proposals(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """`Lowering.grouped_nms` of the groups (image, level)."""
         return self.lowering.grouped_nms(boxes, scores, self.rpn.nms_thresh, self.proposals_per_image)
+
+    def _anchors_at(self, level: int, pixels: Tensor, level_map: Tensor, position: Tensor) -> Tensor:
+        """float32 [B * k, 4], those of `_anchors` at positions int64 [B, k]."""
+        return rows(self._anchors(level, pixels, level_map), position.flatten())
 
     def _anchors(self, level: int, pixels: Tensor, level_map: Tensor) -> Tensor:
         """float32 [h * w * A, 4], the anchors of one level of size [.., h, w] (torchvision's AnchorGenerator)."""

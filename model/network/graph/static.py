@@ -7,6 +7,7 @@ a fixed number of candidates; whether that was enough to be exact is one of the 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from model.network.graph.boxes import clip, decode, has_sides
-from model.network.graph.indexing import positions
+from model.network.graph.canvas import Canvases
+from model.network.graph.indexing import positions, rows
 from model.network.graph.inference import MIN_DETECTION_SIDE, InferenceGraph
 from model.network.graph.nms import SUPPRESSED, float32_threshold
 from model.network.graph.pooling import PoolPlan
@@ -66,8 +68,12 @@ def suppress(
     return Kept(keep, (keep == before).all(1))
 
 
-def pool_every_slot(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+def pool_every_slot(
+    plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, image: Tensor, moved: Tensor | None = None
+) -> Tensor:
     """RoIAlign or RoIPool of boxes float32 [S, 4] of images int64 [S], each on its own level: float32 [S, C, h, w].
+
+    moved: float32 [B, 2], (x, y) in pixels, how much further to the right and down each image is in the pyramid.
 
     Each level is asked for every slot; where a slot belongs to another one its box lies outside, which costs no reading
     and adds zero.
@@ -76,6 +82,8 @@ def pool_every_slot(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, i
     boxes = torch.where(boxes.isnan(), 0.0, boxes)
     x1, y1, x2, y2 = boxes.unbind(1)
     side = torch.sqrt((x2 - x1) * (y2 - y1))
+    if moved is not None:
+        boxes = boxes + rows(moved, image).repeat(1, 2)
     pooled: Tensor | None = None
     for i, (name, stride) in enumerate(plan.levels):
         here = torch.ones_like(side, dtype=torch.bool)
@@ -100,7 +108,9 @@ def pool_every_slot(plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor, i
 class StaticGraph(InferenceGraph):
     """`InferenceGraph` whose shapes depend on its inputs' shapes alone.
 
-    forward takes what `InferenceGraph.forward` takes and returns, for D = detections_per_image places an image:
+    forward takes what `InferenceGraph.forward` takes, and as `canvases`, int64 [B, 2], the (height, width) of what each
+    image is padded to, multiples of 32 pixels: it is answered as in a batch of that size, however large H and W are.
+    None: they are that size. It returns, for D = detections_per_image places an image:
         boxes float32 [B, D, 4], scores float32 [B, D] falling and -inf where there is no detection, labels int64
         [B, D], exact bool [B], whether the image's answer is `InferenceGraph`'s, finite bool [B], whether no layer gave
         it a number too large for its type; with a mask head also probabilities [B, D, M, M], with a keypoint head
@@ -118,14 +128,17 @@ class StaticGraph(InferenceGraph):
         self.layout = torch.contiguous_format
         self._settled = torch.empty(0, dtype=torch.bool)
         self._finite = torch.empty(0, dtype=torch.bool)
+        self._canvases: Canvases | None = None
 
     @property
     def static_output_names(self) -> list[str]:
         """Of what `forward` returns."""
         return ["boxes", "scores", "labels", "exact", "finite", *self.output_names[4:]]
 
-    def forward(self, images: Tensor, sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
-        pixels = self._pixels(images, sizes)
+    def forward(
+        self, images: Tensor, sizes: Tensor, score_threshold: Tensor, canvases: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        pixels = self._pixels(images, sizes, canvases)
         pyramid = {name: self._look_at(level) for name, level in self._pyramid(pixels).items()}
         height, width = sizes.to(torch.float32).unbind(1)
         limits = torch.stack((width, height, width, height), dim=1)
@@ -144,10 +157,36 @@ class StaticGraph(InferenceGraph):
             maps.append(self._answer(heatmaps, scores))
         return boxes, scores, labels, exact & complete, self._finite, *maps
 
-    def _pixels(self, images: Tensor, sizes: Tensor) -> Tensor:
+    def _pixels(self, images: Tensor, sizes: Tensor, canvases: Tensor | None = None) -> Tensor:
         """What the backbone is given; nothing is known of these images yet."""
         self._finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        self._canvases = None if canvases is None else Canvases(canvases, (images.shape[1], images.shape[2]))
         return self._normalize(images, sizes).to(self.dtype, memory_format=self.layout)
+
+    def _in_canvases(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._canvases is None else self._canvases
+
+    def _pyramid(self, pixels: Tensor) -> dict[str, Tensor]:
+        with self._in_canvases():
+            return super()._pyramid(pixels)
+
+    def _objectness(self, pyramid: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        with self._in_canvases():
+            answers = super()._objectness(pyramid)
+        if self._canvases is None:
+            return answers
+        beyond = self._canvases.outside  # where the canvas has no anchors
+        return [(logits.masked_fill(beyond(logits), SUPPRESSED), deltas) for logits, deltas in answers]
+
+    def _anchors_at(self, level: int, pixels: Tensor, level_map: Tensor, position: Tensor) -> Tensor:
+        if self._canvases is None:
+            return super()._anchors_at(level, pixels, level_map, position)
+        cells = self.get_buffer(f"cell_anchors_{level}")
+        place, columns = position // len(cells), level_map.shape[3]
+        down, right = self._canvases.spacing(level_map).unsqueeze(1).unbind(2)
+        x, y = place % columns * right, place // columns * down
+        shifts = torch.stack((x, y, x, y), dim=2).to(torch.float32).flatten(0, 1)
+        return shifts + rows(cells, (position % len(cells)).flatten())
 
     def _look_at(self, answers: Tensor) -> Tensor:
         """`answers` [B * n, ...] of B images. An infinity among them, and a NaN, is in their sum; float32 has room for
@@ -164,6 +203,8 @@ class StaticGraph(InferenceGraph):
         return answer
 
     def _for_pooling(self, level: Tensor) -> Tensor:
+        if self._canvases is not None:
+            level = self._canvases.at_the_end(level)
         return level.to(torch.float32, memory_format=torch.contiguous_format)
 
     def _suppress_proposals(self, boxes: Tensor, scores: Tensor) -> Tensor:
@@ -178,7 +219,8 @@ class StaticGraph(InferenceGraph):
     def _pooled(self, plan: PoolPlan, pyramid: dict[str, Tensor], boxes: Tensor) -> Tensor:
         """boxes [B, S, 4] -> features [B * S, C, h, w]."""
         image = positions(boxes, 0).unsqueeze(1).expand(-1, boxes.shape[1]).flatten()
-        return pool_every_slot(plan, pyramid, boxes.flatten(0, 1), image).to(self.dtype)
+        moved = None if self._canvases is None else self._canvases.moved
+        return pool_every_slot(plan, pyramid, boxes.flatten(0, 1), image, moved).to(self.dtype)
 
     def _best(
         self,

@@ -79,7 +79,7 @@ class Again:
         Raises OutOfMemory, but EngineError where there are several: smaller batches would not help, and run again alone
         it fails alone.
         """
-        one = tuple(part[index : index + 1] for part in inputs)
+        one = inputs.alone(index)
         try:
             return self._compute(exact, one)
         except torch.OutOfMemoryError:
@@ -89,7 +89,7 @@ class Again:
         try:
             return self._compute(exact, one)
         except torch.OutOfMemoryError as error:
-            short = too_much(1, (inputs[0].shape[1], inputs[0].shape[2]), self._place.name)
+            short = too_much(1, (one[0].shape[1], one[0].shape[2]), self._place.name)
             raise (short if count == 1 else EngineError(str(short))) from error
 
     def _compute(self, exact: InferenceGraph, inputs: tuple[torch.Tensor, ...]) -> RawDetections:

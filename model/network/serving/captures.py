@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,8 +14,26 @@ from model.network.serving.place import Capture
 Shape = tuple[int, ...]
 """Of a batch's images: [B, H, W, C]."""
 
-Inputs = tuple[Tensor, Tensor, Tensor]
-"""A batch's images, sizes and score thresholds, as `InferenceGraph` takes them."""
+
+class Inputs(NamedTuple):
+    """A batch as `StaticGraph` takes it, each image in the top left corner of its canvas, and that of the batch's."""
+
+    images: Tensor
+    sizes: Tensor
+    thresholds: Tensor
+    canvases: Tensor
+
+    @property
+    def padded(self) -> bool:
+        """Whether a canvas is smaller than the batch's. To be asked on the host."""
+        return bool((self.canvases != self.canvases.new_tensor(self.images.shape[1:3])).any())
+
+    def alone(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One image in its own canvas as a batch, with its size and threshold, as `InferenceGraph` takes them. On the
+        host."""
+        height, width = self.canvases[index].tolist()
+        one = slice(index, index + 1)
+        return self.images[one, :height, :width], self.sizes[one], self.thresholds[one]
 
 
 @dataclass(frozen=True)

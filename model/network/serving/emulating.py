@@ -19,7 +19,6 @@ from model.network.graph.half import halve
 from model.network.graph.inference import InferenceGraph
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Host
-from model.runtime.buckets import Buckets
 
 LARGEST_HALF: Final = torch.finfo(torch.float16).max
 """65,504: what is larger becomes infinite in float16."""
@@ -36,14 +35,14 @@ _SUMMING: Final = frozenset(
 class EmulatedHalf(StaticEngine):
     """The engine `cuda` in half precision, on the CPU: for what it answers, not for how fast. `model` stays as it is.
 
-    What overflows is computed again in float32, as on a GPU. It takes batches as they come, and images too, unless
-    `buckets` pads them as there.
+    What overflows is computed again in float32, as on a GPU. It takes batches and images as they come: what a GPU pads
+    them to changes no answer.
     """
 
-    def __init__(self, model: Detector, buckets: Buckets | None = None) -> None:
+    def __init__(self, model: Detector) -> None:
         self._rounding = _Rounding()
         exact = InferenceGraph(model).eval()
-        super().__init__(halve(model), Host(), exact=exact, buckets=buckets, forward=self._rounded)
+        super().__init__(halve(model), Host(), exact=exact, forward=self._rounded)
 
     @property
     def head_room(self) -> float:
@@ -51,9 +50,11 @@ class EmulatedHalf(StaticEngine):
         computed so far. 0 where one did."""
         return LARGEST_HALF / self._rounding.largest if self._rounding.largest else LARGEST_HALF
 
-    def _rounded(self, images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+    def _rounded(
+        self, images: Tensor, sizes: Tensor, thresholds: Tensor, canvases: Tensor | None
+    ) -> tuple[Tensor, ...]:
         with self._rounding:
-            return self.graph(images, sizes, thresholds)  # type: ignore[no-any-return]  # a torch module's call
+            return self.graph(images, sizes, thresholds, canvases)  # type: ignore[no-any-return]  # a torch module's call
 
 
 class _Rounding(TorchDispatchMode):

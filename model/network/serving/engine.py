@@ -33,7 +33,7 @@ from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory
 from model.runtime.images.picture import Size
 
-Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
 
 NOTHING: Final = 2.0
 """A score threshold that no detection exceeds, for places of a batch without an image."""
@@ -48,10 +48,10 @@ class StaticEngine:
 
     `exact` answers again what the static graph says may not be right; without it such images are only counted.
     `batch_size`: batches of fewer images are filled up to it, so that an answer does not depend on how many there are:
-    kernels are chosen by the shape. None takes batches as they come. `buckets`: the sizes that images are padded to;
-    None takes them as they come. `eager_meanwhile`: what is not captured yet is computed kernel by kernel while a
-    thread captures it; else a batch of a new shape waits for its capture. `forward` computes instead of the graph, such
-    as a compiled form of it. `capture`: None captures where the place can.
+    kernels are chosen by the shape. None takes batches as they come. `buckets`: the sizes that images are padded to,
+    which change no answer; None pads to the largest of a batch. `eager_meanwhile`: what is not captured yet is computed
+    kernel by kernel while a thread captures it; else a batch of a new shape waits for its capture. `forward` computes
+    instead of the graph, such as a compiled form of it. `capture`: None captures where the place can.
     """
 
     name = "cuda"
@@ -164,9 +164,7 @@ class StaticEngine:
         score_threshold: NDArray[np.float32],
         eagerly: bool = False,
     ) -> Pending:
-        size = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
-        if not eagerly:
-            size = self.bucket(size)
+        size = self.bucket((max(image.shape[0] for image in images), max(image.shape[1] for image in images)))
         while True:
             batch = self.batch_of(size, len(images))
             try:
@@ -191,14 +189,19 @@ class StaticEngine:
             target[: image.shape[0], : image.shape[1]] = image
         valid = memory.room("sizes", (shape[0], 2), torch.int64)
         thresholds = memory.room("thresholds", (shape[0],), torch.float32)
+        canvases = memory.room("canvases", (shape[0], 2), torch.int64)
         valid.numpy()[:count], valid.numpy()[count:] = sizes, 1
         thresholds.numpy()[:count], thresholds.numpy()[count:] = score_threshold, NOTHING
-        return self._give((pixels, valid, thresholds), memory, count, eagerly)
+        canvases.numpy()[:count], canvases.numpy()[count:] = [image.shape[:2] for image in images], shape[1:3]
+        return self._give(Inputs(pixels, valid, thresholds, canvases), memory, count, eagerly)
 
     def submit_tensors(self, images: Tensor, sizes: Tensor, score_threshold: Tensor) -> Pending:
         """`submit` of a whole batch on the host, as it is. Pinned tensors are uploaded without waiting; they must stay
         as they are until the result."""
-        return self._give((images, sizes, score_threshold), self._take_memory(), len(images))
+        memory = self._take_memory()
+        canvases = memory.room("canvases", (len(images), 2), torch.int64)
+        canvases[:, 0], canvases[:, 1] = images.shape[1], images.shape[2]
+        return self._give(Inputs(images, sizes, score_threshold, canvases), memory, len(images))
 
     def run(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
@@ -214,17 +217,17 @@ class StaticEngine:
     def run_eagerly(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
     ) -> RawDetections:
-        """`run` of one batch, kernel by kernel whether or not it is captured, padded as it comes: in another bucket a
-        network answers otherwise, for anchors and what lies beside the image's edges follow the padded size."""
+        """`run` of one batch, kernel by kernel whether or not it is captured."""
         with self.telling_loss():
             return self._submit([*images], sizes, score_threshold, eagerly=True).result()
 
     def run_exactly(
         self, images: NDArray[np.uint8], sizes: NDArray[np.int64], score_threshold: NDArray[np.float32]
     ) -> RawDetections | None:
-        """`run_eagerly` of one image by the graph in float32 that answers again; None where there is no such graph."""
+        """`run` of one image by the graph in float32 that answers again; None where there is no such graph."""
+        canvases = np.array([images.shape[1:3]], np.int64)
         with self.telling_loss():
-            inputs = torch.from_numpy(images), torch.from_numpy(sizes), torch.from_numpy(score_threshold)
+            inputs = Inputs(*(torch.from_numpy(part) for part in (images, sizes, score_threshold, canvases)))
             return self._again.alone(inputs, self.forget)
 
     @contextmanager
@@ -273,14 +276,15 @@ class StaticEngine:
             return self._free.pop() if self._free else HostMemory(self._place.pinned)
 
     def _give(self, host: Inputs, memory: HostMemory, count: int, eagerly: bool = False) -> Pending:
-        shape = tuple(host[0].shape)
+        shape = tuple(host.images.shape)
         with self._place.turn(), torch.inference_mode():
             if self._closed:
                 raise EngineError("the engine is closed")
             try:
                 captured = None if eagerly else self._captured(shape)
                 if captured is None:
-                    outputs = self._forward(*(part.to(self._device, non_blocking=True) for part in host))
+                    images, sizes, thresholds, canvases = (part.to(self._device, non_blocking=True) for part in host)
+                    outputs = self._forward(images, sizes, thresholds, canvases if host.padded else None)
                     fields, packed = self._fields(outputs), pack(outputs)
                 else:
                     for target, source in zip(captured.inputs, host, strict=True):
@@ -341,10 +345,12 @@ class StaticEngine:
             with self._place.turn(), torch.inference_mode():
                 if self._closed or shape in self._captures:
                     return True
-                inputs = (
+                sizes = torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device)
+                inputs = Inputs(
                     torch.zeros(shape, dtype=torch.uint8, device=self._device),
-                    torch.tensor([[height, width]] * batch, dtype=torch.int64, device=self._device),
+                    sizes,
                     torch.full((batch,), 0.5, device=self._device),
+                    sizes.clone(),
                 )
             capture = self._place.capture(run, beside)
         except torch.OutOfMemoryError as error:

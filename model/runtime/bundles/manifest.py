@@ -100,8 +100,8 @@ class EngineEvaluation(Evaluation):
     padded_to: tuple[int, ...] = Field(
         (),
         exclude_if=lambda sides: not sides,  # as of precisions below
-        description="pixels: each side of an image was padded to the next of these (model/runtime/buckets.py); empty: "
-        "to the next multiple of preprocessing.bucket_step",
+        description="pixels: each side of an image was padded to the next of these, in releases in which that changed "
+        "answers; empty: to the next multiple of preprocessing.bucket_step",
     )
 
 

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Set
 from typing import Final
 
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
+from model.runtime.bundles.manifest import INT8_FILE, EngineEvaluation, Manifest, Precision, PrecisionChoice
 from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind, FloatPrecision, Unavailable
 from model.runtime.engines.loading import load_engine
 from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
@@ -96,8 +95,7 @@ def choose_precision(
 
 def is_proven(manifest: Manifest, precision: Precision, kind: EngineKind) -> bool:
     """Whether the network was measured in this precision by this engine, and loses at most `MOST_AP_LOST`, in f16 with
-    head room. What another engine lost proves nothing, as it rounds elsewhere, and what images lost that were padded
-    otherwise than by this engine does not either."""
+    head room. What another engine lost proves nothing, as it rounds elsewhere."""
     return why_unproven(manifest, precision, kind) is None
 
 
@@ -119,23 +117,24 @@ def why_half(manifest: Manifest) -> str:
     """Why "auto" takes f16 on a GPU, or f32, in words that go on after "in"."""
     lost, reason = ap_lost(manifest, "f16", "cuda"), why_unproven(manifest, "f16", "cuda")
     if lost is None or reason is not None:
-        padding = ap_lost(manifest, "f32", "cuda") or 0.0
-        too = f"; f32 lost {100 * padding:.2f} points too, as a GPU pads images" if padding > MOST_AP_LOST else ""
-        return f"f32, as {reason}{too}"
+        return f"f32, as {reason}"
     return f"f16, which lost {100 * max(0.0, lost):.2f} points of AP when it was published"
 
 
 def ap_lost(manifest: Manifest, precision: Precision, engine: str) -> float | None:
     """The most AP (0 to 1) of any kind that the network loses in this precision by this engine; None where nobody
-    measured all. It is compared with float32, and where there is nothing but INT8 with ONNX Runtime's, whose loss the
-    export has let through."""
+    measured all. It is compared with float32 of images that were padded alike, and where there is nothing but INT8 with
+    ONNX Runtime's, whose loss the export has let through."""
     if manifest.trades is not None and manifest.trades.int8 and precision == "int8":
         exact, other = manifest.trades.ap_deltas, manifest.trades.by(engine)
         return max(exact[name] - other[name] for name in exact) if exact and other.keys() >= exact.keys() else None
     figures = manifest.precisions[precision].by(engine) if precision in manifest.precisions else None
     if figures is None:
         return None
-    exact, other = manifest.precisions["f32"].metrics, figures.metrics
+    reference = _float32(manifest, figures.padded_to)
+    if reference is None:
+        return None
+    exact, other = reference.metrics, figures.metrics
     kinds = [name for name in exact if name.endswith("/AP") and exact[name] >= 0]
     if not kinds or not other.keys() >= set(kinds):
         return None
@@ -150,8 +149,6 @@ def why_unproven(manifest: Manifest, precision: Precision, kind: EngineKind) -> 
         known = (one.why for one in manifest.unmeasured if (one.precision, one.engine) == (precision, kind))
         why = next((f" ({why})" for why in known), "")
         return f"what {what} loses was not measured when it was published{why}"
-    if kind == "cuda" and not Buckets(manifest.preprocessing).are(_padded_to(manifest, precision, kind)):
-        return f"what {what} loses was measured of images padded to other sizes than this engine's"
     if lost > MOST_AP_LOST:
         return f"{what} lost {100 * lost:.2f} points of AP when it was published"
     room = _head_room(manifest)
@@ -160,9 +157,10 @@ def why_unproven(manifest: Manifest, precision: Precision, kind: EngineKind) -> 
     return None
 
 
-def _padded_to(manifest: Manifest, precision: Precision, kind: EngineKind) -> tuple[int, ...]:
-    figures = manifest.precisions[precision].by(kind)
-    return figures.padded_to if figures is not None else ()
+def _float32(manifest: Manifest, padded_to: tuple[int, ...]) -> EngineEvaluation | None:
+    """Whose figures in float32 are of images that were padded so."""
+    f32 = manifest.precisions["f32"]
+    return next((one for one in (f32, *f32.other_engines) if one.padded_to == padded_to), None)
 
 
 def _head_room(manifest: Manifest) -> float:

@@ -46,10 +46,3 @@ def test_every_image_has_one_of_few_and_usual_ones_grow_by_little(preprocessing:
 def test_what_no_image_is_padded_to_is_refused() -> None:
     with pytest.raises(ValueError, match="an image of 1376x800 is larger than the model's longest side 1344"):
         Buckets(COCO).of((1376, 800))
-
-
-def test_sizes_are_the_same_where_every_image_is_padded_alike() -> None:
-    assert Buckets(NUCLEI).are(Buckets(NUCLEI).sides)
-    assert not Buckets(NUCLEI).are(Buckets(NUCLEI).sides[1:])
-    assert not Buckets(NUCLEI).are(()), "the preprocessing's own are finer"
-    assert Buckets(Preprocessing(min_size=64, max_size=128)).are(()), "here every multiple of 32 is one"

@@ -13,9 +13,8 @@ from PIL import Image
 
 from model.network.engine import EagerEngine
 from model.network.weights import load_network
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, publish_bundle
-from model.runtime.bundles.manifest import INT8_FILE, ManifestDraft
+from model.runtime.bundles.manifest import INT8_FILE, EngineEvaluation, ManifestDraft
 from model.runtime.bundles.references import REFERENCES_FILE, read_references
 from model.runtime.bundles.repository import Repository
 from model.runtime.engines.processor import BF16_FEATURES, processor_features
@@ -103,11 +102,8 @@ def test_what_half_precision_loses_is_measured_without_a_gpu(source: Bundle, aga
         known["f32"].metrics.keys(),
     )
     assert f16.library.endswith(", emulated on a CPU")
-    padded = known["f32"].by("cuda")
-    assert padded is not None
-    assert padded.command.endswith("--engine cuda --max_detections 100")
-    assert padded.padded_to == f16.padded_to == Buckets(source.manifest.preprocessing).sides
-    assert known["f32"].padded_to == ()
+    assert known["f32"].by("cuda") is None, "in float32 that engine answers as the others do"
+    assert f16.padded_to == ()
     assert f16.command.endswith("--engine cuda --precision f16 --max_detections 100")
     assert f16.head_room is not None
     assert 2 < f16.head_room < 65504
@@ -147,22 +143,35 @@ def test_bf16_has_figures_where_this_machine_computes_in_it_with_int8_or_without
         assert "--engine openvino --precision bf16" in bf16.command
 
 
+def padded_otherwise(source: Bundle, repository: Path) -> Bundle:
+    """The bundle as a release published it in which the engine `cuda` had figures of its own padding."""
+    known = dict(source.manifest.precisions)
+    known["f16"] = known["f16"].model_copy(update={"padded_to": (64, 128)})
+    figures = known["f16"].model_dump(include=set(EngineEvaluation.model_fields))
+    known["f32"] = known["f32"].model_copy(update={"other_engines": (EngineEvaluation(**figures),)})
+    draft = {name: getattr(source.manifest, name) for name in ManifestDraft.model_fields} | {"precisions": known}
+    staging = repository.parent / "staging"
+    shutil.copytree(source.path, staging, ignore=shutil.ignore_patterns("manifest.json"))
+    return publish_bundle(staging, ManifestDraft(**draft), repository, "shapes")
+
+
 def test_what_an_engine_is_not_here_for_is_said_and_measured_when_it_is(
     source: Bundle, again: Bundle, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec("openvino") is None:
         pytest.skip("openvino is not installed")
     flags = [f"--data={shapes}", "--references=none"]
+    before = padded_otherwise(source, tmp_path / "before")
     with monkeypatch.context() as patch:
         patch.setattr("training.publishing.precisions.why_no_openvino", lambda: "openvino is not installed")
-        assert export([f"--bundle={source.path}", f"--output={tmp_path}", *flags, *BESIDE, "--without=f16"]) == 0
+        assert export([f"--bundle={before.path}", f"--output={tmp_path}", *flags, *BESIDE, "--without=f16"]) == 0
     without = Repository(tmp_path).latest("shapes")
     int8 = without.manifest.precisions["int8"]
     assert int8.by("openvino") is None
-    assert without.manifest.precisions["f16"] == source.manifest.precisions["f16"], "measured before, of the same file"
-    padded = source.manifest.precisions["f32"].by("cuda")
+    assert without.manifest.precisions["f16"] == before.manifest.precisions["f16"], "measured before, of the same file"
+    padded = before.manifest.precisions["f32"].by("cuda")
     assert padded is not None
-    assert without.manifest.precisions["f32"].by("cuda") == padded, "what f16 is read beside"
+    assert without.manifest.precisions["f32"].by("cuda") == padded, "what f16 is compared with"
     assert {(one.precision, one.engine) for one in without.manifest.unmeasured} == {
         ("int8", "openvino"),
         *([] if "bf16" in source.manifest.precisions else [("bf16", "openvino")]),

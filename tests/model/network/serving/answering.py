@@ -64,7 +64,7 @@ class Recorder(Host):
         return self.captured[-1]
 
 
-def known_answers(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+def known_answers(images: Tensor, sizes: Tensor, thresholds: Tensor, canvases: Tensor | None) -> tuple[Tensor, ...]:
     """One detection in an image: as large as it is valid, and scored by its first pixel's red. Green makes it inexact,
     blue overflow."""
     red, green, blue = (images[:, 0, 0, :].to(torch.float32) / 255).unbind(1)

@@ -85,6 +85,7 @@ def test_no_architecture_asks_for_values_or_leaves_the_gpu(helpers: Any, part: s
             torch.empty(8, 128, 160, config.channels, dtype=torch.uint8, device="cuda"),
             torch.empty(8, 2, dtype=torch.int64, device="cuda"),
             torch.empty(8, device="cuda"),
+            torch.empty(8, 2, dtype=torch.int64, device="cuda"),
         )
         outputs = functional_call(graph, {name: on_gpu(value) for name, value in values.items()}, inputs)
         packed = pack(outputs)

@@ -13,9 +13,7 @@ from torch import nn
 from model.network.engine import EagerEngine
 from model.network.serving.emulating import EmulatedHalf, _Rounding
 from model.network.weights import load_network
-from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import open_bundle
-from model.runtime.preprocess import Preprocessing
 from tests.service.harness import ROOT
 
 SIZES = [(64, 96), (60, 90)]
@@ -90,17 +88,3 @@ def test_what_overflows_has_no_head_room_and_is_answered_again(helpers: Any, fac
     if overflows:
         expected = EagerEngine(model).run(batch.images, batch.sizes, thresholds)
         np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-5)
-
-
-def test_images_are_padded_as_the_engine_on_a_gpu_pads_them(helpers: Any) -> None:
-    model = helpers.detector(helpers.small.model_copy(update={"task": "masks", **FEW}))
-    buckets = Buckets(Preprocessing(min_size=128, max_size=256))
-    batch, thresholds = helpers.batch(96, 96, [(90, 96)]), np.full(1, 0.2, np.float32)
-    coarse = np.zeros((1, 128, 128, 3), np.uint8)
-    coarse[:, :96, :96] = batch.images
-    assert EmulatedHalf(model, buckets).bucket((96, 96)) == buckets.of((96, 96)) == (128, 128)
-    answer = EagerEngine(model, buckets=buckets).run(batch.images, batch.sizes, thresholds)
-    expected = EagerEngine(model).run(coarse, batch.sizes, thresholds)
-    assert len(answer.scores) > 0
-    np.testing.assert_array_equal(answer.boxes, expected.boxes)
-    np.testing.assert_array_equal(answer.scores, expected.scores)

@@ -116,7 +116,7 @@ def test_what_cannot_be_captured_is_answered_all_the_same(
 
 
 def test_captures_not_used_for_longest_go_when_their_bytes_are_too_many(helpers: Any) -> None:
-    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4)  # bytes of the largest
+    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4 + 2 * 8)  # bytes of the largest
     place = Recorder(capture_bytes=2 * (1000 + inputs), size=1000)
     engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
     for width in (64, 96, 64, 128):  # the last is one too many, and 96 was not used for longest
@@ -136,7 +136,7 @@ def test_one_capture_is_kept_however_large(helpers: Any) -> None:
 
 def test_a_pool_of_memory_that_has_grown_too_large_is_left_by_all_and_begun_anew(helpers: Any) -> None:
     """What evicted ones held stays in it, so that evicting alone does not make it smaller."""
-    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4)  # bytes of the largest
+    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4 + 2 * 8)  # bytes of the largest
     place = Recorder(capture_bytes=2_500_000, size=1_000_000)
     engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
     for width in (64, 96, 128, 128):  # the third makes the pool larger than all may be

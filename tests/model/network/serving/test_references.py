@@ -62,8 +62,7 @@ def test_the_same_network_answers_as_it_did(model: Any, references: References) 
     check_references(engine_of(model, SEEN), references)
 
 
-def test_images_of_no_bucket_of_the_engine_are_compared_as_they_were_padded(model: Any) -> None:
-    """As a release with other buckets published them."""
+def test_images_are_compared_in_the_engines_bucket_whatever_they_were_padded_to(model: Any) -> None:
     seen = Preprocessing(min_size=160, max_size=160)
     engine = engine_of(model, seen)
     assert engine.bucket((128, 128)) == (160, 160)

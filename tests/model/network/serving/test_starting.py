@@ -112,8 +112,8 @@ def test_layers_are_compared_in_the_devices_turn_and_what_they_are_compared_with
 def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
     graph = halve(model, torch.float32)
 
-    def mixed(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
-        return graph(images.cummax(0).values, sizes, thresholds)
+    def mixed(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
+        return graph(images.cummax(0).values, *more)
 
     with pytest.raises(EngineError, match="answered otherwise when it is computed 1 places further in its batch of 2"):
         check_engine(engine_of(model, SEEN, graph, mixed), StaticGraph(model).eval(), SIZE)
@@ -123,10 +123,10 @@ def test_an_image_whose_place_in_the_batch_tells_is_refused(model: Any) -> None:
 def test_every_place_of_a_batch_is_looked_at(model: Any, place: int) -> None:
     graph = halve(model, torch.float32)
 
-    def one_is_wrong(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+    def one_is_wrong(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         images = images.clone()
         images[place] //= 3
-        return graph(images, sizes, thresholds)
+        return graph(images, *more)
 
     engine = engine_of(model, SEEN, graph, one_is_wrong, batch_size=3)
     with pytest.raises(EngineError, match="1 places further in its batch of 3"):
@@ -145,9 +145,9 @@ def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
     graph = halve(model, torch.float32)
     runs = [0]
 
-    def aging(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+    def aging(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         runs[0] += 1
-        return graph(images if runs[0] < 3 else images // 3, sizes, thresholds)
+        return graph(images if runs[0] < 3 else images // 3, *more)
 
     with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
         check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
@@ -161,9 +161,9 @@ def test_a_replay_whose_maps_alone_are_others_is_refused(helpers: Any, task: str
     graph = halve(model, torch.float32)
     runs = [0]
 
-    def aging(images: Tensor, sizes: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
+    def aging(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         runs[0] += 1
-        *others, maps = graph(images, sizes, thresholds)
+        *others, maps = graph(images, *more)
         return (*others, maps if runs[0] < 3 else maps.roll(1, 1))
 
     with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):

@@ -19,6 +19,8 @@ WARM_UP_RUNS: Final = 3
 """Before a capture: libraries choose their kernels and take their memory in the first runs, which a capture forbids."""
 CAPTURE_SHARE: Final = 0.4
 """Of a GPU's memory, for all captured graphs of an engine."""
+SHORT_MEMORY: Final = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""In errors of libraries that take memory by themselves, as cuBLAS does for its handle."""
 FREEING_SECONDS: Final = 10.0
 """Longer than a capture takes."""
 
@@ -118,7 +120,7 @@ class Gpu:
     @contextmanager
     def _held(self) -> Iterator[None]:
         # Device and stream are the thread's own: a pool's thread begins on GPU 0 and its default stream.
-        with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+        with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self._stream), telling_short_memory():
             yield
 
     def mark(self) -> Callable[[], None]:
@@ -199,6 +201,17 @@ def _without_collection() -> Iterator[None]:
         finally:
             if enabled:
                 gc.enable()
+
+
+@contextmanager
+def telling_short_memory() -> Iterator[None]:
+    """Raises torch.OutOfMemoryError in place of what torch makes of a library's own words for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(words in str(error) for words in SHORT_MEMORY):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def too_much(count: int, size: Size, device: str) -> OutOfMemory:

@@ -16,7 +16,7 @@ from model.network.graph.inference import InferenceGraph
 from model.network.graph.static import StaticGraph
 from model.network.serving.checking import check_engine, check_references
 from model.network.serving.engine import StaticEngine
-from model.network.serving.place import Gpu, Place
+from model.network.serving.place import Gpu, Place, telling_short_memory
 from model.network.weights import load_network
 from model.runtime.buckets import Buckets
 from model.runtime.bundles.bundle import Bundle, MissingFile
@@ -117,7 +117,9 @@ def _why_no_gpu(index: int) -> str | None:
 
 
 def _compute_on(device: torch.device) -> None:
-    """Raises RuntimeError where torch cannot, or torchvision, which may have been built for CPUs alone."""
-    ones = torch.ones(8, 8, device=device, dtype=torch.float16)
-    (ones @ ones).tolist()
-    torchvision.ops.nms(torch.ones(1, 4, device=device), torch.ones(1, device=device), 0.5).tolist()
+    """Raises RuntimeError where torch cannot, or torchvision, which may have been built for CPUs alone, and where
+    memory is short torch.OutOfMemoryError."""
+    with telling_short_memory():  # the first product makes cuBLAS' handle
+        ones = torch.ones(8, 8, device=device, dtype=torch.float16)
+        (ones @ ones).tolist()
+        torchvision.ops.nms(torch.ones(1, 4, device=device), torch.ones(1, device=device), 0.5).tolist()

@@ -188,3 +188,19 @@ def test_memory_is_given_back_without_a_turn_and_not_where_another_gpu_hangs(
         tidying.join(PATIENCE)
         assert not tidying.is_alive()
     assert cuda.emptied == [0]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_short"),
+    [
+        pytest.param("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True, id="cuBLAS"),
+        pytest.param("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True, id="cuDNN"),
+        pytest.param("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", False, id="another"),
+    ],
+)
+def test_libraries_that_have_no_memory_are_told_from_those_that_fail(cuda: Cuda, said: str, is_short: bool) -> None:
+    place = Gpu(3, "cuda:3")
+    with pytest.raises(RuntimeError, match="STATUS") as raised, place.turn(), place.turn():
+        raise RuntimeError(said)
+    assert isinstance(raised.value, torch.OutOfMemoryError) is is_short
+    assert str(raised.value) == said

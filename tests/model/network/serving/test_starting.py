@@ -267,20 +267,32 @@ def test_without_a_gpu_it_says_so_and_computes_nowhere_else(publish: Callable[..
         load_engine(publish(), "cuda", device)
 
 
-def test_memory_that_is_full_for_a_moment_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors: list[Exception | None] = [torch.OutOfMemoryError("CUDA out of memory"), None]
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_that_is_full_for_a_moment_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    errors: list[Exception | None] = [error, None]
 
-    def compute(device: torch.device) -> None:
+    def compute(*_: object) -> Any:
         if (error := errors.pop(0)) is not None:
             raise error
+        return torch.zeros(0)
 
     starting._why_no_gpu.cache_clear()
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(starting, "_compute_on", compute)
+    on_the_cpu = starting._compute_on
+    monkeypatch.setattr(starting, "_compute_on", lambda device: on_the_cpu(torch.device("cpu")))
+    monkeypatch.setattr(torch.ops.torchvision, "nms", compute)
     try:
-        assert starting.why_no_gpu(0) == "its memory is full: CUDA out of memory"
+        assert starting.why_no_gpu(0) == f"its memory is full: {error}"
         assert starting.why_no_gpu(0) is None
         assert errors == []
     finally:

@@ -277,10 +277,10 @@ class StaticEngine:
 
     def _give(self, host: Inputs, memory: HostMemory, count: int, eagerly: bool = False) -> Pending:
         shape = tuple(host.images.shape)
-        with self._place.turn(), torch.inference_mode():
-            if self._closed:
-                raise EngineError("the engine is closed")
-            try:
+        try:
+            with self._place.turn(), torch.inference_mode():
+                if self._closed:
+                    raise EngineError("the engine is closed")
                 captured = None if eagerly else self._captured(shape)
                 if captured is None:
                     images, sizes, thresholds, canvases = (part.to(self._device, non_blocking=True) for part in host)
@@ -294,9 +294,9 @@ class StaticEngine:
                 # The device's memory is the next batch's too; the order of the stream keeps them apart.
                 answer = memory.room("answer", tuple(packed.shape), torch.uint8)
                 answer.copy_(packed, non_blocking=True)
-            except torch.OutOfMemoryError as error:
-                raise self._out_of_memory(shape) from error
-            return Pending(self, self._place.mark(), memory, answer, fields, host, count)
+                return Pending(self, self._place.mark(), memory, answer, fields, host, count)
+        except torch.OutOfMemoryError as error:  # out of the turn: to give memory back may have to wait
+            raise self._out_of_memory(shape) from error
 
     def _captured(self, shape: Shape) -> Captured | None:
         """The shape's capture, if it is there or is waited for."""

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from model.runtime.engines.engine import OutOfMemory
+from model.runtime.engines.engine import EngineError, OutOfMemory
 from model.runtime.images.picture import Size
 
 WARM_UP_RUNS: Final = 3
@@ -27,6 +27,8 @@ FREEING_SECONDS: Final = 10.0
 _freeing = threading.Lock()
 """Held by who captures, and by who gives memory back: torch frees that of all GPUs at once, and refuses to beside a
 capture on any of them."""
+_overdue = threading.Event()
+"""Whether it was waited for in vain: a GPU that hangs in a capture holds it for ever. Then nobody waits any more."""
 _locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
 """By GPU. While one thread captures no other may take memory there: what it takes would be the graph's, or be missed by
 it. Only waiting for the GPU needs no turn."""
@@ -140,7 +142,9 @@ class Gpu:
             pool = None if other is None else other.graph.pool()
             before = torch.cuda.memory_reserved(self.device)
             graph = torch.cuda.CUDAGraph()
-            with _without_collection():
+            with _nothing_else_frees() as alone, _without_collection():
+                if not alone:
+                    raise EngineError(f"another GPU than {self.name} is being captured on for too long, and may hang")
                 # Not `torch.cuda.graph`, which waits for the GPU and gives all free memory back before it begins.
                 # Another engine's thread may go on using the GPU, hence the mode.
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -154,13 +158,10 @@ class Gpu:
             return _Recorded(graph, output, torch.cuda.memory_reserved(self.device) - before, self._stream)
 
     def tidy(self) -> None:
-        """Without a turn. Not at all where `_freeing` is held for long, as it is for ever where another GPU hangs."""
-        if not _freeing.acquire(timeout=FREEING_SECONDS):
-            return
-        try:
-            torch.cuda.empty_cache()
-        finally:
-            _freeing.release()
+        """To be called without a turn. Nothing where another GPU hangs in a capture."""
+        with _nothing_else_frees() as alone:
+            if alone:
+                torch.cuda.empty_cache()
 
     def why_lost(self) -> str:
         """Some errors (an illegal address, uncorrectable ECC, a launch that failed) leave the process's context such
@@ -191,16 +192,31 @@ class _Recorded:
 
 
 @contextmanager
+def _nothing_else_frees() -> Iterator[bool]:
+    """Whether `_freeing` is had inside; it is waited for no longer than a capture takes, and that once."""
+    alone = _freeing.acquire(timeout=0 if _overdue.is_set() else FREEING_SECONDS)
+    if not alone:
+        _overdue.set()
+        yield False
+        return
+    _overdue.clear()
+    try:
+        yield True
+    finally:
+        _freeing.release()
+
+
+@contextmanager
 def _without_collection() -> Iterator[None]:
-    """Garbage that holds GPU memory would be freed in the middle of a capture, which ends it."""
-    with _freeing:  # the collector is the whole process's, and another GPU may be captured on at the same time
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if enabled:
-                gc.enable()
+    """Garbage that holds GPU memory would be freed in the middle of a capture, which ends it. Inside of
+    `_nothing_else_frees`: the collector is the whole process's, and another GPU may be captured on at the same time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

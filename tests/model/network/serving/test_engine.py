@@ -251,6 +251,33 @@ def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: An
     assert engine.batch_of((64, 64)) == 4
 
 
+def test_memory_is_given_back_out_of_the_turn_in_which_it_was_short(
+    helpers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be waited for while another GPU is captured on, and others have something to begin meanwhile."""
+
+    def hungry(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    place, others = Recorder(), []
+
+    def tidy() -> None:
+        def begin() -> None:
+            if place._lock.acquire(blocking=False):
+                others.append("a turn")
+                place._lock.release()
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(place, "tidy", tidy)
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, capture=False, forward=hungry)
+    with pytest.raises(OutOfMemory, match="a batch of 2"):
+        ask(engine, image(64, 96, 51), image(64, 96, 51))
+    assert others == ["a turn"]
+
+
 def test_short_memory_for_what_a_capture_reads_makes_batches_smaller_too(
     helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

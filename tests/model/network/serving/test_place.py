@@ -13,6 +13,7 @@ import torch
 
 from model.network.serving import place as places
 from model.network.serving.place import Gpu
+from model.runtime.engines.engine import EngineError
 from tests.patience import PATIENCE
 
 RESERVED = {0: 5000, 3: 100}
@@ -51,7 +52,7 @@ class Cuda:
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     told = Cuda()
 
     class Graph:
@@ -79,7 +80,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    return told
+    places._overdue.clear()
+    yield told
+    places._overdue.clear()
 
 
 def test_what_is_begun_in_a_turn_is_begun_on_its_gpu_by_any_thread(cuda: Cuda) -> None:
@@ -188,6 +191,39 @@ def test_memory_is_given_back_without_a_turn_and_not_where_another_gpu_hangs(
         tidying.join(PATIENCE)
         assert not tidying.is_alive()
     assert cuda.emptied == [0]
+
+
+def test_a_gpu_that_hangs_in_a_capture_is_waited_for_once_by_all_others(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    class Held:
+        """As a lock that nobody lets go of, or, at last, somebody does."""
+
+        is_free = False
+
+        def acquire(self, timeout: float) -> bool:
+            waited.append(timeout)
+            return self.is_free
+
+        def release(self) -> None:
+            pass
+
+    held, place = Held(), Gpu(0, "cuda:0")
+    monkeypatch.setattr(places, "_freeing", held)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="another GPU than cuda:0 is being captured on for too long"):
+            place.capture(lambda: torch.zeros(1), lambda: None)
+        place.tidy()
+    assert waited == [places.FREEING_SECONDS, 0, 0, 0]
+    assert cuda.emptied == []
+    assert cuda.captured == []
+    held.is_free = True
+    place.tidy()
+    place.capture(lambda: torch.zeros(1), lambda: None)
+    assert waited[4:] == [0, places.FREEING_SECONDS]
+    assert (len(cuda.emptied), len(cuda.captured)) == (1, 1)
 
 
 @pytest.mark.parametrize(

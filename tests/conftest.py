@@ -90,6 +90,23 @@ def trace_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[A
         yield trace
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _torch_keeps_its_threads() -> Iterator[None]:
+    """An engine of TorchScript that is told no number gives torch a thread for each core, for the whole process. Every
+    network that its later tests run would be shared out, too small for that, among threads that wait for each other by
+    computing: on cores with other work one takes ten times as long."""
+    if "torch" not in sys.modules:  # no test that was collected runs a network in this process
+        yield
+        return
+    import torch
+
+    from model.runtime.engines import torchscript
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchscript, "usable_cores", torch.get_num_threads)
+        yield
+
+
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else extensions say at exit that they leak, and what leaks would be no test's failure
 

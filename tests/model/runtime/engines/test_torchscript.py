@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.runtime.bundles.bundle import ManifestDraft, publish_bundle
+from model.runtime.engines import torchscript
 from model.runtime.engines.engine import EngineError
 from model.runtime.engines.loading import load_engine
 from model.runtime.engines.torchscript import TorchScriptEngine
@@ -54,6 +55,16 @@ def test_runs(script: Path, staging: Path, draft: ManifestDraft, tmp_path: Path)
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.run(images, np.array([[32, 64]] * 3), np.full(3, 0.3, np.float32))
+
+
+def test_torch_gets_a_thread_for_each_core_but_in_tests(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    TorchScriptEngine(script, "masks", "cpu", None)
+    assert torch.get_num_threads() == before, "see tests/conftest.py"
+    monkeypatch.setattr(torchscript, "usable_cores", lambda: before + 1)
+    TorchScriptEngine(script, "masks", "cpu", None)
+    assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
 
 
 def test_damaged_file(tmp_path: Path) -> None:

@@ -247,7 +247,8 @@ def take_turn(loader: Iterator[Any], step: Step, steps: int, device: torch.devic
 def main() -> None:
     """Serves turns until stdin ends."""
     name, data, batch, min_size, max_size, workers, amp, device, network = sys.argv[1:]
-    torch.set_num_threads(os.cpu_count() or 1)
+    if network != "dry-run":  # too small to be shared out among threads, which wait for each other by computing
+        torch.set_num_threads(os.cpu_count() or 1)
     sizes = int(batch), int(min_size), int(max_size), int(workers)
     options = Options(Path(data), *sizes, amp, device, network == "dry-run")
     loader, step = LOOPS[name](options)

@@ -13,7 +13,7 @@ comma := ,
 CUDA := $(if $(shell command -v nvidia-smi),$(comma)cuda)
 CHECKS := check-types check-style check-imports check-security check-licenses
 FUZZED := admission decoding tiling multipart packed infer
-COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, regions; masks.warm_up(); keypoints.warm_up(); regions.warm_up()"
+COMPILE_KERNELS := $(BIN)/python -c "from model.runtime.kernels import keypoints, masks, overlaps, regions; masks.warm_up(); keypoints.warm_up(); overlaps.warm_up(); regions.warm_up()"
 
 .PHONY: serve test suite check $(CHECKS) audit soak platforms train-shapes clean
 

@@ -1,13 +1,15 @@
 """A mosaic of a dataset's validation images: found in tiles, shrunk to what the network takes, and image by image.
 
     python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --shifts 3
+    python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --grid 192 192 --seen runs/seen.json
     python -m benchmarks.tiles --model BUNDLE --data DIR --side 4096 --tile 1024 --json runs/tiles.json
     python -m benchmarks.tiles --model model/embedded/nuclei/1 --data DIR --sides 1024 4096 10000 20000
 
 Each way's detections are cut back into the images and counted against the same annotations, so that their AP compare.
 `framed` is each image alone in a frame as it has in the mosaic (see `mosaic`): what that loses, no tile has lost.
-`--shifts` moves the grid of tiles: of what the model's thresholds keep, as many objects should stay the same. Engine
-alone, without the service around it. With `--sides`, pictures of these sizes go through a server instead: see `sizes`.
+`--shifts` and `--grid` move the grid of tiles: of what the model's thresholds keep, as many objects should stay the
+same. Engine alone, without the service around it. What the file `--seen` has of tiles is not computed again: their
+seconds then say nothing. With `--sides`, pictures of these sizes go through a server instead: see `sizes`.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ from benchmarks.evenly import evenly
 from benchmarks.measure import machine
 from benchmarks.tiles import sizes
 from benchmarks.tiles.mosaic import FRAME, MOST, cut_back, framed, mosaic
+from benchmarks.tiles.seen import SeenTiles
 from benchmarks.tiles.sizes import Measured
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.manifest import PrecisionChoice
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode_part
-from model.runtime.merging import TileAnswer, merge_tiles
+from model.runtime.merging import SURE_SHARE, merge_tiles
 from model.runtime.predict import Predictor
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import OVERLAP, SMALLEST, STEP, Tile, plan_tiles, smaller_tiles, tile_side
 from training.data.annotations.dataset import Dataset, DatasetError
 from training.data.formats.locate import Origin
@@ -99,7 +103,6 @@ class Network:
     def __init__(self, bundle: Bundle) -> None:
         self.predictor, self.manifest = Predictor.of_bundle(bundle), bundle.manifest
         self.seconds, self.pixels = 0.0, 0
-        self.tiles: dict[Tile, Detections] = {}
 
     def see(self, picture: NDArray[np.uint8]) -> Detections:
         start = time.perf_counter()
@@ -108,25 +111,24 @@ class Network:
         self.pixels += picture.shape[0] * picture.shape[1]
         return found
 
-    def in_tiles(
-        self, picture: NDArray[np.uint8], tiles: list[Tile], thresholds: NDArray[np.float32] | None = None
-    ) -> Detections:
-        """As the service does it, for a request with these thresholds. What tiles show is computed once."""
+    def in_tiles(self, picture: NDArray[np.uint8], tiles: list[Tile], known: SeenTiles) -> Detections:
+        """As the service does it, for a request from `THRESHOLD` on. What is seen of a tile is `known` from then on."""
         waiting, answers = list(tiles), []
         architecture, preprocessing = self.manifest.architecture, self.manifest.preprocessing
         own = self.manifest.score_thresholds
+        sure = own * np.float32(SURE_SHARE)
         while waiting:
             tile = waiting.pop()
-            if tile not in self.tiles:
-                self.tiles[tile] = self.see(tile.of(picture))
-            seen = self.tiles[tile]
-            found = seen if thresholds is None else kept(seen, thresholds)
-            sure = int((seen.scores > own[seen.labels]).sum())
-            smaller = smaller_tiles(tile, len(found), sure, architecture, preprocessing)
+            found = known.get(tile)
+            if found is None:
+                found = self.see(tile.of(picture))
+                known.add(tile, found)
+            counts = (int((found.scores > least[found.labels]).sum()) for least in (sure, own))
+            smaller = smaller_tiles(tile, *counts, architecture, preprocessing)
             waiting += smaller
-            if not smaller:
-                answers.append(TileAnswer(tile, found, len(found) >= architecture.detections_per_image))
-        return merge_tiles((picture.shape[0], picture.shape[1]), answers)
+            full = len(found) >= architecture.detections_per_image
+            answers.append(TileAnswer(tile, found, np.inf if smaller else float(found.scores[-1]) if full else 0.0))
+        return merge_tiles((picture.shape[0], picture.shape[1]), answers, sure=sure)
 
 
 def main() -> None:
@@ -138,6 +140,16 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="a tile's side in pixels (default: as tile=auto)")
     parser.add_argument("--overlap", type=int, help="in pixels (default: a third of a tile)")
     parser.add_argument("--shifts", type=int, default=0, help="other grids to try")
+    parser.add_argument(
+        "--grid",
+        type=int,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("UP", "LEFT"),
+        help="another grid to try, moved by so many pixels; may be given again",
+    )
+    parser.add_argument("--seen", type=Path, help="a file that keeps what the network finds in each tile")
     frames = ["mirrored", "mean", "black"]
     parser.add_argument("--frame", choices=frames, default="mirrored", help="what lies around the images")
     parser.add_argument("--sides", type=int, nargs="+", help="measure a server on square pictures of these sizes")
@@ -168,6 +180,10 @@ def main() -> None:
     overlap = side // OVERLAP if options.overlap is None else options.overlap
     print(f"{len(images)} images in {size[1]}x{size[0]} pixels, tiles of {side} that overlap by {overlap}")
     pixels = size[0] * size[1]
+    try:
+        SeenTiles(options.seen, manifest.sha256, picture)
+    except ValueError as error:
+        parser.error(str(error))
     see = partial(run, network, data)
     results: list[Result] = []
 
@@ -184,12 +200,13 @@ def main() -> None:
     tell(see("image by image", lambda: [network.see(image) for image in images], own_pixels))
     tell(see("framed", lambda: [in_frame(network, image, color) for image in images], own_pixels))
     unshifted: Detections | None = None
-    for number, shift in enumerate(shifts(options.shifts, side - overlap)):
+    for number, shift in enumerate([*shifts(options.shifts, side - overlap), *map(tuple, options.grid)]):
         tiles = plan_tiles(size, side, overlap, shift)
-        network.tiles.clear()
+        known = SeenTiles(options.seen, manifest.sha256, picture)
         name = f"tiles, {shift[0]}, {shift[1]}" if number else "tiles"
-        result = see(name, partial(tiled, network, picture, tiles, places), pixels)
-        found = network.in_tiles(picture, tiles, manifest.score_thresholds)
+        result = see(name, partial(tiled, network, picture, tiles, known, places), pixels)
+        known.save()
+        found = kept(network.in_tiles(picture, tiles, known), manifest.score_thresholds)
         unshifted = unshifted or found
         tell(replace(result, same=same_objects(unshifted, found)))
     tell(see("shrunk", lambda: cut_back(network.see(picture), places), pixels))
@@ -229,8 +246,10 @@ def in_frame(network: Network, image: NDArray[np.uint8], color: NDArray[np.uint8
     return found
 
 
-def tiled(network: Network, picture: NDArray[np.uint8], tiles: list[Tile], places: list[Tile]) -> list[Detections]:
-    return cut_back(network.in_tiles(picture, tiles), places)
+def tiled(
+    network: Network, picture: NDArray[np.uint8], tiles: list[Tile], known: SeenTiles, places: list[Tile]
+) -> list[Detections]:
+    return cut_back(network.in_tiles(picture, tiles, known), places)
 
 
 def run(network: Network, data: Dataset, name: str, way: Callable[[], list[Detections]], pixels: int) -> Result:

@@ -17,7 +17,7 @@ from model.runtime.engines.cores import usable_cores
 from model.runtime.engines.engine import INSTEAD, Engine, EngineError, EngineKind, OverlappingEngine, Unavailable
 from model.runtime.engines.loading import choose_devices, computes_on_cpu, why_no_cuda_engine
 from model.runtime.engines.precision import choose_precision, load_in, why_half, why_precision
-from model.runtime.kernels import masks, regions
+from model.runtime.kernels import masks, overlaps, regions
 from model.runtime.predict import WarmUp, warm_up
 from service.models.background import in_background
 from service.models.catalog import Catalog, Fingerprint, ServedModel
@@ -233,6 +233,7 @@ def _look(settings: Settings, seen: Versions | None = None) -> tuple[Loader, Ver
 
 def _warm_up_kernels() -> None:
     masks.warm_up()
+    overlaps.warm_up()
     regions.warm_up()
 
 

@@ -21,8 +21,9 @@ from model.runtime.images.picture import Size
 from model.runtime.images.regions import Part, PictureByRegion
 from model.runtime.images.values.intensity import Intensity
 from model.runtime.images.values.pixels import Done, DoneSearch
-from model.runtime.merging import TileAnswer, merge_tiles, unlike
+from model.runtime.merging import SURE_SHARE, merge_tiles
 from model.runtime.preprocess import Prepared, prepare, to_original
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import Tile, smaller_tiles
 from service.models.catalog import ServedModel
 from service.observability.record import ImageRecord
@@ -95,13 +96,12 @@ async def predict_in_tiles(
     wanted = options.score_thresholds
     if wanted is None:
         wanted = np.full(len(own), options.score_threshold, np.float32)
-    merged_from = np.minimum(wanted, own)  # a higher threshold takes objects away, and no tile's word on them
+    sure = own * np.float32(SURE_SHARE)
+    merged_from = np.minimum(wanted, sure)
     if options.label_ids is not None:
         merged_from[[label for label in range(len(own)) if label not in options.label_ids]] = np.inf
-    least = min(options.score_threshold, float(own[1:].min()))
+    least = min(options.score_threshold, float(sure[1:].min()))
     answers: list[TileAnswer] = []
-    sure_answers: list[TileAnswer] = []
-    wants_more, own_least = bool((wanted < own)[1:].any()), own[1:].min()
     learned: dict[Key, SeenTile] = {}
     waiting = deque(tiles)
     split: set[Tile] = set()
@@ -120,23 +120,21 @@ async def predict_in_tiles(
             raw = await compute(prepared, least)
             known = SeenTile(least, raw.scores, raw.labels)
         scores, labels = known.above(least)
-        found, sure = len(scores), int((scores > own[labels]).sum())
-        parts = smaller_tiles(tile, found, sure, architecture, preprocessing, scale)
-        if not parts:
-            full = found >= architecture.detections_per_image
-            cut_off |= full and bool(scores[-1] > options.score_threshold)
-            if not known.holds(merged_from):
-                raw = raw or await compute(prepared, least)
-                detections, seconds = await postprocess_pool.run(
-                    partial(_detections, raw, prepared, merged_from), Priority.BULK
-                )
-                record.add("postprocess", seconds)
-                known = SeenTile(least, raw.scores, raw.labels, detections, merged_from)
-            assert known.detections is not None
-            answers.append(TileAnswer(tile, _above(known.detections, merged_from), full))
-            if wants_more:
-                full = int((scores > own_least).sum()) >= architecture.detections_per_image
-                sure_answers.append(TileAnswer(tile, _above(known.detections, np.maximum(merged_from, own)), full))
+        # What the request asks for splits no tile: its answer is a part of that of a request that asks for more.
+        crowd = int((scores > sure[labels]).sum()), int((scores > own[labels]).sum())
+        parts = smaller_tiles(tile, *crowd, architecture, preprocessing, scale)
+        full = len(scores) >= architecture.detections_per_image
+        cut_off |= full and not parts and bool(scores[-1] > options.score_threshold)
+        if not known.holds(merged_from):
+            raw = raw or await compute(prepared, least)
+            detections, seconds = await postprocess_pool.run(
+                partial(_detections, raw, prepared, merged_from), Priority.BULK
+            )
+            record.add("postprocess", seconds)
+            known = SeenTile(least, raw.scores, raw.labels, detections, merged_from)
+        assert known.detections is not None
+        complete_above = np.inf if parts else float(scores[-1]) if full else 0.0
+        answers.append(TileAnswer(tile, _above(known.detections, merged_from), complete_above))
         learned[key] = known
         smaller = [part for part in parts if part not in split]  # neighbors that are split may share some
         split.update(smaller)
@@ -166,11 +164,8 @@ async def predict_in_tiles(
         memory.remember(learned)
 
     def merge() -> Detections:
-        merged = merge_tiles(size, answers, scale or 1.0)
-        if wants_more:  # what the model itself is sure of is the same at any threshold
-            sure = merge_tiles(size, sure_answers, scale or 1.0)
-            merged = _with_less_sure(size, sure, merged, own)
-        return _above(merged, wanted)
+        asks_for_more = bool((merged_from < sure)[1:].any())
+        return _above(merge_tiles(size, answers, scale or 1.0, sure if asks_for_more else None), wanted)
 
     merged, seconds = await postprocess_pool.run(merge, Priority.BULK)
     record.add("postprocess", seconds)
@@ -181,21 +176,6 @@ def _above(found: Detections, score_thresholds: NDArray[np.float32]) -> Detectio
     """What scores more than its label's threshold; float32 by label id."""
     rows = np.flatnonzero(found.scores > score_thresholds[found.labels])
     return found if len(rows) == len(found) else _rows(found, rows)
-
-
-def _with_less_sure(size: Size, sure: Detections, found: Detections, own: NDArray[np.float32]) -> Detections:
-    """All that is sure, and of `found` what scores no more than its label's own threshold, float32 by label id, and is
-    none of them."""
-    less = _rows(found, np.flatnonzero(found.scores <= own[found.labels]))
-    less = _rows(less, unlike(size, less, sure))
-    both = Detections(
-        np.concatenate([sure.boxes, less.boxes]),
-        np.concatenate([sure.scores, less.scores]),
-        np.concatenate([sure.labels, less.labels]),
-        None if sure.masks is None or less.masks is None else sure.masks + less.masks,
-        None if sure.keypoints is None or less.keypoints is None else np.concatenate([sure.keypoints, less.keypoints]),
-    )
-    return _rows(both, np.argsort(-both.scores, kind="stable"))
 
 
 def _rows(found: Detections, rows: NDArray[np.intp]) -> Detections:

@@ -11,6 +11,7 @@ from tifffile import imread
 
 from benchmarks.tiles import sizes
 from benchmarks.tiles.mosaic import FRAME, cut_back, framed, mosaic
+from benchmarks.tiles.seen import SeenTiles
 from benchmarks.tiles.sizes import measure, row, write_picture
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode, encode_bitmap
@@ -75,3 +76,28 @@ def test_what_is_found_in_a_mosaic_goes_back_into_the_images() -> None:
     assert second.boxes.tolist() == [[18, 10, 25, 18]], "the third lies in frames alone"
     assert first.masks is not None
     np.testing.assert_array_equal(decode(first.masks[1]), masks[1, :30, :30])
+
+
+def test_what_was_seen_of_tiles_is_kept_in_a_file(tmp_path: Path) -> None:
+    picture = np.zeros((40, 60, 3), np.uint8)
+    mask = np.zeros((30, 20), np.bool_)
+    mask[2:9, 3:11] = True
+    found = Detections(
+        np.array([[3.25, 2, 11, 9]], np.float32), np.array([0.7], np.float32), np.array([2]), [encode_bitmap(mask)]
+    )
+    tile, path = Tile(10, 40, 30, 20), tmp_path / "new" / "seen.json"
+    seen = SeenTiles(path, "model", picture)
+    assert seen.get(tile) is None
+    seen.add(tile, found)
+    seen.save()
+    again = SeenTiles(path, "model", picture).get(tile)
+    assert again is not None
+    assert (again.boxes.tolist(), again.scores.tolist(), again.labels.tolist()) == (
+        found.boxes.tolist(),
+        found.scores.tolist(),
+        [2],
+    )
+    assert again.masks == found.masks
+    for model, other in (("another", picture), ("model", picture + 1)):
+        with pytest.raises(ValueError, match=r"seen\.json has what another model, or this one in another picture"):
+            SeenTiles(path, model, other)

@@ -155,9 +155,10 @@ def _import_what_servers_import() -> None:
     import service.server
     import service.settings.configuration
     import service.settings.listen  # noqa: F401
-    from model.runtime.kernels import masks, regions
+    from model.runtime.kernels import masks, overlaps, regions
 
     masks.warm_up()
+    overlaps.warm_up()
     regions.warm_up()
 
 

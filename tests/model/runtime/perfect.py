@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import encode_bitmap
-from model.runtime.merging import TileAnswer
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import Tile
 
 Masks = NDArray[np.bool_]

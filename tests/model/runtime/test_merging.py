@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode
-from model.runtime.merging import TileAnswer, merge_tiles, unlike
+from model.runtime.merging import merge_tiles
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import Tile, plan_tiles
 from tests.model.runtime.perfect import Masks, seen
 
@@ -124,12 +125,12 @@ def test_boxes_alone_are_merged_too() -> None:
 def test_the_tile_that_sees_more_around_a_place_decides() -> None:
     size, tiles = (128, 224), [Tile(0, 0, 128, 128), Tile(0, 96, 128, 128)]
 
-    def found(box: list[float], tile: Tile, full: bool = False) -> int:
+    def found(box: list[float], tile: Tile, complete_above: float = 0.0) -> int:
         here = np.array([box], np.float32) - np.array([tile.left, tile.top] * 2, np.float32)
         one = Detections(here, np.ones(1, np.float32), np.ones(1, np.int64))
         none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         other = next(another for another in tiles if another != tile)
-        return len(merge_tiles(size, [TileAnswer(tile, one), TileAnswer(other, none, full)]))
+        return len(merge_tiles(size, [TileAnswer(tile, one), TileAnswer(other, none, complete_above)]))
 
     left, right = tiles
     assert found([98, 50, 104, 60], right) == 0, "the left tile sees 24 pixels beside it, the right one 2"
@@ -137,10 +138,10 @@ def test_the_tile_that_sees_more_around_a_place_decides() -> None:
     assert found([106, 50, 112, 60], right) == 0, "neither cuts it, and the left one sees 6 pixels more"
     assert found([106, 50, 112, 60], left) == 1
     assert found([96, 50, 104, 60], right) == 0, "cut by its own border, whole in the other"
-    assert found([98, 50, 104, 60], right, full=True) == 1, "the left tile could not name all that it saw"
+    assert found([98, 50, 104, 60], right, complete_above=0.3) == 1, "the left tile could not name all that it saw"
     assert found([150, 50, 160, 60], right) == 1, "no other tile shows it"
     assert found([70, 50, 128, 60], left) == 0, "cut; the right tile sees half of it and beyond, and has none"
-    assert found([70, 50, 128, 60], left, full=True) == 1, "which could not name all that it saw"
+    assert found([70, 50, 128, 60], left, complete_above=np.inf) == 1, "which could not name all that it saw"
     assert found([20, 50, 128, 60], left) == 1, "of which the right tile sees too little to tell"
     assert found([96, 50, 150, 60], right) == 0, "as the first of these, from the other side"
     assert found([70, 0, 112, 60], left) == 1, "the picture's border cuts nothing, and its own tile sees more around it"
@@ -156,20 +157,103 @@ def test_two_objects_that_each_tile_tells_apart_stay_two() -> None:
     assert sorted(merge_tiles((128, 224), answers).boxes.tolist()) == objects.tolist()
 
 
-@pytest.mark.parametrize("with_masks", [True, False])
-def test_what_is_no_object_of_others(with_masks: bool) -> None:
-    size = (100, 140)
-    masks = np.zeros((4, *size), bool)
-    for mask, (top, left) in zip(masks, ((10, 10), (10, 12), (10, 18), (60, 90)), strict=True):
-        mask[top : top + 20, left : left + 20] = True
+def one(tile: Tile, box: list[float], score: float, label: int = 1) -> TileAnswer:
+    """A tile with one object, of a box in the picture and no mask."""
+    here = np.array([box], np.float32) - np.array([tile.left, tile.top] * 2, np.float32)
+    return TileAnswer(tile, Detections(here, np.array([score], np.float32), np.array([label], np.int64)))
 
-    def some(*numbers: int) -> Detections:
-        found = seen(masks[list(numbers)], Tile(0, 0, *size), with_masks=with_masks).detections
-        return Detections(found.boxes, found.scores, np.ones(len(numbers), np.int64), found.masks)
 
-    assert unlike(size, some(0, 1, 2, 3), some(0)).tolist() == [2, 3], "IoU of 1, 0.82, 0.43 and 0"
-    assert unlike(size, some(0, 1), some()).tolist() == [0, 1]
-    assert unlike(size, some(), some(0)).tolist() == []
-    other = some(0)
-    other.labels[:] = 2
-    assert unlike(size, some(0), other).tolist() == [0], "of another label"
+def none(tile: Tile) -> TileAnswer:
+    return TileAnswer(tile, Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)))
+
+
+SIZE, LEFT, RIGHT = (768, 1280), Tile(0, 0, 768, 768), Tile(0, 512, 768, 768)
+
+
+@pytest.mark.parametrize(
+    ("left", "scale", "count", "why"),
+    [
+        (555, 1.0, 0, "43 pixels of room, 203 in the other tile"),
+        (560, 1.0, 1, "48 pixels show it well enough, whatever the other tile has found"),
+        (555, 2.0, 1, "of which the network sees 86"),
+        (580, 0.5, 0, "and here 34"),
+    ],
+)
+def test_another_tile_s_silence_counts_of_what_has_little_around_it(
+    left: float, scale: float, count: int, why: str
+) -> None:
+    assert len(merge_tiles(SIZE, [one(RIGHT, [left, 300, left + 10, 310], 0.9), none(LEFT)], scale)) == count, why
+
+
+@pytest.mark.parametrize(
+    ("left", "scale", "score", "why"),
+    [
+        (634, 1.0, 0.9, "114 pixels in the left tile are enough: the surest has it"),
+        (648, 1.0, 0.6, "of 100 in the left one and 136 in the right one, the one with more"),
+        (648, 2.0, 0.9, "which are 200 and 272 to the network"),
+        (634, 0.5, 0.6, "and here 57 and 61"),
+    ],
+)
+def test_the_surest_of_the_tiles_that_see_enough_has_the_object(
+    left: float, scale: float, score: float, why: str
+) -> None:
+    box = [left, 300, left + 20, 320]
+    merged = merge_tiles(SIZE, [one(LEFT, box, 0.9), one(RIGHT, box, 0.6)], scale)
+    assert merged.scores.tolist() == [np.float32(score)], why
+
+
+def test_a_tile_has_no_word_on_an_object_that_it_shows_as_another() -> None:
+    """The left tile has one object where the right one has two: the second, with less room, is not found there."""
+    half = [540, 300, 560, 320], [545, 300, 565, 320]
+    answers = [one(LEFT, half[0], 0.9), one(RIGHT, half[0], 0.8)]
+    boxes = np.array(half, np.float32) - np.array([512, 0, 512, 0], np.float32)
+    answers[1] = TileAnswer(RIGHT, Detections(boxes, np.array([0.8, 0.7], np.float32), np.ones(2, np.int64)))
+    assert merge_tiles(SIZE, answers).boxes.tolist() == [half[0]]
+
+
+SURE = np.full(3, 0.5, np.float32)
+
+
+def test_what_is_not_sure_adds_objects_and_changes_none() -> None:
+    sure = [one(LEFT, [200, 300, 768, 340], 0.9), one(RIGHT, [900, 100, 930, 130], 0.8)]
+    less = [one(RIGHT, [512, 300, 800, 340], 0.3), one(LEFT, [200, 200, 230, 230], 0.2)]
+    answers = [
+        TileAnswer(tile, both(first.detections, second.detections))
+        for tile, first, second in ((LEFT, sure[0], less[1]), (RIGHT, sure[1], less[0]))
+    ]
+    alone = merge_tiles(SIZE, sure)
+    merged = merge_tiles(SIZE, answers, sure=SURE)
+    assert {tuple(box) for box in alone.boxes.tolist()} < {tuple(box) for box in merged.boxes.tolist()}
+    assert sorted(merged.scores.tolist()) == [np.float32(0.2), np.float32(0.8), np.float32(0.9)], "0.3 is in 0.9"
+    assert (merged.scores[:-1] >= merged.scores[1:]).all()
+    as_one = merge_tiles(SIZE, answers)
+    assert [200, 300, 800, 340] in as_one.boxes.tolist(), "without that, all of them are joined"
+
+
+def test_a_tile_is_complete_above_the_least_score_of_those_that_are_sure() -> None:
+    """One with as many detections as it can give, of which the last is not sure, has named all that are."""
+    seen_well = one(RIGHT, [520, 300, 530, 310], 0.9)
+    for last, count in ((0.4, 0), (0.6, 1)):
+        silent = TileAnswer(LEFT, none(LEFT).detections, last)
+        assert len(merge_tiles(SIZE, [seen_well, silent], sure=SURE)) == count
+        assert len(merge_tiles(SIZE, [seen_well, silent])) == 1
+
+
+def both(a: Detections, b: Detections) -> Detections:
+    return Detections(
+        np.concatenate([a.boxes, b.boxes]), np.concatenate([a.scores, b.scores]), np.concatenate([a.labels, b.labels])
+    )
+
+
+def test_where_those_that_are_sure_are_outvoted_a_less_sure_one_may_be_an_object() -> None:
+    """The right tile shows it at its border; the left one, with much around it, is not sure."""
+    answers = [one(RIGHT, [520, 300, 530, 310], 0.9), one(LEFT, [520, 300, 530, 310], 0.4)]
+    assert merge_tiles(SIZE, answers, sure=SURE).scores.tolist() == [np.float32(0.4)]
+    assert merge_tiles(SIZE, answers).scores.tolist() == [np.float32(0.4)], "as the left one sees more around it"
+
+
+def test_two_objects_that_are_sure_stay_two_whatever_a_less_sure_one_has_in_common_with_both() -> None:
+    first, second, between = [600, 300, 620, 320], [612, 300, 632, 320], [606, 300, 626, 320]
+    third = Tile(0, 256, 768, 768)
+    answers = [one(LEFT, first, 0.9), one(RIGHT, second, 0.8), one(third, between, 0.3)]
+    assert merge_tiles(SIZE, answers, sure=SURE).boxes.tolist() == [first, second]

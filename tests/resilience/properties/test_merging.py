@@ -8,8 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.runtime.detections import Detections
 from model.runtime.kernels.rle import decode
 from model.runtime.merging import merge_tiles
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import plan_tiles
 from tests.model.runtime.perfect import seen
 from tests.resilience.properties.pictures import Bitmap
@@ -68,3 +70,40 @@ def test_tiles_cover_every_pixel_and_overlap_as_asked(size: tuple[int, int], sid
         for before, after in pairwise(spans):
             assert before[0] < after[0], "the same again"
             assert before[1] - after[0] >= overlap
+
+
+@st.composite
+def views(draw: st.DrawFn) -> list[TileAnswer]:
+    """What a network with every fault finds in the tiles of a picture: boxes anywhere, of any score and two labels."""
+    answers = []
+    for tile in plan_tiles(SIZE, 64, 32):
+        boxes = []
+        for _ in range(draw(st.integers(0, 4))):
+            x, y = draw(st.integers(0, tile.width - 4)), draw(st.integers(0, tile.height - 4))
+            boxes.append((x, y, draw(st.integers(x + 3, tile.width)), draw(st.integers(y + 3, tile.height))))
+        scores = np.sort(np.array([draw(st.integers(100, 900)) / 1000 for _ in boxes], np.float32))[::-1]
+        labels = np.array([draw(st.integers(1, 2)) for _ in boxes], np.int64)
+        complete_above = draw(st.sampled_from([0.0, np.inf])) if not boxes else draw(st.sampled_from([0.0, scores[-1]]))
+        found = Detections(np.array(boxes, np.float32).reshape(-1, 4), scores, labels)
+        answers.append(TileAnswer(tile, found, complete_above))
+    return answers
+
+
+SIZE = (96, 128)
+SURE = np.array([0.4, 0.4, 0.6], np.float32)
+
+
+def sure_of(found: Detections) -> Detections:
+    rows = found.scores > SURE[found.labels]
+    return Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
+
+
+@given(views())
+def test_what_is_less_sure_changes_nothing_that_is_sure(answers: list[TileAnswer]) -> None:
+    alone = [
+        TileAnswer(one.tile, sure_of(one.detections), one.complete_above if one.complete_above > 0.4 else 0.0)
+        for one in answers
+    ]
+    expected, found = merge_tiles(SIZE, alone), sure_of(merge_tiles(SIZE, answers, sure=SURE))
+    for field in ("boxes", "scores", "labels"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))

@@ -11,9 +11,10 @@ import pytest
 
 from model.architecture import ArchitectureConfig
 from model.runtime.bundles.repository import Repository
-from model.runtime.merging import TileAnswer, merge_tiles
+from model.runtime.merging import merge_tiles
 from model.runtime.predict import Predictor
 from model.runtime.preprocess import Preprocessing
+from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import LEAST_OVERLAP, plan_tiles
 from service.http.problems import Problem
 from service.prediction.parameters import Tiling
@@ -26,7 +27,7 @@ def test_a_picture_in_tiles_is_answered_as_its_tiles_are_merged_offline(
     image = np.random.default_rng(3).integers(0, 255, (200, 330, 3), np.uint8)
     predictor = Predictor.of_bundle(Repository(tiny_repository).latest("tiny"), device="cpu", threads=1)
     tiles = plan_tiles((200, 330), 128, 40)
-    answers = [TileAnswer(tile, predictor.predict([tile.of(image)], 0.0)[0], full=True) for tile in tiles]
+    answers = [TileAnswer(tile, predictor.predict([tile.of(image)], 0.0)[0], np.inf) for tile in tiles]
     predictor.close()
     expected = merge_tiles((200, 330), answers)
     assert 0 < len(expected) <= sum(len(answer.detections) for answer in answers)

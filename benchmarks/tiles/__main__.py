@@ -123,8 +123,8 @@ class Network:
             if found is None:
                 found = self.see(tile.of(picture))
                 known.add(tile, found)
-            counts = (int((found.scores > least[found.labels]).sum()) for least in (sure, own))
-            smaller = smaller_tiles(tile, *counts, architecture, preprocessing)
+            some, certain = (int((found.scores > least[found.labels]).sum()) for least in (sure, own))
+            smaller = smaller_tiles(tile, some, certain, architecture, preprocessing)
             waiting += smaller
             full = len(found) >= architecture.detections_per_image
             answers.append(TileAnswer(tile, found, np.inf if smaller else float(found.scores[-1]) if full else 0.0))

@@ -121,8 +121,8 @@ async def predict_in_tiles(
             known = SeenTile(least, raw.scores, raw.labels)
         scores, labels = known.above(least)
         # What the request asks for splits no tile: its answer is a part of that of a request that asks for more.
-        crowd = int((scores > sure[labels]).sum()), int((scores > own[labels]).sum())
-        parts = smaller_tiles(tile, *crowd, architecture, preprocessing, scale)
+        some, certain = (int((scores > thresholds[labels]).sum()) for thresholds in (sure, own))
+        parts = smaller_tiles(tile, some, certain, architecture, preprocessing, scale)
         full = len(scores) >= architecture.detections_per_image
         cut_off |= full and not parts and bool(scores[-1] > options.score_threshold)
         if not known.holds(merged_from):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.runtime.detections import RLE, Detections
 from model.runtime.images.picture import Size
-from model.runtime.kernels.rle import encode_bitmap, place
+from model.runtime.kernels.rle import beside, encode_bitmap, place
 from model.runtime.sightings import (
     INWARD,
     SAME,
@@ -42,6 +42,8 @@ ENOUGH = 104.0
 SURE_SHARE = 7 / 8
 """Of a label's own threshold: what scores more is merged, however much more is asked for. That a tile is a little less
 sure of an object than its neighbor is not its word that there is none."""
+PIXELS_AT_ONCE = 2**24
+"""Of an object that is joined, so many are in memory together: its box may be the whole picture."""
 LITTLE = 48.0
 """Of an object with less around it, another tile's word that it is none counts, if that one sees more around it."""
 
@@ -215,14 +217,24 @@ def _join(group: list[Sighting]) -> Sighting:
     left, top = np.floor(box[:2]).astype(int).tolist()
     right, bottom = np.ceil(box[2:]).astype(int).tolist()
     part = Tile(top, left, bottom - top, right - left)
-    pixels = np.zeros((part.height, part.width), np.uint8)
+    width = max(PIXELS_AT_ONCE // part.height, 1)
+    bands = [Tile(top, x, part.height, min(width, right - x)) for x in range(left, right, width)]
+    mask = beside([encode_bitmap(_shown(group, band)) for band in bands])
+    return replace(best, box=box, tile=part, mask=mask)
+
+
+def _shown(group: list[Sighting], part: Tile) -> NDArray[np.bool_]:
+    """What the tiles show together in a part of the picture, bool [H, W]."""
+    pixels = np.zeros((part.height, part.width), np.bool_)
     for one in group:
         seen = common(one.tile.box, part.box).astype(int).tolist()
         window = Tile(seen[1], seen[0], seen[3] - seen[1], seen[2] - seen[0])
+        if window.height < 1 or window.width < 1:
+            continue
         rows = slice(window.top - part.top, window.top - part.top + window.height)
         columns = slice(window.left - part.left, window.left - part.left + window.width)
-        pixels[rows, columns] |= one.pixels(window)
-    return replace(best, box=box, tile=part, mask=encode_bitmap(pixels > 0))
+        pixels[rows, columns] |= one.pixels(window) > 0
+    return pixels
 
 
 def _placed(size: Size, one: Sighting) -> RLE:

@@ -213,6 +213,22 @@ def place(rle: RLE, corner: tuple[int, int], size: tuple[int, int]) -> RLE:
     return pack(runs, np.array([0, len(runs)]), (height, width))[0]
 
 
+def beside(parts: Sequence[RLE]) -> RLE:
+    """Masks of the same height as one, from left to right. ValueError on malformed counts, or for other heights."""
+    height, width = parts[0].size[0], sum(part.size[1] for part in parts)
+    if any(part.size[0] != height for part in parts):
+        raise ValueError(f"masks of {sorted({part.size[0] for part in parts})} rows have no common height")
+    each = [unpack(part) for part in parts]
+    lengths = np.concatenate(each)
+    values = np.concatenate([np.arange(len(runs)) % 2 for runs in each])[lengths > 0]
+    lengths = lengths[lengths > 0]
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))  # a run may go on in the next part
+    runs = np.add.reduceat(lengths, starts)
+    if values[0]:
+        runs = np.insert(runs, 0, 0)
+    return pack(runs, np.array([0, len(runs)]), check_size((height, width)))[0]
+
+
 def area(rle: RLE) -> int:
     """Foreground pixels, without decoding. ValueError on malformed counts."""
     return int(unpack(rle)[1::2].sum())

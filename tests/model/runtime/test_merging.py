@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from model.runtime import merging
 from model.runtime.detections import Detections
-from model.runtime.kernels.rle import decode
+from model.runtime.kernels.rle import decode, encode_bitmap
 from model.runtime.merging import merge_tiles
 from model.runtime.sightings import TileAnswer
 from model.runtime.tiling import Tile, plan_tiles
@@ -95,6 +98,22 @@ def test_what_tiles_show_in_pieces_is_the_same_wherever_the_grid_lies(seed: int)
         assert found.masks is not None
         assert sorted(decode(rle).tobytes() for rle in found.masks) == expected
         assert merge_tiles(size, answers[::-1]).masks == found.masks
+
+
+def test_a_joined_object_is_never_in_memory_as_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thin one that reaches from corner to corner has the whole picture as its box."""
+    monkeypatch.setattr(merging, "PIXELS_AT_ONCE", 2**16)
+    size = (2560, 2560)
+    picture = abs(np.subtract.outer(np.arange(size[0]), np.arange(size[1]))) < 30
+    answers = [seen(picture[None], tile) for tile in plan_tiles(size, 256, 64)]
+    tracemalloc.start()
+    try:
+        found = merge_tiles(size, answers)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.masks == [encode_bitmap(picture)]
+    assert peak < size[0] * size[1] / 2
 
 
 def test_the_order_of_the_tiles_changes_nothing() -> None:

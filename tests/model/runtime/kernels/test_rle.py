@@ -9,7 +9,15 @@ from pycocotools import mask as coco_mask
 
 from model.runtime.detections import RLE
 from model.runtime.kernels import rle as rle_kernels
-from model.runtime.kernels.rle import area, decode, decode_part, encode_bitmap, from_uncompressed, to_uncompressed
+from model.runtime.kernels.rle import (
+    area,
+    beside,
+    decode,
+    decode_part,
+    encode_bitmap,
+    from_uncompressed,
+    to_uncompressed,
+)
 
 
 @pytest.fixture(autouse=True, params=["compiled", "plain"])
@@ -157,3 +165,12 @@ def test_wrong_uncompressed_counts_are_refused(counts: list[int]) -> None:
 def test_bitmap_of_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="need \\[height, width\\]"):
         encode_bitmap(np.zeros(shape, bool))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_parts_side_by_side_are_the_whole(share: float) -> None:
+    mask = np.random.default_rng(0).random((7, 20)) <= share
+    parts = [encode_bitmap(mask[:, left:right]) for left, right in ((0, 1), (1, 9), (9, 12), (12, 20))]
+    assert beside(parts) == encode_bitmap(mask)
+    with pytest.raises(ValueError, match="no common height"):
+        beside([parts[0], encode_bitmap(mask[:5])])

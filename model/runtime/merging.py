@@ -167,8 +167,9 @@ class _View:
                 pieces.discard(number)
         joined: list[Sighting] = []
         used: set[int] = set()
-        while pieces:
-            first = min(pieces)
+        for first in sorted(pieces):
+            if first not in pieces:
+                continue
             group, reached = [], [first]
             while reached:
                 number = reached.pop()

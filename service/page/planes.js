@@ -53,5 +53,5 @@ function makeSlider([axis, { of }]) {
 }
 
 function tell(slider) {
-  slider.parentElement.querySelector("output").textContent = `${slider.value} of 0 to ${slider.max}`;
+  slider.parentElement.querySelector("output").textContent = `${slider.value} (0 to ${slider.max})`;
 }

@@ -49,7 +49,7 @@ def test_a_plane_of_a_stack_is_chosen_seen_measured_and_taken_away(
     expect(visitor["#picture-facts"]).to_contain_text("· z 2 ·")
     visitor.see("stack.tif")
     expect(slider).to_be_focused()
-    expect(visitor["#planes output"]).to_have_text("2 of 0 to 2")
+    expect(visitor["#planes output"]).to_have_text("2 (0 to 2)")
     expect(visitor["#queue img"]).to_have_class("mended")  # the browser has no picture of a TIFF
     assert visitor["#queue img"].evaluate("(image) => image.naturalWidth") == 80
     shown = visitor.page.evaluate(

@@ -181,6 +181,7 @@ def main() -> None:
     print(f"{len(images)} images in {size[1]}x{size[0]} pixels, tiles of {side} that overlap by {overlap}")
     pixels = size[0] * size[1]
     try:
+        plan_tiles(size, side, overlap)  # refuses an overlap that does not fit
         SeenTiles(options.seen, manifest.sha256, picture)
     except ValueError as error:
         parser.error(str(error))

@@ -17,7 +17,7 @@ class SeenTiles:
     """Detections by tile. Those of `path`, if there is such a file, are of the same model and picture.
 
     Raises:
-        ValueError: they are of others.
+        ValueError: they are of others, or the file is none of these.
     """
 
     def __init__(self, path: Path | None, model: str, picture: NDArray[np.uint8]) -> None:
@@ -27,10 +27,14 @@ class SeenTiles:
         self._tiles: dict[Tile, Detections] = {}
         if path is None or not path.exists():
             return
-        stored = orjson.loads(path.read_bytes())
-        if stored["of"] != self._of:
+        try:
+            stored = orjson.loads(path.read_bytes())
+            known, tiles = stored["of"], stored["tiles"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is no file of what was seen in tiles") from error
+        if known != self._of:
             raise ValueError(f"{path} has what another model, or this one in another picture, has found")
-        for tile, boxes, scores, labels, masks in stored["tiles"]:
+        for tile, boxes, scores, labels, masks in tiles:
             self._tiles[Tile(*tile)] = Detections(
                 np.array(boxes, np.float32).reshape(-1, 4),
                 np.array(scores, np.float32),

@@ -101,3 +101,12 @@ def test_what_was_seen_of_tiles_is_kept_in_a_file(tmp_path: Path) -> None:
     for model, other in (("another", picture), ("model", picture + 1)):
         with pytest.raises(ValueError, match=r"seen\.json has what another model, or this one in another picture"):
             SeenTiles(path, model, other)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]"])
+def test_a_file_that_holds_nothing_seen_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "seen.json"
+    path.write_text(content)
+    for wrong in (path, tmp_path):
+        with pytest.raises(ValueError, match=r" is no file of what was seen in tiles"):
+            SeenTiles(wrong, "model", np.zeros((8, 8, 3), np.uint8))

@@ -47,6 +47,10 @@ PIXELS_AT_ONCE = 2**24
 LITTLE = 48.0
 """Of an object with less around it, another tile's word that it is none counts, if that one sees more around it."""
 
+_Agreeing = dict[int, dict[int, float]]
+"""With each piece, the others, and what it has in common with each, as a share of its own; with one that is sure, only
+such."""
+
 
 def merge_tiles(
     size: Size, answers: Sequence[TileAnswer], scale: float = 1.0, sure: NDArray[np.float32] | None = None
@@ -106,13 +110,14 @@ class _View:
 
     def merged(self) -> list[Sighting]:
         found, sure = self.found, self.sure
-        agreeing: dict[int, list[int]] = defaultdict(list)  # with a piece; with one that is sure, only such
+        agreeing: _Agreeing = defaultdict(dict)
         alike = []  # one that is sure, and one that is not
-        for (a, b), iou in zip(self.pairs.numbers.tolist(), self.pairs.iou.tolist(), strict=True):
+        pairs = zip(self.pairs.numbers.tolist(), self.pairs.iou.tolist(), self.pairs.shares.tolist(), strict=True)
+        for (a, b), iou, (share_of_a, share_of_b) in pairs:
             if found[a].is_cut and sure[a] <= sure[b]:
-                agreeing[a].append(b)
+                agreeing[a][b] = share_of_a
             if found[b].is_cut and sure[b] <= sure[a]:
-                agreeing[b].append(a)
+                agreeing[b][a] = share_of_b
             if sure[a] != sure[b] and iou >= SAME:
                 alike.append((a, b) if sure[a] else (b, a))
         whole = self._whole()
@@ -156,14 +161,16 @@ class _View:
                     break
         return whole
 
-    def _joined(self, sure: bool, taken: set[int], agreeing: dict[int, list[int]]) -> tuple[list[Sighting], set[int]]:
+    def _joined(self, sure: bool, taken: set[int], agreeing: _Agreeing) -> tuple[list[Sighting], set[int]]:
         """The objects that no tile shows whole, of those that are sure, or of the others: all that the tiles show of
         each together, with the best score; and the numbers of all their pieces. `taken` are objects already."""
         found = self.found
         pieces = {number for number, one in enumerate(found) if one.is_cut and self.sure[number] == sure}
         seen_in = {number: {found[other].tile for other in (number, *agreeing[number])} for number in pieces}
         for number in sorted(pieces):
-            if not taken.isdisjoint(agreeing[number]) or self._is_unseen_by_better(number, seen_in[number]):
+            known = sum(share for other, share in agreeing[number].items() if other in taken)
+            is_known = known > (0 if self._fits(found[number]) else SAME)  # a large one may have small ones within it
+            if is_known or self._is_unseen_by_better(number, seen_in[number]):
                 pieces.discard(number)
         joined: list[Sighting] = []
         used: set[int] = set()
@@ -185,6 +192,11 @@ class _View:
                 joined.append(found[first])
             used.update(group)
         return joined, used
+
+    def _fits(self, piece: Sighting) -> bool:
+        """Whether a tile shows all of the piece, and something beyond the border that cuts it."""
+        rooms = room(self.size, self.tiles, piece.box)
+        return bool(rooms.max() > float(touching(piece.box, self.touching)))
 
     def _complete(self, number: int, seen_in: set[Tile]) -> NDArray[np.bool_]:
         """Whether each tile would have named what is there, and has not seen it; bool [T]."""

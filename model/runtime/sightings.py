@@ -68,11 +68,11 @@ def order(one: Sighting) -> tuple[float, ...]:
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Sightings in different tiles that may be of one object. numbers: int64 [P, 2], the lower first; iou: float64 [P],
-    where both tiles see; share: float64 [P], what they have in common of the smaller one there."""
+    where both tiles see; shares: float64 [P, 2], what they have in common of each there."""
 
     numbers: NDArray[np.int64]
     iou: NDArray[np.float64]
-    share: NDArray[np.float64]
+    shares: NDArray[np.float64]
 
 
 def sightings(size: Size, answer: TileAnswer, least: float) -> Iterator[Sighting]:
@@ -135,14 +135,14 @@ def compare(found: Sequence[Sighting]) -> Pairs:
             pairs, pixels = _pixels(pairs, boxes, tiles, masks)
         else:
             pixels = _box_pixels(pairs, boxes, tiles)
-        smaller, shared = pixels[:, :2].min(1), pixels[:, 2]
-        alike = (shared > 0) & (shared >= SAME * smaller)
-        iou = shared[alike] / (pixels[alike, 0] + pixels[alike, 1] - shared[alike])
-        parts.append(Pairs(pairs[alike], iou, shared[alike] / smaller[alike]))
+        own, shared = pixels[:, :2], pixels[:, 2]
+        alike = (shared > 0) & (shared >= SAME * own.min(1))
+        own, shared = own[alike], shared[alike]
+        parts.append(Pairs(pairs[alike], shared / (own.sum(1) - shared), shared[:, None] / own))
     return Pairs(
         np.concatenate([part.numbers for part in parts]),
         np.concatenate([part.iou for part in parts]),
-        np.concatenate([part.share for part in parts]),
+        np.concatenate([part.shares for part in parts]),
     )
 
 

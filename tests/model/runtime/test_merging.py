@@ -276,3 +276,17 @@ def test_two_objects_that_are_sure_stay_two_whatever_a_less_sure_one_has_in_comm
     third = Tile(0, 256, 768, 768)
     answers = [one(LEFT, first, 0.9), one(RIGHT, second, 0.8), one(third, between, 0.3)]
     assert merge_tiles(SIZE, answers, sure=SURE).boxes.tolist() == [first, second]
+
+
+@pytest.mark.parametrize("inside", [0, 1, 2, 3])
+def test_an_object_that_all_tiles_cut_keeps_the_small_ones_within_it(inside: int) -> None:
+    size = (500, 620)
+    y, x = np.mgrid[: size[0], : size[1]]
+    masks = [np.hypot((y - 250) / 120, (x - 310) / 200) < 1]
+    masks += [np.hypot(y - 250, x - center) < 6 for center in (200, 330, 420)[:inside]]
+    answers = [seen(np.stack(masks), tile) for tile in plan_tiles(size, 256, 128)]
+    for answer in answers:
+        answer.detections.labels[:] = 1
+    found = merge_tiles(size, answers)
+    assert found.masks is not None
+    assert sorted(decode(rle).tobytes() for rle in found.masks) == sorted(mask.tobytes() for mask in masks)

@@ -169,7 +169,8 @@ class _View:
         seen_in = {number: {found[other].tile for other in (number, *agreeing[number])} for number in pieces}
         for number in sorted(pieces):
             known = sum(share for other, share in agreeing[number].items() if other in taken)
-            is_known = known > (0 if self._fits(found[number]) else SAME)  # a large one may have small ones within it
+            # A large one may have small ones within it.
+            is_known = known > SAME or (known > 0 and self._fits(found[number]))
             if is_known or self._is_unseen_by_better(number, seen_in[number]):
                 pieces.discard(number)
         joined: list[Sighting] = []

@@ -20,6 +20,10 @@ from model.network.serving.place import Capture, Host
 from model.runtime.buckets import Buckets
 from model.runtime.preprocess import Preprocessing
 
+SEEN = Preprocessing(min_size=64, max_size=128)
+BUCKETS = Buckets(SEEN)
+"""Sides of 32, 64, 96 and 128 pixels."""
+
 
 class Recording:
     """Computed again by itself, into the same memory, as a CUDA graph is."""
@@ -111,3 +115,13 @@ def image(height: int, width: int, red: int, green: int = 0, blue: int = 0) -> n
     pixels = np.full((height, width, 3), 77, np.uint8)
     pixels[0, 0] = red, green, blue
     return pixels
+
+
+def ask(engine: StaticEngine, *images: np.ndarray, threshold: float = 0.0) -> list[tuple[float, list[float]]]:
+    """Score and (width, height) of the object in each image."""
+    sizes = np.array([each.shape[:2] for each in images], np.int64)
+    raw = engine.submit(images, sizes, np.full(len(images), threshold, np.float32)).result()
+    found = [raw.of_image(index) for index in range(len(images))]
+    return [
+        (round(float(one.scores[0]), 3), one.boxes[0, 2:].tolist()) if len(one.scores) else (0, []) for one in found
+    ]

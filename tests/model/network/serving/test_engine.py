@@ -1,4 +1,4 @@
-"""The engine around a graph: filled up batches, captures and what goes without, answers computed once more, memory."""
+"""The engine around a graph: filled up batches, captures and what goes without, answers computed once more."""
 
 from __future__ import annotations
 
@@ -14,26 +14,19 @@ import torch
 from model.network.graph.static import StaticGraph
 from model.network.serving import engine as serving
 from model.network.serving.engine import StaticEngine
-from model.runtime.buckets import Buckets
-from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory, OverlappingEngine
+from model.runtime.engines.engine import DeviceLost, EngineError, OverlappingEngine
 from model.runtime.predict import warm_up
-from model.runtime.preprocess import Preprocessing
-from tests.model.network.serving.answering import KnownExactly, Recorder, image, known_answers, known_engine
+from tests.model.network.serving.answering import (
+    BUCKETS,
+    SEEN,
+    KnownExactly,
+    Recorder,
+    ask,
+    image,
+    known_answers,
+    known_engine,
+)
 from tests.patience import PATIENCE
-
-SEEN = Preprocessing(min_size=64, max_size=128)
-BUCKETS = Buckets(SEEN)
-"""Sides of 32, 64, 96 and 128 pixels."""
-
-
-def ask(engine: StaticEngine, *images: np.ndarray, threshold: float = 0.0) -> list[tuple[float, list[float]]]:
-    """Score and (width, height) of the object in each image."""
-    sizes = np.array([each.shape[:2] for each in images], np.int64)
-    raw = engine.submit(images, sizes, np.full(len(images), threshold, np.float32)).result()
-    found = [raw.of_image(index) for index in range(len(images))]
-    return [
-        (round(float(one.scores[0]), 3), one.boxes[0, 2:].tolist()) if len(one.scores) else (0, []) for one in found
-    ]
 
 
 @pytest.fixture
@@ -115,40 +108,6 @@ def test_what_cannot_be_captured_is_answered_all_the_same(
     assert "batches of 2 of 64x96 are not captured: operation not permitted" in record.message
 
 
-def test_captures_not_used_for_longest_go_when_their_bytes_are_too_many(helpers: Any) -> None:
-    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4 + 2 * 8)  # bytes of the largest
-    place = Recorder(capture_bytes=2 * (1000 + inputs), size=1000)
-    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
-    for width in (64, 96, 64, 128):  # the last is one too many, and 96 was not used for longest
-        assert ask(engine, image(64, width, 51)) == [(0.2, [float(width), 64.0])]
-    assert [one.is_free for one in place.captured] == [False, True, False]
-    assert ask(engine, image(64, 96, 102)) == [(0.4, [96.0, 64.0])]
-    assert [one.is_free for one in place.captured] == [True, True, False, False]
-
-
-def test_one_capture_is_kept_however_large(helpers: Any) -> None:
-    place = Recorder(capture_bytes=10, size=1000)
-    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
-    for _ in range(2):
-        ask(engine, image(64, 96, 51))
-    assert [one.replays for one in place.captured] == [2]
-
-
-def test_a_pool_of_memory_that_has_grown_too_large_is_left_by_all_and_begun_anew(helpers: Any) -> None:
-    """What evicted ones held stays in it, so that evicting alone does not make it smaller."""
-    inputs = 2 * (64 * 128 * 3 + 2 * 8 + 4 + 2 * 8)  # bytes of the largest
-    place = Recorder(capture_bytes=2_500_000, size=1_000_000)
-    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
-    for width in (64, 96, 128, 128):  # the third makes the pool larger than all may be
-        assert ask(engine, image(64, width, 51)) == [(0.2, [float(width), 64.0])]
-    assert [one.is_free for one in place.captured] == [True, True, True, False]
-    assert engine._captures.bytes == 1_000_000 + inputs
-    assert place.tidied == 1
-    assert ask(engine, image(64, 96, 102)) == [(0.4, [96.0, 64.0])]
-    assert [one.is_free for one in place.captured] == [True, True, True, False, False]
-    assert engine._captures.bytes <= place.capture_bytes
-
-
 def test_before_the_first_answer_the_commonest_are_captured_or_all(helpers: Any) -> None:
     place = Recorder()
     engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
@@ -187,136 +146,6 @@ def test_what_may_be_wrong_is_computed_once_more_and_its_neighbors_are_not(
     assert raw.labels.tolist() == [1, 2, 1]
     assert raw.image_index.tolist() == [0, 1, 2]
     assert engine.answered_again == counts
-
-
-class Hungry(KnownExactly):
-    """The first times there is no memory."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.times -= 1
-        if self.times >= 0:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().__call__(*inputs)
-
-
-def test_what_is_computed_once_more_gets_the_memory_of_captured_graphs(
-    helpers: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    place = Recorder()
-    engine = known_engine(helpers, place, batch_size=4, buckets=BUCKETS, exact=Hungry(1))
-    assert ask(engine, image(64, 96, 51), image(64, 96, 102, green=1)) == [(0.2, [96.0, 64.0]), (0.2, [0.0, 0.0])]
-    assert [one.is_free for one in place.captured] == [True]
-    assert "cpu has no memory to compute an image once more: captured graphs are freed" in caplog.text
-    assert ask(engine, image(64, 96, 102, green=1)) == [(0.2, [0.0, 0.0])]
-    assert [one.is_free for one in place.captured] == [True, False]
-
-
-def test_what_cannot_be_computed_once_more_fails_alone_and_leaves_batches_as_large(helpers: Any) -> None:
-    engine = known_engine(helpers, Recorder(), batch_size=4, buckets=BUCKETS, exact=Hungry(1000))
-    with pytest.raises(EngineError, match="an image of 64x96 does not fit into the memory of cpu") as raised:
-        ask(engine, image(64, 96, 51), image(64, 96, 102, green=1))
-    assert not isinstance(raised.value, OutOfMemory), "the batcher would make batches smaller, for nothing"
-    with pytest.raises(OutOfMemory, match="an image of 64x96 does not fit"):
-        ask(engine, image(64, 96, 102, green=1))
-    assert ask(engine, *[image(64, 96, 51)] * 4) == [(0.2, [96.0, 64.0])] * 4
-
-
-def test_a_capture_that_fails_late_makes_no_batch_larger_again(helpers: Any) -> None:
-    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS)
-    for images in (8, 4, 8):
-        assert str(engine._out_of_memory((images, 64, 96, 3))).startswith(f"a batch of {images} of 64x96")
-    assert engine.batch_of((64, 96)) == 2
-
-
-def test_short_memory_makes_a_buckets_batches_smaller_until_one_fits(helpers: Any) -> None:
-    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if len(inputs[0]) * inputs[0].shape[2] > 2 * 128:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return known_answers(*inputs)
-
-    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS, forward=hungry)
-    wide = [image(64, 128, 51)] * 8
-    with pytest.raises(OutOfMemory, match="a batch of 8 of 64x128 does not fit into the memory of cpu"):
-        ask(engine, *wide)
-    with pytest.raises(OutOfMemory, match="a batch of 8"):  # given to it before the batcher knew
-        ask(engine, *wide)
-    with pytest.raises(OutOfMemory, match="a batch of 4"):
-        ask(engine, *wide[:4])
-    assert ask(engine, *wide[:2]) == [(0.2, [128.0, 64.0])] * 2
-    assert (engine.batch_of((64, 128)), engine.batch_of((64, 64))) == (2, 8)
-    engine.prepare(every_bucket=True)
-    assert engine.batch_of((64, 64)) == 4
-
-
-def test_memory_is_given_back_out_of_the_turn_in_which_it_was_short(
-    helpers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may be waited for while another GPU is captured on, and others have something to begin meanwhile."""
-
-    def hungry(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    place, others = Recorder(), []
-
-    def tidy() -> None:
-        def begin() -> None:
-            if place._lock.acquire(blocking=False):
-                others.append("a turn")
-                place._lock.release()
-
-        thread = threading.Thread(target=begin)
-        thread.start()
-        thread.join()
-
-    monkeypatch.setattr(place, "tidy", tidy)
-    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, capture=False, forward=hungry)
-    with pytest.raises(OutOfMemory, match="a batch of 2"):
-        ask(engine, image(64, 96, 51), image(64, 96, 51))
-    assert others == ["a turn"]
-
-
-def test_short_memory_for_what_a_capture_reads_makes_batches_smaller_too(
-    helpers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    zeros = torch.zeros
-
-    def short(shape: Any, *more: Any, **options: Any) -> torch.Tensor:
-        if options.get("dtype") is torch.uint8 and shape[0] > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return zeros(shape, *more, **options)
-
-    monkeypatch.setattr(torch, "zeros", short)
-    engine = known_engine(helpers, Recorder(), batch_size=8, buckets=BUCKETS)
-    engine.prepare(every_bucket=False)
-    assert engine.batch_of(BUCKETS.commonest[0]) == 2
-
-
-def test_one_image_is_not_refused_for_the_empty_places_of_its_batch(helpers: Any) -> None:
-    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if len(inputs[0]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return known_answers(*inputs)
-
-    for capture in (True, False):
-        options = {"batch_size": 8, "buckets": BUCKETS, "forward": hungry, "capture": capture}
-        engine = known_engine(helpers, Recorder(), **options)
-        assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
-        assert (engine.batch_of((64, 96)), engine.batch_of((64, 64))) == (2, 8)
-
-
-def test_an_image_that_alone_does_not_fit_is_an_error_of_its_own(helpers: Any) -> None:
-    def hungry(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    engine = known_engine(helpers, Recorder(), batch_size=1, buckets=BUCKETS, capture=False, forward=hungry)
-    for _ in range(2):
-        with pytest.raises(OutOfMemory, match="an image of 64x96 does not fit"):
-            ask(engine, image(64, 96, 51))
-    with pytest.raises(OutOfMemory):
-        engine.prepare(every_bucket=False)
 
 
 def test_many_threads_ask_and_take_while_buckets_are_captured(helpers: Any) -> None:
@@ -382,15 +211,6 @@ def test_an_engine_whose_place_is_lost_closes_in_silence(helpers: Any, monkeypat
     place = Recorder()
     monkeypatch.setattr(place, "tidy", tidy)
     known_engine(helpers, place).close()
-
-
-@pytest.mark.parametrize("every_bucket", [False, True], ids=["the commonest", "all"])
-def test_where_not_all_that_is_prepared_fits_the_commonest_stays(helpers: Any, every_bucket: bool) -> None:
-    place = Recorder(capture_bytes=1_500_000, size=1_000_000)
-    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
-    assert engine.prepare(every_bucket) == BUCKETS.commonest[0]
-    assert engine.captured == 1 < len(BUCKETS.commonest)
-    assert (2, *BUCKETS.commonest[0], 3) in engine._captures
 
 
 def test_a_batch_that_comes_while_the_engine_is_closed_is_answered(helpers: Any) -> None:

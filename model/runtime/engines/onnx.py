@@ -80,7 +80,9 @@ class OnnxEngine:
             raise EngineError("the engine is closed")
         feeds = dict(zip(INPUTS, (images, sizes, score_threshold), strict=True))
         try:
-            outputs = self._session.run(self._outputs, feeds)
+            # Its arrays lie in the session's memory, all of which stays while one of them does: of an answer that is
+            # kept, a network.
+            outputs = [np.array(output) for output in self._session.run(self._outputs, feeds)]
         except Exception as error:  # ONNX Runtime's exceptions have no base class besides it
             if _is_out_of_memory(error):
                 raise OutOfMemory(f"a batch of {len(images)} does not fit into the memory of {self.device}") from error

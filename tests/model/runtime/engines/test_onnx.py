@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_nothing_found(publish: Publish) -> None:
     assert raw.boxes.shape == (0, 4)
     assert raw.masks is not None
     assert raw.masks.shape == (0, 28, 28)
+
+
+@pytest.mark.parametrize("task", ["masks", "keypoints"])
+def test_an_answer_that_is_kept_keeps_no_network(task: Task, publish: Publish) -> None:
+    """ONNX Runtime's own arrays lie in the memory of their session, and all of that stays while one of them does."""
+    raw = load_engine(publish(task), device="cpu", threads=1).run(*batch(255, 51))
+    kept = [value for field in fields(raw) if (value := getattr(raw, field.name)) is not None]
+    assert len(kept) == 5
+    assert all(value.flags.owndata for value in kept)
 
 
 def test_several_threads_share_an_engine(publish: Publish) -> None:

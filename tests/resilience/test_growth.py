@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.resilience.growth.__main__ import KINDS, hour
-from tests.resilience.growth.fitting import BLOCK, Slope, says, slope, together
+from tests.resilience.growth.__main__ import KINDS, hour, main
+from tests.resilience.growth.fitting import BLOCK, Slope, are_enough, says, slope, together
 
 EVENTS = np.arange(1, 301)
 MOST = 16.0
@@ -62,6 +62,21 @@ def test_the_interval_holds_what_it_says_however_long_noise_lasts(memory: float)
 def test_too_few_looks_are_refused() -> None:
     with pytest.raises(ValueError, match="2 blocks of 5 looks are left"):
         slope(EVENTS[:20], EVENTS[:20])
+    for looks in range(1, 40):
+        if are_enough(looks):
+            slope(EVENTS[:looks], EVENTS[:looks])
+        else:
+            with pytest.raises(ValueError, match="at least 3 are wanted"):
+                slope(EVENTS[:looks], EVENTS[:looks])
+
+
+def test_a_scale_that_leaves_too_few_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["growth", "--only", "tiled", "--scale", "0.1"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--scale 0.1 leaves too few looks at tiled" in capsys.readouterr().err
 
 
 def test_kinds_add_up_to_an_hour() -> None:

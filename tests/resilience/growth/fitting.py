@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 BLOCK = 5
 """Looks of which the lowest counts: what comes and goes is not what stays."""
+LEAST_BLOCKS = 3
+"""For a line and what it leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,10 @@ def slope(events: ArrayLike, figures: ArrayLike) -> Slope:
     """
     x, y = _lows(np.asarray(events, float), np.asarray(figures, float))
     count = len(x)
-    if count < 3:
-        raise ValueError(f"{count} blocks of {BLOCK} looks are left after the first third; at least 3 are wanted")
+    if count < LEAST_BLOCKS:
+        raise ValueError(
+            f"{count} blocks of {BLOCK} looks are left after the first third; at least {LEAST_BLOCKS} are wanted"
+        )
     deviation = x - x.mean()
     each = float(deviation @ y / (deviation @ deviation))
     rest = y - y.mean() - each * deviation
@@ -60,6 +64,11 @@ def slope(events: ArrayLike, figures: ArrayLike) -> Slope:
 
     error = sqrt(left / degrees / float(deviation @ deviation))
     return Slope(each, float(t.ppf(0.975, degrees)) * error)
+
+
+def are_enough(looks: int) -> bool:
+    """For a slope."""
+    return (looks - looks // 3) // BLOCK >= LEAST_BLOCKS
 
 
 def together(slopes: Mapping[str, Slope], counts: Mapping[str, int]) -> Slope:

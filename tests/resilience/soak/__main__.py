@@ -5,8 +5,9 @@
 
 A new version of the model is published and loaded each minute. 1 % of the requests are damaged files, 1 % pictures that
 are seen in tiles. Every answer is compared with the one that the same request got before, alone. In every second minute
-there are 2,000 idle connections and slow, endless, abandoned and smuggled requests beside (`nuisances`). Server and
-clients share the machine. The exit status is 1 where an answer differs, a version is late, or something grows.
+there are 2,000 idle connections and slow, endless, abandoned and smuggled requests beside (`nuisances`), and the 80 %
+are of what the server can do meanwhile. Server and clients share the machine. The exit status is 1 where an answer
+differs, a version is late, or something grows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import httpx
 from model.runtime.bundles.errors import BundleError
 from tests.resilience.soak.asking import SHARES, Answer, Case, ask, cases, choose
 from tests.resilience.soak.figures import Minute, Soak, Told, judge, line, table, write
-from tests.resilience.soak.nuisances import nuisances
+from tests.resilience.soak.nuisances import ALL_THERE, nuisances
 from tests.resilience.soak.serving import publish, serving
 from tests.resilience.soak.watching import Sample, watched
 
@@ -75,7 +76,8 @@ async def play(
     client: httpx.AsyncClient, among: list[Case], known: dict[str, Answer], soak: Soak, minute: Minute, seed: int
 ) -> None:
     """Requests at an even rate, whatever becomes of those before."""
-    draw, interval, began = random.Random(seed), 1 / (SHARE * soak.capacity), time.perf_counter()
+    capacity = soak.capacity_beside if minute.nuisances else soak.capacity
+    draw, interval, began = random.Random(seed), 1 / (SHARE * capacity), time.perf_counter()
     asked: list[asyncio.Task[None]] = []
     newest = 0
 
@@ -114,7 +116,14 @@ async def run(minutes: int, seed: int, file: Path | None) -> Soak:
             async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
                 known = {case.name: (await ask(client, case)).answer for case in among}
                 soak.capacity = await capacity(client, among, seed)
-                print(f"capacity {soak.capacity:.2f} requests a second, of which {SHARE:.0%} are asked", flush=True)
+                async with nuisances(url, soak.findings):
+                    await asyncio.sleep(ALL_THERE)
+                    soak.capacity_beside = await capacity(client, among, seed)
+                print(
+                    f"capacity {soak.capacity:.2f} requests a second, {soak.capacity_beside:.2f} beside nuisances, of "
+                    f"which {SHARE:.0%} are asked",
+                    flush=True,
+                )
                 began = time.perf_counter()
                 for number in range(minutes):
                     minute = Minute(number, nuisances=number % 2 == 1)

@@ -54,6 +54,8 @@ class Soak:
     """What was found, and what is measured."""
 
     capacity: float = 0.0
+    capacity_beside: float = 0.0
+    """Beside nuisances."""
     minutes: list[Minute] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     versions: int = 1
@@ -106,7 +108,7 @@ def report(soak: Soak) -> dict[str, object]:
     }
     return {
         "minutes": len(soak.minutes),
-        "capacity": soak.capacity,
+        "capacity": {"quiet": soak.capacity, "with nuisances": soak.capacity_beside},
         "requests": len(told),
         "by kind": Counter(one.kind for one in told),
         "by status": Counter(one.status for one in told),

@@ -144,7 +144,7 @@ class Loader:
         precision = choose_precision(wanted, bundle, chosen.kind, on_cpu=self._on_cpu)
         why = ""
         if self._settings.precision == "auto" and self._on_cpu:
-            why = why_precision(bundle.manifest, precision, chosen.kind)
+            why = why_precision(bundle, precision, chosen.kind)
         if chosen.kind != self._kind:
             name, version = bundle.manifest.name, bundle.manifest.version
             logger.info("%s/%d runs in %s, %s", name, version, chosen.kind, chosen.why)

@@ -10,20 +10,32 @@ from model.runtime.bundles.bundle import Bundle
 from model.runtime.bundles.manifest import INT8_FILE, Manifest, Precision, PrecisionChoice
 from model.runtime.engines.engine import EngineKind
 from model.runtime.engines.loading import why_no_int8_by_openvino, why_no_openvino
-from model.runtime.engines.precision import COMPUTED_BY, MOST_AP_LOST, ap_lost, choose_precision, why_unproven
-from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
+from model.runtime.engines.precision import (
+    COMPUTED_BY,
+    MOST_AP_LOST,
+    ap_lost,
+    choose_precision,
+    instructions,
+    why_inexact,
+    why_not,
+    why_unproven,
+)
+from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, PAIRED_INT8_FEATURES, processor_features
 
 EngineChoice = Literal["auto", EngineKind]
 
+_ANY_INT8: Final = INT8_FEATURES | PAIRED_INT8_FEATURES
+
 _FASTEST_FIRST: Final[tuple[tuple[EngineKind, Precision, frozenset[str]], ...]] = (
-    ("openvino", "int8", INT8_FEATURES),
+    ("openvino", "int8", _ANY_INT8),
     ("openvino", "bf16", frozenset({"amx_bf16"})),
-    ("onnx", "int8", INT8_FEATURES),
+    ("onnx", "int8", _ANY_INT8),
     ("openvino", "bf16", BF16_FEATURES),
 )
 """With the instructions of which the processor needs one. With ONNX Runtime in float32 as 1, an idle Xeon with AMX
-reached 3.6, 2.0 and 1.8 in the first three, an idle EPYC with AVX-512 2.8, 2.0 and 1.3 in the others
-(`benchmarks.engines`; docs/benchmarks.md; bfloat16 before `convert_pooled`)."""
+reached 3.6, 2.0 and 1.8 in the first three, an idle EPYC with AVX-512 2.8, 2.0 and 1.3 in the others, one with AVX2
+alone 1.7 and 1.6 in the first and third (`benchmarks.engines`; docs/benchmarks.md; bfloat16 before
+`convert_pooled`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ def choose_engine(
     OpenVINO gains 1.1 to 1.3, takes more memory and starts later, and on other processors nothing has been measured.
     features: the processor's; None asks it.
 
-    Raises Unavailable as `choose_precision` does.
+    Raises as `choose_precision` does.
     """
     features = processor_features() if features is None else features
     if not on_cpu:
@@ -62,15 +74,15 @@ def choose_engine(
         if why_no_cuda is None and "f32" not in bundle.manifest.network_precisions:
             why_no_cuda = "it is in INT8, in which the cuda engine does not compute"
         return ChosenEngine("onnx", f"as {why_no_cuda}") if why_no_cuda else ChosenEngine("cuda", "as there is a GPU")
-    if not features & (INT8_FEATURES | BF16_FEATURES):
+    if not features & (_ANY_INT8 | BF16_FEATURES):
         return ChosenEngine("onnx", "as this processor has no instructions for INT8 or bfloat16")
     possible = choose_precision(wanted, bundle, "openvino", features=features)
     passed_over: list[str] = []
-    for kind, precision, instructions in _FASTEST_FIRST:
-        used = " and ".join(sorted(features & instructions))
+    for kind, precision, needed in _FASTEST_FIRST:
+        used = " and ".join(sorted(instructions(precision, features) & needed))
         if not used or not _computes_in(wanted, bundle.manifest, precision):
             continue
-        reason = _why_not(wanted, bundle.manifest, precision, kind)
+        reason = _why_not(wanted, bundle, precision, kind, features)
         if reason is None and kind == "openvino":
             reason = why_no_openvino()
         if reason is None and kind == "openvino":
@@ -90,17 +102,20 @@ def _computes_in(wanted: PrecisionChoice, manifest: Manifest, precision: Precisi
     return wanted == precision or (wanted == "auto" and (precision != "int8" or INT8_FILE in manifest.files))
 
 
-def _why_not(wanted: PrecisionChoice, manifest: Manifest, precision: Precision, kind: EngineKind) -> str | None:
+def _why_not(
+    wanted: PrecisionChoice, bundle: Bundle, precision: Precision, kind: EngineKind, features: Set[str]
+) -> str | None:
     """Why this engine is not to compute what is wanted in this precision; None if it may."""
+    manifest = bundle.manifest
     if kind == "openvino" and precision == "int8":
         wrong = why_no_int8_by_openvino(manifest.architecture)
         if wrong is not None:
             return wrong
     if wanted == "auto":
-        return why_unproven(manifest, precision, kind)
+        return why_not(bundle, precision, kind, features)
     if kind == "onnx" or precision != "int8":  # of what is asked for there is no other engine to fall to
         return None
     ours, theirs = (ap_lost(manifest, precision, engine) for engine in ("openvino", "onnx"))
     if ours is not None and theirs is not None and ours - theirs <= MOST_AP_LOST:
-        return None
+        return why_inexact(bundle, features)
     return why_unproven(manifest, precision, kind)

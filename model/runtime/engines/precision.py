@@ -7,10 +7,24 @@ from collections.abc import Set
 from typing import Final
 
 from model.runtime.bundles.bundle import Bundle
-from model.runtime.bundles.manifest import INT8_FILE, EngineEvaluation, Manifest, Precision, PrecisionChoice
+from model.runtime.bundles.manifest import (
+    INT8_FILE,
+    NETWORK_FILE,
+    EngineEvaluation,
+    Manifest,
+    Precision,
+    PrecisionChoice,
+)
+from model.runtime.bundles.network_file import largest_weight
 from model.runtime.engines.engine import DeviceChoice, Engine, EngineKind, FloatPrecision, Unavailable
 from model.runtime.engines.loading import load_engine
-from model.runtime.engines.processor import BF16_FEATURES, INT8_FEATURES, processor_features
+from model.runtime.engines.processor import (
+    BF16_FEATURES,
+    INT8_FEATURES,
+    LARGEST_PAIRED_WEIGHT,
+    PAIRED_INT8_FEATURES,
+    processor_features,
+)
 
 MOST_AP_LOST: Final = 0.002
 """COCO AP (0 to 1), of any kind, that "auto" gives up for speed: 0.2 points, by the engine that computes."""
@@ -27,11 +41,11 @@ COMPUTED_BY: Final[dict[EngineKind, tuple[Precision, ...]]] = {
 }
 """What each engine computes in, given the file for it."""
 
-_FASTEST_FIRST: Final[tuple[tuple[Precision, frozenset[str]], ...]] = (
-    ("int8", INT8_FEATURES),
-    ("bf16", BF16_FEATURES),
-)
-"""With the instructions of which the processor needs one."""
+_FASTEST_FIRST: Final[tuple[Precision, ...]] = ("int8", "bf16")
+
+MOST_REMEMBERED: Final = 64
+_LARGEST_WEIGHTS: Final[dict[str, int | None]] = {}
+"""By the SHA-256 of the network's file, which takes a moment to read and is asked about several times for a start."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +65,8 @@ def choose_precision(
     `model.onnx` itself was quantized computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's;
     None asks it.
 
-    Raises Unavailable: the engine or the bundle has not what is asked for.
+    Raises Unavailable: the engine or the bundle has not what is asked for. On processors that add products of bytes in
+    16 bits it reads the network in INT8, if that may be taken, and raises as `Bundle.read` does.
     """
     features = processor_features() if features is None else features
     manifest = bundle.manifest
@@ -64,8 +79,11 @@ def choose_precision(
         return next(
             (
                 fast
-                for fast, instructions in _FASTEST_FIRST
-                if on_cpu and fast in COMPUTED_BY[kind] and features & instructions and is_proven(manifest, fast, kind)
+                for fast in _FASTEST_FIRST
+                if on_cpu
+                and fast in COMPUTED_BY[kind]
+                and instructions(fast, features)
+                and why_not(bundle, fast, kind, features) is None
             ),
             "f32",
         )
@@ -82,15 +100,52 @@ def choose_precision(
         )
     if wanted in halves and "f32" not in manifest.network_precisions:
         raise Unavailable(f"precision {wanted} was asked for, but bundle {bundle.path} is in INT8; choose int8 or auto")
-    if wanted == "int8" and on_cpu and not features & INT8_FEATURES:
+    if wanted == "int8" and on_cpu and (reason := why_inexact(bundle, features)) is not None:
         logger.warning(
-            "%s/%d computes in INT8 on a processor without dot products of bytes: it gains less than with them, "
-            "and of a network that was quantized to weights of 8 bits, as releases of before did, what is added up may "
-            "overflow, so that it can lose more AP than was measured",
+            "%s/%d computes in INT8, and %s: it can lose more AP than was measured when it was published",
             manifest.name,
             manifest.version,
+            reason,
         )
     return wanted
+
+
+def instructions(precision: Precision, features: Set[str]) -> frozenset[str]:
+    """Those of a processor's `features` by which it computes in this precision faster than in float32."""
+    if precision == "int8":
+        return INT8_FEATURES & features or PAIRED_INT8_FEATURES & features
+    return BF16_FEATURES & features if precision == "bf16" else frozenset()
+
+
+def why_not(bundle: Bundle, precision: Precision, kind: EngineKind, features: Set[str]) -> str | None:
+    """Why "auto" may not take a precision in which the processor is faster, in words that go on after "as"; None where
+    it may. Raises as `Bundle.read` does."""
+    unproven = why_unproven(bundle.manifest, precision, kind)
+    return why_inexact(bundle, features) if unproven is None and precision == "int8" else unproven
+
+
+def why_inexact(bundle: Bundle, features: Set[str]) -> str | None:
+    """Why a processor that adds products of bytes in 16 bits may compute otherwise in INT8 than the one on which the
+    network was measured, in words that go on after "as"; None on other processors, and of a network that never
+    overflows there. Raises as `Bundle.read` does."""
+    if INT8_FEATURES & features or not PAIRED_INT8_FEATURES & features:
+        return None
+    manifest = bundle.manifest
+    name = INT8_FILE if INT8_FILE in manifest.files else NETWORK_FILE
+    largest = _largest_weight(bundle, name)
+    if largest is not None and largest <= LARGEST_PAIRED_WEIGHT:
+        return None
+    known = f"its weights reach {largest}" if largest is not None else "how large its weights are is not known"
+    return f"sums in int8 may overflow on this processor, which has no dot products of bytes ({known})"
+
+
+def _largest_weight(bundle: Bundle, name: str) -> int | None:
+    sha256 = bundle.manifest.files[name].sha256
+    if sha256 not in _LARGEST_WEIGHTS:
+        while len(_LARGEST_WEIGHTS) >= MOST_REMEMBERED:
+            del _LARGEST_WEIGHTS[next(iter(_LARGEST_WEIGHTS))]
+        _LARGEST_WEIGHTS[sha256] = largest_weight(memoryview(bundle.read(name)))
+    return _LARGEST_WEIGHTS[sha256]
 
 
 def is_proven(manifest: Manifest, precision: Precision, kind: EngineKind) -> bool:
@@ -99,17 +154,17 @@ def is_proven(manifest: Manifest, precision: Precision, kind: EngineKind) -> boo
     return why_unproven(manifest, precision, kind) is None
 
 
-def why_precision(manifest: Manifest, precision: Precision, kind: EngineKind, features: Set[str] | None = None) -> str:
+def why_precision(bundle: Bundle, precision: Precision, kind: EngineKind, features: Set[str] | None = None) -> str:
     """Why "auto" took this precision for this engine on a CPU, in words that go on after its name: what it lost, or
-    what is wrong with each that is faster and that the processor has instructions for. features: as of
-    `choose_precision`."""
-    features = processor_features() if features is None else features
+    what is wrong with each that is faster and that the processor has instructions for. features, and what it raises:
+    as of `choose_precision`."""
+    manifest, features = bundle.manifest, processor_features() if features is None else features
     if "f32" not in manifest.network_precisions:
         return "as it has nothing else"
     if (lost := ap_lost(manifest, precision, kind)) is not None and precision != "f32":
         return f"which lost {100 * max(0.0, lost):.2f} points of AP by {kind} when it was published"
-    able = [fast for fast, instructions in _FASTEST_FIRST if fast in COMPUTED_BY[kind] and features & instructions]
-    reasons = [why_unproven(manifest, fast, kind) for fast in able]
+    able = [fast for fast in _FASTEST_FIRST if fast in COMPUTED_BY[kind] and instructions(fast, features)]
+    reasons = [why_not(bundle, fast, kind, features) for fast in able]
     return f"as {' and '.join(filter(None, reasons)) or f'nothing is faster by {kind} on this processor'}"
 
 

@@ -10,9 +10,14 @@ from typing import Final
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 INT8_FEATURES: Final = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
-"""Dot products of bytes. Without one of these, pairs of products are added in 16 bits, which may overflow where weights
-have 8 bits (`model.network.exporting.quantize` gives them 7), so that the answers are not those whose AP was measured
-where a bundle was published."""
+"""Dot products of bytes, added in 32 bits."""
+
+PAIRED_INT8_FEATURES: Final = frozenset({"avx2"})
+"""Products of an unsigned and a signed byte, of which two are added in 16 bits before they go on in 32."""
+
+LARGEST_PAIRED_WEIGHT: Final = 64
+"""Up to which no two products overflow: 2 * 255 * 64 is below 2**15. What overflows is cut off in silence, and the
+answers are not those whose AP was measured where a bundle was published."""
 
 BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16"})
 """Dot products of bfloat16."""

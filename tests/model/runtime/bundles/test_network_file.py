@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model.runtime.bundles.bundle import Bundle, open_bundle
 from model.runtime.bundles.errors import BundleError, DamagedFile, ForeignNetwork
-from model.runtime.bundles.network_file import check_network
+from model.runtime.bundles.network_file import check_network, largest_weight
 from model.runtime.bundles.repository import EMBEDDED
 
 FILE = Path("model.onnx")
@@ -164,6 +164,51 @@ def test_what_is_published_here_passes() -> None:
     for version in (EMBEDDED / "nuclei").iterdir():
         for file in version.glob("*.onnx"):
             check_network(memoryview(file.read_bytes()), file)
+
+
+def of_type(values: list[list[int]], type_: type[np.generic], name: str = "weight") -> TensorProto:
+    return numpy_helper.from_array(np.array(values, type_), name)
+
+
+def one_by_one(values: list[list[int]]) -> TensorProto:
+    """Not as exports here write them."""
+    return helper.make_tensor("weight", TensorProto.INT8, np.shape(values), np.ravel(values))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "largest"),
+    [
+        pytest.param((of_type([[3, -64], [64, 0]], np.int8),), 64, id="7 bits"),
+        pytest.param((of_type([[3], [-128]], np.int8),), 128, id="the largest has a sign"),
+        pytest.param((of_type([[0, 0]], np.int8),), 0, id="none"),
+        pytest.param((of_type([[]], np.int8),), 0, id="empty"),
+        pytest.param((of_type([[200]], np.uint8),), 200, id="unsigned"),
+        pytest.param((of_type([[5]], np.int8), of_type([[90]], np.int8, "other")), 90, id="two layers"),
+        pytest.param((of_type([[5]], np.int8), of_type([[1000]], np.int32, "bias")), 5, id="wider integers"),
+        pytest.param((numpy_helper.from_array(np.array([100, 0], np.int8), "zeros"),), None, id="zero points alone"),
+        pytest.param((here(),), None, id="float32"),
+        pytest.param((of_type([[5]], np.int8), one_by_one([[90]])), None, id="written otherwise"),
+        pytest.param((), None, id="nothing"),
+    ],
+)
+def test_how_large_the_integers_are(tensors: tuple[TensorProto, ...], largest: int | None) -> None:
+    assert largest_weight(memoryview(network(tensors=tensors))) == largest
+    assert largest_weight(memoryview(network(branch(tensors=tensors)))) == largest
+
+
+def test_sizes_may_be_written_together() -> None:
+    """As protobuf's third syntax does: fields 1 and 2, the sizes 2 and 1 and the type, and field 9, the bytes."""
+    tensor = bytes([0x0A, 2, 2, 1, 0x10, 3, 0x4A, 2, 7, 0x9C])
+    parsed = TensorProto.FromString(tensor)
+    assert numpy_helper.to_array(parsed).tolist() == [[7], [-100]]
+    graph = bytes([0x2A, len(tensor), *tensor])
+    assert largest_weight(memoryview(bytes([0x3A, len(graph), *graph]))) == 100
+
+
+def test_the_embedded_models_int8_overflows_on_no_processor() -> None:
+    [folder] = (EMBEDDED / "nuclei").iterdir()
+    assert largest_weight(memoryview((folder / "model.int8.onnx").read_bytes())) == 64
+    assert largest_weight(memoryview((folder / "model.onnx").read_bytes())) is None
 
 
 def replant(bundle: Bundle, content: bytes) -> None:

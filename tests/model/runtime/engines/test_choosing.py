@@ -20,7 +20,7 @@ from model.runtime.engines.engine import EngineKind, Unavailable
 from model.runtime.engines.loading import choose_devices, why_no_cuda_engine
 from model.runtime.engines.precision import choose_precision, load_in
 from tests.measured import NOBODY, measured
-from tests.model.runtime.engines.test_precision import OLD, VNNI
+from tests.model.runtime.engines.test_precision import OLD, VNNI, add_weights
 
 BOTH = VNNI | {"avx512_bf16"}
 AMX = BOTH | {"amx_int8", "amx_bf16"}
@@ -36,8 +36,11 @@ def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Callable[..., B
         ap: dict[str, float],
         openvino: Mapping[Precision, float] = NOBODY,
         unmeasured: tuple[Unmeasured, ...] = (),
+        largest_weight: int | None = None,
     ) -> Bundle:
         (staging / INT8_FILE).write_bytes((staging / "model.onnx").read_bytes())
+        if largest_weight is not None:
+            add_weights(staging / INT8_FILE, largest_weight)
         known = draft.model_copy(update={"precisions": measured(openvino=openvino, **ap), "unmeasured": unmeasured})
         return publish_bundle(staging, known, tmp_path / "repository", "tiny")
 
@@ -58,7 +61,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("auto", VNNI, True, "openvino", "faster in int8 with avx512_vnni", id="INT8 by itself"),
         pytest.param("int8", {"avx512_bf16"}, True, "onnx", "too little in int8", id="INT8 without instructions"),
         pytest.param("bf16", BOTH, True, "openvino", "faster in bf16 with avx512_bf16", id="bfloat16"),
-        pytest.param("int8", OLD, True, "onnx", "no instructions", id="AVX2 alone"),
+        pytest.param("int8", OLD, True, "onnx", "as sums in int8 may overflow", id="AVX2 alone"),
         pytest.param("auto", frozenset(), True, "onnx", "no instructions", id="a processor that is not known"),
         pytest.param("auto", VNNI, False, "cuda", "as there is a GPU", id="a GPU"),
         pytest.param("f32", OLD, False, "cuda", "as there is a GPU", id="float32 on a GPU"),
@@ -75,6 +78,34 @@ def test_choice(
 ) -> None:
     found = choose_engine(wanted, make({"f32": 0.5, "int8": 0.5}, NOTHING_LOST), on_cpu=on_cpu, features=features)
     assert found.kind == chosen
+    assert why in found.why
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("wanted", "largest_weight", "lost", "chosen", "precision", "why"),
+    [
+        pytest.param("auto", 64, 0.0, "openvino", "int8", "which is faster in int8 with avx2", id="nothing overflows"),
+        pytest.param("int8", 64, 0.0, "openvino", "int8", "which is faster in int8 with avx2", id="asked for"),
+        pytest.param("auto", 64, 0.003, "onnx", "int8", "as int8 by openvino lost 0.30 points", id="OpenVINO loses"),
+        pytest.param("auto", 127, 0.0, "onnx", "f32", "as sums in int8 may overflow", id="8 bits"),
+        pytest.param("int8", 127, 0.0, "onnx", "int8", "(its weights reach 127)", id="8 bits that are asked for"),
+        pytest.param("auto", None, 0.0, "onnx", "f32", "(how large its weights are is not known)", id="unknown"),
+        pytest.param("f32", 64, 0.0, "onnx", "f32", "as openvino gains too little in f32", id="float32"),
+    ],
+)
+def test_with_avx2_alone_int8_is_chosen_where_its_weights_are_small(
+    make: Callable[..., Bundle],
+    wanted: PrecisionChoice,
+    largest_weight: int | None,
+    lost: float,
+    chosen: EngineKind,
+    precision: Precision,
+    why: str,
+) -> None:
+    bundle = make({"f32": 0.5, "int8": 0.5}, {"int8": 0.5 - lost}, largest_weight=largest_weight)
+    found = choose_engine(wanted, bundle, features=OLD)
+    assert (found.kind, choose_precision(wanted, bundle, found.kind, features=OLD)) == (chosen, precision)
     assert why in found.why
 
 

@@ -12,9 +12,10 @@ import onnx
 import pytest
 
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, publish_bundle
+from model.runtime.bundles.errors import DamagedFile
 from model.runtime.bundles.manifest import INT8_FILE, EngineEvaluation, Manifest, Precision, PrecisionChoice, Trades
 from model.runtime.engines.engine import EngineKind, Unavailable
-from model.runtime.engines.precision import choose_precision, load_in, why_half
+from model.runtime.engines.precision import choose_precision, load_in, why_half, why_precision
 from model.runtime.preprocess import Preprocessing
 from tests.measured import measured
 
@@ -27,16 +28,27 @@ LARGE = Preprocessing(min_size=256, max_size=1536, allow_downscale=False)
 Make = Callable[..., Bundle]
 
 
+def add_weights(file: Path, largest: int) -> None:
+    """Integers that reach this, which nothing computes with."""
+    network = onnx.load(file)
+    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array([[3], [-largest]], np.int8), "integers"))
+    onnx.save(network, file)
+
+
 @pytest.fixture
 def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
     """Publishes a bundle with the figures given; with INT8 in a file of its own, which finds half as bright objects."""
 
-    def of(*, alone: bool = False, head_room: float | None = 50.0, **ap: float) -> Bundle:
+    def of(
+        *, alone: bool = False, head_room: float | None = 50.0, largest_weight: int | None = None, **ap: float
+    ) -> Bundle:
         if "int8" in ap:
             network = onnx.load(staging / "model.onnx")
             full_light = next(one for one in network.graph.initializer if one.name == "full_light")
             full_light.CopyFrom(onnx.numpy_helper.from_array(np.array(255 * 6, np.float32), "full_light"))
             onnx.save(network, staging / INT8_FILE)
+        if largest_weight is not None:
+            add_weights(staging / ("model.onnx" if alone else INT8_FILE), largest_weight)
         trades = Trades(int8=True, ap_deltas={"mask/AP": 0.0}) if alone else None
         known = draft.model_copy(update={"precisions": measured(head_room=head_room, **ap), "trades": trades})
         return publish_bundle(staging, known, tmp_path / "repository", "tiny")
@@ -78,6 +90,33 @@ def test_choice(
     chosen: Precision,
 ) -> None:
     assert choose_precision(wanted, make(**ap), kind, on_cpu=on_cpu, features=features) == chosen
+
+
+@pytest.mark.parametrize(
+    ("largest_weight", "features", "chosen", "why"),
+    [
+        pytest.param(64, OLD, "int8", "which lost 0.10 points of AP by onnx", id="no sum of two overflows"),
+        pytest.param(65, OLD, "f32", "may overflow on this processor, which has no dot", id="some may"),
+        pytest.param(127, OLD, "f32", "(its weights reach 127)", id="8 bits"),
+        pytest.param(None, OLD, "f32", "(how large its weights are is not known)", id="unknown"),
+        pytest.param(127, VNNI, "int8", "which lost 0.10", id="sums of 32 bits"),
+        pytest.param(64, frozenset(), "f32", "as nothing is faster by onnx on this processor", id="no instructions"),
+    ],
+)
+def test_int8_is_taken_with_avx2_alone_where_nothing_can_overflow(
+    make: Make, largest_weight: int | None, features: frozenset[str], chosen: Precision, why: str
+) -> None:
+    bundle = make(f32=0.5, int8=0.499, largest_weight=largest_weight)
+    assert choose_precision("auto", bundle, features=features) == chosen
+    assert why in why_precision(bundle, chosen, "onnx", features)
+
+
+def test_what_may_overflow_is_looked_up_in_the_published_file(make: Make) -> None:
+    bundle = make(f32=0.5, int8=0.5, largest_weight=60)
+    bundle.file(INT8_FILE).write_bytes(bundle.file("model.onnx").read_bytes())
+    with pytest.raises(DamagedFile, match="was changed after publishing"):
+        choose_precision("auto", bundle, features=OLD)
+    assert choose_precision("auto", make(f32=0.5, int8=0.49, largest_weight=60), features=OLD) == "f32"
 
 
 @pytest.mark.parametrize(
@@ -191,14 +230,16 @@ def test_what_cannot_be_had_is_told_with_what_can(
     assert str(raised.value).endswith("precision f32 or auto")
 
 
-def test_int8_without_its_instructions_is_warned_of(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    bundle = make(f32=0.5, int8=0.5)
+def test_int8_that_may_overflow_is_warned_of(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    large, small = (make(f32=0.5, int8=0.5, largest_weight=largest) for largest in (127, 64))
     with caplog.at_level(logging.WARNING):
-        choose_precision("int8", bundle, features=VNNI)
-        choose_precision("int8", bundle, on_cpu=False, features=OLD)
+        choose_precision("int8", large, features=VNNI)
+        choose_precision("int8", large, on_cpu=False, features=OLD)
+        choose_precision("int8", small, features=OLD)
         assert not caplog.records
-        choose_precision("int8", bundle, features=OLD)
-    assert "tiny/1 computes in INT8 on a processor without dot products of bytes" in caplog.text
+        choose_precision("int8", large, features=OLD)
+    assert "tiny/1 computes in INT8, and sums in int8 may overflow on this processor" in caplog.text
+    assert "it can lose more AP than was measured" in caplog.text
 
 
 def test_the_file_of_the_precision_runs(make: Make) -> None:

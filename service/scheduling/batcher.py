@@ -187,10 +187,10 @@ class Batcher(Generic[In, Out]):
         """Start the batches that are due while devices have room; then see that somebody wakes us in time."""
         now = time.monotonic()
         while (device := self._roomiest()) is not None:  # otherwise a running batch's done callback comes back here
-            batch = self._next_batch(now, full=not device.is_idle)
+            batch, turn = self._next_batch(now, full=not device.is_idle)
             if not batch:
                 break
-            self._start(device, batch, now)
+            self._start(device, batch, now, turn)
         if self._groups and any(device.is_idle for device in self._devices):
             self._wake_at(min(group.oldest() + group.lane.max_delay for group in self._groups.values()), now)
 
@@ -199,14 +199,14 @@ class Batcher(Generic[In, Out]):
         able = (device for device in self._devices if device.has_room)
         return min(able, key=lambda device: len(device.runs), default=None)
 
-    def _next_batch(self, now: float, full: bool) -> list[Job[In, Out]]:
-        """The batch whose turn it is, without cancelled and expired items; empty if none is due, or with `full` if
-        others could join it.
+    def _next_batch(self, now: float, full: bool) -> tuple[list[Job[In, Out]], Priority | None]:
+        """The batch whose turn it is, without cancelled and expired items, and which priority's that turn is; empty if
+        none is due, or with `full` if others could join it.
         """
         while self._alone:
             job = self._alone.popleft()
             if self._is_wanted(job, now):
-                return [job]
+                return [job], None
         while due := [group for group in self._groups.values() if self._is_due(group, now)]:
             waiting = {priority for group in due for priority, jobs in group.waiting.items() if jobs}
             priority = self._turns.following(waiting)
@@ -216,8 +216,8 @@ class Batcher(Generic[In, Out]):
                 break
             self._turns.choose(waiting)
             if batch := self._take(group, priority, now):
-                return batch
-        return []
+                return batch, priority
+        return [], None
 
     def _take(self, group: Group[In, Out], first: Priority, now: float) -> list[Job[In, Out]]:
         """Up to a full batch of the group, of one priority first; the other fills what is left."""
@@ -259,9 +259,11 @@ class Batcher(Generic[In, Out]):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, when - now), self._dispatch, context=Context())
 
-    def _start(self, device: Device[Job[In, Out]], batch: list[Job[In, Out]], now: float) -> None:
+    def _start(
+        self, device: Device[Job[In, Out]], batch: list[Job[In, Out]], now: float, turn: Priority | None
+    ) -> None:
         lane = batch[0].lane
-        run = Run(batch, device, lane.max_batch_size, lane.at_once, now)
+        run = Run(batch, device, lane.max_batch_size, lane.at_once, now, turn)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -292,6 +294,8 @@ class Batcher(Generic[In, Out]):
             return
         computed_from, seconds = self._end(run)
         lane, error = batch[0].lane, outcome.error
+        if run.turn is not None:
+            self._turns.took(run.turn, seconds)
         if error is None:
             seconds = min(seconds, outcome.seconds)
             lane.measure(len(batch), seconds)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from service.scheduling.priority import Priority
 from service.scheduling.threads import Outcome, Threads, attempt, tell
 
 Job = TypeVar("Job")
@@ -20,14 +21,15 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run(Generic[Job]):
-    """A batch that was handed to a device at `began`. It could have had `limit` items, and `at_once` such batches may
-    be on the device."""
+    """A batch that was handed to a device at `began`, in the `turn` of a priority, or of none where it is computed
+    again. It could have had `limit` items, and `at_once` such batches may be on the device."""
 
     batch: list[Job]
     device: Device[Job]
     limit: int
     at_once: int
     began: float
+    turn: Priority | None
 
 
 class Device(Generic[Job]):

@@ -17,29 +17,56 @@ class Priority(Enum):
 
 
 INTERACTIVE_TURNS: Final = 3
-"""Turns of INTERACTIVE for one of BULK while both wait: bulk work gets on, and costs the others at most a quarter."""
+"""Turns of INTERACTIVE for one of BULK while both wait, and at least so many times the seconds of that: bulk work gets
+on, and costs the others at most a quarter."""
+
+MOST_INTERACTIVE_TURNS: Final = 30
+"""However short they are."""
 
 SHARES: Final = {
     Priority.INTERACTIVE: INTERACTIVE_TURNS / (INTERACTIVE_TURNS + 1),
     Priority.BULK: 1 / (INTERACTIVE_TURNS + 1),
 }
-"""The share of all turns that each priority can count on, however much of the other waits."""
+"""The share of the time that each priority can count on, however much of the other waits; BULK where its turns take no
+less than the others'."""
+
+SLACK: Final = 0.01
+"""Seconds that nobody is owed: of turns that are as long, none ever takes exactly as long as another."""
+
+NEWEST_WEIGHT: Final = 0.2
+"""Of the last turn in the running mean of BULK's seconds."""
 
 
 class Turns:
-    """Hands out turns so that neither priority starves the other."""
+    """Hands out turns so that neither priority starves the other. Turns of which nobody tells how long they took count
+    as equally long."""
 
     def __init__(self) -> None:
         self._streak = 0
+        self._streak_seconds = 0.0
+        self._bulk_seconds = 0.0
 
     def choose(self, waiting: Collection[Priority]) -> Priority:
         """Whose turn it is now, of those that wait (one or both), who takes it."""
         chosen = self.following(waiting)
-        self._streak = self._streak + 1 if len(waiting) > 1 and chosen is Priority.INTERACTIVE else 0
+        if len(waiting) > 1 and chosen is Priority.INTERACTIVE:
+            self._streak += 1
+        else:
+            self._streak, self._streak_seconds = 0, 0.0
         return chosen
+
+    def took(self, priority: Priority, seconds: float) -> None:
+        """A turn of this priority has ended, after so long."""
+        if priority is Priority.BULK:
+            before = self._bulk_seconds
+            self._bulk_seconds = before + NEWEST_WEIGHT * (seconds - before) if before else seconds
+        elif self._streak:
+            self._streak_seconds += seconds
 
     def following(self, waiting: Collection[Priority]) -> Priority:
         """Whose turn it is now, and stays until it is taken."""
         if len(waiting) == 1:
             return next(iter(waiting))
-        return Priority.INTERACTIVE if self._streak < INTERACTIVE_TURNS else Priority.BULK
+        is_owed = INTERACTIVE_TURNS * self._bulk_seconds - self._streak_seconds > SLACK
+        most = MOST_INTERACTIVE_TURNS if is_owed else INTERACTIVE_TURNS
+        return Priority.INTERACTIVE if self._streak < most else Priority.BULK

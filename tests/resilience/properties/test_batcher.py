@@ -20,7 +20,7 @@ from service.scheduling import batcher as scheduling
 from service.scheduling import device as devices
 from service.scheduling import threads
 from service.scheduling.batcher import Batcher, DeadlinePassedError, EngineStalledError
-from service.scheduling.priority import INTERACTIVE_TURNS, Priority
+from service.scheduling.priority import MOST_INTERACTIVE_TURNS, Priority
 from service.scheduling.waiting import Lane
 from tests.resilience.properties.simulated import Clock, few_or_many, often
 
@@ -43,8 +43,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """`lanes`: items of a batch, delay, batches at once. `seconds`: of each run, in turns. `fits`: items that memory
-    has room for. `hangs`: runs that do, by number."""
+    """`lanes`: items of a batch, delay, batches at once. `seconds`: of each run, in turns; `bulk_seconds`: of one that
+    begins with a bulk item. `fits`: items that memory has room for. `hangs`: runs that do, by number."""
 
     items: tuple[Item, ...]
     lanes: tuple[tuple[int, float, int], ...]
@@ -54,6 +54,7 @@ class Plan:
     fits: int = 99
     hangs: frozenset[int] = frozenset()
     recovery: float = 0.0
+    bulk_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Story:
         on_it.append(run)
         hangs = len(self.runs) in self.plan.hangs
         takes = HANGS_FOR if hangs else self.plan.seconds[len(self.runs) % len(self.plan.seconds)]
+        if self.plan.bulk_seconds is not None and self.priority_of(run) is Priority.BULK:
+            takes = self.plan.bulk_seconds
         self.ends = self.free_at[device] = max(self.clock.now, self.free_at[device]) + takes
 
         def collect() -> Sequence[int]:
@@ -115,6 +118,9 @@ class Story:
 
     def lane_of(self, number: int) -> Lane:
         return self.lanes[self.plan.items[number].lane]
+
+    def priority_of(self, run: Run) -> Priority:
+        return self.plan.items[run.numbers[0]].priority
 
     def nothing_due_waits_for_an_idle_device(self) -> None:
         if all(device in self.out or self.on[device] for device in range(self.plan.devices)):
@@ -287,7 +293,8 @@ def waited_for(story: Story, number: int) -> Iterator[Run]:
 @often
 @given(plans(WELL_BEHAVED))
 def test_none_starves(plan: Plan) -> None:
-    """Of its own priority what came before it goes first, of the other's no more than the turns allow."""
+    """Of its own priority what came before it goes first, of the other's no more than the turns allow: of interactive
+    runs more than of bulk ones before them, where these took longer."""
     story = play(plan)
     for number, item in enumerate(plan.items):
         passed = [*waited_for(story, number)]
@@ -296,5 +303,23 @@ def test_none_starves(plan: Plan) -> None:
             for run in passed
         ]
         own = sum(item.priority in some for some in before)
-        others = 1 if item.priority is Priority.INTERACTIVE else INTERACTIVE_TURNS
+        others = 1 if item.priority is Priority.INTERACTIVE else MOST_INTERACTIVE_TURNS
         assert len(passed) <= own + others * (own + 1)
+
+
+@often
+@given(st.sampled_from((0.05, 0.2, 0.5)), st.floats(1, 3.5), st.integers(1, 2), st.integers(1, 3))
+def test_interactive_work_has_three_quarters_of_the_time(
+    seconds: float, longer: float, at_once: int, devices: int
+) -> None:
+    """Though bulk's runs take longer than interactive ones: of each device, from bulk's first run to the last before
+    nothing else waits."""
+    items = tuple(Item(0.0, 0, 0, priority) for priority in Priority for _ in range(120))
+    story = play(Plan(items, ((1, 0.0, at_once),) * 2, devices, (seconds,), 0.0, bulk_seconds=longer * seconds))
+    kinds = [story.priority_of(run) for run in story.runs]
+    last = len(kinds) - kinds[::-1].index(Priority.INTERACTIVE)
+    spent = {Priority.INTERACTIVE: seconds, Priority.BULK: longer * seconds}
+    bulk = [place for place, kind in enumerate(kinds[:last]) if kind is Priority.BULK]
+    between = kinds[bulk[0] : bulk[-1]]
+    share = sum(spent[kind] for kind in between if kind is Priority.INTERACTIVE) / sum(spent[kind] for kind in between)
+    assert 0.7 <= share <= 0.85

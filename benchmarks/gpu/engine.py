@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.gpu.case import FULL, TINY, Batch, Case, make_batch, make_case
 from model.network.graph.half import halve
-from model.network.serving.checking import alike
+from model.network.serving.comparing import alike
 from model.network.serving.engine import StaticEngine
 from model.network.serving.place import Gpu, Host, Place
 from model.runtime.detections import RawDetections

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.network.serving.checking import LEAST_ALIKE, found_again
+from model.network.serving.comparing import LEAST_ALIKE, found_again
 from model.runtime.bundles.references import REFERENCES_FILE, Answers, References, to_bytes
 from model.runtime.engines.engine import Engine
 from model.runtime.preprocess import Preprocessing, prepare

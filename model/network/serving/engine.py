@@ -28,6 +28,7 @@ from model.network.serving.found import joined
 from model.network.serving.packing import Field, HostMemory, pack
 from model.network.serving.pending import Pending
 from model.network.serving.place import Capture, Gpu, Host, Place, too_much
+from model.network.serving.replays import require_same
 from model.runtime.buckets import Buckets
 from model.runtime.detections import RawDetections
 from model.runtime.engines.engine import DeviceLost, EngineError, OutOfMemory
@@ -319,13 +320,13 @@ class StaticEngine:
             logger.warning("batches of %d of %dx%d are not captured: %s", batch, height, width, error)
 
     def _capture(self, shape: Shape) -> None:
-        """Capture a shape, in turns with what is answered. Raises OutOfMemory."""
+        """Capture a shape, in turns with what is answered. Raises as `_capture_in_the_pool`."""
         if not self._capture_in_the_pool(shape):
             self._place.tidy()  # the pool that was too large is free by now
             self._capture_in_the_pool(shape)
 
     def _capture_in_the_pool(self, shape: Shape) -> bool:
-        """False where there was no room. Raises OutOfMemory."""
+        """False where there was no room. Raises OutOfMemory, and EngineError where a replay answers otherwise."""
         batch, height, width, _ = shape
         self._wanted.add(shape)
         fields: list[tuple[Field, ...]] = []
@@ -353,6 +354,9 @@ class StaticEngine:
                     sizes.clone(),
                 )
             capture = self._place.capture(run, beside)
+            captured, memory = Captured(capture, inputs, fields[-1]), self._take_memory()
+            require_same(captured, run, self._place, memory)
+            self.take_back(memory)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(shape) from error
         with self._place.turn():
@@ -362,7 +366,7 @@ class StaticEngine:
             if shared[0] is not None and self._captures.any is None:
                 capture.free()  # of a pool whose other captures went meanwhile, and what they left in it is not counted
                 return False
-            evicted = self._captures.add(shape, Captured(capture, inputs, fields[-1]))
+            evicted = self._captures.add(shape, captured)
             self._wanted.difference_update(evicted)  # captured again when they come again
         return shape not in evicted
 

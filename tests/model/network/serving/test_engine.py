@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.network.graph.static import StaticGraph
 from model.network.serving import engine as serving
 from model.network.serving.engine import StaticEngine
+from model.network.serving.place import Capture
 from model.runtime.engines.engine import DeviceLost, EngineError, OverlappingEngine
 from model.runtime.predict import warm_up
 from tests.model.network.serving.answering import (
@@ -21,6 +23,7 @@ from tests.model.network.serving.answering import (
     SEEN,
     KnownExactly,
     Recorder,
+    Recording,
     ask,
     image,
     known_answers,
@@ -88,10 +91,39 @@ def test_what_is_not_captured_yet_is_answered_meanwhile(helpers: Any, captured: 
         assert place.captured == []
     assert captured.acquire(timeout=PATIENCE)
     assert ask(engine, image(64, 90, 102)) == [(0.4, [90.0, 64.0])]
-    assert [one.replays for one in place.captured] == [1]
+    assert [one.replays for one in place.captured] == [2], "when it was captured, and for the second image"
     engine.close()
     assert place.captured[0].is_free
     with pytest.raises(EngineError, match="closed"):
+        ask(engine, image(64, 96, 51))
+
+
+class Forgetful(Recorder):
+    """Whose replays give what was computed when they were captured."""
+
+    def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Recording:
+        recording = super().capture(run, beside)
+        recording.replay = lambda: None  # type: ignore[method-assign]
+        return recording
+
+
+def test_what_is_replayed_otherwise_is_answered_kernel_by_kernel(
+    helpers: Any, captured: threading.Semaphore, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Forgetful()
+    engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS, eager_meanwhile=True)
+    assert ask(engine, image(64, 96, 51)) == [(0.2, [96.0, 64.0])]
+    assert captured.acquire(timeout=PATIENCE)
+    assert ask(engine, image(64, 96, 102)) == [(0.4, [96.0, 64.0])]
+    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "batches of 2 of 64x96 are not captured: on cpu a replayed batch of 2 of 64x96 is not what" in record.message
+    assert engine.captured == 0
+    assert [one.is_free for one in place.captured] == [True]
+
+
+def test_where_a_capture_is_waited_for_and_answers_otherwise_that_is_raised(helpers: Any) -> None:
+    engine = known_engine(helpers, Forgetful(), batch_size=2, buckets=BUCKETS)
+    with pytest.raises(EngineError, match="one by one: 0% of an image's detections are the same; choose the onnx"):
         ask(engine, image(64, 96, 51))
 
 

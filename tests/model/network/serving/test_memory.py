@@ -36,7 +36,7 @@ def test_one_capture_is_kept_however_large(helpers: Any) -> None:
     engine = known_engine(helpers, place, batch_size=2, buckets=BUCKETS)
     for _ in range(2):
         ask(engine, image(64, 96, 51))
-    assert [one.replays for one in place.captured] == [2]
+    assert [one.replays for one in place.captured] == [3], "when it was captured, and for each image"
 
 
 def test_a_pool_of_memory_that_has_grown_too_large_is_left_by_all_and_begun_anew(helpers: Any) -> None:

@@ -15,7 +15,8 @@ import torch
 from model.network.engine import EagerEngine
 from model.network.graph.inference import InferenceGraph
 from model.network.serving import starting
-from model.network.serving.checking import check_references, found_again, reference_images
+from model.network.serving.checking import check_references
+from model.network.serving.comparing import found_again, reference_images
 from model.network.serving.place import Host
 from model.runtime.bundles.bundle import Bundle, ManifestDraft, Provenance, publish_bundle
 from model.runtime.bundles.references import REFERENCES_FILE, Answers, References, to_bytes

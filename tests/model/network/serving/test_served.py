@@ -16,7 +16,7 @@ import torch
 
 from model.network.engine import EagerEngine
 from model.network.serving import starting
-from model.network.serving.checking import reference_images
+from model.network.serving.comparing import reference_images
 from model.network.serving.place import Host
 from model.runtime.bundles.bundle import ManifestDraft, Provenance, publish_bundle
 from model.runtime.engines.engine import EngineError

@@ -141,20 +141,30 @@ def test_layers_are_compared_as_the_kernels_of_a_whole_batch_compute_them(model:
     assert batches == {3}
 
 
-def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any) -> None:
+WHEN_CAPTURED, LATER = 3, 5
+"""The run that is another, after one that is captured and those that it is compared by."""
+REFUSED = {
+    WHEN_CAPTURED: "a replayed batch of 2 of 64x64 is not what its kernels compute one by one",
+    LATER: "answered otherwise when it is computed kernel by kernel",
+}
+
+
+@pytest.mark.parametrize("when", REFUSED)
+def test_a_replay_that_is_not_what_was_captured_is_refused(model: Any, when: int) -> None:
     graph = halve(model, torch.float32)
     runs = [0]
 
     def aging(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         runs[0] += 1
-        return graph(images if runs[0] < 3 else images // 3, *more)
+        return graph(images if runs[0] < when else images // 3, *more)
 
-    with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
+    with pytest.raises(EngineError, match=REFUSED[when]):
         check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
 
 
+@pytest.mark.parametrize("when", REFUSED)
 @pytest.mark.parametrize("task", ["masks", "masks_keypoints"])
-def test_a_replay_whose_maps_alone_are_others_is_refused(helpers: Any, task: str) -> None:
+def test_a_replay_whose_maps_alone_are_others_is_refused(helpers: Any, task: str, when: int) -> None:
     """Boxes and scores are right: each detection has the mask, or the heatmaps, of another."""
     changes = {**CHANGES, "task": task, **({"num_classes": 2} if task == "masks_keypoints" else {})}
     model = helpers.detector(helpers.small.model_copy(update=changes))
@@ -164,9 +174,9 @@ def test_a_replay_whose_maps_alone_are_others_is_refused(helpers: Any, task: str
     def aging(images: Tensor, *more: Tensor | None) -> tuple[Tensor, ...]:
         runs[0] += 1
         *others, maps = graph(images, *more)
-        return (*others, maps if runs[0] < 3 else maps.roll(1, 1))
+        return (*others, maps if runs[0] < when else maps.roll(1, 1))
 
-    with pytest.raises(EngineError, match="answered otherwise when it is computed kernel by kernel"):
+    with pytest.raises(EngineError, match=REFUSED[when]):
         check_engine(engine_of(model, SEEN, graph, aging), StaticGraph(model).eval(), SIZE)
 
 

@@ -1,4 +1,5 @@
-"""The server as it is, which besides tells what its allocators hold: a line for each that comes on its stdin."""
+"""The server as it is, but that it remembers fewer tiles, and tells what its allocators hold: a line for each that
+comes on its stdin."""
 
 from __future__ import annotations
 
@@ -7,9 +8,15 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 from typing import Any, TextIO
 
 from service.__main__ import main
+from service.prediction import pipeline
+from service.prediction.remembered import TileMemory
+
+REMEMBERED = 2 << 20
+"""Bytes of tiles: full after a few pictures, and not in the middle of what is measured."""
 
 _FIGURES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 
@@ -38,6 +45,7 @@ def _tell(stdout: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    pipeline.TileMemory = partial(TileMemory, REMEMBERED)  # type: ignore[misc, assignment]
     own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the log goes
     threading.Thread(target=_tell, args=(own,), name="tell", daemon=True).start()

@@ -34,7 +34,7 @@ _FASTEST_FIRST: Final[tuple[tuple[EngineKind, Precision, frozenset[str]], ...]] 
 )
 """With the instructions of which the processor needs one. With ONNX Runtime in float32 as 1, an idle Xeon with AMX
 reached 3.6, 2.0 and 1.8 in the first three, an idle EPYC with AVX-512 2.8, 2.0 and 1.3 in the others, one with AVX2
-alone 1.7 and 1.6 in the first and third (`benchmarks.engines`; docs/benchmarks.md; bfloat16 before
+alone 1.7 and 1.5 in the first and third (`benchmarks.engines`; docs/benchmarks.md; bfloat16 before
 `convert_pooled`)."""
 
 

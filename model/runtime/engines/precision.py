@@ -61,7 +61,7 @@ def choose_precision(
     """What the bundle's network is to compute in.
 
     "auto" takes the fastest precision that the engine knows, that the processor has instructions for and that is proven
-    of this engine (`is_proven`). On a GPU that is f16 if the engine is `cuda`, and f32 if not. A bundle whose
+    of this engine (`why_not`). On a GPU that is f16 if the engine is `cuda`, and f32 if not. A bundle whose
     `model.onnx` itself was quantized computes in INT8 whatever is wanted, but bf16 and f16. features: the processor's;
     None asks it.
 

@@ -1,6 +1,6 @@
 """What each thing that the soak's hour does leaves behind in the server's memory, and so what the hour does.
 
-    python -m tests.resilience.growth                              # most of an hour on two cores
+    python -m tests.resilience.growth                              # an hour or more on two cores
     python -m tests.resilience.growth --only reload --scale 0.5    # half as many of one kind
     python -m tests.resilience.growth --json growth.json           # with each look, written anew after each
 

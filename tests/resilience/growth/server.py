@@ -45,7 +45,7 @@ def _tell(stdout: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    pipeline.TileMemory = partial(TileMemory, REMEMBERED)  # type: ignore[misc, assignment]
+    pipeline.TileMemory = partial(TileMemory, REMEMBERED)  # it is only called
     own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the log goes
     threading.Thread(target=_tell, args=(own,), name="tell", daemon=True).start()

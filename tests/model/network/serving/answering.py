@@ -45,6 +45,7 @@ class Recorder(Host):
     """A CPU that captures: each costs `size` bytes, and with `error` fails."""
 
     captures = True
+    recording: type[Recording] = Recording
 
     def __init__(self, capture_bytes: int = 1 << 30, size: int = 1000) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class Recorder(Host):
         if self.error is not None:
             raise self.error
         with self.turn():
-            self.captured.append(Recording(run, self.size))
+            self.captured.append(self.recording(run, self.size))
         return self.captured[-1]
 
 

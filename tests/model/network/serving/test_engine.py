@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from model.network.graph.static import StaticGraph
 from model.network.serving import engine as serving
 from model.network.serving.engine import StaticEngine
-from model.network.serving.place import Capture
 from model.runtime.engines.engine import DeviceLost, EngineError, OverlappingEngine
 from model.runtime.predict import warm_up
 from tests.model.network.serving.answering import (
@@ -98,13 +96,15 @@ def test_what_is_not_captured_yet_is_answered_meanwhile(helpers: Any, captured: 
         ask(engine, image(64, 96, 51))
 
 
-class Forgetful(Recorder):
-    """Whose replays give what was computed when they were captured."""
+class Stale(Recording):
+    """Gives what was computed when it was captured."""
 
-    def capture(self, run: Callable[[], Tensor], beside: Callable[[], Capture | None]) -> Recording:
-        recording = super().capture(run, beside)
-        recording.replay = lambda: None  # type: ignore[method-assign]
-        return recording
+    def replay(self) -> None:
+        pass
+
+
+class Forgetful(Recorder):
+    recording = Stale
 
 
 def test_what_is_replayed_otherwise_is_answered_kernel_by_kernel(

@@ -65,7 +65,7 @@ def make(staging: Path, draft: ManifestDraft, tmp_path: Path) -> Make:
         pytest.param("auto", {"f32": 0.5, "int8": 0.4981}, VNNI, "onnx", True, "int8", id="loses 0.19 points"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.4979}, VNNI, "onnx", True, "f32", id="loses 0.21 points"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.52}, VNNI, "onnx", True, "int8", id="gains"),
-        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, OLD, "onnx", True, "f32", id="no instructions"),
+        pytest.param("auto", {"f32": 0.5, "int8": 0.5}, OLD, "onnx", True, "f32", id="weights that are not known"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, frozenset(), "onnx", True, "f32", id="unknown processor"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, {"avx_vnni"}, "onnx", True, "int8", id="a client's processor"),
         pytest.param("auto", {"f32": 0.5, "int8": 0.5}, {"amx_int8"}, "onnx", True, "int8", id="AMX"),
